@@ -1,0 +1,75 @@
+"""The loss of one minibatch: one pure function, the same for every policy, rule and way of stepping."""
+
+from typing import Any, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_ppo_notes.policies.actor_critic import evaluate
+from sb3_ppo_notes.rules import PolicyTerms, UpdateRule
+
+
+class LossCoefficients(NamedTuple):
+    """c₂ and c₁ of PPO (arXiv:1707.06347) eq. 9, as numbers of this update."""
+
+    ent_coef: float
+    vf_coef: float
+
+
+class LossTerms(NamedTuple):
+    """A minibatch's loss and what it is made of: scalars, except for the log-ratio.
+
+    :param loss: what is differentiated.
+    :param policy_loss: −mean(objective), before any coefficient.
+    :param value_loss: mean error of the critic, before any coefficient.
+    :param entropy_loss: −mean(entropy), before any coefficient; nats.
+    :param log_ratio: ``[N]``, log π − log π_old, without gradient; nats.
+    """
+
+    loss: th.Tensor
+    policy_loss: th.Tensor
+    value_loss: th.Tensor
+    entropy_loss: th.Tensor
+    log_ratio: th.Tensor
+
+
+def minibatch_loss(
+    policy: ActorCriticPolicy, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients
+) -> LossTerms:
+    """The loss of a minibatch.
+
+        L = −mean(objective) + vf_coef·mean(error) − ent_coef·mean(H)
+
+    One sum for actor and critic: its gradient is the sum of theirs, and weights that only one of them has get only its
+    part.
+
+    Source: PPO (arXiv:1707.06347) eq. 9 with the sign flipped; A2C (arXiv:1602.01783) section 4.2.
+
+    :param policy: gives values, log-probabilities and entropy.
+    :param minibatch: observations, actions, old values and log-probabilities, advantages, returns; ``[N, ...]`` each.
+    :param rule: the choices, with every schedule resolved.
+    :param coefficients: ent_coef and vf_coef.
+    :return: the loss and its parts.
+    """
+    actions = minibatch.actions
+    if isinstance(policy.action_space, spaces.Discrete):
+        actions = actions.long().flatten()
+    evaluation = evaluate(policy, minibatch.observations, actions)
+
+    advantages = minibatch.advantages
+    if rule.advantage_normalization.scope == "minibatch":
+        advantages = rule.advantage_normalization.normalize(advantages)
+
+    terms = PolicyTerms(evaluation.log_probs, minibatch.old_log_prob, advantages)
+    policy_loss = -rule.policy_objective.objective(terms).mean()
+    value_loss = rule.value_objective.loss(evaluation.values, minibatch.old_values, minibatch.returns)
+    # Without a closed form −log π of the old actions stands in for the entropy, as in SB3. Its *value* is an estimate;
+    # its gradient is zero on average while π = π_old, so ent_coef hardly regularises a squashed policy.
+    entropy = -evaluation.log_probs if evaluation.entropy is None else evaluation.entropy
+    entropy_loss = -th.mean(entropy)
+
+    loss = policy_loss + coefficients.ent_coef * entropy_loss + coefficients.vf_coef * value_loss
+    with th.no_grad():
+        log_ratio = evaluation.log_probs - minibatch.old_log_prob
+    return LossTerms(loss, policy_loss, value_loss, entropy_loss, log_ratio)

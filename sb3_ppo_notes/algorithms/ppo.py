@@ -1,0 +1,167 @@
+"""Proximal Policy Optimisation: a drop-in for ``stable_baselines3.PPO``."""
+
+from typing import Any, TypeVar
+
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_ppo_notes.algorithms.arguments import scheduled
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.report import UpdateReport
+from sb3_ppo_notes.rules import (
+    GAE,
+    AdvantageNormalization,
+    ClippedSurrogate,
+    ClippedValueError,
+    EarlyStop,
+    SquaredValueError,
+    UpdateRule,
+)
+
+SelfNotesPPO = TypeVar("SelfNotesPPO", bound="NotesPPO")
+
+
+class NotesPPO(NotesOnPolicyAlgorithm):
+    """PPO (clip version), bit for bit stock SB3's unless an extra is used.
+
+    Gather ``n_steps`` of each environment, then go ``n_epochs`` times through them in minibatches, ascending the
+    clipped surrogate.
+
+    Source: Schulman et al. 2017 (arXiv:1707.06347), algorithm 1.
+    Deviation from SB3: progress never leaves [0, 1]; ``ent_coef`` and ``vf_coef`` take schedules; the last update is
+    logged too; wrong arguments are refused; NaN and infinity raise before they reach a weight.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
+    :param env: an environment, several in a VecEnv, or the id of a registered one.
+    :param learning_rate: > 0, or a schedule of the remaining progress (1 → 0), or ``"lin_3e-4"`` for a line to 0.
+    :param n_steps: T, steps of each environment in a rollout.
+    :param batch_size: N, samples in a minibatch; best a divisor of ``n_steps * n_envs``.
+    :param n_epochs: K, passes over each rollout.
+    :param gamma: γ in [0, 1], discount.
+    :param gae_lambda: λ in [0, 1] of GAE.
+    :param clip_range: ε > 0 of the clipped surrogate, or a schedule.
+    :param clip_range_vf: ε > 0 of the value clip in reward units, or a schedule; ``None`` for no clip.
+    :param normalize_advantage: bring each minibatch's advantages to mean 0 and deviation 1.
+    :param ent_coef: weight of the entropy bonus, or a schedule.
+    :param vf_coef: weight of the value loss, or a schedule.
+    :param max_grad_norm: longest gradient, ``None`` for no limit.
+    :param use_sde: state-dependent exploration (gSDE) in place of independent noise.
+    :param sde_sample_freq: steps between two draws of gSDE's weights, -1 for once a rollout.
+    :param rollout_buffer_class: a buffer of your own, ``None`` for ours.
+    :param rollout_buffer_kwargs: its further arguments.
+    :param target_kl: stop an update when the estimated KL(old ‖ new) of a minibatch exceeds 1.5 times this; ``None``
+        never.
+    :param stats_window_size: episodes that ``rollout/`` statistics are averaged over.
+    :param tensorboard_log: folder of TensorBoard logs, ``None`` for none.
+    :param policy_kwargs: further arguments of the policy.
+    :param verbose: 0 silent, 1 information, 2 debugging.
+    :param seed: of all random generators.
+    :param device: ``"cpu"``, ``"cuda"``, ``"auto"``, …
+    :param _init_setup_model: whether to build the networks now.
+    :param rule: the choices of the update, in place of those that ``gae_lambda``, ``clip_range``, ``clip_range_vf``,
+        ``normalize_advantage`` and ``target_kl`` describe.
+    :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
+    :raises ValueError: for an argument out of range, likewise.
+    """
+
+    algorithm_name = "PPO"
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float | Schedule = 0.0,
+        vf_coef: float | Schedule = 0.5,
+        max_grad_norm: float | None = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        rule: UpdateRule | None = None,
+    ):
+        names = ("self", "__class__", "rule")
+        arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
+        self._construct(arguments, rule)
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # SB3 keeps both as FloatSchedules, and so do its callbacks and its rl_zoo3.
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def _default_rule(self) -> UpdateRule:
+        value_objective = SquaredValueError() if self.clip_range_vf is None else ClippedValueError(self.clip_range_vf)
+        return UpdateRule(
+            advantage_estimator=GAE(self.gae_lambda),
+            advantage_normalization=AdvantageNormalization("minibatch" if self.normalize_advantage else "none"),
+            policy_objective=ClippedSurrogate(self.clip_range),
+            value_objective=value_objective,
+            kl_control=None if self.target_kl is None else EarlyStop(self.target_kl),
+        )
+
+    def _n_epochs(self) -> int:
+        return self.n_epochs
+
+    def _batch_size(self) -> int | None:
+        return self.batch_size
+
+    def _log(self, report: UpdateReport, rule: UpdateRule) -> None:
+        self.logger.record("train/entropy_loss", report.entropy_loss)
+        self.logger.record("train/policy_gradient_loss", report.policy_loss)
+        self.logger.record("train/value_loss", report.value_loss)
+        self.logger.record("train/approx_kl", report.approx_kl)
+        self.logger.record("train/clip_fraction", report.clip_fraction)
+        self.logger.record("train/loss", report.loss)
+        self.logger.record("train/explained_variance", report.explained_variance)
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for choice, name in ((rule.policy_objective, "clip_range"), (rule.value_objective, "clip_range_vf")):
+            if hasattr(choice, name):
+                self.logger.record(f"train/{name}", getattr(choice, name))
+
+    def learn(
+        self: SelfNotesPPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str = "PPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfNotesPPO:
+        """Train.
+
+        :param total_timesteps: environment steps to take, over all environments; a lower bound, whole rollouts are
+            gathered.
+        :param callback: called at every step.
+        :param log_interval: updates between two dumps of the log, ``None`` for none.
+        :param tb_log_name: name of the run for TensorBoard.
+        :param reset_num_timesteps: whether to count from 0 (or to add to what was learned before).
+        :param progress_bar: show one.
+        :return: this model.
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

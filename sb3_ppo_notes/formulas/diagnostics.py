@@ -1,0 +1,50 @@
+"""Numbers that say how the update went. None of them has a gradient that anybody uses."""
+
+import numpy as np
+import torch as th
+
+from sb3_ppo_notes.formulas.advantages import FloatArray
+from sb3_ppo_notes.formulas.checks import check_shapes
+
+
+def clip_fraction(ratio: th.Tensor, clip_range: float) -> th.Tensor:
+    """Whether each ratio has left the clip range; the mean is the clip fraction.
+
+        cᵢ = 1 if |ρᵢ − 1| > ε else 0
+
+    Counted on both sides whatever the advantage's sign, so a sample that is counted may still have its gradient. 0 for
+    many updates: the steps are timid. Above 0.4: they are wild.
+
+    Source: OpenAI baselines PPO2; SB3's ``train/clip_fraction``.
+
+    :param ratio: ``[N]``, ρ; dimensionless.
+    :param clip_range: ε > 0; dimensionless.
+    :return: ``[N]`` float, 0 or 1.
+
+    >>> clip_fraction(th.tensor([1.0, 1.5]), clip_range=0.2).tolist()
+    [0.0, 1.0]
+    """
+    return (th.abs(ratio - 1) > clip_range).float()
+
+
+def explained_variance(values: FloatArray, returns: FloatArray) -> float:
+    """Share of the returns' variance that the critic accounts for.
+
+        1 − Var[Ĝ − V] / Var[Ĝ]
+
+    1: perfect. 0: as good as predicting the mean. Below 0: worse than that. NaN if the returns do not vary (there is
+    nothing to explain).
+
+    Source: OpenAI baselines; SB3's ``train/explained_variance``.
+
+    :param values: ``[N]``, V(s) at collection; reward units.
+    :param returns: ``[N]``, the targets; reward units.
+    :return: at most 1, or NaN; dimensionless.
+    :raises ValueError: if the shapes differ.
+
+    >>> explained_variance(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
+    1.0
+    """
+    check_shapes(values=values, returns=returns)
+    variance = np.var(returns)
+    return float("nan") if variance == 0 else float(1 - np.var(returns - values) / variance)

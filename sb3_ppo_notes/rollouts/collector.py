@@ -1,0 +1,177 @@
+"""One collector for every algorithm, policy and space: act, step, remember, until the rollout is full."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
+from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.policies.actor_critic import act
+from sb3_ppo_notes.rollouts.finite import check_finite
+
+
+def collect_rollouts(
+    model: OnPolicyAlgorithm,
+    env: VecEnv,
+    callback: BaseCallback,
+    rollout_buffer: RolloutBuffer,
+    n_rollout_steps: int,
+    *,
+    bootstrap_truncated: bool = True,
+) -> bool:
+    """Fill a buffer with experience of the current policy.
+
+    Order of operations, use of random numbers, callback calls and the names in ``callback.locals`` are SB3's. One
+    difference is visible there: SB3 adds the value of a truncated episode's last observation to the very ``rewards``
+    array the callback was given; here the callback keeps what the environment paid.
+
+    :param model: the algorithm: its policy acts, its counters advance.
+    :param env: the training environments.
+    :param callback: called at the start, after every step and at the end.
+    :param rollout_buffer: emptied, then filled.
+    :param n_rollout_steps: T, steps of each environment.
+    :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
+    :return: ``False`` if the callback asked to stop; the rollout is then incomplete.
+    :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
+    """
+    check_finite("observation", model._last_obs, model.num_timesteps)
+    # Evaluation mode: dropout and batch normalisation must not differ between one step and the next.
+    model.policy.set_training_mode(False)
+    rollout_buffer.reset()
+    if model.use_sde:
+        model.policy.reset_noise(env.num_envs)
+    callback.on_rollout_start()
+    visible: dict[str, Any] = {
+        "self": model,
+        "env": env,
+        "callback": callback,
+        "rollout_buffer": rollout_buffer,
+        "n_rollout_steps": n_rollout_steps,
+    }
+    for n_steps in range(n_rollout_steps):
+        if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
+            model.policy.reset_noise(env.num_envs)
+        step = _step(model, env)
+        model.num_timesteps += env.num_envs
+        callback.update_locals(visible | step | {"n_steps": n_steps})
+        if not callback.on_step():
+            return False
+        model._update_info_buffer(step["infos"], step["dones"])
+        _store(model, rollout_buffer, step, bootstrap_truncated)
+
+    with th.no_grad():
+        last_values = model.policy.predict_values(obs_as_tensor(model._last_obs, model.device))  # type: ignore[arg-type]
+    _check_policy_output(rollout_buffer, last_values, model.num_timesteps)
+    rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])
+    callback.update_locals(visible | step | {"n_steps": n_rollout_steps, "values": last_values})
+    callback.on_rollout_end()
+    return True
+
+
+def _step(model: OnPolicyAlgorithm, env: VecEnv) -> dict[str, Any]:
+    """Act once in every environment.
+
+    :return: what SB3's collector has in its local variables at this point, by SB3's names.
+    """
+    obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+    with th.no_grad():
+        actions, values, log_probs = act(model.policy, obs_tensor)
+    sampled = actions.cpu().numpy()
+    clipped_actions = environment_actions(model.policy, sampled)
+    new_obs, rewards, dones, infos = env.step(clipped_actions)
+    check_finite("reward", rewards, model.num_timesteps + env.num_envs)
+    check_finite("observation", new_obs, model.num_timesteps + env.num_envs)
+    return {
+        "obs_tensor": obs_tensor,
+        "actions": sampled,
+        "values": values,
+        "log_probs": log_probs,
+        "clipped_actions": clipped_actions,
+        "new_obs": new_obs,
+        "rewards": rewards,
+        "dones": dones,
+        "infos": infos,
+    }
+
+
+def environment_actions(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
+    """Actions as the environment takes them.
+
+    A Gaussian knows no bounds, so its actions are clipped; a squashed one lives in [−1, 1] and is stretched to the
+    bounds. The buffer keeps the action as sampled: log-probability and gradient belong to that one.
+
+    :param policy: for the action space and whether it squashes.
+    :param actions: ``[B, ...]`` as sampled.
+    :return: ``[B, ...]`` within the action space.
+    """
+    space = policy.action_space
+    if not isinstance(space, spaces.Box):
+        return actions
+    if policy.squash_output:
+        return np.asarray(policy.unscale_action(actions))
+    clipped: np.ndarray = np.clip(actions, space.low, space.high)
+    return clipped
+
+
+def _store(
+    model: OnPolicyAlgorithm, rollout_buffer: RolloutBuffer, step: dict[str, Any], bootstrap_truncated: bool
+) -> None:
+    """Put one step into the buffer and move on to the next observation."""
+    rewards, actions = step["rewards"], step["actions"]
+    if bootstrap_truncated and step["dones"].any():
+        terminal_values = _values_of_truncated(model.policy, step["dones"], step["infos"])
+        if terminal_values.any():
+            rewards = bootstrap_time_limits(rewards, terminal_values, model.gamma)
+    if isinstance(model.action_space, spaces.Discrete):
+        actions = actions.reshape(-1, 1)
+    rollout_buffer.add(
+        model._last_obs,  # type: ignore[arg-type]
+        actions,
+        rewards,
+        model._last_episode_starts,  # type: ignore[arg-type]
+        step["values"],
+        step["log_probs"],
+    )
+    model._last_obs = step["new_obs"]
+    model._last_episode_starts = step["dones"]
+
+
+def _values_of_truncated(policy: ActorCriticPolicy, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+    """V(last observation) of each episode that a time limit cut at this step, 0 elsewhere: ``[B]``."""
+    terminal_values = np.zeros(len(dones), dtype=np.float32)
+    for index in np.flatnonzero(dones):
+        info = infos[index]
+        observation = info.get("terminal_observation")
+        # Truncated *and* terminated counts as terminal: the environments report TimeLimit.truncated only when nothing
+        # else ended it.
+        if observation is None or not info.get("TimeLimit.truncated", False):
+            continue
+        # One environment at a time, though a batch would be quicker: a matrix product of another shape may round
+        # differently.
+        with th.no_grad():
+            terminal_values[index] = policy.predict_values(policy.obs_to_tensor(observation)[0])[0].item()
+    return terminal_values
+
+
+def _check_policy_output(rollout_buffer: RolloutBuffer, last_values: th.Tensor, step: int) -> None:
+    """Refuse a rollout in which the network itself gave NaN or infinity, before advantages are made of it."""
+    for what in ("values", "log_probs"):
+        stored = getattr(rollout_buffer, what)
+        if not np.isfinite(stored).all():
+            row, environment = (int(index) for index in np.argwhere(~np.isfinite(stored))[0][:2])
+            raise NonFiniteError(
+                f"{what} of the policy must be finite, got {stored[row, environment]} in environment {environment} at "
+                f"row {row} of the rollout that ends at step {step}; the weights were not touched"
+            )
+    if not th.isfinite(last_values).all():
+        raise NonFiniteError(
+            f"values of the policy must be finite, got {last_values.flatten().tolist()} at step {step}"
+        )

@@ -1,0 +1,119 @@
+"""The slots before the update: how advantages and value targets are computed, and how advantages are normalised."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch as th
+
+from sb3_ppo_notes.formulas import advantages as formulas
+from sb3_ppo_notes.formulas.advantages import FloatArray
+from sb3_ppo_notes.formulas.checks import check_choice, check_fraction, check_real
+from sb3_ppo_notes.formulas.objectives import normalize_advantages
+
+
+class RolloutArrays(NamedTuple):
+    """What an estimator sees of a rollout; all reward units but the last.
+
+    :param rewards: ``[T, B]``, with γ·V(terminal observation) added where a time limit cut an episode.
+    :param values: ``[T, B]``, V(sₜ).
+    :param following_values: ``[T, B]``, V(sₜ₊₁); the last row is V(s_T).
+    :param nonterminal: ``[T, B]``, 0 where sₜ₊₁ starts another episode; dimensionless.
+    """
+
+    rewards: FloatArray
+    values: FloatArray
+    following_values: FloatArray
+    nonterminal: FloatArray
+
+
+class AdvantageEstimator(Protocol):
+    """Slot 1: how good each action was."""
+
+    def advantages(self, rollout: RolloutArrays, gamma: float) -> FloatArray:
+        """Â of every step.
+
+        :param rollout: arrays ``[T, B]``.
+        :param gamma: γ in [0, 1].
+        :return: ``[T, B]``; reward units.
+        """
+
+
+class ValueTarget(Protocol):
+    """Slot 2: what the critic should have said."""
+
+    def returns(self, rollout: RolloutArrays, gamma: float, advantages: FloatArray) -> FloatArray:
+        """Ĝ of every step.
+
+        :param rollout: arrays ``[T, B]``.
+        :param gamma: γ in [0, 1].
+        :param advantages: ``[T, B]`` of the estimator, before normalisation.
+        :return: ``[T, B]``; reward units.
+        """
+
+
+@dataclass(frozen=True)
+class GAE:
+    """Generalised advantage estimation: :func:`~sb3_ppo_notes.formulas.advantages.gae`.
+
+    :param gae_lambda: λ in [0, 1]; 1 is return − V, 0 the TD residual.
+    """
+
+    gae_lambda: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_fraction("gae_lambda", self.gae_lambda)
+
+    def advantages(self, rollout: RolloutArrays, gamma: float) -> FloatArray:
+        """Â of every step: GAE(λ).
+
+        :param rollout: arrays ``[T, B]``.
+        :param gamma: γ in [0, 1].
+        :return: ``[T, B]``; reward units.
+        """
+        deltas = formulas.td_residuals(*rollout, gamma)
+        return formulas.gae(deltas, rollout.nonterminal, gamma, self.gae_lambda)
+
+
+@dataclass(frozen=True)
+class LambdaReturn:
+    """Advantage + V(s): the λ-return of GAE(λ). With another estimator it is the return that estimator compared with
+    V.
+    """
+
+    def returns(self, rollout: RolloutArrays, gamma: float, advantages: FloatArray) -> FloatArray:
+        """Ĝ = Â + V of every step.
+
+        :param rollout: arrays ``[T, B]``.
+        :param gamma: not needed: it is in the advantages already.
+        :param advantages: ``[T, B]`` of the estimator, before normalisation.
+        :return: ``[T, B]``; reward units.
+        """
+        return formulas.lambda_returns(advantages, rollout.values)
+
+
+@dataclass(frozen=True)
+class AdvantageNormalization:
+    """Slot 5: over which samples advantages are brought to mean 0 and deviation 1.
+
+    :param scope: ``"minibatch"`` (SB3), ``"rollout"`` (once before the epochs) or ``"none"``.
+    :param ddof: 1 divides the variance by N−1, 0 by N.
+    :param eps: added to the standard deviation.
+    """
+
+    scope: Literal["none", "minibatch", "rollout"] = "minibatch"
+    ddof: int = 1
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        check_choice("scope", self.scope, ("none", "minibatch", "rollout"))
+        check_choice("ddof", self.ddof, (0, 1))
+        check_real("eps", self.eps, ">= 0", is_allowed=self.eps >= 0)
+
+    def normalize(self, advantages: th.Tensor) -> th.Tensor:
+        """Mean 0 and deviation 1 over the samples given, see
+        :func:`~sb3_ppo_notes.formulas.objectives.normalize_advantages`.
+
+        :param advantages: ``[N]``; reward units.
+        :return: ``[N]``; standard deviations.
+        """
+        return normalize_advantages(advantages, self.eps, self.ddof)

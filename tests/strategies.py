@@ -1,0 +1,27 @@
+"""Random rollouts and minibatches for hypothesis."""
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+MODERATE = st.floats(-10, 10, width=32)
+
+
+@st.composite
+def rollouts(draw, max_steps=12, max_envs=3):
+    """rewards, values, last_values, episode_starts, dones; episodes may end anywhere, first and last step included."""
+    shape = (draw(st.integers(1, max_steps)), draw(st.integers(1, max_envs)))
+    rewards = draw(hnp.arrays(np.float32, shape, elements=MODERATE))
+    values = draw(hnp.arrays(np.float32, shape, elements=MODERATE))
+    last_values = draw(hnp.arrays(np.float32, shape[1], elements=MODERATE))
+    episode_starts = draw(hnp.arrays(np.bool_, shape)).astype(np.float32)
+    dones = draw(hnp.arrays(np.bool_, shape[1]))
+    return rewards, values, last_values, episode_starts, dones
+
+
+fractions = st.floats(0, 1)
+
+
+def float_vectors(size, low=-10.0, high=10.0):
+    """float32 vectors of a fixed length."""
+    return hnp.arrays(np.float32, size, elements=st.floats(low, high, width=32))
