@@ -18,14 +18,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.algorithms.arguments import (
-    check_arguments,
-    check_keywords,
-    check_learn_arguments,
-    check_policy,
-    check_rollout_size,
-    made_environment,
-)
+from sb3_ppo_notes.algorithms.arguments import check_arguments, check_learn_arguments, check_rollout_size
+from sb3_ppo_notes.algorithms.construction import check_keywords, check_policy, made_environment
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.update import update
@@ -102,8 +96,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._check_rollout_size()
 
     def _check_rollout_size(self) -> None:
-        normalizes = self.rule.advantage_normalization.scope != "none"
-        check_rollout_size(self.n_steps, self.n_envs, self._batch_size(), normalizes)
+        rule = self.rule
+        normalizes = rule.advantage_normalization.scope != "none"
+        warns = not rule.optimization.drop_last
+        check_rollout_size(self.n_steps, self.n_envs, self._batch_size(), normalizes, warns_of_rest=warns)
 
     # -- the rule ---------------------------------------------------------------------------------------------
 
@@ -169,7 +165,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.device.type != "cpu" and self.policy_class.__name__ == mlp_class_name:
             warnings.warn(
                 f"You are trying to run {self.algorithm_name} on the GPU with {mlp_class_name}, a small network: "
-                "each of its many steps costs more to launch there than to compute here. device='cpu' is usually faster "
+                "each of its many steps costs more to launch than to compute; device='cpu' is usually faster "
                 "(SB3 issue #1245).",
                 UserWarning,
                 stacklevel=2,

@@ -176,7 +176,7 @@ class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):
     """
 
     observation_space: spaces.Dict
-    observations: dict[str, np.ndarray]  # type: ignore[assignment]
+    observations: dict[str, np.ndarray]
     samples_class: ClassVar[Any] = DictRolloutBufferSamples
 
     def _allocate(self) -> None:

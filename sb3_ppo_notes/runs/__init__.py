@@ -1,0 +1,1 @@
+"""What a user does from the shell: one module a command."""

@@ -1,0 +1,30 @@
+"""The shell's door: ``python -m sb3_ppo_notes COMMAND``. It only dispatches."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from sb3_ppo_notes.runs.compare import Compare
+
+COMMANDS: dict[str, Callable[..., Any]] = {"compare": Compare}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    :param arguments: words of the command line, ``None`` for the process's own.
+    :return: the exit code: 0 done, 1 what was to be shown is not so, 2 bad input.
+    """
+    # Each command is a dataclass: its fields are the options, their docstrings the help, calling it does the work.
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="sb3_ppo_notes", args=arguments)
+    try:
+        return int(command())
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What a model is built from: its policy, its environment, and the names of its arguments."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
+
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
+
+
+class UnknownEnvironmentError(gym.error.NameNotFound, ValueError):
+    """No environment of that name is registered."""
+
+
+def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[str, Any] | None) -> None:
+    """Refuse a policy that does not exist and keyword arguments that it does not take.
+
+    :param policy: a name or a class.
+    :param aliases: the known names.
+    :param policy_kwargs: for the policy's constructor.
+    :raises TypeError: if policy is neither name nor class, or a keyword argument is of the wrong type or unknown.
+    :raises ValueError: if the name is unknown, or a layer has no units.
+    """
+    if isinstance(policy, str) and policy not in aliases:
+        raise InvalidValueError(
+            f"policy must be a class or one of {', '.join(aliases)}, got {policy!r} (unknown policy)"
+        )
+    if not isinstance(policy, str | type):
+        raise InvalidTypeError(f"policy must be a class or one of {', '.join(aliases)}, got {policy!r}")
+    if not policy_kwargs:
+        return
+    policy_class = aliases[policy] if isinstance(policy, str) else policy
+    known = inspect.signature(policy_class).parameters
+    takes_anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    for key in policy_kwargs:
+        if key not in known and not takes_anything:
+            raise InvalidTypeError(
+                f"policy_kwargs must be arguments of {policy_class.__name__}, got unknown key {key!r}"
+                f"{_did_you_mean(key, known)}"
+            )
+    _check_net_arch(policy_kwargs.get("net_arch"))
+    activation_fn = policy_kwargs.get("activation_fn")
+    if activation_fn is not None and not callable(activation_fn):
+        raise InvalidTypeError(f"activation_fn must be a class such as nn.Tanh, got {activation_fn!r}")
+
+
+def _check_net_arch(net_arch: Any) -> None:
+    if isinstance(net_arch, list) and len(net_arch) > 0 and isinstance(net_arch[0], dict):
+        net_arch = net_arch[0]  # SB3 below 1.8 wrote it so; SB3 still takes it and warns
+    layers = [net_arch] if not isinstance(net_arch, dict) else [net_arch.get("pi", []), net_arch.get("vf", [])]
+    for sizes in layers:
+        if sizes is None:
+            continue
+        is_list = isinstance(sizes, list | tuple)
+        if not is_list or any(isinstance(size, bool) or not isinstance(size, Integral) or size < 1 for size in sizes):
+            raise InvalidValueError(
+                f"net_arch must be a list of positive ints or a dict of two such lists (pi, vf), got {net_arch!r}"
+            )
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=3)
+    return f" (did you mean {', '.join(map(repr, close))}?)" if close else ""
+
+
+def check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+    """Refuse unknown keyword arguments, with a suggestion (Python itself suggests only from 3.13 on).
+
+    :param function: a constructor.
+    :param keywords: what the caller passed by name.
+    :raises TypeError: naming the unknown argument and the nearest known ones.
+    """
+    known = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for keyword in keywords:
+        if keyword not in known:
+            raise TypeError(f"{keyword} is no argument of {function.__qualname__}{_did_you_mean(keyword, known)}")
+
+
+def made_environment(env: Any, verbose: int) -> Any:
+    """The environment itself, made from its name where one was given.
+
+    :param env: an id, a Gymnasium environment or a VecEnv.
+    :param verbose: whether SB3 says that it makes one.
+    :return: an environment whose spaces an on-policy algorithm can take.
+    :raises ValueError: if there is none, the name is unknown or the action space unbounded or unsupported.
+    """
+    if env is None:
+        raise InvalidValueError(
+            "env is required to build a model, got None (give one here, or load a saved model first)"
+        )
+    if isinstance(env, str):
+        try:
+            env = maybe_make_env(env, verbose)
+        except gym.error.NameNotFound as error:
+            close = _did_you_mean(env, gym.registry)
+            raise UnknownEnvironmentError(
+                f"env must be the id of a registered environment, got {env!r}{close}"
+            ) from error
+    action_space = getattr(env, "action_space", None)
+    supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    if action_space is not None and not isinstance(action_space, supported):
+        names = ", ".join(space.__name__ for space in supported)
+        raise InvalidValueError(f"env must have an action space of type {names}, got {action_space}")
+    if isinstance(action_space, spaces.Box) and not np.all(np.isfinite([action_space.low, action_space.high])):
+        raise InvalidValueError(
+            "env must have an action space within bounds: Continuous action space must have a finite lower and upper "
+            f"bound, got {action_space}"
+        )
+    return env

@@ -1,0 +1,278 @@
+"""Deliberate bugs, and the test that must notice each. Coverage says which lines ran; this says which lines are watched.
+
+A mutant is (name, file below ``sb3_ppo_notes/``, the right text, the wrong text, the test that has to turn red). ``test_mutants.py`` plants them one by
+one in a copy of the package and runs the named test against it.
+"""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    right: str
+    wrong: str
+    caught_by: str
+
+
+ADVANTAGES = "tests/formulas/test_advantages.py::"
+OBJECTIVES = "tests/formulas/test_objectives.py::"
+DIVERGENCES = "tests/formulas/test_divergences.py::"
+DISTRIBUTIONS = "tests/formulas/test_distributions.py::"
+CONTRACT = "tests/algorithms/test_contract.py::"
+STOCK = "tests/parity/test_stock.py::"
+
+MUTANTS = [
+    Mutant(
+        "clip deleted",
+        "formulas/objectives.py",
+        "clipped = advantages * th.clamp(ratio, 1 - clip_range, 1 + clip_range)",
+        "clipped = advantages * ratio",
+        OBJECTIVES + "test_gradient_table_of_the_clip",
+    ),
+    Mutant(
+        "clip deleted, seen by parity",
+        "formulas/objectives.py",
+        "clipped = advantages * th.clamp(ratio, 1 - clip_range, 1 + clip_range)",
+        "clipped = advantages * ratio",
+        STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
+    ),
+    Mutant(
+        "max in place of min",
+        "formulas/objectives.py",
+        "return th.min(unclipped, clipped)",
+        "return th.max(unclipped, clipped)",
+        OBJECTIVES + "test_clipped_surrogate_is_a_lower_bound",
+    ),
+    Mutant(
+        "minimum dropped, clip alone",
+        "formulas/objectives.py",
+        "return th.min(unclipped, clipped)",
+        "return clipped",
+        OBJECTIVES + "test_gradient_table_of_the_clip",
+    ),
+    Mutant(
+        "time-limit bootstrap dropped",
+        "formulas/advantages.py",
+        "return rewards.astype(np.float32, copy=False) + np.float32(gamma) * terminal_values.astype(np.float32, copy=False)",
+        "return rewards.astype(np.float32, copy=False)",
+        ADVANTAGES + "test_boundary_table",
+    ),
+    Mutant(
+        "time-limit bootstrap not called",
+        "rollouts/collector.py",
+        "if bootstrap_truncated and step",
+        "if not bootstrap_truncated and step",
+        STOCK + "test_ppo_is_bit_for_bit_stock[pendulum_time_limits]",
+    ),
+    Mutant(
+        "terminated episodes bootstrapped too",
+        "rollouts/collector.py",
+        'if observation is None or not info.get("TimeLimit.truncated", False):',
+        "if observation is None:",
+        STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
+    ),
+    Mutant(
+        "last value forgotten",
+        "formulas/advantages.py",
+        "return np.concatenate([values[1:], last_values[np.newaxis]])",
+        "return np.concatenate([values[1:], 0 * last_values[np.newaxis]])",
+        ADVANTAGES + "test_gae_equals_the_explicit_sum",
+    ),
+    Mutant(
+        "episode borders shifted by one",
+        "formulas/advantages.py",
+        "return np.concatenate([1.0 - episode_starts[1:].astype(np.float32, copy=False), last[np.newaxis]])",
+        "return 1.0 - episode_starts.astype(np.float32, copy=False)",
+        ADVANTAGES + "test_nothing_leaks_over_an_episode_border",
+    ),
+    Mutant(
+        "advantage leaks over the border",
+        "formulas/advantages.py",
+        "decays = gamma * gae_lambda * nonterminal",
+        "decays = gamma * gae_lambda * np.ones_like(nonterminal)",
+        ADVANTAGES + "test_nothing_leaks_over_an_episode_border",
+    ),
+    Mutant(
+        "lambda forgotten",
+        "formulas/advantages.py",
+        "decays = gamma * gae_lambda * nonterminal",
+        "decays = gamma * nonterminal",
+        ADVANTAGES + "test_gae_golden_value",
+    ),
+    Mutant(
+        "float32 rounded in another order",
+        "formulas/advantages.py",
+        "decays = gamma * gae_lambda * nonterminal",
+        "decays = np.float32(gamma) * (np.float32(gae_lambda) * nonterminal)",
+        STOCK + "test_rollout_data_equal_stocks",
+    ),
+    Mutant(
+        "n-step window one too long",
+        "formulas/advantages.py",
+        "for _ in range(min(n, len(rewards))):",
+        "for _ in range(min(n + 1, len(rewards))):",
+        ADVANTAGES + "test_n_step_golden_value",
+    ),
+    Mutant(
+        "normalisation with ddof 0",
+        "formulas/objectives.py",
+        "advantages.std(correction=ddof)",
+        "advantages.std(correction=0)",
+        OBJECTIVES + "test_normalisation_golden_values",
+    ),
+    Mutant(
+        "default ddof 0",
+        "rules/advantages.py",
+        "ddof: int = 1",
+        "ddof: int = 0",
+        STOCK + "test_ppo_is_bit_for_bit_stock[pendulum_4_envs]",
+    ),
+    Mutant(
+        "mean not subtracted",
+        "formulas/objectives.py",
+        "return (advantages - advantages.mean()) /",
+        "return advantages /",
+        OBJECTIVES + "test_normalisation_ignores_scale_and_shift",
+    ),
+    Mutant(
+        "one sample normalised",
+        "formulas/objectives.py",
+        "if len(advantages) <= 1:",
+        "if len(advantages) < 1:",
+        CONTRACT + "test_a_single_normalised_sample_in_a2c_does_not_become_nan",
+    ),
+    Mutant(
+        "value clip is the pessimistic one",
+        "rules/objectives.py",
+        "return formulas.mean_squared_error(clipped, returns)",
+        "return formulas.pessimistic_value_error(values, old_values, returns, self.clip_range_vf).mean()",
+        STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
+    ),
+    Mutant(
+        "value error reduced in another order",
+        "rules/objectives.py",
+        "return formulas.mean_squared_error(values, returns)",
+        "return formulas.squared_value_error(values, returns).mean()",
+        STOCK + "test_ppo_is_bit_for_bit_stock[no_value_clip]",
+    ),
+    Mutant(
+        "entropy bonus with the wrong sign",
+        "algorithms/loss.py",
+        "entropy_loss = -th.mean(entropy)",
+        "entropy_loss = th.mean(entropy)",
+        STOCK + "test_ppo_is_bit_for_bit_stock[pendulum_4_envs]",
+    ),
+    Mutant(
+        "entropy without its minus",
+        "formulas/distributions/categorical.py",
+        "return -(bounded * probabilities(log_probs)).sum(-1)",
+        "return (bounded * probabilities(log_probs)).sum(-1)",
+        DISTRIBUTIONS + "test_categorical_entropy_golden_values",
+    ),
+    Mutant(
+        "vf_coef forgotten",
+        "algorithms/loss.py",
+        "coefficients.vf_coef * value_loss",
+        "value_loss",
+        STOCK + "test_ppo_is_bit_for_bit_stock[no_value_clip]",
+    ),
+    Mutant(
+        "ratio upside down",
+        "formulas/objectives.py",
+        "return th.exp(log_probs - old_log_probs)",
+        "return th.exp(old_log_probs - log_probs)",
+        OBJECTIVES + "test_at_ratio_one_the_gradient_is_the_policy_gradient",
+    ),
+    Mutant(
+        "k3 replaced by k1",
+        "formulas/divergences.py",
+        "return (th.exp(log_ratio) - 1) - log_ratio",
+        "return -log_ratio",
+        DIVERGENCES + "test_golden_values_per_action",
+    ),
+    Mutant(
+        "factor 1.5 forgotten",
+        "rules/kl_control.py",
+        "return bool(kl > self.factor * self.target)",
+        "return bool(kl > self.target)",
+        CONTRACT + "test_early_stop_is_strict_and_has_its_factor",
+    ),
+    Mutant(
+        "early stop ends the epoch only",
+        "algorithms/update.py",
+        "if record.stopped_in_epoch is not None:\n            break",
+        "if False:\n            break",
+        STOCK + "test_ppo_is_bit_for_bit_stock[target_kl_reached]",
+    ),
+    Mutant(
+        "gradient never clipped",
+        "algorithms/update.py",
+        "if max_grad_norm is not None:",
+        "if max_grad_norm is None:",
+        STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
+    ),
+    Mutant(
+        "gradient not checked",
+        "algorithms/update.py",
+        "if not math.isfinite(norm):",
+        "if False:",
+        CONTRACT + "test_a_non_finite_gradient_stops_before_the_weights",
+    ),
+    Mutant(
+        "observations not checked below the normaliser",
+        "rollouts/finite.py",
+        "wrapper.venv = FiniteVecEnv(wrapper.venv)",
+        "pass",
+        CONTRACT + "test_a_non_finite_step_names_environment_and_step_and_touches_nothing",
+    ),
+    Mutant(
+        "progress not clamped",
+        "algorithms/on_policy.py",
+        "min(max(1.0 - float(num_timesteps) / float(total_timesteps), 0.0), 1.0)",
+        "1.0 - float(num_timesteps) / float(total_timesteps)",
+        CONTRACT + "test_no_schedule_ends_negative_when_the_last_rollout_overshoots",
+    ),
+    Mutant(
+        "minibatches never shuffled",
+        "rollouts/buffers.py",
+        "np.random.permutation(n_samples) if optimization.shuffle else np.arange(n_samples)",
+        "np.arange(n_samples)",
+        STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
+    ),
+    Mutant(
+        "actions not clipped for the environment",
+        "rollouts/collector.py",
+        "np.clip(actions, space.low, space.high)",
+        "actions",
+        STOCK + "test_ppo_is_bit_for_bit_stock[box]",
+    ),
+    Mutant(
+        "noise trains the features",
+        "policies/actor_critic.py",
+        "latent_pi if distribution.learn_features else latent_pi.detach()",
+        "latent_pi",
+        STOCK + "test_ppo_is_bit_for_bit_stock[gsde]",
+    ),
+    Mutant(
+        "Gaussian KL the other way round",
+        "formulas/distributions/gaussian.py",
+        "variance_ratio = (old_std / new_std).pow(2)",
+        "variance_ratio = (new_std / old_std).pow(2)",
+        DISTRIBUTIONS + "test_gaussian_kl_is_not_symmetric",
+    ),
+    Mutant(
+        "target of the critic is the normalised advantage",
+        "rules/advantages.py",
+        "return formulas.lambda_returns(advantages, rollout.values)",
+        "return formulas.lambda_returns(advantages / (advantages.std() + 1), rollout.values)",
+        STOCK + "test_rollout_data_equal_stocks",
+    ),
+    Mutant(
+        "last update not logged",
+        "algorithms/on_policy.py",
+        "self._dump_last_update()\n",
+        "pass\n",
+        CONTRACT + "test_the_last_update_is_logged",
+    ),
+]

@@ -1,0 +1,173 @@
+"""The house: who may import whom, what is documented, what is accepted and ignored."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import sb3_ppo_notes
+
+PACKAGE = Path(sb3_ppo_notes.__file__).parent
+# Each room may import from itself and from the rooms above it.
+ROOMS = ["formulas", "rules", "policies", "rollouts", "recipes", "algorithms", "callbacks", "persistence", "runs"]
+OUTSIDE = {
+    "formulas": {"numpy", "torch"},
+    "rules": {"numpy", "torch"},
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+MODULES = [
+    name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "sb3_ppo_notes.") if not name.endswith("__main__")
+]
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def room_of(path):
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_only_from_rooms_above(path):
+    room = room_of(path)
+    if room not in ROOMS:
+        return  # __init__, __main__, _version: the front door
+    allowed = set(ROOMS[: ROOMS.index(room) + 1]) - ({"callbacks"} if room == "persistence" else set())
+    for module in imports_of(path):
+        if module.startswith("sb3_ppo_notes."):
+            assert module.split(".")[1] in allowed | {"_version"}, f"{path}: {module}"
+        elif module == "sb3_ppo_notes":
+            assert room == "runs", f"{path}: only runs may use the front door"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_formulas_and_rules_know_numpy_and_torch_only(path):
+    room = room_of(path)
+    if room not in OUTSIDE:
+        return
+    import sys
+
+    for module in imports_of(path):
+        top = module.split(".")[0]
+        assert top == "sb3_ppo_notes" or top in OUTSIDE[room] or top in sys.stdlib_module_names, f"{path}: {module}"
+
+
+def test_the_package_never_imports_optuna():
+    assert not [path for path in FILES if any(module.split(".")[0] == "optuna" for module in imports_of(path))]
+
+
+def public_objects():
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for attribute, value in vars(module).items():
+            if attribute.startswith("_") or getattr(value, "__module__", None) != name:
+                continue
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield f"{name}.{attribute}", value
+                if inspect.isclass(value):
+                    for method, function in vars(value).items():
+                        if not method.startswith("_") and inspect.isfunction(function):
+                            yield f"{name}.{attribute}.{method}", function
+
+
+PUBLIC = dict(public_objects())
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented(name):
+    documented = PUBLIC[name]
+    text = inspect.getdoc(documented) or ""
+    assert text, f"{name} has no docstring"
+    # LaTeX in a docstring that is not raw turns \b and \f into control characters.
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", text), f"{name} has a control character in its docstring"
+    if inspect.isfunction(documented):
+        parameters = [p for p in inspect.signature(documented).parameters if p not in ("self", "cls")]
+        missing = [parameter for parameter in parameters if f":param {parameter}:" not in text]
+        assert not missing, f"{name} does not document {missing}"
+        stale = [p for p in re.findall(r":param (\w+):", text) if p not in parameters]
+        assert not stale, f"{name} documents {stale}, which it does not take"
+
+
+@pytest.mark.parametrize("name", ["NotesPPO", "NotesA2C"])
+def test_every_constructor_argument_is_documented(name):
+    algorithm = getattr(sb3_ppo_notes, name)
+    parameters = inspect.signature(algorithm.__init__).parameters
+    text = inspect.getdoc(algorithm)
+    assert all(f":param {parameter}:" in text for parameter in parameters if parameter != "self")
+
+
+def formulas():
+    for name, function in PUBLIC.items():
+        if name.startswith("sb3_ppo_notes.formulas.") and inspect.isfunction(function) and ".checks." not in name:
+            yield name
+
+
+@pytest.mark.parametrize("name", list(formulas()))
+def test_every_formula_has_its_parts(name):
+    text = inspect.getdoc(PUBLIC[name])
+    assert ">>>" in text, f"{name} has no example"
+    assert ":return:" in text
+    assert "``[" in text or "scalar" in text, f"{name} states no shape"
+    # Sums over independent components and plain look-ups need no paper.
+    is_trivial = any(word in name for word in ("multi_categorical", "sum_over", "next_values", "_mode"))
+    assert is_trivial or "Source:" in text, f"{name} cites no source"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_sizes(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300, f"{path} has {len(text.splitlines())} lines"
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef) or node.name == "__init__":
+            continue
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        if body:
+            code = [
+                line
+                for line in lines[body[0].lineno - 1 : node.end_lineno]
+                if line.strip() and not line.strip().startswith("#")
+            ]
+            assert len(code) <= 40, f"{path}: {node.name} has {len(code)} lines of code"
+        if "formulas" in str(path):
+            arguments = [*node.args.args, *node.args.kwonlyargs]
+            assert len(arguments) <= 6, f"{path}: {node.name} has {len(arguments)} parameters"
+
+
+@pytest.mark.parametrize("name", ["NotesPPO", "NotesA2C"])
+def test_no_argument_is_accepted_and_ignored(name):
+    """Every argument is read again somewhere in the package (or handed to SB3's constructor, which keeps and uses it)."""
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+    algorithm = getattr(sb3_ppo_notes, name)
+    handed_over = set(inspect.signature(OnPolicyAlgorithm.__init__).parameters)
+    package = "\n".join(path.read_text() for path in FILES)
+    for argument in inspect.signature(algorithm.__init__).parameters:
+        if argument in handed_over or argument == "self":
+            continue
+        used = re.findall(rf"self\.{argument}\b|\b{argument}\b(?!\s*[:=])", package)
+        assert len(used) >= 2, f"{argument} of {name} is not used"
+
+
+def test_top_level_holds_nothing_else():
+    root = PACKAGE.parent
+    if not (root / ".git").exists():
+        pytest.skip("not a checkout")
+    import subprocess
+
+    tracked = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    top = {name.split("/")[0] for name in tracked if name and not name.startswith(".")}
+    assert top <= {"pyproject.toml", "sb3_ppo_notes", "tests", "tuning", "README.md"}

@@ -1,0 +1,67 @@
+"""Plant each deliberate bug and see the test that is named for it turn red."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sb3_ppo_notes
+from tests.mutants import MUTANTS
+
+PACKAGE = Path(sb3_ppo_notes.__file__).parent
+ROOT = Path(__file__).parent.parent
+
+
+def run_tests_against(folder, tests):
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--import-mode=importlib",
+        *tests,
+    ]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def copy_of_the_project(folder):
+    shutil.copytree(PACKAGE, folder / "sb3_ppo_notes", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name.replace(" ", "_") for mutant in MUTANTS])
+def test_mutant_is_caught(mutant, tmp_path):
+    copy_of_the_project(tmp_path)
+    file = tmp_path / "sb3_ppo_notes" / mutant.file
+    text = file.read_text()
+    assert text.count(mutant.right) == 1, f"{mutant.right!r} stands {text.count(mutant.right)} times in {mutant.file}"
+    file.write_text(text.replace(mutant.right, mutant.wrong))
+    result = run_tests_against(tmp_path, [mutant.caught_by])
+    # 1: tests failed. Anything else (2: interrupted, 4: no such test, 5: nothing collected) proves nothing.
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert " failed" in result.stdout
+    assert "error" not in result.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_without_a_mutant_the_named_tests_are_green(tmp_path):
+    copy_of_the_project(tmp_path)
+    result = run_tests_against(tmp_path, sorted({mutant.caught_by for mutant in MUTANTS}))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_there_are_enough_mutants_and_their_names_differ():
+    assert len(MUTANTS) >= 20
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
