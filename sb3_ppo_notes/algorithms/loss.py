@@ -6,15 +6,16 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_ppo_notes.policies.actor_critic import evaluate
+from sb3_ppo_notes.policies.actor_critic import Evaluation, evaluate, formulas_of
 from sb3_ppo_notes.rules import PolicyTerms, UpdateRule
 
 
 class LossCoefficients(NamedTuple):
-    """c₂ and c₁ of PPO (arXiv:1707.06347) eq. 9, as numbers of this update."""
+    """c₂ and c₁ of PPO (arXiv:1707.06347) eq. 9 and β of eq. 8, as numbers of this update."""
 
     ent_coef: float
     vf_coef: float
+    kl_coef: float = 0.0
 
 
 class LossTerms(NamedTuple):
@@ -25,6 +26,7 @@ class LossTerms(NamedTuple):
     :param value_loss: mean error of the critic, before any coefficient.
     :param entropy_loss: −mean(entropy), before any coefficient; nats.
     :param log_ratio: ``[N]``, log π − log π_old, without gradient; nats.
+    :param exact_kl: mean exact KL(old ‖ new), without gradient, if the rule needs it; nats.
     """
 
     loss: th.Tensor
@@ -32,6 +34,7 @@ class LossTerms(NamedTuple):
     value_loss: th.Tensor
     entropy_loss: th.Tensor
     log_ratio: th.Tensor
+    exact_kl: th.Tensor | None
 
 
 def minibatch_loss(
@@ -49,7 +52,7 @@ def minibatch_loss(
     :param policy: gives values, log-probabilities and entropy.
     :param minibatch: observations, actions, old values and log-probabilities, advantages, returns; ``[N, ...]`` each.
     :param rule: the choices, with every schedule resolved.
-    :param coefficients: ent_coef and vf_coef.
+    :param coefficients: ent_coef, vf_coef and β.
     :return: the loss and its parts.
     """
     actions = minibatch.actions
@@ -61,7 +64,8 @@ def minibatch_loss(
     if rule.advantage_normalization.scope == "minibatch":
         advantages = rule.advantage_normalization.normalize(advantages)
 
-    terms = PolicyTerms(evaluation.log_probs, minibatch.old_log_prob, advantages)
+    kl = _exact_kl(policy, minibatch, evaluation) if rule.needs_exact_kl else None
+    terms = PolicyTerms(evaluation.log_probs, minibatch.old_log_prob, advantages, kl, coefficients.kl_coef)
     policy_loss = -rule.policy_objective.objective(terms).mean()
     value_loss = rule.value_objective.loss(evaluation.values, minibatch.old_values, minibatch.returns)
     # Without a closed form −log π of the old actions stands in for the entropy, as in SB3. Its *value* is an estimate;
@@ -72,4 +76,36 @@ def minibatch_loss(
     loss = policy_loss + coefficients.ent_coef * entropy_loss + coefficients.vf_coef * value_loss
     with th.no_grad():
         log_ratio = evaluation.log_probs - minibatch.old_log_prob
-    return LossTerms(loss, policy_loss, value_loss, entropy_loss, log_ratio)
+        exact_kl = None if kl is None else kl.mean()
+    return LossTerms(loss, policy_loss, value_loss, entropy_loss, log_ratio, exact_kl)
+
+
+def policy_part(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
+    """What the actor's own optimiser descends.
+
+    :param terms: of a minibatch.
+    :param coefficients: ent_coef.
+    :return: scalar.
+    """
+    return terms.policy_loss + coefficients.ent_coef * terms.entropy_loss
+
+
+def value_part(
+    policy: ActorCriticPolicy, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients
+) -> th.Tensor:
+    """What the critic descends when the policy is not updated: neither actions nor advantages are looked at.
+
+    :param policy: gives values.
+    :param minibatch: observations, old values and returns; ``[N, ...]`` each.
+    :param rule: the choices, with every schedule resolved.
+    :param coefficients: vf_coef.
+    :return: scalar.
+    """
+    values = policy.predict_values(minibatch.observations).flatten()
+    return coefficients.vf_coef * rule.value_objective.loss(values, minibatch.old_values, minibatch.returns)
+
+
+def _exact_kl(policy: ActorCriticPolicy, minibatch: Any, evaluation: Evaluation) -> th.Tensor:
+    formulas = formulas_of(policy)
+    # Whoever builds a model with such a rule has been asked for a policy whose distribution is known.
+    return formulas.kl(minibatch.old_parameters, evaluation.parameters)  # type: ignore[union-attr, arg-type]

@@ -4,6 +4,7 @@ import inspect
 import warnings
 from typing import Any, ClassVar, TypeVar
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -15,18 +16,21 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
+from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.arguments import check_arguments, check_learn_arguments, check_rollout_size
 from sb3_ppo_notes.algorithms.construction import check_keywords, check_policy, made_environment
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
-from sb3_ppo_notes.algorithms.report import UpdateReport
-from sb3_ppo_notes.algorithms.update import update
+from sb3_ppo_notes.algorithms.optimizers import Phase, separate_optimizers, split_parameters
+from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
+from sb3_ppo_notes.algorithms.rule_arguments import check_rule_fits, take_arguments_from
+from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rollouts import NotesDictRolloutBuffer, NotesRolloutBuffer, collect_rollouts, guard_normalizer
-from sb3_ppo_notes.rules import UpdateRule
+from sb3_ppo_notes.rules import KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.schedules import value_at
+from sb3_ppo_notes.rules.state import RuleState
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="NotesOnPolicyAlgorithm")
 
@@ -57,6 +61,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     algorithm_name: ClassVar[str]
     #: What the last update did; ``None`` before the first.
     last_report: UpdateReport | None = None
+    #: What KL control has arrived at; saved with the model.
+    rule_state: RuleState = RuleState()
+    #: The critic's own optimiser, where the rule has separate ones.
+    critic_optimizer: th.optim.Optimizer
     _given_rule: UpdateRule | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -91,7 +99,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
                 setattr(self, name, value)
         self._given_rule = rule
         if rule is not None:
-            self._take_arguments_from(rule)
+            take_arguments_from(rule, self)
         if env is not None:
             self._check_rollout_size()
 
@@ -112,39 +120,6 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         """Stock SB3, with the present values of its arguments."""
         raise NotImplementedError
 
-    def _rule_arguments(self, rule: UpdateRule) -> dict[str, Any]:
-        """What SB3's arguments would have to be for this rule.
-
-        :param rule: any rule.
-        :return: values by argument name; arguments that have no meaning for the rule are left out.
-        """
-        settings: dict[str, Any] = {"normalize_advantage": rule.advantage_normalization.scope != "none"}
-        for choice, name in (
-            (rule.advantage_estimator, "gae_lambda"),
-            (rule.policy_objective, "clip_range"),
-            (rule.value_objective, "clip_range_vf"),
-        ):
-            if hasattr(choice, name):
-                settings[name] = getattr(choice, name)
-        if rule.kl_control is not None:
-            settings["target_kl"] = rule.kl_control.target
-        return settings
-
-    def _take_arguments_from(self, rule: UpdateRule) -> None:
-        """Set SB3's attributes to what the rule says, after making sure that nobody asked for something else."""
-        settings = self._rule_arguments(rule)
-        defaults = inspect.signature(type(self).__init__).parameters
-        for name in ("gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage", "target_kl"):
-            if name not in defaults:
-                continue
-            given, default = _plain(getattr(self, name)), defaults[name].default
-            wanted = settings.get(name, default)
-            if given not in (default, _plain(wanted)):
-                raise InvalidValueError(
-                    f"{name} must agree with rule, which has {wanted!r}, got {given!r} (give one of the two)"
-                )
-            setattr(self, name, wanted)
-
     # -- building and loading ---------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
@@ -155,11 +130,27 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             check_arguments({name: value for name, value in vars(self).items() if name != "device"})
             self._check_rollout_size()
         if self._given_rule is not None:
-            self._take_arguments_from(self._given_rule)
+            take_arguments_from(self._given_rule, self)
         if self.rollout_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = NotesDictRolloutBuffer if is_dict else NotesRolloutBuffer
         super()._setup_model()
+        check_rule_fits(self.rule, self.policy, self.rollout_buffer)
+        self._setup_optimizers()
+
+    def _setup_optimizers(self) -> None:
+        """Give actor and critic an optimiser each, if the rule says so. SB3 has built one for all weights by now."""
+        separate = self.rule.optimization.separate
+        if separate is None:
+            return
+        self.policy.optimizer, self.critic_optimizer = separate_optimizers(self.policy, separate)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "critic_optimizer"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, others = super()._get_torch_save_params()
+        return state_dicts + (["critic_optimizer"] if self.rule.optimization.separate else []), others
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
         if self.device.type != "cpu" and self.policy_class.__name__ == mlp_class_name:
@@ -195,8 +186,22 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._current_progress_remaining = min(max(1.0 - float(num_timesteps) / float(total_timesteps), 0.0), 1.0)
 
     def _update_learning_rate(self, optimizers: Any) -> None:
-        value_at("learning_rate", self.lr_schedule, self._current_progress_remaining)
+        """Set the learning rates of this update, and log the (actor's) rate."""
+        progress = self._current_progress_remaining
+        value_at("learning_rate", self.lr_schedule, progress)
         super()._update_learning_rate(optimizers)
+        rule = self.rule
+        if rule.optimization.separate is not None:
+            actor, critic = rule.optimization.separate.actor, rule.optimization.separate.critic
+            update_learning_rate(self.policy.optimizer, value_at("learning_rate", actor.learning_rate, progress))
+            update_learning_rate(self.critic_optimizer, value_at("learning_rate", critic.learning_rate, progress))
+            self.logger.record("notes/critic_learning_rate", self.critic_optimizer.param_groups[0]["lr"])
+        if rule.adaptive_learning_rate is not None and self.rule_state.learning_rate is not None:
+            update_learning_rate(self.policy.optimizer, self.rule_state.learning_rate)
+        self._log_learning_rate()
+
+    def _log_learning_rate(self) -> None:
+        self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -225,9 +230,31 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         coefficients = LossCoefficients(
             value_at("ent_coef", self.ent_coef, progress, minimum=-float("inf")),
             value_at("vf_coef", self.vf_coef, progress),
+            self._kl_coef(rule),
         )
-        self.last_report = update(self, rule, coefficients, self._n_epochs(), self._batch_size())
+        self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
+        if rule.adaptive_learning_rate is not None:
+            self._log_learning_rate()
+        if isinstance(rule.policy_objective, KLPenalty):
+            self.logger.record("notes/kl_coef", coefficients.kl_coef)
         self._log(self.last_report, rule)
+
+    def _kl_coef(self, rule: UpdateRule) -> float:
+        if not isinstance(rule.policy_objective, KLPenalty):
+            return 0.0
+        return rule.policy_objective.coefficient if self.rule_state.kl_coef is None else self.rule_state.kl_coef
+
+    def _phases(self, rule: UpdateRule) -> list[Phase]:
+        """Who is trained in this update: everything together, or the actor and then the critic."""
+        separate = rule.optimization.separate
+        if separate is None:
+            weights = list(self.policy.parameters())
+            return [Phase(self.policy.optimizer, weights, self.max_grad_norm, self._n_epochs(), "both")]
+        actor, critic = split_parameters(self.policy)
+        return [
+            Phase(self.policy.optimizer, actor, separate.actor.max_grad_norm, separate.actor.n_epochs, "policy"),
+            Phase(self.critic_optimizer, critic, separate.critic.max_grad_norm, separate.critic.n_epochs, "critic"),
+        ]
 
     def learn(
         self: SelfAlgorithm,
@@ -263,23 +290,5 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             progress_bar,
         )
         if log_interval is not None:
-            self._dump_last_update()
+            dump_last_update(self.logger, self.num_timesteps)
         return self
-
-    def _dump_last_update(self) -> None:
-        """Log the last update too. SB3 writes its log *before* each update, so the last one never appears in it."""
-        recorded = dict(self.logger.name_to_value)
-        if not any(name.startswith("train/") for name in recorded):
-            return
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
-        # Dumping empties the logger; whoever reads logger.name_to_value after learn() shall still find what SB3 leaves
-        # there.
-        self.logger.name_to_value.update(recorded)
-
-
-def _plain(value: Any) -> Any:
-    """A constant schedule as its number."""
-    if isinstance(value, FloatSchedule):
-        value = value.value_schedule
-    return value.val if isinstance(value, ConstantSchedule) else value

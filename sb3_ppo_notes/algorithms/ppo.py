@@ -120,7 +120,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
             advantage_normalization=AdvantageNormalization("minibatch" if self.normalize_advantage else "none"),
             policy_objective=ClippedSurrogate(self.clip_range),
             value_objective=value_objective,
-            kl_control=None if self.target_kl is None else EarlyStop(self.target_kl),
+            kl_controls=() if self.target_kl is None else (EarlyStop(self.target_kl),),
         )
 
     def _n_epochs(self) -> int:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.logger import Logger
+
+from sb3_ppo_notes.algorithms.loss import LossTerms
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,30 @@ class UpdateRecord:
 
     scalars: list[th.Tensor] = field(default_factory=list)
     kls: list[th.Tensor] = field(default_factory=list)
+    epoch_terms: list[LossTerms] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
     stopped_in_epoch: int | None = None
+    policy_is_stopped: bool = False
 
     def start_epoch(self) -> None:
         """Forget the divergences of the epoch before: SB3 logs the last epoch's mean."""
-        self.kls = []
+        if not self.policy_is_stopped:
+            self.kls = []
+        self.epoch_terms = []
 
-    def add_minibatch(self, scalars: list[th.Tensor], kl: th.Tensor) -> None:
+    def add_minibatch(self, terms: LossTerms, clip_fraction: th.Tensor, kl: th.Tensor) -> None:
         """Note what a minibatch gave.
 
-        :param scalars: policy loss, value loss, entropy loss, clip fraction and total loss, 0-dimensional.
+        :param terms: its losses.
+        :param clip_fraction: its share of ratios outside the clip range, 0-dimensional.
         :param kl: its mean estimate of KL(old ‖ new), 0-dimensional.
         """
-        self.scalars.append(th.stack([scalar.detach() for scalar in scalars]))
+        losses = (terms.policy_loss, terms.value_loss, terms.entropy_loss, clip_fraction, terms.loss)
+        self.scalars.append(th.stack([scalar.detach() for scalar in losses]))
         self.kls.append(kl)
+        # Detached, so that the graphs of a whole epoch are not kept alive.
+        policy_loss, value_loss, entropy_loss, _, loss = self.scalars[-1].unbind()
+        self.epoch_terms.append(LossTerms(loss, policy_loss, value_loss, entropy_loss, terms.log_ratio, terms.exact_kl))
 
     def report(self, explained_variance: float) -> UpdateReport:
         """Read everything.
@@ -78,3 +90,18 @@ class UpdateRecord:
             n_gradient_steps=len(self.gradient_norms),
             stopped_in_epoch=self.stopped_in_epoch,
         )
+
+
+def dump_last_update(logger: Logger, num_timesteps: int) -> None:
+    """Log the last update too: SB3 writes its log *before* each update, so the last one never appears in it.
+
+    :param logger: holds what the last update recorded.
+    :param num_timesteps: environment steps so far.
+    """
+    recorded = dict(logger.name_to_value)
+    if not any(name.startswith("train/") for name in recorded):
+        return
+    logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
+    logger.dump(step=num_timesteps)
+    # Dumping empties the logger; whoever reads logger.name_to_value after learn() shall still find what SB3 leaves there.
+    logger.name_to_value.update(recorded)

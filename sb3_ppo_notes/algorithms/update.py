@@ -1,5 +1,6 @@
 """The update: for each epoch, for each minibatch, evaluate, compute the loss, look at the KL, step, record."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -8,15 +9,19 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 
-from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss
+from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part, value_part
+from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.report import UpdateRecord, UpdateReport
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.formulas.diagnostics import clip_fraction, explained_variance
 from sb3_ppo_notes.formulas.divergences import kl_k3
+from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
-from sb3_ppo_notes.rules import UpdateRule
+from sb3_ppo_notes.rules import EarlyStop, KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
+from sb3_ppo_notes.rules.state import RuleState
 
 
 class Learner(Protocol):
@@ -24,63 +29,176 @@ class Learner(Protocol):
 
     policy: ActorCriticPolicy
     rollout_buffer: RolloutBuffer
-    max_grad_norm: Any
     num_timesteps: int
     verbose: int
+    rule_state: RuleState
+    device: th.device
     _n_updates: int
 
 
-def update(
-    learner: Learner, rule: UpdateRule, coefficients: LossCoefficients, n_epochs: int, batch_size: int | None
-) -> UpdateReport:
-    """Learn from the rollout that was just gathered.
+class Update:
+    """One update in progress: learn from the rollout that was just gathered.
 
-    :param learner: the algorithm; its policy's weights and ``_n_updates`` change.
+    :param learner: the algorithm; its policy's weights, ``_n_updates`` and ``rule_state`` change.
     :param rule: the choices, with every schedule resolved.
-    :param coefficients: ent_coef and vf_coef.
-    :param n_epochs: passes over the rollout.
+    :param coefficients: ent_coef, vf_coef and β.
     :param batch_size: samples in a minibatch, ``None`` for all in one.
-    :return: what happened, in numbers.
-    :raises NonFiniteError: if a loss or a gradient is not finite; the step it would have made is not taken.
     """
-    record = UpdateRecord()
-    parameters = list(learner.policy.parameters())
-    for epoch in range(n_epochs):
-        record.start_epoch()
-        for number, minibatch in enumerate(learner.rollout_buffer.get(batch_size)):
-            terms = minibatch_loss(learner.policy, minibatch, rule, coefficients)
-            kl = _record(record, terms, rule)
-            if _kl_limit_is_reached(rule, terms, kl):
-                record.stopped_in_epoch = epoch
-                if learner.verbose >= 1:
-                    print(f"Early stopping at step {epoch} due to reaching max kl: {kl.item():.2f}")
+
+    def __init__(self, learner: Learner, rule: UpdateRule, coefficients: LossCoefficients, batch_size: int | None):
+        self.learner = learner
+        self.rule = rule
+        self.coefficients = coefficients
+        self.batch_size = batch_size
+        self.record = UpdateRecord()
+
+    def run(self, phases: Sequence[Phase]) -> UpdateReport:
+        """Do it.
+
+        :param phases: one for actor and critic together, or first one for the actor and then one for the critic.
+        :return: what happened, in numbers.
+        :raises NonFiniteError: if a loss or a gradient is not finite; the step it would have made is not taken.
+        """
+        if self.rule.needs_exact_kl:
+            self._remember_old_parameters()
+        for phase in phases:
+            for epoch in range(phase.n_epochs):
+                if epoch > 0 and self.rule.computed == "every_epoch":
+                    self._recompute_advantages()
+                goes_on = self._critic_epoch(phase, epoch) if phase.trains == "critic" else self._epoch(phase, epoch)
+                # SB3 counts epochs here, not optimiser steps, the one that was cut short included.
+                self.learner._n_updates += 1
+                if not goes_on:
+                    break
+                if phase.trains == "both" and self.record.policy_is_stopped:
+                    phase = dataclasses.replace(phase, trains="critic")
+        self._adapt_penalty()
+        return self.record.report(_explained_variance(self.learner.rollout_buffer))
+
+    def _epoch(self, phase: Phase, epoch: int) -> bool:
+        """Go once through the rollout; whether another epoch may follow."""
+        self.record.start_epoch()
+        early_stop = self.rule.early_stop
+        goes_on = True
+        for number, minibatch in enumerate(self.learner.rollout_buffer.get(self.batch_size)):
+            if self.record.policy_is_stopped:
+                self._step(phase, self._value_loss(minibatch), epoch, number)
+                continue
+            terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients)
+            self._note(terms)
+            if early_stop and early_stop.decided == "minibatch" and self._is_too_far(early_stop, [terms], epoch):
+                if early_stop.scope == "policy" and phase.trains == "both":
+                    self._step(phase, self._value_loss(minibatch), epoch, number)
+                    continue
+                goes_on = early_stop.scope == "epoch"
                 break
-            place = f"in epoch {epoch}, minibatch {number} of the update at step {learner.num_timesteps}"
-            norm = gradient_step(learner.policy.optimizer, parameters, terms.loss, learner.max_grad_norm, place)
-            record.gradient_norms.append(norm)
-        # SB3 counts epochs here, not optimiser steps, the one that was cut short included.
-        learner._n_updates += 1
-        if record.stopped_in_epoch is not None:
-            break
-    return record.report(_explained_variance(learner.rollout_buffer))
+            loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
+            self._step(phase, loss, epoch, number)
+        self._adapt_learning_rate(phase)
+        if (
+            early_stop
+            and early_stop.decided == "epoch"
+            and self._is_too_far(early_stop, self.record.epoch_terms, epoch)
+        ):
+            goes_on = early_stop.scope == "policy" and phase.trains == "both"
+        return goes_on
+
+    def _critic_epoch(self, phase: Phase, epoch: int) -> bool:
+        for number, minibatch in enumerate(self.learner.rollout_buffer.get(self.batch_size)):
+            self._step(phase, self._value_loss(minibatch), epoch, number)
+        return True
+
+    def _value_loss(self, minibatch: Any) -> th.Tensor:
+        return value_part(self.learner.policy, minibatch, self.rule, self.coefficients)
+
+    def _step(self, phase: Phase, loss: th.Tensor, epoch: int, number: int) -> None:
+        place = f"in epoch {epoch}, minibatch {number} of the update at step {self.learner.num_timesteps}"
+        norm = gradient_step(phase.optimizer, phase.parameters, loss, phase.max_grad_norm, place)
+        self.record.gradient_norms.append(norm)
+
+    def _note(self, terms: LossTerms) -> None:
+        with th.no_grad():
+            clip_range = getattr(self.rule.policy_objective, "clip_range", math.inf)
+            clipped = clip_fraction(th.exp(terms.log_ratio), clip_range).mean()
+            kl = kl_k3(terms.log_ratio).mean()
+        self.record.add_minibatch(terms, clipped, kl)
+
+    # -- KL control -------------------------------------------------------------------------------------------
+
+    def _is_too_far(self, early_stop: EarlyStop, minibatches: list[LossTerms], epoch: int) -> bool:
+        kl = mean_kl(early_stop.estimator, minibatches)
+        if not early_stop.is_exceeded_by(kl):
+            return False
+        self.record.stopped_in_epoch = epoch
+        self.record.policy_is_stopped = early_stop.scope == "policy"
+        if self.learner.verbose >= 1:
+            print(f"Early stopping at step {epoch} due to reaching max kl: {kl:.2f}")
+        return True
+
+    def _adapt_learning_rate(self, phase: Phase) -> None:
+        control = self.rule.adaptive_learning_rate
+        if control is None or not self.record.epoch_terms:
+            return
+        kl = float(mean_kl(control.estimator, self.record.epoch_terms))
+        learning_rate = control.next_learning_rate(phase.optimizer.param_groups[0]["lr"], kl)
+        update_learning_rate(phase.optimizer, learning_rate)
+        self.learner.rule_state = dataclasses.replace(self.learner.rule_state, learning_rate=learning_rate)
+
+    def _adapt_penalty(self) -> None:
+        """batch-ppo and the paper measure the KL after the last step, over the whole rollout."""
+        objective, buffer = self.rule.policy_objective, self.learner.rollout_buffer
+        if not isinstance(objective, KLPenalty) or not isinstance(buffer, NotesRolloutBuffer):
+            return
+        formulas = formulas_of(self.learner.policy)
+        divergences = formulas.kl(buffer.old_parameters, self._parameters_of_rollout())  # type: ignore[union-attr, arg-type]
+        coefficient = objective.next_coefficient(self.coefficients.kl_coef, divergences.mean().item())
+        self.learner.rule_state = dataclasses.replace(self.learner.rule_state, kl_coef=coefficient)
+
+    # -- the whole rollout ------------------------------------------------------------------------------------
+
+    def _remember_old_parameters(self) -> None:
+        """Nothing has been stepped yet: what the policy says now is what it said while the rollout was gathered."""
+        self.learner.rollout_buffer.old_parameters = self._parameters_of_rollout()  # type: ignore[attr-defined]
+
+    def _parameters_of_rollout(self) -> tuple[th.Tensor, ...]:
+        chunks = self._in_evaluation_mode(lambda observations: parameters_of(self.learner.policy, observations))
+        return tuple(th.cat(parts) for parts in zip(*chunks, strict=True))
+
+    def _in_evaluation_mode(self, function: Any) -> list[Any]:
+        """Apply a function to all observations, in chunks and as during the rollout: without dropout."""
+        buffer: Any = self.learner.rollout_buffer
+        self.learner.policy.set_training_mode(False)
+        results = [function(chunk) for chunk in buffer.observation_chunks(self.batch_size or 4096)]
+        self.learner.policy.set_training_mode(True)
+        return results
+
+    def _recompute_advantages(self) -> None:
+        policy = self.learner.policy
+
+        def value_of(observations: Any) -> np.ndarray:
+            with th.no_grad():
+                values: np.ndarray = (
+                    policy.predict_values(obs_as_tensor(observations, self.learner.device)).cpu().numpy()
+                )
+            return values.reshape(-1)
+
+        policy.set_training_mode(False)
+        self.learner.rollout_buffer.recompute(value_of)  # type: ignore[attr-defined]
+        policy.set_training_mode(True)
 
 
-def _record(record: UpdateRecord, terms: LossTerms, rule: UpdateRule) -> th.Tensor:
-    """Note a minibatch; returns its k3 estimate of KL(old ‖ new)."""
-    with th.no_grad():
-        clip_range = getattr(rule.policy_objective, "clip_range", math.inf)
-        clipped = clip_fraction(th.exp(terms.log_ratio), clip_range).mean()
-        kl = kl_k3(terms.log_ratio).mean()
-    record.add_minibatch([terms.policy_loss, terms.value_loss, terms.entropy_loss, clipped, terms.loss], kl)
-    return kl
+def mean_kl(estimator: str, minibatches: list[LossTerms]) -> np.float32:
+    """Mean KL(old ‖ new) over minibatches, each weighing the same.
 
-
-def _kl_limit_is_reached(rule: UpdateRule, terms: LossTerms, k3: th.Tensor) -> bool:
-    if rule.kl_control is None:
-        return False
-    estimator = rule.kl_control.estimator
-    kl = k3 if estimator == "k3" else SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean()
-    return rule.kl_control.is_exceeded_by(np.float32(kl.item()))
+    :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
+    :param minibatches: at least one.
+    :return: nats; float32, as SB3 compares it.
+    """
+    if estimator == "exact":
+        divergences = [terms.exact_kl for terms in minibatches]
+    else:
+        divergences = [SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean() for terms in minibatches]
+    return np.float32(th.stack(divergences).mean().item())  # type: ignore[arg-type]
 
 
 def gradient_step(
@@ -120,8 +238,9 @@ def gradient_step(
 
 
 def _explained_variance(buffer: RolloutBuffer) -> float:
-    """Of the rollout's returns by its values, summed in SB3's order (environment by environment): the order decides the
-    last bit.
+    """Of the rollout's returns by its values.
+
+    Summed in SB3's order (environment by environment): the order decides the last bit.
     """
     if isinstance(buffer, NotesRolloutBuffer):
         return explained_variance(buffer.flat(buffer.values), buffer.flat(buffer.returns))

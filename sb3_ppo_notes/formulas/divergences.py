@@ -6,6 +6,8 @@ the order. The exact divergences live with each distribution (``formulas.distrib
 
 import torch as th
 
+from sb3_ppo_notes.formulas.checks import check_shapes
+
 
 def kl_k1(log_ratio: th.Tensor) -> th.Tensor:
     """The plain estimator of KL(π_old ‖ π).
@@ -61,3 +63,45 @@ def kl_k3(log_ratio: th.Tensor) -> th.Tensor:
     0.0
     """
     return (th.exp(log_ratio) - 1) - log_ratio
+
+
+def kl_cutoff(kl: th.Tensor, threshold: float, coefficient: float) -> th.Tensor:
+    """A wall behind the KL penalty: nothing up to the threshold, then steeply more.
+
+        c·(KL − KL_max)²  if KL > KL_max else 0
+
+    Value and slope are both 0 at the threshold, so the wall begins without a kink.
+
+    Source: batch-ppo's ``_policy_loss``.
+
+    :param kl: ``[N]`` or scalar, exact KL(old ‖ new); nats.
+    :param threshold: KL_max; nats.
+    :param coefficient: c >= 0.
+    :return: same shape, >= 0, to be subtracted from an objective.
+
+    >>> kl_cutoff(th.tensor([0.5, 2.0]), threshold=1.0, coefficient=10.0).tolist()
+    [0.0, 10.0]
+    """
+    return coefficient * th.clamp(kl - threshold, min=0.0) ** 2
+
+
+def kl_penalized(surrogate: th.Tensor, kl: th.Tensor, coefficient: float) -> th.Tensor:
+    """The surrogate with the distance from the old policy held against it.
+
+        L = ρ·Â − β·KL(π_old ‖ π)
+
+    A soft trust region in place of PPO's clip: β = 0 is the bare surrogate, a huge β forbids any change.
+
+    Source: PPO (arXiv:1707.06347) eq. 8.
+
+    :param surrogate: ``[N]``, ρ·Â; units of the advantages.
+    :param kl: ``[N]``, exact KL(old ‖ new) in each state, with gradient; nats.
+    :param coefficient: β >= 0.
+    :return: ``[N]``, to be maximised.
+    :raises ValueError: if the shapes differ.
+
+    >>> kl_penalized(th.tensor([1.0]), th.tensor([0.25]), coefficient=2.0).item()
+    0.5
+    """
+    check_shapes(surrogate=surrogate, kl=kl)
+    return surrogate - coefficient * kl

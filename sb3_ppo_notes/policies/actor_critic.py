@@ -166,3 +166,23 @@ def evaluate(policy: ActorCriticPolicy, observations: Any, actions: th.Tensor) -
     log_probs = formulas.log_prob(parameters, actions)
     values = policy.value_net(latent_vf).flatten()
     return Evaluation(values, log_probs, formulas.entropy and formulas.entropy(parameters), parameters)
+
+
+def parameters_of(policy: ActorCriticPolicy, observations: Any) -> Parameters:
+    """The parameters of π(·|s), without gradients.
+
+    :param policy: an SB3 policy with a distribution of SB3's.
+    :param observations: ``[N, ...]`` tensor or dict of tensors.
+    :return: a tuple of tensors ``[N, ...]``.
+    """
+    with th.no_grad():
+        return distribution_parameters(policy, latents(policy, observations)[0])
+
+
+def has_known_distribution(policy: Any) -> bool:
+    """Whether the parameters of the policy's distribution can be read, and so an exact KL be computed.
+
+    :param policy: any policy.
+    :return: ``False`` for a policy that evaluates actions by itself.
+    """
+    return keeps_sb3_method(policy, "evaluate_actions") and formulas_of(policy) is not None

@@ -7,20 +7,36 @@ the memory's order and nothing is copied. The arrays keep their shape and their 
 what you want to keep beyond the next rollout.
 """
 
-from collections.abc import Generator
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
-from sb3_ppo_notes.formulas.advantages import next_nonterminal, next_values
+from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits, next_nonterminal, next_values
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.formulas.distributions import Parameters
 from sb3_ppo_notes.rules import GAE, Optimization, RolloutArrays, UpdateRule
 
-SCALARS = ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages")
+
+class Minibatch(NamedTuple):
+    """Samples of one step of the optimiser, under SB3's names: ``[N, ...]`` tensors.
+
+    ``old_parameters`` are those of π_old(·|s), where the rule asks for the exact KL, else ``None``.
+    """
+
+    observations: Any
+    actions: th.Tensor
+    old_values: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    returns: th.Tensor
+    old_parameters: Parameters | None = None
+
+
+SCALARS = ("env_rewards", "rewards", "returns", "episode_starts", "values", "log_probs", "advantages")
 
 
 class NotesRolloutBuffer(RolloutBuffer):
@@ -37,9 +53,14 @@ class NotesRolloutBuffer(RolloutBuffer):
 
     #: The rule that computes advantages; the algorithm replaces it before each rollout.
     rule: UpdateRule
-    samples_class: ClassVar[Any] = RolloutBufferSamples
+    #: Rewards as the environment paid them; kept only for a rule that computes advantages every epoch.
+    env_rewards: np.ndarray
+    #: Parameters of π_old(·|s) for all samples in flat order, where the rule asks for the exact KL; set by the update.
+    old_parameters: Parameters | None
     _columns: dict[str, th.Tensor]
     _observation_tensors: Any
+    _cuts: list[tuple[int, int, Any]]
+    _end: tuple[np.ndarray, Any]
 
     def reset(self) -> None:
         """Begin a new rollout in the same memory."""
@@ -48,6 +69,8 @@ class NotesRolloutBuffer(RolloutBuffer):
             self._allocate()
         self.pos = 0
         self.full = False
+        self.old_parameters = None
+        self._cuts = []
         self.generator_ready = False
 
     def _allocate(self) -> None:
@@ -99,10 +122,59 @@ class NotesRolloutBuffer(RolloutBuffer):
         :param last_values: V(s_T), ``[B]`` or ``[B, 1]``.
         :param dones: ``[B]``, whether the last step ended its episode.
         """
-        following = next_values(self.values, last_values.detach().cpu().numpy().reshape(-1))
-        nonterminal = next_nonterminal(self.episode_starts, np.asarray(dones))
-        rollout = RolloutArrays(self.rewards, self.values, following, nonterminal)
+        self._estimate(self.rewards, self.values, last_values.detach().cpu().numpy().reshape(-1), np.asarray(dones))
+
+    def _estimate(self, rewards: np.ndarray, values: np.ndarray, last_values: np.ndarray, dones: np.ndarray) -> None:
+        nonterminal = next_nonterminal(self.episode_starts, dones)
+        rollout = RolloutArrays(rewards, values, next_values(values, last_values), nonterminal)
         self.advantages[...], self.returns[...] = self.rule.estimate(rollout, self.gamma)
+        self.generator_ready = False
+
+    def note_step(self, env_rewards: np.ndarray, truncated: list[tuple[int, Any]]) -> None:
+        """Remember of the step about to be added what is needed to compute advantages again with another critic.
+
+        :param env_rewards: ``[B]``, as the environment paid them.
+        :param truncated: environment index and last observation of each episode that a time limit cut at this step.
+        """
+        self.env_rewards[self.pos] = env_rewards
+        self._cuts += [(self.pos, index, observation) for index, observation in truncated]
+
+    def note_end(self, last_observation: Any, dones: np.ndarray) -> None:
+        """Remember how the rollout ended.
+
+        :param last_observation: s_T, ``[B, ...]``.
+        :param dones: ``[B]``, whether the last step ended its episode.
+        """
+        self._end = (dones, last_observation)
+
+    def recompute(self, value_of: Callable[[Any], np.ndarray]) -> None:
+        """Fill ``advantages`` and ``returns`` again, with the critic as it is now. ``values`` stay those of the
+        rollout.
+
+        :param value_of: V of a batch of observations (NumPy array or dict of arrays, ``[N, ...]``), ``[N]``.
+        """
+        flat_values = value_of(self._flat_observations())
+        values = flat_values.reshape(self.n_envs, self.buffer_size).T
+        terminal_values = np.zeros_like(self.rewards)
+        for step, environment, observation in self._cuts:
+            terminal_values[step, environment] = value_of(_batch_of_one(observation))[0]
+        rewards = bootstrap_time_limits(self.env_rewards, terminal_values, self.gamma)
+        dones, last_observation = self._end
+        self._estimate(rewards, values, value_of(last_observation), dones)
+
+    def observation_chunks(self, size: int) -> Generator[Any, None, None]:
+        """All observations in flat order, in portions.
+
+        :param size: rows of a portion; the last may be smaller.
+        :return: tensors on the device (or dicts of them), ``[N, ...]``.
+        """
+        n_samples = self.buffer_size * self.n_envs
+        self._observation_tensors = self._observations_as_tensors()
+        for start in range(0, n_samples, size):
+            yield self._observation_rows(th.arange(start, min(start + size, n_samples), device=self.device))
+
+    def _flat_observations(self) -> Any:
+        return self.flat(self.observations)
 
     def flat(self, array: np.ndarray) -> np.ndarray:
         """A rollout array in the order of the samples: all of environment 0, then all of environment 1, and so on.
@@ -137,6 +209,8 @@ class NotesRolloutBuffer(RolloutBuffer):
         columns = {field: self._flat_tensor(getattr(self, name)) for field, name in names.items()}
         # float32, because SB3 hands actions over like that, and Bernoulli needs floats.
         columns["actions"] = self._flat_tensor(self.actions.astype(np.float32, copy=False))
+        if self.rule.advantage_normalization.scope == "rollout":
+            columns["advantages"] = self.rule.advantage_normalization.normalize(columns["advantages"])
         return columns
 
     def _observations_as_tensors(self) -> Any:
@@ -147,7 +221,8 @@ class NotesRolloutBuffer(RolloutBuffer):
 
     def _minibatches(self, optimization: Optimization, n_samples: int, batch_size: int) -> Generator[Any, None, None]:
         # NumPy's global generator, one permutation an epoch, drawn when the epoch begins: SB3's use of random numbers.
-        order = np.random.permutation(n_samples) if optimization.shuffle else np.arange(n_samples)  # noqa: NPY002
+        is_shuffled = optimization.order == "shuffled"
+        order = np.random.permutation(n_samples) if is_shuffled else self._order_of_time()  # noqa: NPY002
         index = th.from_numpy(order).to(self.device)
         columns = {name: column[index] for name, column in self._columns.items()}
         last = n_samples - n_samples % batch_size if optimization.drop_last else n_samples
@@ -157,7 +232,14 @@ class NotesRolloutBuffer(RolloutBuffer):
             # and matrix products get freshly aligned memory, as in SB3 (they may round differently at another
             # alignment).
             observations = self._observation_rows(index[rows])
-            yield self.samples_class(observations, **{name: column[rows] for name, column in columns.items()})
+            old = self.old_parameters and tuple(parameter[index[rows]] for parameter in self.old_parameters)
+            yield Minibatch(
+                observations, **{name: column[rows] for name, column in columns.items()}, old_parameters=old
+            )
+
+    def _order_of_time(self) -> np.ndarray:
+        """Flat indices of all environments' first steps, then of all their second steps, and so on."""
+        return np.arange(self.buffer_size * self.n_envs).reshape(self.n_envs, self.buffer_size).T.ravel()
 
     def _observation_rows(self, index: th.Tensor) -> Any:
         return self._observation_tensors[index]
@@ -177,7 +259,6 @@ class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):
 
     observation_space: spaces.Dict
     observations: dict[str, np.ndarray]
-    samples_class: ClassVar[Any] = DictRolloutBufferSamples
 
     def _allocate(self) -> None:
         self.observations = {
@@ -190,8 +271,17 @@ class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):
         for key, stored in self.observations.items():
             stored[self.pos] = np.asarray(obs[key]).reshape(self.n_envs, *self.obs_shape[key])
 
+    def _flat_observations(self) -> dict[str, np.ndarray]:
+        return {key: self.flat(stored) for key, stored in self.observations.items()}
+
     def _observations_as_tensors(self) -> dict[str, th.Tensor]:
         return {key: self._flat_tensor(stored) for key, stored in self.observations.items()}
 
     def _observation_rows(self, index: th.Tensor) -> dict[str, th.Tensor]:
         return {key: tensor[index] for key, tensor in self._observation_tensors.items()}
+
+
+def _batch_of_one(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {key: np.asarray(part)[np.newaxis] for key, part in observation.items()}
+    return np.asarray(observation)[np.newaxis]

@@ -1,6 +1,6 @@
 """One collector for every algorithm, policy and space: act, step, remember, until the rollout is full."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch as th
@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.actor_critic import act
+from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_finite
 
 
@@ -70,6 +71,8 @@ def collect_rollouts(
     with th.no_grad():
         last_values = model.policy.predict_values(obs_as_tensor(model._last_obs, model.device))  # type: ignore[arg-type]
     _check_policy_output(rollout_buffer, last_values, model.num_timesteps)
+    if _will_recompute(rollout_buffer):
+        rollout_buffer.note_end(model._last_obs, step["dones"])
     rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])
     callback.update_locals(visible | step | {"n_steps": n_rollout_steps, "values": last_values})
     callback.on_rollout_end()
@@ -126,10 +129,11 @@ def _store(
 ) -> None:
     """Put one step into the buffer and move on to the next observation."""
     rewards, actions = step["rewards"], step["actions"]
-    if bootstrap_truncated and step["dones"].any():
-        terminal_values = _values_of_truncated(model.policy, step["dones"], step["infos"])
-        if terminal_values.any():
-            rewards = bootstrap_time_limits(rewards, terminal_values, model.gamma)
+    truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
+    if truncated:
+        rewards = bootstrap_time_limits(rewards, _terminal_values(model.policy, truncated, len(rewards)), model.gamma)
+    if _will_recompute(rollout_buffer):
+        rollout_buffer.note_step(step["rewards"], truncated)
     if isinstance(model.action_space, spaces.Discrete):
         actions = actions.reshape(-1, 1)
     rollout_buffer.add(
@@ -144,21 +148,34 @@ def _store(
     model._last_episode_starts = step["dones"]
 
 
-def _values_of_truncated(policy: ActorCriticPolicy, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-    """V(last observation) of each episode that a time limit cut at this step, 0 elsewhere: ``[B]``."""
-    terminal_values = np.zeros(len(dones), dtype=np.float32)
-    for index in np.flatnonzero(dones):
-        info = infos[index]
-        observation = info.get("terminal_observation")
-        # Truncated *and* terminated counts as terminal: the environments report TimeLimit.truncated only when nothing
-        # else ended it.
-        if observation is None or not info.get("TimeLimit.truncated", False):
-            continue
+def _will_recompute(rollout_buffer: RolloutBuffer) -> TypeGuard[NotesRolloutBuffer]:
+    return isinstance(rollout_buffer, NotesRolloutBuffer) and rollout_buffer.rule.computed == "every_epoch"
+
+
+def _truncated_episodes(dones: np.ndarray, infos: list[dict[str, Any]]) -> list[tuple[int, Any]]:
+    """Environment index and last observation of each episode that a time limit cut at this step.
+
+    Truncated *and* terminated counts as terminal: environments report TimeLimit.truncated only when nothing else ended
+    it.
+    """
+    if not dones.any():
+        return []
+    return [
+        (int(index), infos[index]["terminal_observation"])
+        for index in np.flatnonzero(dones)
+        if infos[index].get("TimeLimit.truncated", False) and infos[index].get("terminal_observation") is not None
+    ]
+
+
+def _terminal_values(policy: ActorCriticPolicy, truncated: list[tuple[int, Any]], n_envs: int) -> np.ndarray:
+    """V(last observation) of each truncated episode, 0 elsewhere: ``[B]``."""
+    values = np.zeros(n_envs, dtype=np.float32)
+    for index, observation in truncated:
         # One environment at a time, though a batch would be quicker: a matrix product of another shape may round
         # differently.
         with th.no_grad():
-            terminal_values[index] = policy.predict_values(policy.obs_to_tensor(observation)[0])[0].item()
-    return terminal_values
+            values[index] = policy.predict_values(policy.obs_to_tensor(observation)[0])[0].item()
+    return values
 
 
 def _check_policy_output(rollout_buffer: RolloutBuffer, last_values: th.Tensor, step: int) -> None:

@@ -1,13 +1,14 @@
 """The slots before the update: how advantages and value targets are computed, and how advantages are normalised."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch as th
 
 from sb3_ppo_notes.formulas import advantages as formulas
 from sb3_ppo_notes.formulas.advantages import FloatArray
-from sb3_ppo_notes.formulas.checks import check_choice, check_fraction, check_real
+from sb3_ppo_notes.formulas.checks import check_choice, check_flag, check_fraction, check_integer, check_real
 from sb3_ppo_notes.formulas.objectives import normalize_advantages
 
 
@@ -75,6 +76,52 @@ class GAE:
 
 
 @dataclass(frozen=True)
+class NStep:
+    """n rewards and the critic's word for the rest, minus V(s):
+    :func:`~sb3_ppo_notes.formulas.advantages.n_step_returns`.
+
+    :param n: number of rewards, at least 1; environment steps.
+    """
+
+    n: int = 5
+
+    def __post_init__(self) -> None:
+        check_integer("n", self.n, minimum=1)
+
+    def advantages(self, rollout: RolloutArrays, gamma: float) -> FloatArray:
+        """Â of every step: n-step return − V.
+
+        :param rollout: arrays ``[T, B]``.
+        :param gamma: γ in [0, 1].
+        :return: ``[T, B]``; reward units.
+        """
+        return NStepReturn(self.n).returns(rollout, gamma, rollout.values) - rollout.values
+
+
+@dataclass(frozen=True)
+class MonteCarlo:
+    """All rewards to go, minus V(s): :func:`~sb3_ppo_notes.formulas.advantages.monte_carlo_returns`.
+
+    :param bootstrap: close an episode that the rollout cuts with V(s_T); ``False`` counts only the rewards that were
+        seen.
+    """
+
+    bootstrap: bool = True
+
+    def __post_init__(self) -> None:
+        check_flag("bootstrap", self.bootstrap)
+
+    def advantages(self, rollout: RolloutArrays, gamma: float) -> FloatArray:
+        """Â of every step: Monte-Carlo return − V.
+
+        :param rollout: arrays ``[T, B]``.
+        :param gamma: γ in [0, 1].
+        :return: ``[T, B]``; reward units.
+        """
+        return MonteCarloReturn(self.bootstrap).returns(rollout, gamma, rollout.values) - rollout.values
+
+
+@dataclass(frozen=True)
 class LambdaReturn:
     """Advantage + V(s): the λ-return of GAE(λ). With another estimator it is the return that estimator compared with
     V.
@@ -89,6 +136,62 @@ class LambdaReturn:
         :return: ``[T, B]``; reward units.
         """
         return formulas.lambda_returns(advantages, rollout.values)
+
+
+@dataclass(frozen=True)
+class MonteCarloReturn:
+    """All rewards to go: :func:`~sb3_ppo_notes.formulas.advantages.monte_carlo_returns`.
+
+    :param bootstrap: close an episode that the rollout cuts with V(s_T); ``False`` counts only the rewards that were
+        seen.
+    """
+
+    bootstrap: bool = True
+
+    def __post_init__(self) -> None:
+        check_flag("bootstrap", self.bootstrap)
+
+    def returns(self, rollout: RolloutArrays, gamma: float, advantages: FloatArray) -> FloatArray:
+        """Ĝ of every step.
+
+        :param rollout: arrays ``[T, B]``.
+        :param gamma: γ in [0, 1].
+        :param advantages: not needed.
+        :return: ``[T, B]``; reward units.
+        """
+        last_values = rollout.following_values[-1] if self.bootstrap else np.zeros_like(rollout.following_values[-1])
+        return formulas.monte_carlo_returns(rollout.rewards, last_values, rollout.nonterminal, gamma)
+
+
+@dataclass(frozen=True)
+class NStepReturn:
+    """n rewards and the critic's word for the rest: :func:`~sb3_ppo_notes.formulas.advantages.n_step_returns`.
+
+    :param n: number of rewards, at least 1; environment steps. 1 is the TD(0) target r + γ·V(sₜ₊₁).
+    """
+
+    n: int = 5
+
+    def __post_init__(self) -> None:
+        check_integer("n", self.n, minimum=1)
+
+    def returns(self, rollout: RolloutArrays, gamma: float, advantages: FloatArray) -> FloatArray:
+        """Ĝ of every step.
+
+        :param rollout: arrays ``[T, B]``.
+        :param gamma: γ in [0, 1].
+        :param advantages: not needed.
+        :return: ``[T, B]``; reward units.
+        """
+        following, nonterminal = rollout.following_values, rollout.nonterminal
+        return formulas.n_step_returns(rollout.rewards, following, nonterminal, gamma, self.n)
+
+
+@dataclass(frozen=True)
+class TDZero(NStepReturn):
+    """The one-step target r + γ·V(sₜ₊₁): :class:`NStepReturn` of one reward."""
+
+    n: int = field(default=1, init=False, repr=False)
 
 
 @dataclass(frozen=True)

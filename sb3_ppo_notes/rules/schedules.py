@@ -73,10 +73,17 @@ def resolve(choice: Choice, progress_remaining: float) -> Choice:
     :raises ValueError: if a schedule returns a number that cannot be used.
     """
     fields = dataclasses.fields(choice)  # type: ignore[arg-type]
-    scheduled = {field.name: getattr(choice, field.name) for field in fields if callable(getattr(choice, field.name))}
-    if not scheduled:
+    present: dict[str, Any] = {}
+    for field in fields:
+        value = getattr(choice, field.name)
+        if dataclasses.is_dataclass(value):
+            resolved_value = resolve(value, progress_remaining)
+            if resolved_value is not value:
+                present[field.name] = resolved_value
+        elif callable(value):
+            present[field.name] = value_at(field.name, value, progress_remaining)
+    if not present:
         return choice
-    present = {name: value_at(name, value, progress_remaining) for name, value in scheduled.items()}
     # Not dataclasses.replace: it would run the constructor's checks, and those refuse the 0 that a linear schedule ends
     # with.
     resolved = object.__new__(type(choice))

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sb3_ppo_notes.formulas.advantages import FloatArray
-from sb3_ppo_notes.formulas.checks import check_choice
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_choice
+from sb3_ppo_notes.formulas.normalization import trajectory_z_scores
 from sb3_ppo_notes.rules.advantages import (
     GAE,
     AdvantageEstimator,
@@ -14,19 +15,27 @@ from sb3_ppo_notes.rules.advantages import (
     RolloutArrays,
     ValueTarget,
 )
-from sb3_ppo_notes.rules.kl_control import EarlyStop
-from sb3_ppo_notes.rules.objectives import ClippedSurrogate, PolicyObjective, SquaredValueError, ValueObjective
+from sb3_ppo_notes.rules.kl_control import AdaptiveLearningRate, EarlyStop, KLControl
+from sb3_ppo_notes.rules.objectives import (
+    ClippedSurrogate,
+    KLPenalty,
+    PolicyObjective,
+    SquaredValueError,
+    ValueObjective,
+)
 from sb3_ppo_notes.rules.optimization import Optimization
 from sb3_ppo_notes.rules.schedules import resolve
 
 SLOTS = {
+    "reward_scaling": "reward scaling",
+    "truncation": "time-limit truncation",
     "advantage_estimator": "advantage estimator",
     "value_target": "value target",
-    "truncation": "time-limit truncation",
+    "computed": "both computed",
     "advantage_normalization": "advantage normalisation",
     "policy_objective": "policy objective",
     "value_objective": "value objective",
-    "kl_control": "KL control",
+    "kl_controls": "KL control",
     "optimization": "optimisation",
 }
 
@@ -35,50 +44,89 @@ SLOTS = {
 class UpdateRule:
     """The choices of one update, stock PPO's by default. Prints as a table, pickles, compares.
 
-    :param advantage_estimator: how good each action was.
-    :param value_target: what the critic should have said.
+    :param reward_scaling: ``"none"``, or ``"trajectory_z_score"`` (moral_rl's, see
+        :func:`~sb3_ppo_notes.formulas.normalization.trajectory_z_scores` for what it destroys).
     :param truncation: ``"bootstrap"`` adds γ·V(terminal observation) where a time limit cut an episode, ``"terminal"``
         adds nothing.
+    :param advantage_estimator: how good each action was.
+    :param value_target: what the critic should have said.
+    :param computed: advantages and targets ``"once"`` a rollout, or again before ``"every_epoch"`` with the critic as
+        it is then.
     :param advantage_normalization: over which samples advantages are normalised.
     :param policy_objective: what the policy ascends.
     :param value_objective: what the critic descends.
-    :param kl_control: what happens when the policy has moved far; ``None`` for nothing.
-    :param optimization: how an epoch is cut into minibatches.
+    :param kl_controls: what happens when the policy has moved far: any number of controls, in their order.
+    :param optimization: how an epoch is cut into minibatches, and how many optimisers there are.
 
     >>> print(UpdateRule())
+    reward scaling           none
+    time-limit truncation    bootstrap
     advantage estimator      GAE(gae_lambda=0.95)
     value target             LambdaReturn()
-    time-limit truncation    bootstrap
+    both computed            once
     advantage normalisation  AdvantageNormalization(scope='minibatch', ddof=1, eps=1e-08)
     policy objective         ClippedSurrogate(clip_range=0.2)
     value objective          SquaredValueError()
     KL control               none
-    optimisation             Optimization(shuffle=True, drop_last=False)
+    optimisation             Optimization(order='shuffled', drop_last=False, separate=None)
     """
 
+    reward_scaling: Literal["none", "trajectory_z_score"] = "none"
+    truncation: Literal["bootstrap", "terminal"] = "bootstrap"
     advantage_estimator: AdvantageEstimator = field(default_factory=GAE)
     value_target: ValueTarget = field(default_factory=LambdaReturn)
-    truncation: Literal["bootstrap", "terminal"] = "bootstrap"
+    computed: Literal["once", "every_epoch"] = "once"
     advantage_normalization: AdvantageNormalization = field(default_factory=AdvantageNormalization)
     policy_objective: PolicyObjective = field(default_factory=ClippedSurrogate)
     value_objective: ValueObjective = field(default_factory=SquaredValueError)
-    kl_control: EarlyStop | None = None
+    kl_controls: tuple[KLControl, ...] = ()
     optimization: Optimization = field(default_factory=Optimization)
 
     def __post_init__(self) -> None:
+        check_choice("reward_scaling", self.reward_scaling, ("none", "trajectory_z_score"))
         check_choice("truncation", self.truncation, ("bootstrap", "terminal"))
+        check_choice("computed", self.computed, ("once", "every_epoch"))
+        for slot, method in (
+            ("advantage_estimator", "advantages"),
+            ("value_target", "returns"),
+            ("advantage_normalization", "normalize"),
+            ("policy_objective", "objective"),
+            ("value_objective", "loss"),
+        ):
+            if not hasattr(getattr(self, slot), method) or isinstance(getattr(self, slot), type):
+                raise InvalidTypeError(
+                    f"{slot} must be a choice for that slot, such as UpdateRule().{slot}, got {getattr(self, slot)!r}"
+                )
+        if not isinstance(self.kl_controls, tuple) or not all(isinstance(item, KLControl) for item in self.kl_controls):
+            raise InvalidTypeError(
+                f"kl_controls must be a tuple of EarlyStop and AdaptiveLearningRate, got {self.kl_controls!r}"
+            )
+        if not isinstance(self.optimization, Optimization):
+            raise InvalidTypeError(f"optimization must be an Optimization, got {self.optimization!r}")
 
     def __str__(self) -> str:
-        width = max(map(len, SLOTS.values()))
-        return "\n".join(f"{title:<{width}}  {choice}" for title, choice in self.rows().items())
+        return _as_table(self.rows())
 
     def rows(self) -> dict[str, str]:
         """The rule as a table.
 
         :return: the choice in each slot, in words, by the slot's title.
         """
-        choices = {title: getattr(self, slot) for slot, title in SLOTS.items()}
-        return {title: "none" if choice is None else str(choice) for title, choice in choices.items()}
+        return {title: _in_words(getattr(self, slot)) for slot, title in SLOTS.items()}
+
+    def diff(self, other: "UpdateRule") -> str:
+        """Only the slots in which two rules differ.
+
+        :param other: another rule.
+        :return: a table: slot, this rule's choice, the other's; empty if they are equal.
+
+        >>> print(UpdateRule().diff(UpdateRule(truncation="terminal")))
+        time-limit truncation  bootstrap  |  terminal
+        """
+        mine, theirs = self.rows(), other.rows()
+        return _as_table(
+            {title: f"{mine[title]}  |  {theirs[title]}" for title in mine if mine[title] != theirs[title]}
+        )
 
     def at(self, progress_remaining: float) -> "UpdateRule":
         """The rule with every schedule in it replaced by its present value.
@@ -102,5 +150,35 @@ class UpdateRule:
         :param gamma: γ in [0, 1].
         :return: advantages and returns, ``[T, B]`` each; reward units.
         """
+        if self.reward_scaling == "trajectory_z_score":
+            rollout = rollout._replace(rewards=trajectory_z_scores(rollout.rewards, rollout.nonterminal))
         advantages = self.advantage_estimator.advantages(rollout, gamma)
         return advantages, self.value_target.returns(rollout, gamma, advantages)
+
+    @property
+    def early_stop(self) -> EarlyStop | None:
+        """The first early stop among the KL controls."""
+        return next((control for control in self.kl_controls if isinstance(control, EarlyStop)), None)
+
+    @property
+    def adaptive_learning_rate(self) -> AdaptiveLearningRate | None:
+        """The first adaptive learning rate among the KL controls."""
+        return next((control for control in self.kl_controls if isinstance(control, AdaptiveLearningRate)), None)
+
+    @property
+    def needs_exact_kl(self) -> bool:
+        """Whether the old distribution's parameters have to be known during the update."""
+        return isinstance(self.policy_objective, KLPenalty) or any(
+            control.estimator == "exact" for control in self.kl_controls
+        )
+
+
+def _in_words(choice: Any) -> str:
+    if isinstance(choice, tuple):
+        return ", ".join(map(str, choice)) or "none"
+    return str(choice)
+
+
+def _as_table(rows: dict[str, str]) -> str:
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{title:<{width}}  {words}" for title, words in rows.items())

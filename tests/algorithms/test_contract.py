@@ -19,9 +19,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.loss import LossTerms
-from sb3_ppo_notes.algorithms.update import _kl_limit_is_reached
+from sb3_ppo_notes.algorithms.update import mean_kl
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, NonFiniteError
-from sb3_ppo_notes.formulas.divergences import kl_k3
 from sb3_ppo_notes.rules import (
     GAE,
     AdvantageNormalization,
@@ -261,7 +260,9 @@ def test_callbacks_keep_the_reward_that_the_environment_paid():
 
 def test_a_rule_gives_what_the_arguments_it_stands_for_give():
     by_arguments = small(gae_lambda=0.8, clip_range=0.1, target_kl=0.02, learning_rate=1e-2).learn(96)
-    rule = UpdateRule(advantage_estimator=GAE(0.8), policy_objective=ClippedSurrogate(0.1), kl_control=EarlyStop(0.02))
+    rule = UpdateRule(
+        advantage_estimator=GAE(0.8), policy_objective=ClippedSurrogate(0.1), kl_controls=(EarlyStop(0.02),)
+    )
     by_rule = small(rule=rule, learning_rate=1e-2).learn(96)
     pairs = zip(by_arguments.policy.state_dict().values(), by_rule.policy.state_dict().values(), strict=True)
     assert all(th.equal(*pair) for pair in pairs)
@@ -281,7 +282,7 @@ def test_a_rule_gives_what_the_arguments_it_stands_for_give():
 def test_an_argument_that_contradicts_the_rule_is_refused(argument):
     (name,) = argument
     with pytest.raises(InvalidValueError, match=f"^{name} must agree with rule"):
-        small(rule=UpdateRule(kl_control=EarlyStop(0.1)), **argument)
+        small(rule=UpdateRule(kl_controls=(EarlyStop(0.1),)), **argument)
 
 
 def test_a_given_rule_survives_save_and_load(tmp_path):
@@ -317,11 +318,11 @@ def test_ppo_with_the_rule_of_a2c_is_a2c():
 
 
 def test_sequential_minibatches_and_a_dropped_rest():
-    rule = UpdateRule(optimization=Optimization(shuffle=False, drop_last=True))
+    rule = UpdateRule(optimization=Optimization(order="sequential", drop_last=True))
     model = small(rule=rule, env=make_vec_env("CartPole-v1", 3), n_steps=5, batch_size=4)
     model.learn(15)
     batches = list(model.rollout_buffer.get(4))
-    stored = model.rollout_buffer.flat(model.rollout_buffer.returns)
+    stored = model.rollout_buffer.returns.ravel()  # [T, B]: all first steps, then all second steps
     assert [len(batch.returns) for batch in batches] == [4, 4, 4]
     assert np.array_equal(np.concatenate([batch.returns for batch in batches]), stored[:12])
 
@@ -333,9 +334,9 @@ def test_sequential_minibatches_and_a_dropped_rest():
 def test_early_stop_uses_the_estimator_it_names(estimator, limit, stops):
     # log ratios (.5, .1): mean k1 = -.3, mean k2 = .065, mean k3 = (e^.5 - 1.5 + e^.1 - 1.1)/2 = .0769
     log_ratio = th.tensor([0.5, 0.1])
-    terms = LossTerms(*[th.zeros(())] * 4, log_ratio)
-    rule = UpdateRule(kl_control=EarlyStop(target=limit, factor=1.0, estimator=estimator))
-    assert _kl_limit_is_reached(rule, terms, kl_k3(log_ratio).mean()) == stops
+    terms = LossTerms(*[th.zeros(())] * 4, log_ratio, None)
+    stop = EarlyStop(target=limit, factor=1.0, estimator=estimator)
+    assert stop.is_exceeded_by(mean_kl(estimator, [terms])) == stops
 
 
 def test_early_stop_is_strict_and_has_its_factor():
@@ -346,9 +347,9 @@ def test_early_stop_is_strict_and_has_its_factor():
 
 
 def test_rule_prints_pickles_and_compares():
-    rule = UpdateRule(kl_control=EarlyStop(0.01))
+    rule = UpdateRule(kl_controls=(EarlyStop(0.01),))
     assert pickle.loads(pickle.dumps(rule)) == rule != UpdateRule()
-    assert "EarlyStop(target=0.01, factor=1.5, estimator='k3', scope='update')" in str(rule)
+    assert "EarlyStop(target=0.01, factor=1.5, estimator='k3', scope='update', decided='minibatch')" in str(rule)
     assert "clip_range=0.2" in str(rule)
 
 

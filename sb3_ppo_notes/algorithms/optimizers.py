@@ -1,0 +1,77 @@
+"""Who steps which weights: one optimiser for all, or one each for actor and critic."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.rules import Schedule, SeparateOptimizers
+from sb3_ppo_notes.rules.schedules import value_at
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of an update: some weights, their optimiser, and how often the rollout is gone through.
+
+    :param optimizer: steps the weights.
+    :param parameters: all that the gradient's norm is taken over.
+    :param max_grad_norm: longest gradient, ``None`` for no limit.
+    :param n_epochs: passes over the rollout.
+    :param trains: actor and critic together, or one of them.
+    """
+
+    optimizer: th.optim.Optimizer
+    parameters: list[th.nn.Parameter]
+    max_grad_norm: float | None
+    n_epochs: int
+    trains: Literal["both", "policy", "critic"]
+
+
+def split_parameters(policy: ActorCriticPolicy) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:
+    """The weights of actor and critic.
+
+    :param policy: an SB3 policy with separate networks.
+    :return: the actor's and the critic's.
+    :raises ValueError: if they share weights.
+    """
+    critic_modules = [policy.value_net, policy.mlp_extractor.value_net]
+    actor_modules = [policy.action_net, policy.mlp_extractor.policy_net]
+    if policy.share_features_extractor:
+        shared = list(policy.features_extractor.parameters())
+    else:
+        shared = []
+        critic_modules.append(policy.vf_features_extractor)
+        actor_modules.append(policy.pi_features_extractor)
+    critic = [parameter for module in critic_modules for parameter in module.parameters()]
+    critic_ids = {id(parameter) for parameter in critic}
+    overlap = [
+        parameter for module in actor_modules for parameter in module.parameters() if id(parameter) in critic_ids
+    ]
+    if shared or overlap:
+        raise InvalidValueError(
+            "rule must not ask for separate optimizers when actor and critic share weights, got a shared features "
+            "extractor (share_features_extractor=False makes two)"
+        )
+    # Whatever is not the critic's is the actor's: log_std belongs to no module.
+    return [parameter for parameter in policy.parameters() if id(parameter) not in critic_ids], critic
+
+
+def separate_optimizers(
+    policy: ActorCriticPolicy, settings: SeparateOptimizers
+) -> tuple[th.optim.Optimizer, th.optim.Optimizer]:
+    """One optimiser each for actor and critic, of the policy's class and with its options.
+
+    :param policy: an SB3 policy with separate networks.
+    :param settings: the learning rates.
+    :return: the actor's and the critic's.
+    :raises ValueError: if they share weights.
+    """
+    actor, critic = split_parameters(policy)
+
+    def build(parameters: list[th.nn.Parameter], learning_rate: float | Schedule) -> th.optim.Optimizer:
+        rate = value_at("learning_rate", learning_rate, 1.0)
+        return policy.optimizer_class(parameters, lr=rate, **policy.optimizer_kwargs)  # type: ignore[call-arg]
+
+    return build(actor, settings.actor.learning_rate), build(critic, settings.critic.learning_rate)

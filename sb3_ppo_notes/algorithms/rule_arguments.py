@@ -1,0 +1,92 @@
+"""Translating between an ``UpdateRule`` and the arguments by which SB3 describes the same choices."""
+
+import inspect
+from typing import Any
+
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
+
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.policies.actor_critic import has_known_distribution
+from sb3_ppo_notes.rollouts import NotesRolloutBuffer
+from sb3_ppo_notes.rules import GAE, LambdaReturn, UpdateRule
+
+RULE_ARGUMENTS = ("gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage", "target_kl")
+
+
+def arguments_of(rule: UpdateRule) -> dict[str, Any]:
+    """What SB3's arguments would have to be for a rule.
+
+    :param rule: any rule.
+    :return: values by argument name; arguments that have no meaning for the rule are left out.
+    """
+    settings: dict[str, Any] = {"normalize_advantage": rule.advantage_normalization.scope != "none"}
+    for choice, name in (
+        (rule.advantage_estimator, "gae_lambda"),
+        (rule.policy_objective, "clip_range"),
+        (rule.value_objective, "clip_range_vf"),
+    ):
+        if hasattr(choice, name):
+            settings[name] = getattr(choice, name)
+    if rule.early_stop is not None:
+        settings["target_kl"] = rule.early_stop.target
+    return settings
+
+
+def take_arguments_from(rule: UpdateRule, model: Any) -> None:
+    """Set SB3's attributes to what the rule says, after making sure that nobody asked for something else.
+
+    An argument that has its default counts as not given.
+
+    :param rule: the rule that was given.
+    :param model: its attributes are set.
+    :raises ValueError: if an attribute says otherwise than the rule.
+    """
+    settings = arguments_of(rule)
+    defaults = inspect.signature(type(model).__init__).parameters
+    for name in RULE_ARGUMENTS:
+        if name not in defaults:
+            continue
+        given, default = plain(getattr(model, name)), defaults[name].default
+        wanted = settings.get(name, default)
+        if given not in (default, plain(wanted)):
+            raise InvalidValueError(
+                f"{name} must agree with rule, which has {wanted!r}, got {given!r} (give one of the two)"
+            )
+        setattr(model, name, wanted)
+
+
+def check_rule_fits(rule: UpdateRule, policy: Any, buffer: Any) -> None:
+    """Refuse a rule that this policy or this buffer cannot serve.
+
+    :param rule: the choices.
+    :param policy: the policy that was built.
+    :param buffer: the rollout buffer that was built.
+    :raises ValueError: naming what does not fit.
+    """
+    stock = UpdateRule(advantage_estimator=GAE(1.0))
+    is_stock_estimate = isinstance(rule.advantage_estimator, GAE) and isinstance(rule.value_target, LambdaReturn)
+    is_stock = is_stock_estimate and (rule.optimization.order, rule.optimization.drop_last) == ("shuffled", False)
+    is_stock = is_stock and rule.advantage_normalization.scope != "rollout" and not rule.needs_exact_kl
+    is_stock = is_stock and (rule.computed, rule.reward_scaling) == (stock.computed, stock.reward_scaling)
+    if not is_stock and not isinstance(buffer, NotesRolloutBuffer):
+        raise InvalidValueError(
+            f"rollout_buffer_class must be NotesRolloutBuffer or a subclass for this rule, got {type(buffer).__name__}: "
+            "SB3's buffers compute GAE and shuffle, whatever the rule says. What differs from stock:\n"
+            + UpdateRule().diff(rule)
+        )
+    if rule.needs_exact_kl and not has_known_distribution(policy):
+        raise InvalidValueError(
+            f"policy must leave evaluate_actions to SB3 for a rule that needs the exact KL, got "
+            f"{type(policy).__name__}, whose distribution cannot be read"
+        )
+
+
+def plain(value: Any) -> Any:
+    """A constant schedule as its number.
+
+    :param value: anything.
+    :return: the number of a ``FloatSchedule`` around a constant, else the value itself.
+    """
+    if isinstance(value, FloatSchedule):
+        value = value.value_schedule
+    return value.val if isinstance(value, ConstantSchedule) else value
