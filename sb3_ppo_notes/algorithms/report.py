@@ -103,5 +103,5 @@ def dump_last_update(logger: Logger, num_timesteps: int) -> None:
         return
     logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
     logger.dump(step=num_timesteps)
-    # Dumping empties the logger; whoever reads logger.name_to_value after learn() shall still find what SB3 leaves there.
+    # Dumping empties the logger; whoever reads logger.name_to_value afterwards shall still find what SB3 leaves there.
     logger.name_to_value.update(recorded)

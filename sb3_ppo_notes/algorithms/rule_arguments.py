@@ -70,7 +70,8 @@ def check_rule_fits(rule: UpdateRule, policy: Any, buffer: Any) -> None:
     is_stock = is_stock and (rule.computed, rule.reward_scaling) == (stock.computed, stock.reward_scaling)
     if not is_stock and not isinstance(buffer, NotesRolloutBuffer):
         raise InvalidValueError(
-            f"rollout_buffer_class must be NotesRolloutBuffer or a subclass for this rule, got {type(buffer).__name__}: "
+            f"rollout_buffer_class must be NotesRolloutBuffer or a subclass for this rule, "
+            f"got {type(buffer).__name__}: "
             "SB3's buffers compute GAE and shuffle, whatever the rule says. What differs from stock:\n"
             + UpdateRule().diff(rule)
         )

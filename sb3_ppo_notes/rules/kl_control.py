@@ -46,7 +46,7 @@ class EarlyStop:
         check_choice("decided", self.decided, ("minibatch", "epoch"))
         if self.scope == "epoch" and self.decided == "epoch":
             raise InvalidValueError(
-                'scope must be "update" or "policy" when decided="epoch" (the epoch is over then), got "epoch"'
+                'scope must be "update" or "policy" when decided="epoch", got "epoch" (it is over then)'
             )
 
     def is_exceeded_by(self, kl: float | np.floating) -> bool:

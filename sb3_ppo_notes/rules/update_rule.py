@@ -93,13 +93,13 @@ class UpdateRule:
             ("policy_objective", "objective"),
             ("value_objective", "loss"),
         ):
-            if not hasattr(getattr(self, slot), method) or isinstance(getattr(self, slot), type):
-                raise InvalidTypeError(
-                    f"{slot} must be a choice for that slot, such as UpdateRule().{slot}, got {getattr(self, slot)!r}"
-                )
-        if not isinstance(self.kl_controls, tuple) or not all(isinstance(item, KLControl) for item in self.kl_controls):
+            choice = getattr(self, slot)
+            if not hasattr(choice, method) or isinstance(choice, type):
+                raise InvalidTypeError(f"{slot} must be one of the choices in sb3_ppo_notes.rules, got {choice!r}")
+        controls = self.kl_controls
+        if not isinstance(controls, tuple) or not all(isinstance(control, KLControl) for control in controls):
             raise InvalidTypeError(
-                f"kl_controls must be a tuple of EarlyStop and AdaptiveLearningRate, got {self.kl_controls!r}"
+                f"kl_controls must be a tuple of EarlyStop and AdaptiveLearningRate, got {controls!r}"
             )
         if not isinstance(self.optimization, Optimization):
             raise InvalidTypeError(f"optimization must be an Optimization, got {self.optimization!r}")
