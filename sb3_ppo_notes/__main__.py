@@ -7,8 +7,9 @@ from typing import Any
 import tyro
 
 from sb3_ppo_notes.runs.compare import Compare
+from sb3_ppo_notes.runs.train import Train
 
-COMMANDS: dict[str, Callable[..., Any]] = {"compare": Compare}
+COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "compare": Compare}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

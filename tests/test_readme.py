@@ -58,3 +58,10 @@ def test_the_table_of_the_rule_is_the_one_the_code_prints():
     from sb3_ppo_notes.rules import UpdateRule
 
     assert str(UpdateRule()) in README
+
+
+def test_the_table_of_recipes_is_generated():
+    from sb3_ppo_notes.recipes import RECIPES
+    from sb3_ppo_notes.rules.tables import markdown_table
+
+    assert markdown_table({name: recipe.rule for name, recipe in RECIPES.items()}) in README

@@ -115,3 +115,19 @@ def made_environment(env: Any, verbose: int) -> Any:
             f"bound, got {action_space}"
         )
     return env
+
+
+class SuggestsKeywords:
+    """Makes an unknown keyword argument of a constructor an error that names the nearest known ones."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # __new__ takes anything, in order to refuse it with a suggestion; tools shall still see the constructor's own
+        # signature.
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Check the names before anything is built."""
+        check_keywords(cls.__init__, kwargs)
+        return super().__new__(cls)

@@ -20,7 +20,8 @@ from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.arguments import check_arguments, check_learn_arguments, check_rollout_size
-from sb3_ppo_notes.algorithms.construction import check_keywords, check_policy, made_environment
+from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
+from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.optimizers import Phase, separate_optimizers, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
@@ -35,7 +36,7 @@ from sb3_ppo_notes.rules.state import RuleState
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="NotesOnPolicyAlgorithm")
 
 
-class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
+class NotesOnPolicyAlgorithm(SuggestsKeywords, OnPolicyAlgorithm):
     """Gather a rollout, learn from it, report: the loop around an :class:`~sb3_ppo_notes.rules.UpdateRule`.
 
     Subclasses give the arguments, build the default rule from them and name what is logged. All the learning is in
@@ -66,17 +67,6 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     #: The critic's own optimiser, where the rule has separate ones.
     critic_optimizer: th.optim.Optimizer
     _given_rule: UpdateRule | None = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # __new__ takes anything, in order to refuse it with a suggestion; tools shall still see the constructor's own
-        # signature.
-        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "NotesOnPolicyAlgorithm":
-        check_keywords(cls.__init__, kwargs)
-        return super().__new__(cls)
 
     def _construct(self, arguments: dict[str, Any], rule: UpdateRule | None) -> None:
         """The constructor's common half.
@@ -109,6 +99,23 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         warns = not rule.optimization.drop_last
         check_rollout_size(self.n_steps, self.n_envs, self._batch_size(), normalizes, warns_of_rest=warns)
 
+    @classmethod
+    def from_recipe(
+        cls: type[SelfAlgorithm], name: str, env: GymEnv | str, *, n_envs: int | None = None, **overrides: Any
+    ) -> SelfAlgorithm:
+        """A seed system's algorithm, network and wrappers, on your environment.
+
+        :param name: a key of ``sb3_ppo_notes.recipes.RECIPES``.
+        :param env: an id, an environment or a VecEnv; the recipe's wrappers go around it.
+        :param n_envs: another number of environments than the recipe's, if ``env`` is an id.
+        :param overrides: constructor arguments in place of the recipe's; ``policy_kwargs`` are merged.
+        :return: a model, not trained yet.
+        :raises ValueError: if there is no such recipe, or it is of the other algorithm.
+        """
+        recipe = found_recipe(name, cls.algorithm_name.lower())
+        wrapped = recipe_environment(recipe, env, n_envs, overrides.get("seed"))
+        return cls(env=wrapped, **recipe_arguments(recipe, wrapped, overrides))
+
     # -- the rule ---------------------------------------------------------------------------------------------
 
     @property
@@ -119,8 +126,6 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _default_rule(self) -> UpdateRule:
         """Stock SB3, with the present values of its arguments."""
         raise NotImplementedError
-
-    # -- building and loading ---------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
         # A loaded model comes through here with attributes that no constructor has seen. Warnings were given at

@@ -102,14 +102,16 @@ class NStep:
 class MonteCarlo:
     """All rewards to go, minus V(s): :func:`~sb3_ppo_notes.formulas.advantages.monte_carlo_returns`.
 
-    :param bootstrap: close an episode that the rollout cuts with V(s_T); ``False`` counts only the rewards that were
-        seen.
+    :param bootstrap: close an episode that the rollout cuts with V(s_T); ``False`` counts only the rewards seen.
+    :param chunk: cut the sums also after every so many steps of the rollout, as batch-ppo does: less variance,
+        and blind for what comes later. ``None`` for no such cut.
     """
 
     bootstrap: bool = True
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
-        check_flag("bootstrap", self.bootstrap)
+        _check_monte_carlo(self.bootstrap, self.chunk)
 
     def advantages(self, rollout: RolloutArrays, gamma: float) -> FloatArray:
         """Â of every step: Monte-Carlo return − V.
@@ -118,7 +120,7 @@ class MonteCarlo:
         :param gamma: γ in [0, 1].
         :return: ``[T, B]``; reward units.
         """
-        return MonteCarloReturn(self.bootstrap).returns(rollout, gamma, rollout.values) - rollout.values
+        return MonteCarloReturn(self.bootstrap, self.chunk).returns(rollout, gamma, rollout.values) - rollout.values
 
 
 @dataclass(frozen=True)
@@ -142,14 +144,16 @@ class LambdaReturn:
 class MonteCarloReturn:
     """All rewards to go: :func:`~sb3_ppo_notes.formulas.advantages.monte_carlo_returns`.
 
-    :param bootstrap: close an episode that the rollout cuts with V(s_T); ``False`` counts only the rewards that were
-        seen.
+    :param bootstrap: close an episode that the rollout cuts with V(s_T); ``False`` counts only the rewards seen.
+    :param chunk: cut the sums also after every so many steps of the rollout, as batch-ppo does: less variance,
+        and blind for what comes later. ``None`` for no such cut.
     """
 
     bootstrap: bool = True
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
-        check_flag("bootstrap", self.bootstrap)
+        _check_monte_carlo(self.bootstrap, self.chunk)
 
     def returns(self, rollout: RolloutArrays, gamma: float, advantages: FloatArray) -> FloatArray:
         """Ĝ of every step.
@@ -160,7 +164,11 @@ class MonteCarloReturn:
         :return: ``[T, B]``; reward units.
         """
         last_values = rollout.following_values[-1] if self.bootstrap else np.zeros_like(rollout.following_values[-1])
-        return formulas.monte_carlo_returns(rollout.rewards, last_values, rollout.nonterminal, gamma)
+        nonterminal = rollout.nonterminal
+        if self.chunk is not None:
+            nonterminal = nonterminal.copy()
+            nonterminal[self.chunk - 1 :: self.chunk] = 0.0
+        return formulas.monte_carlo_returns(rollout.rewards, last_values, nonterminal, gamma)
 
 
 @dataclass(frozen=True)
@@ -220,3 +228,10 @@ class AdvantageNormalization:
         :return: ``[N]``; standard deviations.
         """
         return normalize_advantages(advantages, self.eps, self.ddof)
+
+
+def _check_monte_carlo(bootstrap: bool, chunk: int | None) -> None:
+    check_flag("bootstrap", bootstrap)
+    if chunk is not None:
+        check_integer("chunk", chunk, minimum=1)
+        check_choice("bootstrap", bootstrap, (False,))  # there is no value to close a chunk with

@@ -16,6 +16,9 @@ STYLES: dict[str, dict[str, Any]] = {
     "notes": dict(color="#0072B2", linewidth=1.3, alpha=1.0, label="sb3_ppo_notes"),
 }
 
+#: The rest of Okabe and Ito's.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+
 
 class Curve(NamedTuple):
     """The episodes of one training run.
@@ -79,19 +82,22 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     return means
 
 
-def draw_learning_curves(curves: list[Curve], title: str, path: Path, window: int = 20) -> None:
+def draw_learning_curves(
+    curves: list[Curve], title: str, path: Path, window: int = 20, styles: dict[str, dict[str, Any]] = STYLES
+) -> None:
     """Draw one line a run: the mean return of the last episodes over environment steps.
 
     :param curves: of all runs.
     :param title: of the picture.
     :param path: the PNG.
     :param window: episodes that a point averages.
+    :param styles: how each arm's lines look, in the order in which they are drawn.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     labelled: set[str] = set()
-    for arm, style in STYLES.items():
+    for arm, style in styles.items():
         for curve in (curve for curve in curves if curve.arm == arm and len(curve.returns)):
             line = style | ({"label": None} if arm in labelled else {})
             axes.plot(curve.timesteps, moving_average(curve.returns, window), **line)

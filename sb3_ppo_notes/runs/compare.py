@@ -15,20 +15,20 @@ from rich.console import Console
 from rich.table import Table
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_ppo_notes import NotesA2C, NotesPPO, __version__
 from sb3_ppo_notes.algorithms.construction import made_environment
-from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
 from sb3_ppo_notes.runs.charts import Curve, draw_learning_curves, episodes_of, write_curves
+from sb3_ppo_notes.runs.evaluation import evaluate
 from sb3_ppo_notes.runs.progress import StepsProgress
+from sb3_ppo_notes.runs.recipes import compare_recipes, parsed_recipes, recipe_table, write_recipes
 
 PAIRS: dict[str, tuple[Callable[..., OnPolicyAlgorithm], Callable[..., OnPolicyAlgorithm]]] = {
     "ppo": (PPO, NotesPPO),
     "a2c": (A2C, NotesA2C),
 }
-EVALUATION_SEED_OFFSET = 10_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Compare:
     """Environments stepped side by side."""
     n_eval_episodes: int = 20
     """Episodes of the final, deterministic evaluation, on seeds that training never saw."""
+    recipes: str | None = None
+    """Train these seed systems side by side instead, names separated by commas: skrl,minimal_rl,…"""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("comparison"))
     """Where comparison.json, learning_curves.png and learning_curves.csv go."""
 
@@ -74,6 +76,8 @@ class Compare:
         # The same number of threads on both sides: another number would sum in another order.
         th.set_num_threads(1)
         console = Console()
+        if self.recipes is not None:
+            return self._compare_recipes(console)
         results: list[SeedResult] = []
         curves: list[Curve] = []
         with StepsProgress(total=2 * self.seeds * self.total_timesteps) as progress:
@@ -94,9 +98,25 @@ class Compare:
     def _check(self) -> None:
         for name in ("total_timesteps", "seeds", "n_envs", "n_eval_episodes"):
             check_integer(name, getattr(self, name), minimum=1)
+        if self.recipes is not None and not parsed_recipes(self.recipes, check_choice):
+            raise InvalidValueError(f"recipes must be names separated by commas, got {self.recipes!r}")
         if self.outdir.exists() and not self.outdir.is_dir():
             raise InvalidValueError(f"outdir must be a folder, got the file {self.outdir}")
         made_environment(self.env, verbose=0).close()
+
+    def _compare_recipes(self, console: Console) -> int:
+        names = parsed_recipes(self.recipes or "", check_choice)
+        with StepsProgress(total=len(names) * self.seeds * self.total_timesteps) as progress:
+            results, curves = compare_recipes(
+                names, self.env, self.total_timesteps, self.seeds, self.n_eval_episodes, progress
+            )
+        console.print(recipe_table(results, f"{self.env}, {self.total_timesteps:,} steps, {self.seeds} seeds"))
+        self.outdir.mkdir(parents=True, exist_ok=True)
+        write_recipes(results, curves, asdict(self) | {"outdir": str(self.outdir)}, self.outdir)
+        console.print(
+            f"written: {self.outdir}/comparison.json, learning_curves.png, learning_curves.csv", soft_wrap=True
+        )
+        return 0
 
     def _train_pair(self, seed: int, progress: StepsProgress, notes_first: bool) -> tuple[SeedResult, list[Curve]]:
         models, speeds, curves = {}, {}, []
@@ -114,8 +134,8 @@ class Compare:
         difference = largest_difference(models["stock"], models["notes"])
         result = SeedResult(
             seed=seed,
-            stock_return=self._evaluate(models["stock"], seed),
-            notes_return=self._evaluate(models["notes"], seed),
+            stock_return=evaluate(models["stock"], self.env, seed, self.n_eval_episodes)[0],
+            notes_return=evaluate(models["notes"], self.env, seed, self.n_eval_episodes)[0],
             parameters_equal=difference == 0.0,
             largest_difference=difference,
             stock_steps_per_second=speeds["stock"],
@@ -123,12 +143,6 @@ class Compare:
             ratio=speeds["notes"] / speeds["stock"],
         )
         return result, curves
-
-    def _evaluate(self, model: OnPolicyAlgorithm, seed: int) -> float:
-        env = make_vec_env(self.env, n_envs=1, seed=seed + EVALUATION_SEED_OFFSET)
-        mean, _ = evaluate_policy(model, env, n_eval_episodes=self.n_eval_episodes, deterministic=True)
-        env.close()
-        return float(mean)  # type: ignore[arg-type]
 
     def _table(self, results: list[SeedResult]) -> Table:
         stock, ours = (algorithm.__name__ for algorithm in PAIRS[self.algo])

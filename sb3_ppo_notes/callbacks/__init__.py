@@ -1,0 +1,5 @@
+"""What is watched while it trains."""
+
+from sb3_ppo_notes.callbacks.stopping import StopWhenAllSucceeded
+
+__all__ = ["StopWhenAllSucceeded"]

@@ -1,0 +1,289 @@
+"""The seed systems, each a row of one table: rule, hyperparameters, network, wrappers, and what it does not
+reproduce.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
+
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from sb3_ppo_notes.policies.trunk import shared_trunk
+from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize, VecEpisodeEndReward, VecRewardScale
+from sb3_ppo_notes.rules import (
+    GAE,
+    AdvantageNormalization,
+    ClippedSurrogate,
+    EarlyStop,
+    HuberValueError,
+    KLPenalty,
+    MonteCarlo,
+    MonteCarloReturn,
+    Optimization,
+    OptimizerSettings,
+    PolicyGradient,
+    SeparateOptimizers,
+    SquaredValueError,
+    TDZero,
+    UpdateRule,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One system's way of doing PPO or A2C.
+
+    :param origin: the system, and the version that was read.
+    :param algorithm: which class builds it.
+    :param rule: its choices.
+    :param hyperparameters: constructor arguments, by SB3's names; ``policy_kwargs`` is its network.
+    :param n_envs: environments that it steps side by side.
+    :param wrappers: applied in this order to the vectorised environments.
+    :param stop_when: ``"all_succeeded"`` if training ends once the last episode of every environment was a success,
+        else ``None``.
+    :param differs: what it deliberately does not reproduce, and why.
+    """
+
+    origin: str
+    algorithm: Literal["ppo", "a2c"] = "ppo"
+    rule: UpdateRule
+    hyperparameters: MappingProxyType[str, Any]
+    n_envs: int = 1
+    wrappers: tuple[Callable[[VecEnv], VecEnv], ...] = ()
+    stop_when: Literal["all_succeeded"] | None = None
+    differs: tuple[str, ...] = field(default=())
+
+    def wrap(self, env: VecEnv) -> VecEnv:
+        """The environments as the system presents them to its agent.
+
+        :param env: vectorised environments.
+        :return: the same, wrapped.
+        """
+        for wrapper in self.wrappers:
+            env = wrapper(env)
+        return env
+
+
+def _settings(**hyperparameters: Any) -> MappingProxyType[str, Any]:
+    return MappingProxyType(hyperparameters)
+
+
+# batch_size, n_steps and n_envs below multiply to what each system learns from at once. SB3's Adam has eps 1e-5 only
+# where no optimizer_kwargs are given; these systems use torch's (or TensorFlow's) 1e-8.
+ADAM = MappingProxyType({"eps": 1e-8})
+
+RECIPES: dict[str, Recipe] = {
+    "skrl": Recipe(
+        origin="skrl 1.4.3 (PPO_DEFAULT_CONFIG)",
+        rule=UpdateRule(
+            truncation="terminal",
+            advantage_estimator=GAE(0.95),
+            advantage_normalization=AdvantageNormalization("rollout", ddof=1, eps=1e-8),
+            policy_objective=ClippedSurrogate(0.2),
+            value_objective=SquaredValueError(),
+            optimization=Optimization(order="sequential", drop_last=True),
+        ),
+        hyperparameters=_settings(
+            learning_rate=1e-3,
+            n_steps=16,
+            batch_size=64,  # two minibatches of 16 steps of 8 environments
+            n_epochs=8,
+            gamma=0.99,
+            ent_coef=0.0,
+            vf_coef=1.0,
+            max_grad_norm=0.5,
+            policy_kwargs=dict(optimizer_kwargs=dict(ADAM)),
+        ),
+        n_envs=8,
+        differs=(
+            "kl_threshold and KLAdaptiveLR are off by default there too; add EarlyStop(target, factor=1.0, "
+            "scope='epoch') and AdaptiveLearningRate() to kl_controls to switch them on",
+            "time_limit_bootstrap (off by default) adds γ·V of the state *before* the action; "
+            "truncation='bootstrap' adds the right one",
+            "the running scalers of observations and values (off by default) shift during the first epoch, so "
+            "that the ratio is not 1 at the first minibatch; use VecNormalize",
+            "its entropy of a Gaussian is the mean over dimensions, SB3's the sum; the default coefficient is 0",
+            "networks are the user's there; SB3's default 64-64 tanh is used",
+            "random_timesteps and learning_starts are left out: random actions have no log-probability to learn from",
+        ),
+    ),
+    "batch_ppo": Recipe(
+        origin="google-research/batch-ppo, configs.py (pendulum)",
+        rule=UpdateRule(
+            truncation="terminal",
+            advantage_estimator=MonteCarlo(bootstrap=False, chunk=50),
+            value_target=MonteCarloReturn(bootstrap=False, chunk=50),
+            advantage_normalization=AdvantageNormalization("rollout", ddof=0, eps=1e-8),
+            policy_objective=KLPenalty(
+                coefficient=1.0, target=0.01, adaptation="batch_ppo", cutoff_factor=2.0, cutoff_coef=1000.0
+            ),
+            optimization=Optimization(drop_last=True),
+        ),
+        hyperparameters=_settings(
+            learning_rate=1e-4,
+            n_steps=200,  # one whole episode of Pendulum in each of 30 environments
+            batch_size=1000,  # 20 chunks of 50 steps
+            n_epochs=25,
+            gamma=0.995,
+            ent_coef=0.0,
+            vf_coef=0.5,
+            max_grad_norm=None,
+            policy_kwargs=dict(
+                net_arch=dict(pi=[200, 100], vf=[200, 100]),
+                activation_fn=nn.ReLU,
+                ortho_init=False,
+                log_std_init=-1.05,  # a standard deviation of .35
+                optimizer_kwargs=dict(ADAM),
+            ),
+        ),
+        n_envs=30,
+        wrappers=(StreamingNormalize,),
+        differs=(
+            "complete episodes are gathered there, whatever their length; here the rollout has a fixed number "
+            "of steps, equal to the episodes' where these have one length",
+            "returns are cut at the end of each chunk of 50 steps there and here: the value target ignores all "
+            "later reward, which is wrong and lowers the variance; MonteCarlo(bootstrap=False) goes to the "
+            "episode's end",
+            "a chunk's KL is the mean over its padded length there; here it is the mean over a minibatch of "
+            "shuffled steps",
+            "advantages are normalised over the padding there (a defect); here there is no padding",
+            "β has no floor there and can die at 0; here it stays within bounds",
+            "observations are normalised with newer statistics than the ones they were acted on there; here the "
+            "stored ones are used",
+            "the mean of the Gaussian goes through a tanh and the deviation through a softplus there; here both "
+            "are SB3's",
+        ),
+    ),
+    "spinning_up": Recipe(
+        origin="OpenAI Spinning Up, algos/pytorch/ppo",
+        rule=UpdateRule(
+            advantage_estimator=GAE(0.97),
+            value_target=MonteCarloReturn(bootstrap=True),
+            advantage_normalization=AdvantageNormalization("rollout", ddof=0, eps=0.0),
+            policy_objective=ClippedSurrogate(0.2),
+            kl_controls=(EarlyStop(target=0.01, factor=1.5, estimator="k1", scope="policy"),),
+            optimization=Optimization(
+                order="sequential",
+                separate=SeparateOptimizers(
+                    actor=OptimizerSettings(learning_rate=3e-4, n_epochs=80),
+                    critic=OptimizerSettings(learning_rate=1e-3, n_epochs=80),
+                ),
+            ),
+        ),
+        hyperparameters=_settings(
+            n_steps=4000,
+            batch_size=4000,
+            gamma=0.99,
+            ent_coef=0.0,
+            vf_coef=1.0,
+            max_grad_norm=None,
+            policy_kwargs=dict(ortho_init=False, log_std_init=-0.5, optimizer_kwargs=dict(ADAM)),
+        ),
+        differs=(
+            "its environments are reset at the end of every epoch; here the episode goes on",
+            "a true terminal state at the last step of an epoch is bootstrapped there (issue #257, a defect); "
+            "here it is not",
+            "constant advantages give NaN there (no epsilon); here they raise NonFiniteError before a weight is "
+            "touched",
+            "MPI processes average gradients there; here several environments are stepped by one process",
+        ),
+    ),
+    "moral_rl": Recipe(
+        origin="mlpeschl/moral_rl, moral/ppo.py (the code of the French note)",
+        rule=UpdateRule(
+            reward_scaling="trajectory_z_score",
+            truncation="terminal",
+            advantage_estimator=MonteCarlo(bootstrap=False),
+            value_target=MonteCarloReturn(bootstrap=False),
+            computed="every_epoch",
+            advantage_normalization=AdvantageNormalization("none"),
+            policy_objective=ClippedSurrogate(0.1),
+        ),
+        hyperparameters=_settings(
+            learning_rate=3e-4,
+            n_steps=75,  # its step limit: one whole trajectory in each of 12 workers
+            batch_size=900,
+            n_epochs=5,
+            gamma=0.999,
+            ent_coef=0.05,
+            vf_coef=1.0,
+            max_grad_norm=None,
+            policy_kwargs=shared_trunk([64, 256], nn.ReLU) | dict(ortho_init=False, optimizer_kwargs=dict(ADAM)),
+        ),
+        n_envs=12,
+        differs=(
+            "its body is two shared convolutions over a grid; here two shared dense layers of as many units, "
+            "for any observation",
+            "the loss is summed over trajectories and divided by the nominal 12 there; here it is the mean over steps",
+            "complete trajectories are gathered there; here a rollout of 75 steps cuts what is longer",
+            "the KL check that the note's text announces is not in its code; add EarlyStop to kl_controls",
+            "what its reward z-score destroys is kept, because it teaches: a constant reward becomes 0, "
+            "whatever the episode's length",
+        ),
+    ),
+    "minimal_rl": Recipe(
+        origin="seungeunrho/minimalRL, ppo.py",
+        rule=UpdateRule(
+            truncation="bootstrap",
+            advantage_estimator=GAE(0.95),
+            value_target=TDZero(),
+            computed="every_epoch",
+            advantage_normalization=AdvantageNormalization("none"),
+            policy_objective=ClippedSurrogate(0.1),
+            value_objective=HuberValueError(1.0),
+        ),
+        hyperparameters=_settings(
+            learning_rate=5e-4,
+            n_steps=20,
+            batch_size=20,
+            n_epochs=3,
+            gamma=0.98,
+            ent_coef=0.0,
+            vf_coef=1.0,
+            max_grad_norm=None,
+            policy_kwargs=shared_trunk([256], nn.ReLU) | dict(ortho_init=False, optimizer_kwargs=dict(ADAM)),
+        ),
+        wrappers=(partial(VecRewardScale, scale=0.01),),
+        differs=(
+            "its rollout ends with the episode; here it is always 20 steps, and the recursion is cut where an "
+            "episode ends",
+            "it ignores `truncated` and goes on beyond the time limit (a defect); here the limit resets and is "
+            "bootstrapped",
+            "old probabilities are stored there and their logarithm taken, so that 0 gives −∞; here "
+            "log-probabilities are",
+        ),
+    ),
+    "tsukurinagara": Recipe(
+        origin="argonism/TsukurinagaraRL, Zerokara_chap6_A2C.ipynb",
+        algorithm="a2c",
+        rule=UpdateRule(
+            truncation="terminal",
+            advantage_estimator=GAE(1.0),
+            advantage_normalization=AdvantageNormalization("none"),
+            policy_objective=PolicyGradient(),
+            computed="once",
+        ),
+        hyperparameters=_settings(
+            learning_rate=1e-2,
+            n_steps=5,
+            gamma=0.99,
+            gae_lambda=1.0,
+            ent_coef=0.01,
+            vf_coef=0.5,
+            max_grad_norm=0.5,
+            use_rms_prop=False,
+            policy_kwargs=shared_trunk([32, 32], nn.ReLU) | dict(ortho_init=False, optimizer_kwargs=dict(ADAM)),
+        ),
+        n_envs=16,
+        wrappers=(VecEpisodeEndReward,),
+        stop_when="all_succeeded",
+        differs=(
+            "its CartPole-v0 ends after 200 steps; on CartPole-v1 episodes go on to 500, success stays 196 "
+            "steps or more",
+            "videos of its 16 environments overwrite one another (a defect); none are made here",
+        ),
+    ),
+}
