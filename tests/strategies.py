@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-MODERATE = st.floats(-10, 10, width=32)
+# Multiples of 1/64: exact in float32, and never so small that doubling loses bits.
+MODERATE = st.integers(-640, 640).map(lambda number: number / 64)
 
 
 @st.composite
@@ -19,7 +20,7 @@ def rollouts(draw, max_steps=12, max_envs=3):
     return rewards, values, last_values, episode_starts, dones
 
 
-fractions = st.floats(0, 1)
+fractions = st.integers(0, 1000).map(lambda number: number / 1000)
 
 
 def float_vectors(size, low=-10.0, high=10.0):

@@ -28,7 +28,8 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     logged too; a single sample is not normalised to NaN; wrong arguments are refused; NaN and infinity raise before
     they reach a weight.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, the same with ``Lstm`` before ``Policy``,
+        or a class.
     :param env: an environment, several in a VecEnv, or the id of a registered one.
     :param learning_rate: > 0, or a schedule of the remaining progress (1 → 0), or ``"lin_7e-4"`` for a line to 0.
     :param n_steps: T, steps of each environment in a rollout.
@@ -52,6 +53,8 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     :param device: ``"cpu"``, ``"cuda"``, ``"auto"``, …
     :param _init_setup_model: whether to build the networks now.
     :param rule: the choices of the update, in place of those that ``gae_lambda`` and ``normalize_advantage`` describe.
+    :param action_masking: ask the environments' ``action_masks()`` before each step which actions are allowed
+        (sb3-contrib's convention).
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -85,15 +88,16 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         _init_setup_model: bool = True,
         *,
         rule: UpdateRule | None = None,
+        action_masking: bool = False,
     ):
-        names = ("self", "__class__", "rule", "rms_prop_eps", "use_rms_prop")
+        names = ("self", "__class__", "rule", "action_masking", "rms_prop_eps", "use_rms_prop")
         arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
         check_arguments({"rms_prop_eps": rms_prop_eps, "use_rms_prop": use_rms_prop})
         if use_rms_prop and "optimizer_class" not in (policy_kwargs or {}):
             settings = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
             rms_prop = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": settings}
             arguments["policy_kwargs"] = (policy_kwargs or {}) | rms_prop
-        self._construct(arguments, rule)
+        self._construct(arguments, rule, action_masking)
         if _init_setup_model:
             self._setup_model()
 
@@ -136,7 +140,7 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         self.logger.record("train/entropy_loss", report.entropy_loss)
         self.logger.record("train/policy_loss", report.policy_loss)
         self.logger.record("train/value_loss", report.value_loss)
-        if hasattr(self.policy, "log_std"):
+        if getattr(self.policy, "log_std", None) is not None:
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
 
     def learn(

@@ -36,8 +36,7 @@ def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[s
     if not policy_kwargs:
         return
     policy_class = aliases[policy] if isinstance(policy, str) else policy
-    known = inspect.signature(policy_class).parameters
-    takes_anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    known, takes_anything = _constructor_parameters(policy_class)
     for key in policy_kwargs:
         if key not in known and not takes_anything:
             raise InvalidTypeError(
@@ -48,6 +47,22 @@ def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[s
     activation_fn = policy_kwargs.get("activation_fn")
     if activation_fn is not None and not callable(activation_fn):
         raise InvalidTypeError(f"activation_fn must be a class such as nn.Tanh, got {activation_fn!r}")
+
+
+def _constructor_parameters(policy_class: type) -> tuple[set[str], bool]:
+    """Names that a class's constructor takes, and whether it takes any other name.
+
+    Our own policies hand what they do not know on to their base class, so that its names count too.
+    """
+    names: set[str] = set()
+    for base in policy_class.__mro__:
+        parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        names |= set(parameters)
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return names, False
+        if not base.__module__.startswith("sb3_ppo_notes."):
+            break
+    return names, True
 
 
 def _check_net_arch(net_arch: Any) -> None:

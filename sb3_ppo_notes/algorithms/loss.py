@@ -6,7 +6,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_ppo_notes.policies.actor_critic import Evaluation, evaluate, formulas_of
+from sb3_ppo_notes.policies.actor_critic import Evaluation, evaluate, formulas_of, values_of
 from sb3_ppo_notes.rules import PolicyTerms, UpdateRule
 
 
@@ -58,7 +58,8 @@ def minibatch_loss(
     actions = minibatch.actions
     if isinstance(policy.action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    evaluation = evaluate(policy, minibatch.observations, actions)
+    context = getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)
+    evaluation = evaluate(policy, minibatch.observations, actions, *context)
 
     advantages = minibatch.advantages
     if rule.advantage_normalization.scope == "minibatch":
@@ -101,7 +102,7 @@ def value_part(
     :param coefficients: vf_coef.
     :return: scalar.
     """
-    values = policy.predict_values(minibatch.observations).flatten()
+    values = values_of(policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
     return coefficients.vf_coef * rule.value_objective.loss(values, minibatch.old_values, minibatch.returns)
 
 

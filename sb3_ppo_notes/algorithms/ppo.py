@@ -34,7 +34,8 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     Deviation from SB3: progress never leaves [0, 1]; ``ent_coef`` and ``vf_coef`` take schedules; the last update is
     logged too; wrong arguments are refused; NaN and infinity raise before they reach a weight.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class.
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, the same with ``Lstm`` before ``Policy``,
+        or a class.
     :param env: an environment, several in a VecEnv, or the id of a registered one.
     :param learning_rate: > 0, or a schedule of the remaining progress (1 → 0), or ``"lin_3e-4"`` for a line to 0.
     :param n_steps: T, steps of each environment in a rollout.
@@ -63,6 +64,8 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     :param _init_setup_model: whether to build the networks now.
     :param rule: the choices of the update, in place of those that ``gae_lambda``, ``clip_range``, ``clip_range_vf``,
         ``normalize_advantage`` and ``target_kl`` describe.
+    :param action_masking: ask the environments' ``action_masks()`` before each step which actions are allowed
+        (sb3-contrib's convention).
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -99,10 +102,11 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         _init_setup_model: bool = True,
         *,
         rule: UpdateRule | None = None,
+        action_masking: bool = False,
     ):
-        names = ("self", "__class__", "rule")
+        names = ("self", "__class__", "rule", "action_masking")
         arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
-        self._construct(arguments, rule)
+        self._construct(arguments, rule, action_masking)
         if _init_setup_model:
             self._setup_model()
 
@@ -137,7 +141,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         self.logger.record("train/clip_fraction", report.clip_fraction)
         self.logger.record("train/loss", report.loss)
         self.logger.record("train/explained_variance", report.explained_variance)
-        if hasattr(self.policy, "log_std"):
+        if getattr(self.policy, "log_std", None) is not None:
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for choice, name in ((rule.policy_objective, "clip_range"), (rule.value_objective, "clip_range_vf")):

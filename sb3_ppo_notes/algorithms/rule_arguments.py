@@ -7,6 +7,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import has_known_distribution
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer
 from sb3_ppo_notes.rules import GAE, LambdaReturn, UpdateRule
 
@@ -79,6 +80,37 @@ def check_rule_fits(rule: UpdateRule, policy: Any, buffer: Any) -> None:
         raise InvalidValueError(
             f"policy must leave evaluate_actions to SB3 for a rule that needs the exact KL, got "
             f"{type(policy).__name__}, whose distribution cannot be read"
+        )
+
+
+def check_context(policy: Any, buffer: Any, rule: UpdateRule, action_masking: bool) -> None:
+    """Refuse memory and masks where they cannot be served.
+
+    :param policy: the policy that was built.
+    :param buffer: the rollout buffer that was built.
+    :param rule: the choices.
+    :param action_masking: whether actions are masked.
+    :raises ValueError: naming what does not fit.
+    """
+    is_recurrent = isinstance(policy, NotesRecurrentPolicy)
+    if (is_recurrent or action_masking) and not isinstance(buffer, NotesRolloutBuffer):
+        raise InvalidValueError(
+            f"rollout_buffer_class must be NotesRolloutBuffer or a subclass, got {type(buffer).__name__}: "
+            "SB3's buffers store neither recurrent states nor action masks"
+        )
+    if is_recurrent and rule.computed == "every_epoch":
+        raise InvalidValueError(
+            "computed must be 'once' with a recurrent policy, got 'every_epoch': the states that the new weights "
+            "would have had at the rollout's episode ends are not known"
+        )
+    if is_recurrent and rule.optimization.separate is not None:
+        raise InvalidValueError("separate must be None with a recurrent policy, whose critic reads the actor's memory")
+    if is_recurrent and policy.use_sde:
+        raise InvalidValueError("use_sde must be False with a recurrent policy, got True")
+    if action_masking and not has_known_distribution(policy):
+        raise InvalidValueError(
+            f"action_masking must be False for {type(policy).__name__}, which evaluates actions by itself and "
+            "would not see the masks"
         )
 
 

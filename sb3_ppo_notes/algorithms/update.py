@@ -161,16 +161,14 @@ class Update:
         self.learner.rollout_buffer.old_parameters = self._parameters_of_rollout()  # type: ignore[attr-defined]
 
     def _parameters_of_rollout(self) -> tuple[th.Tensor, ...]:
-        chunks = self._in_evaluation_mode(lambda observations: parameters_of(self.learner.policy, observations))
-        return tuple(th.cat(parts) for parts in zip(*chunks, strict=True))
-
-    def _in_evaluation_mode(self, function: Any) -> list[Any]:
-        """Apply a function to all observations, in chunks and as during the rollout: without dropout."""
-        buffer: Any = self.learner.rollout_buffer
-        self.learner.policy.set_training_mode(False)
-        results = [function(chunk) for chunk in buffer.observation_chunks(self.batch_size or 4096)]
-        self.learner.policy.set_training_mode(True)
-        return results
+        """Of every state in the rollout, in flat order, and as while it was gathered: without dropout."""
+        policy, buffer = self.learner.policy, self.learner.rollout_buffer
+        policy.set_training_mode(False)
+        portions = list(buffer.portions(self.batch_size or 4096))  # type: ignore[attr-defined]
+        chunks = [parameters_of(policy, part.observations, part.action_masks, part.recurrence) for part in portions]
+        policy.set_training_mode(True)
+        back = th.argsort(th.cat([part.rows for part in portions]))
+        return tuple(th.cat(parts)[back] for parts in zip(*chunks, strict=True))
 
     def _recompute_advantages(self) -> None:
         policy = self.learner.policy

@@ -27,13 +27,15 @@ from sb3_ppo_notes.formulas.distributions import (
     DistributionFormulas,
     Parameters,
 )
-from sb3_ppo_notes.formulas.distributions.categorical import log_probabilities
+from sb3_ppo_notes.formulas.distributions.bernoulli import masked_log_odds
+from sb3_ppo_notes.formulas.distributions.categorical import log_probabilities, masked_logits
 from sb3_ppo_notes.formulas.distributions.gaussian import (
     broadcast_std,
     exploration_weight_std,
     state_dependent_noise,
     state_dependent_std,
 )
+from sb3_ppo_notes.policies.distribution import FormulaDistribution
 
 
 class Evaluation(NamedTuple):
@@ -74,6 +76,8 @@ def formulas_of(policy: ActorCriticPolicy) -> DistributionFormulas | None:
     :return: ``None`` for a distribution class that is not SB3's.
     """
     distribution = policy.action_dist
+    if isinstance(distribution, FormulaDistribution):
+        return distribution.formulas
     if type(distribution) is StateDependentNoiseDistribution:
         return GAUSSIAN if distribution.bijector is None else TANH_GAUSSIAN
     return {
@@ -84,36 +88,69 @@ def formulas_of(policy: ActorCriticPolicy) -> DistributionFormulas | None:
     }.get(type(distribution))
 
 
-def latents(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor]:
+class Latents(NamedTuple):
+    """The last hidden layers of actor ``[N, k]`` and critic ``[N, k']``, and a recurrent policy's next states."""
+
+    pi: th.Tensor
+    vf: th.Tensor
+    states: tuple[th.Tensor, ...] | None
+
+
+class Action(NamedTuple):
+    """What a policy does in a batch of observations.
+
+    :param actions: ``[B, ...]``, as sampled.
+    :param values: ``[B, 1]``, V(s); reward units.
+    :param log_probs: ``[B]``; nats.
+    :param states: what a recurrent policy is to remember, else ``None``.
+    """
+
+    actions: th.Tensor
+    values: th.Tensor
+    log_probs: th.Tensor
+    states: tuple[th.Tensor, ...] | None = None
+
+
+def latents(policy: Any, observations: Any, recurrence: Any = None) -> Latents:
     """The last hidden layers of actor and critic.
 
-    :param policy: an SB3 policy.
+    :param policy: an SB3 policy, or a recurrent one of ours.
     :param observations: ``[N, ...]`` tensor or dict of tensors, not yet preprocessed.
-    :return: ``[N, k]`` of the actor and ``[N, k']`` of the critic.
+    :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
+    :return: of both networks.
     """
     features = policy.extract_features(observations)
-    if policy.share_features_extractor:
+    states = None
+    if recurrence is not None:
+        pi_features, vf_features, states = policy.remember(features, recurrence)
+    elif policy.share_features_extractor:
         latent_pi, latent_vf = policy.mlp_extractor(features)
-        return latent_pi, latent_vf
-    pi_features, vf_features = features
-    return policy.mlp_extractor.forward_actor(pi_features), policy.mlp_extractor.forward_critic(vf_features)
+        return Latents(latent_pi, latent_vf, None)
+    else:
+        pi_features, vf_features = features
+    extractor = policy.mlp_extractor
+    return Latents(extractor.forward_actor(pi_features), extractor.forward_critic(vf_features), states)
 
 
-def distribution_parameters(policy: ActorCriticPolicy, latent_pi: th.Tensor) -> Parameters:
+def distribution_parameters(policy: Any, latent_pi: th.Tensor, action_masks: th.Tensor | None = None) -> Parameters:
     """The parameters of π(·|s), as ``formulas.distributions`` wants them.
 
-    :param policy: an SB3 policy with a distribution of SB3's.
+    :param policy: an SB3 policy with a distribution of SB3's or ours.
     :param latent_pi: ``[N, k]``, the actor's last hidden layer.
+    :param action_masks: ``[N, n]``, ``True`` where an action is allowed; ``None`` for no masks.
     :return: a tuple of tensors ``[N, ...]``.
     """
     output = policy.action_net(latent_pi)
     distribution = policy.action_dist
-    if isinstance(distribution, CategoricalDistribution):
-        return (log_probabilities(output),)
-    if isinstance(distribution, MultiCategoricalDistribution):
-        return tuple(log_probabilities(part) for part in th.split(output, list(distribution.action_dims), dim=1))
+    if isinstance(distribution, FormulaDistribution):
+        return distribution.parameters_from(output, policy.log_std)
     if isinstance(distribution, BernoulliDistribution):
-        return (output,)
+        return (output if action_masks is None else masked_log_odds(output, action_masks),)
+    if isinstance(distribution, CategoricalDistribution | MultiCategoricalDistribution):
+        logits = output if action_masks is None else masked_logits(output, action_masks)
+        if isinstance(distribution, CategoricalDistribution):
+            return (log_probabilities(logits),)
+        return tuple(log_probabilities(part) for part in th.split(logits, list(distribution.action_dims), dim=1))
     if isinstance(distribution, StateDependentNoiseDistribution):
         weight_std = exploration_weight_std(
             policy.log_std, distribution.action_dim, distribution.use_expln, distribution.epsilon
@@ -124,59 +161,94 @@ def distribution_parameters(policy: ActorCriticPolicy, latent_pi: th.Tensor) -> 
     return output, broadcast_std(output, policy.log_std)
 
 
-def act(policy: ActorCriticPolicy, observations: Any) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """Sample actions for a rollout.
+def act(
+    policy: Any,
+    observations: Any,
+    action_masks: th.Tensor | None = None,
+    recurrence: Any = None,
+    deterministic: bool = False,
+) -> Action:
+    """Choose actions.
 
     :param policy: any actor-critic policy; one that overrides ``forward`` is simply called.
     :param observations: ``[B, ...]`` tensor or dict of tensors.
-    :return: actions ``[B, ...]``, values ``[B, 1]`` and log-probabilities ``[B]``, as SB3's ``forward`` returns them.
+    :param action_masks: ``[B, n]``, ``True`` where an action is allowed; ``None`` for no masks.
+    :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
+    :param deterministic: the mode and not a sample.
+    :return: actions, values and log-probabilities.
     """
     formulas = formulas_of(policy) if keeps_sb3_method(policy, "forward") else None
     if formulas is None:
-        return policy(observations)  # type: ignore[no-any-return]
-    latent_pi, latent_vf = latents(policy, observations)
-    values = policy.value_net(latent_vf)
-    parameters = distribution_parameters(policy, latent_pi)
-    if policy.use_sde:
+        return Action(*policy(observations))
+    latent = latents(policy, observations, recurrence)
+    values = policy.value_net(latent.vf)
+    parameters = distribution_parameters(policy, latent.pi, action_masks)
+    if deterministic:
+        actions = formulas.mode(parameters)
+    elif policy.use_sde:
         # gSDE draws its weights once in a while, not an action at each step: the sample is the mean plus today's noise.
-        noise_source: StateDependentNoiseDistribution = policy.action_dist  # type: ignore[assignment]
-        noise = state_dependent_noise(latent_pi, noise_source.exploration_mat, noise_source.exploration_matrices)
-        actions = parameters[0] + noise
+        source: StateDependentNoiseDistribution = policy.action_dist
+        actions = parameters[0] + state_dependent_noise(latent.pi, source.exploration_mat, source.exploration_matrices)
         actions = actions if formulas is GAUSSIAN else th.tanh(actions)
     else:
         actions = formulas.sample(parameters)
     log_probs = formulas.log_prob(parameters, actions)
-    return actions.reshape((-1, *policy.action_space.shape)), values, log_probs  # type: ignore[misc]
+    return Action(actions.reshape((-1, *policy.action_space.shape)), values, log_probs, latent.states)
 
 
-def evaluate(policy: ActorCriticPolicy, observations: Any, actions: th.Tensor) -> Evaluation:
+def evaluate(
+    policy: Any,
+    observations: Any,
+    actions: th.Tensor,
+    action_masks: th.Tensor | None = None,
+    recurrence: Any = None,
+) -> Evaluation:
     """Values, log-probabilities and entropy for actions that were taken, with gradients.
 
     :param policy: any actor-critic policy; one that overrides ``evaluate_actions`` is asked instead.
     :param observations: ``[N, ...]`` tensor or dict of tensors.
     :param actions: ``[N]`` (Discrete) or ``[N, d]``.
+    :param action_masks: ``[N, n]``, ``True`` where an action was allowed; ``None`` for no masks.
+    :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
     :return: what the policy says of them.
     """
     formulas = formulas_of(policy) if keeps_sb3_method(policy, "evaluate_actions") else None
     if formulas is None:
         values, log_probs, entropy = policy.evaluate_actions(observations, actions)
         return Evaluation(values.flatten(), log_probs, entropy, parameters=None)
-    latent_pi, latent_vf = latents(policy, observations)
-    parameters = distribution_parameters(policy, latent_pi)
+    latent = latents(policy, observations, recurrence)
+    parameters = distribution_parameters(policy, latent.pi, action_masks)
     log_probs = formulas.log_prob(parameters, actions)
-    values = policy.value_net(latent_vf).flatten()
+    values = policy.value_net(latent.vf).flatten()
     return Evaluation(values, log_probs, formulas.entropy and formulas.entropy(parameters), parameters)
 
 
-def parameters_of(policy: ActorCriticPolicy, observations: Any) -> Parameters:
+def values_of(policy: Any, observations: Any, recurrence: Any = None) -> th.Tensor:
+    """V(s).
+
+    :param policy: any actor-critic policy.
+    :param observations: ``[N, ...]`` tensor or dict of tensors.
+    :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
+    :return: ``[N, 1]``; reward units.
+    """
+    if recurrence is None:
+        return policy.predict_values(observations)  # type: ignore[no-any-return]
+    return policy.value_net(latents(policy, observations, recurrence).vf)  # type: ignore[no-any-return]
+
+
+def parameters_of(
+    policy: Any, observations: Any, action_masks: th.Tensor | None = None, recurrence: Any = None
+) -> Parameters:
     """The parameters of π(·|s), without gradients.
 
-    :param policy: an SB3 policy with a distribution of SB3's.
+    :param policy: an SB3 policy with a distribution of SB3's or ours.
     :param observations: ``[N, ...]`` tensor or dict of tensors.
+    :param action_masks: ``[N, n]``, ``True`` where an action was allowed; ``None`` for no masks.
+    :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
     :return: a tuple of tensors ``[N, ...]``.
     """
     with th.no_grad():
-        return distribution_parameters(policy, latents(policy, observations)[0])
+        return distribution_parameters(policy, latents(policy, observations, recurrence).pi, action_masks)
 
 
 def has_known_distribution(policy: Any) -> bool:

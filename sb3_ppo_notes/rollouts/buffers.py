@@ -7,8 +7,8 @@ the memory's order and nothing is copied. The arrays keep their shape and their 
 what you want to keep beyond the next rollout.
 """
 
-from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -16,30 +16,14 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits, next_nonterminal, next_values
-from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.formulas.distributions import Parameters
-from sb3_ppo_notes.rules import GAE, Optimization, RolloutArrays, UpdateRule
-
-
-class Minibatch(NamedTuple):
-    """Samples of one step of the optimiser, under SB3's names: ``[N, ...]`` tensors.
-
-    ``old_parameters`` are those of π_old(·|s), where the rule asks for the exact KL, else ``None``.
-    """
-
-    observations: Any
-    actions: th.Tensor
-    old_values: th.Tensor
-    old_log_prob: th.Tensor
-    advantages: th.Tensor
-    returns: th.Tensor
-    old_parameters: Parameters | None = None
-
+from sb3_ppo_notes.policies.recurrent import States
+from sb3_ppo_notes.rollouts.minibatches import MinibatchSource
+from sb3_ppo_notes.rules import GAE, RolloutArrays, UpdateRule
 
 SCALARS = ("env_rewards", "rewards", "returns", "episode_starts", "values", "log_probs", "advantages")
 
 
-class NotesRolloutBuffer(RolloutBuffer):
+class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
     """SB3's ``RolloutBuffer``, whose advantages come from ``formulas`` by way of a rule.
 
     :param buffer_size: T, steps per environment.
@@ -55,10 +39,6 @@ class NotesRolloutBuffer(RolloutBuffer):
     rule: UpdateRule
     #: Rewards as the environment paid them; kept only for a rule that computes advantages every epoch.
     env_rewards: np.ndarray
-    #: Parameters of π_old(·|s) for all samples in flat order, where the rule asks for the exact KL; set by the update.
-    old_parameters: Parameters | None
-    _columns: dict[str, th.Tensor]
-    _observation_tensors: Any
     _cuts: list[tuple[int, int, Any]]
     _end: tuple[np.ndarray, Any]
 
@@ -71,6 +51,7 @@ class NotesRolloutBuffer(RolloutBuffer):
         self.full = False
         self.old_parameters = None
         self._cuts = []
+        self._states = []
         self.generator_ready = False
 
     def _allocate(self) -> None:
@@ -139,6 +120,19 @@ class NotesRolloutBuffer(RolloutBuffer):
         self.env_rewards[self.pos] = env_rewards
         self._cuts += [(self.pos, index, observation) for index, observation in truncated]
 
+    def note_context(self, action_masks: np.ndarray | None, states: States | None) -> None:
+        """Remember of the step about to be added what the policy chose under.
+
+        :param action_masks: ``[B, n]``, ``True`` where an action was allowed; ``None`` without masks.
+        :param states: of a recurrent policy before the step, ``[layers, B, H]`` each; ``None`` without memory.
+        """
+        if action_masks is not None:
+            if self.action_masks is None:
+                self.action_masks = self._time_major_zeros(action_masks.shape[1:], bool)
+            self.action_masks[self.pos] = action_masks
+        if states is not None and self.pos % self.sequence_length == 0:
+            self._states.append(states)
+
     def note_end(self, last_observation: Any, dones: np.ndarray) -> None:
         """Remember how the rollout ended.
 
@@ -162,17 +156,6 @@ class NotesRolloutBuffer(RolloutBuffer):
         dones, last_observation = self._end
         self._estimate(rewards, values, value_of(last_observation), dones)
 
-    def observation_chunks(self, size: int) -> Generator[Any, None, None]:
-        """All observations in flat order, in portions.
-
-        :param size: rows of a portion; the last may be smaller.
-        :return: tensors on the device (or dicts of them), ``[N, ...]``.
-        """
-        n_samples = self.buffer_size * self.n_envs
-        self._observation_tensors = self._observations_as_tensors()
-        for start in range(0, n_samples, size):
-            yield self._observation_rows(th.arange(start, min(start + size, n_samples), device=self.device))
-
     def _flat_observations(self) -> Any:
         return self.flat(self.observations)
 
@@ -184,68 +167,8 @@ class NotesRolloutBuffer(RolloutBuffer):
         """
         return array.swapaxes(0, 1).reshape(self.buffer_size * self.n_envs, *array.shape[2:])
 
-    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
-        """Go once through the rollout in minibatches, in the order the rule asks for.
 
-        :param batch_size: samples in a minibatch; ``None`` for all in one.
-        :return: minibatches of ``[N, ...]`` tensors; the last may be smaller.
-        :raises ValueError: if the rollout is not complete.
-        """
-        if not self.full:
-            raise InvalidValueError(
-                f"rollout_buffer must be full before it is used, it holds {self.pos} of {self.buffer_size} steps"
-            )
-        if not self.generator_ready:
-            self._columns, self._observation_tensors = self._columns_as_tensors(), self._observations_as_tensors()
-            self.generator_ready = True
-        n_samples = self.buffer_size * self.n_envs
-        yield from self._minibatches(self.rule.optimization, n_samples, batch_size or n_samples)
-
-    def _columns_as_tensors(self) -> dict[str, th.Tensor]:
-        """Everything but the observations as tensors on the device: converted once per update, not once per
-        minibatch.
-        """
-        names = {"old_values": "values", "old_log_prob": "log_probs", "advantages": "advantages", "returns": "returns"}
-        columns = {field: self._flat_tensor(getattr(self, name)) for field, name in names.items()}
-        # float32, because SB3 hands actions over like that, and Bernoulli needs floats.
-        columns["actions"] = self._flat_tensor(self.actions.astype(np.float32, copy=False))
-        if self.rule.advantage_normalization.scope == "rollout":
-            columns["advantages"] = self.rule.advantage_normalization.normalize(columns["advantages"])
-        return columns
-
-    def _observations_as_tensors(self) -> Any:
-        return self._flat_tensor(self.observations)
-
-    def _flat_tensor(self, array: np.ndarray) -> th.Tensor:
-        return th.from_numpy(self.flat(array)).to(self.device)
-
-    def _minibatches(self, optimization: Optimization, n_samples: int, batch_size: int) -> Generator[Any, None, None]:
-        # NumPy's global generator, one permutation an epoch, drawn when the epoch begins: SB3's use of random numbers.
-        is_shuffled = optimization.order == "shuffled"
-        order = np.random.permutation(n_samples) if is_shuffled else self._order_of_time()  # noqa: NPY002
-        index = th.from_numpy(order).to(self.device)
-        columns = {name: column[index] for name, column in self._columns.items()}
-        last = n_samples - n_samples % batch_size if optimization.drop_last else n_samples
-        for start in range(0, last, batch_size):
-            rows = slice(start, start + batch_size)
-            # Observations are gathered for each minibatch and not once for the epoch: images are never copied whole,
-            # and matrix products get freshly aligned memory, as in SB3 (they may round differently at another
-            # alignment).
-            observations = self._observation_rows(index[rows])
-            old = self.old_parameters and tuple(parameter[index[rows]] for parameter in self.old_parameters)
-            yield Minibatch(
-                observations, **{name: column[rows] for name, column in columns.items()}, old_parameters=old
-            )
-
-    def _order_of_time(self) -> np.ndarray:
-        """Flat indices of all environments' first steps, then of all their second steps, and so on."""
-        return np.arange(self.buffer_size * self.n_envs).reshape(self.n_envs, self.buffer_size).T.ravel()
-
-    def _observation_rows(self, index: th.Tensor) -> Any:
-        return self._observation_tensors[index]
-
-
-class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):
+class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
     """The same for Dict observations: one array a key.
 
     :param buffer_size: T, steps per environment.

@@ -14,7 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.actor_critic import act
+from sb3_ppo_notes.policies.actor_critic import act, values_of
+from sb3_ppo_notes.policies.masks import gathered_masks
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy, Recurrence, States
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_finite
 
@@ -69,7 +71,8 @@ def collect_rollouts(
         _store(model, rollout_buffer, step, bootstrap_truncated)
 
     with th.no_grad():
-        last_values = model.policy.predict_values(obs_as_tensor(model._last_obs, model.device))  # type: ignore[arg-type]
+        last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+        last_values = values_of(model.policy, last_obs, _recurrence(model, model._last_episode_starts))
     _check_policy_output(rollout_buffer, last_values, model.num_timesteps)
     if _will_recompute(rollout_buffer):
         rollout_buffer.note_end(model._last_obs, step["dones"])
@@ -85,9 +88,12 @@ def _step(model: OnPolicyAlgorithm, env: VecEnv) -> dict[str, Any]:
     :return: what SB3's collector has in its local variables at this point, by SB3's names.
     """
     obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+    masks = gathered_masks(env) if getattr(model, "action_masking", False) else None
+    mask_tensor = None if masks is None else th.as_tensor(masks, device=model.device)
+    recurrence = _recurrence(model, model._last_episode_starts)
     with th.no_grad():
-        actions, values, log_probs = act(model.policy, obs_tensor)
-    sampled = actions.cpu().numpy()
+        action = act(model.policy, obs_tensor, mask_tensor, recurrence)
+    sampled = action.actions.cpu().numpy()
     clipped_actions = environment_actions(model.policy, sampled)
     new_obs, rewards, dones, infos = env.step(clipped_actions)
     check_finite("reward", rewards, model.num_timesteps + env.num_envs)
@@ -95,8 +101,12 @@ def _step(model: OnPolicyAlgorithm, env: VecEnv) -> dict[str, Any]:
     return {
         "obs_tensor": obs_tensor,
         "actions": sampled,
-        "values": values,
-        "log_probs": log_probs,
+        "values": action.values,
+        "log_probs": action.log_probs,
+        "action_masks": masks,
+        "states": action.states,
+        # As the policy used them: already forgotten where an episode has just begun.
+        "states_before": None if recurrence is None else recurrence.states,
         "clipped_actions": clipped_actions,
         "new_obs": new_obs,
         "rewards": rewards,
@@ -131,7 +141,10 @@ def _store(
     rewards, actions = step["rewards"], step["actions"]
     truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
     if truncated:
-        rewards = bootstrap_time_limits(rewards, _terminal_values(model.policy, truncated, len(rewards)), model.gamma)
+        terminal_values = _terminal_values(model.policy, truncated, len(rewards), step["states"])
+        rewards = bootstrap_time_limits(rewards, terminal_values, model.gamma)
+    if isinstance(rollout_buffer, NotesRolloutBuffer):
+        rollout_buffer.note_context(step["action_masks"], step["states_before"])
     if _will_recompute(rollout_buffer):
         rollout_buffer.note_step(step["rewards"], truncated)
     if isinstance(model.action_space, spaces.Discrete):
@@ -146,6 +159,17 @@ def _store(
     )
     model._last_obs = step["new_obs"]
     model._last_episode_starts = step["dones"]
+    if step["states"] is not None:
+        model._last_states = step["states"]  # type: ignore[attr-defined]
+
+
+def _recurrence(model: Any, episode_starts: Any) -> Recurrence | None:
+    """One step of a recurrent policy from where it was; ``None`` for a policy without memory."""
+    if not isinstance(model.policy, NotesRecurrentPolicy):
+        return None
+    if model._last_states is None:
+        model._last_states = model.policy.initial_states(model.n_envs)
+    return model.policy.one_step(model._last_states, th.as_tensor(episode_starts, device=model.device))
 
 
 def _will_recompute(rollout_buffer: RolloutBuffer) -> TypeGuard[NotesRolloutBuffer]:
@@ -167,14 +191,20 @@ def _truncated_episodes(dones: np.ndarray, infos: list[dict[str, Any]]) -> list[
     ]
 
 
-def _terminal_values(policy: ActorCriticPolicy, truncated: list[tuple[int, Any]], n_envs: int) -> np.ndarray:
+def _terminal_values(
+    policy: ActorCriticPolicy, truncated: list[tuple[int, Any]], n_envs: int, states: States | None
+) -> np.ndarray:
     """V(last observation) of each truncated episode, 0 elsewhere: ``[B]``."""
     values = np.zeros(n_envs, dtype=np.float32)
     for index, observation in truncated:
         # One environment at a time, though a batch would be quicker: a matrix product of another shape may round
         # differently.
         with th.no_grad():
-            values[index] = policy.predict_values(policy.obs_to_tensor(observation)[0])[0].item()
+            recurrence = None
+            if isinstance(policy, NotesRecurrentPolicy) and states is not None:
+                own = tuple(state[:, index : index + 1] for state in states)
+                recurrence = policy.one_step(own, th.zeros(1, device=policy.device))
+            values[index] = values_of(policy, policy.obs_to_tensor(observation)[0], recurrence)[0].item()
     return values
 
 

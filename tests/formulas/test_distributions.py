@@ -208,3 +208,125 @@ def test_kl_ignores_what_the_old_policy_excluded():
     new = th.tensor([[0.5, 0.5]]).log()
     assert categorical.categorical_kl(old, new).item() == pytest.approx(math.log(2))
     assert categorical.categorical_kl(old, old).item() == 0.0
+
+
+# -- bounded and state-dependent distributions ----------------------------------------------------------------
+
+
+def doubles(*numbers):
+    return tuple(th.tensor([[number]], dtype=th.float64) for number in numbers)
+
+
+def density_on_grid(formulas_, parameters, grid):
+    column = th.from_numpy(grid)[:, None]
+    return formulas_.log_prob(tuple(p.expand_as(column) for p in parameters), column).numpy()
+
+
+@pytest.mark.parametrize(
+    ("ours", "parameters", "others"),
+    [
+        (formulas.BETA, (1.7, 3.2), (2.5, 1.4)),
+        (formulas.SQUASHED_GAUSSIAN, (0.4, 0.6), (-0.2, 0.9)),
+        (formulas.SQUASHED_GAUSSIAN, (1.5, 0.3), (1.0, 0.5)),
+    ],
+)
+def test_bounded_distributions_by_numerical_integration(ours, parameters, others):
+    parameters, others = doubles(*parameters), doubles(*others)
+
+    def log_density(grid, of=parameters):
+        return density_on_grid(ours, of, grid)
+
+    edge = 1 - 1e-9
+    integral = oracles.integrate(lambda x: np.exp(log_density(x)), -edge, edge, 400001)
+    assert integral == pytest.approx(1, abs=1e-4)
+    entropy = oracles.integrate(lambda x: -np.exp(log_density(x)) * log_density(x), -edge, edge, 400001)
+    assert ours.entropy(parameters).item() == pytest.approx(entropy, abs=1e-3)
+    kl = oracles.integrate(
+        lambda x: np.exp(log_density(x)) * (log_density(x) - log_density(x, others)), -edge, edge, 400001
+    )
+    assert ours.kl(parameters, others).item() == pytest.approx(kl, abs=1e-3)
+    mean = oracles.integrate(lambda x: np.exp(log_density(x)) * x, -edge, edge, 400001)
+    th.manual_seed(0)
+    samples = ours.sample(tuple(p.expand(200_000, 1) for p in parameters))
+    assert samples.abs().max() <= 1
+    assert samples.mean().item() == pytest.approx(mean, abs=5e-3)
+
+
+def test_beta_equals_torchs():
+    alpha, beta = seeded(6, 2).abs() + 1.1, seeded(2, 6).T.abs() + 1.2
+    theirs = torch_distributions.Independent(torch_distributions.Beta(alpha, beta), 1)
+    actions = 2 * theirs.sample() - 1
+    assert formulas.BETA.log_prob((alpha, beta), actions).numpy() == pytest.approx(
+        theirs.log_prob((actions + 1) / 2).numpy() - 2 * math.log(2), abs=1e-4
+    )
+    assert formulas.BETA.entropy((alpha, beta)).numpy() == pytest.approx(
+        theirs.entropy().numpy() + 2 * math.log(2), abs=1e-5
+    )
+    other = torch_distributions.Independent(torch_distributions.Beta(beta, alpha), 1)
+    expected = torch_distributions.kl_divergence(theirs, other)
+    assert formulas.BETA.kl((alpha, beta), (beta, alpha)).numpy() == pytest.approx(expected.numpy(), abs=1e-4)
+    assert formulas.BETA.mode((alpha, beta)).numpy() == pytest.approx(2 * theirs.mean.numpy() - 1, abs=1e-6)
+
+
+def test_squashed_log_prob_equals_torchs_transformed_distribution():
+    mean, std = seeded(6, 2), seeded(2, 6).T.abs() + 0.2
+    tanh = torch_distributions.TanhTransform(cache_size=1)
+    theirs = torch_distributions.TransformedDistribution(torch_distributions.Normal(mean, std), [tanh])
+    actions = theirs.sample()
+    ours = formulas.SQUASHED_GAUSSIAN.log_prob((mean, std), actions)
+    assert ours.numpy() == pytest.approx(theirs.log_prob(actions).sum(1).numpy(), abs=1e-3)
+
+
+def test_entropy_gradient_of_the_squashed_gaussian_is_right_and_sb3s_is_not():
+    mean, log_std = th.tensor([[0.3]], dtype=th.float64), th.tensor([[0.5]], dtype=th.float64)
+
+    def entropy(log_std):
+        return formulas.SQUASHED_GAUSSIAN.entropy((mean, log_std.exp()))
+
+    def slope(function):
+        variable = log_std.clone().requires_grad_()
+        function(variable).sum().backward()
+        return variable.grad.item()
+
+    finite = ((entropy(log_std + 1e-5) - entropy(log_std - 1e-5)) / 2e-5).item()
+    assert slope(entropy) == pytest.approx(finite, abs=1e-6)
+    assert abs(finite) > 0.1
+    th.manual_seed(0)
+    many = mean.expand(400_000, 1)
+    actions = formulas.TANH_GAUSSIAN.sample((many, log_std.exp().expand_as(many)))
+
+    def of_old_actions(variable):
+        return -formulas.TANH_GAUSSIAN.log_prob((many, variable.exp().expand_as(many)), actions).mean()
+
+    assert abs(slope(of_old_actions)) < 0.01
+
+
+def test_bounded_log_probs_stay_finite_at_the_bounds():
+    actions = th.tensor([[-1.0], [1.0]])
+    one = th.ones(2, 1)
+    for ours, parameters in ((formulas.BETA, (2 * one, 3 * one)), (formulas.SQUASHED_GAUSSIAN, (0 * one, one))):
+        assert th.isfinite(ours.log_prob(parameters, actions)).all()
+
+
+def test_masked_categorical_never_draws_a_forbidden_action():
+    logits, masks = th.zeros(1000, 3), th.tensor([[True, False, True]]).expand(1000, 3)
+    log_probs = categorical.log_probabilities(categorical.masked_logits(logits, masks))
+    assert (categorical.categorical_sample(log_probs) != 1).all()
+    assert categorical.categorical_entropy(log_probs)[0].item() == pytest.approx(math.log(2))
+    assert categorical.categorical_kl(log_probs, log_probs).abs().max() == 0
+
+
+def test_masked_bits_are_certain():
+    logits, masks = th.zeros(100, 2), th.tensor([[True, False, True, True]]).expand(100, 4)
+    odds = bernoulli.masked_log_odds(logits, masks)
+    assert (bernoulli.bernoulli_sample(odds)[:, 0] == 0).all()
+    assert bernoulli.bernoulli_entropy(odds)[0].item() == pytest.approx(math.log(2))
+    actions = th.tensor([[0.0, 1.0]])
+    assert bernoulli.bernoulli_log_prob(odds[:1], actions).item() == pytest.approx(-math.log(2))
+    assert bernoulli.bernoulli_kl(odds, odds).abs().max() == 0
+
+
+def test_all_true_masks_change_not_a_bit():
+    logits = seeded(5, 4)
+    assert th.equal(categorical.masked_logits(logits, th.ones(5, 4, dtype=th.bool)), logits)
+    assert th.equal(bernoulli.masked_log_odds(logits, th.ones(5, 8, dtype=th.bool)), logits)

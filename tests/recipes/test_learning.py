@@ -38,8 +38,8 @@ TASKS = {
     "skrl": ("CartPole-v1", 475, 60_000, 10_000),
     "minimal_rl": ("CartPole-v1", 475, 60_000, 10_000),
     "spinning_up": ("CartPole-v1", 475, 80_000, 20_000),
-    "tsukurinagara": ("CartPole-v1", 475, 400_000, 20_000),
-    "batch_ppo": ("Pendulum-v1", -300, 1_000_000, 100_000),
+    "tsukurinagara": ("CartPole-v1", 475, 600_000, 20_000),
+    "batch_ppo": ("Pendulum-v1", -300, 1_500_000, 100_000),
     "moral_rl": (NameTheCue, 70, 60_000, 10_000),
 }
 

@@ -14,6 +14,8 @@ distribution           parameters                               action space
 ``BERNOULLI``          (logits ``[N, n]``,)                     MultiBinary(n)
 ``GAUSSIAN``           (mean ``[N, d]``, std ``[N, d]``)        Box(d), also gSDE
 ``TANH_GAUSSIAN``      (mean, std) before the tanh              Box(d), gSDE with ``squash_output=True``
+``SQUASHED_GAUSSIAN``  (mean, std) before the tanh              Box(d)
+``BETA``               (α ``[N, d]``, β ``[N, d]``)             Box(d)
 =====================  =======================================  ==========================================
 """
 
@@ -22,7 +24,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_ppo_notes.formulas.distributions import bernoulli, categorical, gaussian, squashed
+from sb3_ppo_notes.formulas.distributions import bernoulli, beta, categorical, gaussian, squashed
 
 Parameters = tuple[th.Tensor, ...]
 
@@ -74,4 +76,15 @@ TANH_GAUSSIAN = DistributionFormulas(
     kl=lambda old, new: gaussian.gaussian_kl(*old, *new),
     sample=lambda parameters: th.tanh(gaussian.gaussian_sample(*parameters)),
     mode=lambda parameters: th.tanh(parameters[0]),
+)
+SQUASHED_GAUSSIAN = TANH_GAUSSIAN._replace(
+    log_prob=lambda parameters, actions: squashed.squashed_gaussian_log_prob(parameters[0], parameters[1], actions),
+    entropy=lambda parameters: squashed.squashed_gaussian_entropy(*parameters),
+)
+BETA = DistributionFormulas(
+    log_prob=lambda parameters, actions: beta.beta_log_prob(parameters[0], parameters[1], actions),
+    entropy=lambda parameters: beta.beta_entropy(*parameters),
+    kl=lambda old, new: beta.beta_kl(*old, *new),
+    sample=lambda parameters: beta.beta_sample(*parameters),
+    mode=lambda parameters: beta.beta_mean(*parameters),
 )

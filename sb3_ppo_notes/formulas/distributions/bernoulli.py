@@ -4,6 +4,29 @@ import torch as th
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 
+def masked_log_odds(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
+    """Log-odds in which a bit that has no choice is certain.
+
+        +10⁴ if only 1 is allowed, −10⁴ if only 0 is, zᵢ if both are
+
+    10⁴ and not more: the cross-entropy multiplies it, and probabilities are exactly 0 or 1 long before.
+
+    Source: sb3-contrib's convention for MultiBinary masks: two entries a bit, first "0 is allowed", then "1 is
+    allowed".
+
+    :param logits: ``[N, n]``, log-odds of a 1.
+    :param masks: ``[N, 2·n]`` bool.
+    :return: ``[N, n]``.
+
+    >>> masks = th.tensor([[True, False, True, True]])
+    >>> masked_log_odds(th.ones(1, 2), masks).tolist()
+    [[-10000.0, 1.0]]
+    """
+    allows = masks.reshape(len(masks), -1, 2)
+    only_one = th.where(allows[..., 0], logits, 1e4)
+    return th.where(allows[..., 1], only_one, -1e4)
+
+
 def bernoulli_log_prob(logits: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """Log-probability of n independent bits.
 

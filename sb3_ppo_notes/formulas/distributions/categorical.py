@@ -5,6 +5,11 @@ from collections.abc import Sequence
 import torch as th
 from torch.nn import functional as F
 
+from sb3_ppo_notes.formulas.checks import check_shapes
+
+#: The logit of a forbidden action.
+FORBIDDEN = -1e8
+
 
 def log_probabilities(logits: th.Tensor) -> th.Tensor:
     """Log-probabilities of the n actions, from the network's unnormalised scores.
@@ -23,6 +28,29 @@ def log_probabilities(logits: th.Tensor) -> th.Tensor:
     [[0.5, 0.5]]
     """
     return logits - logits.logsumexp(dim=-1, keepdim=True)
+
+
+def masked_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
+    """Logits in which forbidden actions have next to no chance.
+
+        zᵢ  if the action is allowed, else −10⁸
+
+    A large number and not −∞: differences of two infinities would be NaN. exp(−10⁸) is exactly 0, so a forbidden action
+    is never drawn, adds nothing to the entropy and gets no gradient. With every action allowed nothing changes, not a
+    bit.
+
+    Source: Huang & Ontañón 2020 (arXiv:2006.14171); sb3-contrib's ``MaskableCategorical``.
+
+    :param logits: ``[N, n]``.
+    :param masks: ``[N, n]`` bool, ``True`` where an action is allowed.
+    :return: ``[N, n]``.
+    :raises ValueError: if the shapes differ.
+
+    >>> masked_logits(th.zeros(1, 2), th.tensor([[True, False]])).tolist()
+    [[0.0, -100000000.0]]
+    """
+    check_shapes(logits=logits, action_masks=masks)
+    return th.where(masks, logits, FORBIDDEN)
 
 
 def probabilities(log_probs: th.Tensor) -> th.Tensor:

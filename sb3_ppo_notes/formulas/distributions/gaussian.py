@@ -36,6 +36,23 @@ def broadcast_std(mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
     return th.ones_like(mean) * log_std.exp()
 
 
+def clamped_std(log_std: th.Tensor, bounds: tuple[float, float] = (-20.0, 2.0)) -> th.Tensor:
+    """Standard deviations that a network gives, kept within bounds.
+
+        σ = exp(clip(log σ, low, high))
+
+    Source: skrl's ``GaussianMixin`` and its bounds.
+
+    :param log_std: ``[N, d]``.
+    :param bounds: of the logarithm.
+    :return: ``[N, d]``, > 0; action units.
+
+    >>> clamped_std(th.tensor([[0.0, -1000.0]]), bounds=(0.0, 1.0)).tolist()
+    [[1.0, 1.0]]
+    """
+    return log_std.clamp(*bounds).exp()
+
+
 def gaussian_log_prob(mean: th.Tensor, std: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """Log-density of the actions.
 

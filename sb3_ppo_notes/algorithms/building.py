@@ -1,0 +1,191 @@
+"""How a model comes about: from arguments, from a recipe, from a file."""
+
+import inspect
+import warnings
+from typing import Any, ClassVar, TypeVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ppo_notes.algorithms.arguments import check_arguments, check_rollout_size
+from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
+from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
+from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
+from sb3_ppo_notes.algorithms.report import UpdateReport
+from sb3_ppo_notes.algorithms.rule_arguments import check_context, check_rule_fits, take_arguments_from
+from sb3_ppo_notes.formulas.checks import check_flag
+from sb3_ppo_notes.policies.masks import check_masking
+from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
+from sb3_ppo_notes.policies.recurrent import (
+    NotesCnnRecurrentPolicy,
+    NotesMultiInputRecurrentPolicy,
+    NotesRecurrentPolicy,
+    States,
+)
+from sb3_ppo_notes.rollouts import NotesDictRolloutBuffer, NotesRolloutBuffer, guard_normalizer
+from sb3_ppo_notes.rules import UpdateRule
+from sb3_ppo_notes.rules.state import RuleState
+
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="BuiltFromArguments")
+
+
+class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
+    """How NotesPPO and NotesA2C come about: from arguments, from a recipe, from a file. How they learn is in
+    ``on_policy``.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": NotesActorCriticPolicy,
+        "CnnPolicy": NotesActorCriticCnnPolicy,
+        "MultiInputPolicy": NotesMultiInputPolicy,
+        "MlpLstmPolicy": NotesRecurrentPolicy,
+        "CnnLstmPolicy": NotesCnnRecurrentPolicy,
+        "MultiInputLstmPolicy": NotesMultiInputRecurrentPolicy,
+    }
+    ent_coef: Any
+    vf_coef: Any
+    max_grad_norm: Any
+    gae_lambda: float
+    clip_range: Any
+    clip_range_vf: Any
+    normalize_advantage: bool
+    target_kl: float | None
+    n_epochs: int
+    batch_size: int
+    #: The algorithm's name in the field, for messages.
+    algorithm_name: ClassVar[str]
+    #: What the last update did; ``None`` before the first.
+    last_report: UpdateReport | None = None
+    #: What KL control has arrived at; saved with the model.
+    rule_state: RuleState = RuleState()
+    #: The critic's own optimiser, where the rule has separate ones.
+    critic_optimizer: th.optim.Optimizer
+    #: Whether the environments say which actions are allowed.
+    action_masking: bool = False
+    _given_rule: UpdateRule | None = None
+    #: What a recurrent policy remembers of each training environment.
+    _last_states: States | None = None
+
+    def _construct(self, arguments: dict[str, Any], rule: UpdateRule | None, action_masking: bool) -> None:
+        """The constructor's common half.
+
+        :param arguments: of the subclass's constructor, by name, without ``self`` and the extras.
+        :param rule: replaces the rule that the arguments would build.
+        :param action_masking: whether the environments say which actions are allowed.
+        """
+        check_flag("action_masking", action_masking)
+        is_new = arguments.pop("_init_setup_model")
+        check_arguments(arguments)
+        check_policy(arguments["policy"], self.policy_aliases, arguments["policy_kwargs"])
+        env = arguments["env"]
+        if is_new or env is not None:
+            env = made_environment(env, arguments["verbose"])
+        theirs = inspect.signature(OnPolicyAlgorithm.__init__).parameters
+        passed_on = {name: value for name, value in arguments.items() if name in theirs}
+        supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+        super().__init__(**passed_on | {"env": env}, supported_action_spaces=supported, _init_setup_model=False)
+        for name, value in arguments.items():
+            if name not in theirs:
+                setattr(self, name, value)
+        self._given_rule = rule
+        self.action_masking = action_masking
+        if rule is not None:
+            take_arguments_from(rule, self)
+        if env is not None:
+            self._check_rollout_size()
+
+    def _check_rollout_size(self) -> None:
+        rule = self.rule
+        normalizes = rule.advantage_normalization.scope != "none"
+        warns = not rule.optimization.drop_last
+        check_rollout_size(self.n_steps, self.n_envs, self._batch_size(), normalizes, warns_of_rest=warns)
+
+    @classmethod
+    def from_recipe(
+        cls: type[SelfAlgorithm], name: str, env: GymEnv | str, *, n_envs: int | None = None, **overrides: Any
+    ) -> SelfAlgorithm:
+        """A seed system's algorithm, network and wrappers, on your environment.
+
+        :param name: a key of ``sb3_ppo_notes.recipes.RECIPES``.
+        :param env: an id, an environment or a VecEnv; the recipe's wrappers go around it.
+        :param n_envs: another number of environments than the recipe's, if ``env`` is an id.
+        :param overrides: constructor arguments in place of the recipe's; ``policy_kwargs`` are merged.
+        :return: a model, not trained yet.
+        :raises ValueError: if there is no such recipe, or it is of the other algorithm.
+        """
+        recipe = found_recipe(name, cls.algorithm_name.lower())
+        wrapped = recipe_environment(recipe, env, n_envs, overrides.get("seed"))
+        model: SelfAlgorithm = cls(env=wrapped, **recipe_arguments(recipe, wrapped, overrides))
+        return model
+
+    # -- the rule ---------------------------------------------------------------------------------------------
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The choices of every update: the rule that was given, else the one that SB3's arguments describe."""
+        return self._default_rule() if self._given_rule is None else self._given_rule
+
+    def _batch_size(self) -> int | None:
+        """Samples in a minibatch, ``None`` for the whole rollout."""
+        raise NotImplementedError
+
+    def _default_rule(self) -> UpdateRule:
+        """Stock SB3, with the present values of its arguments."""
+        raise NotImplementedError
+
+    def _setup_model(self) -> None:
+        # A loaded model comes through here with attributes that no constructor has seen. Warnings were given at
+        # construction.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check_arguments({name: value for name, value in vars(self).items() if name != "device"})
+            self._check_rollout_size()
+        if self._given_rule is not None:
+            take_arguments_from(self._given_rule, self)
+        if self.rollout_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.rollout_buffer_class = NotesDictRolloutBuffer if is_dict else NotesRolloutBuffer
+        super()._setup_model()
+        check_rule_fits(self.rule, self.policy, self.rollout_buffer)
+        self._prepare_memory_and_masks()
+        self._setup_optimizers()
+
+    def _prepare_memory_and_masks(self) -> None:
+        is_recurrent = isinstance(self.policy, NotesRecurrentPolicy)
+        check_context(self.policy, self.rollout_buffer, self.rule, self.action_masking)
+        if self.action_masking and self.env is not None:
+            check_masking(self.env)
+        if is_recurrent and isinstance(self.rollout_buffer, NotesRolloutBuffer):
+            self.rollout_buffer.sequence_length = min(self._batch_size() or self.n_steps, self.n_steps)
+
+    def _setup_optimizers(self) -> None:
+        """Give actor and critic an optimiser each, if the rule says so. SB3 has built one for all weights by now."""
+        separate = self.rule.optimization.separate
+        if separate is None:
+            return
+        self.policy.optimizer, self.critic_optimizer = separate_optimizers(self.policy, separate)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "critic_optimizer", "_last_states"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, others = super()._get_torch_save_params()
+        return state_dicts + (["critic_optimizer"] if self.rule.optimization.separate else []), others
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "NotesActorCriticPolicy") -> None:
+        if self.device.type != "cpu" and self.policy_class.__name__ == mlp_class_name:
+            warnings.warn(
+                f"You are trying to run {self.algorithm_name} on the GPU with MlpPolicy, a small network: "
+                "each of its many steps costs more to launch than to compute; device='cpu' is usually faster "
+                "(SB3 issue #1245).",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        return guard_normalizer(OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper))

@@ -1,0 +1,117 @@
+"""Action masks: which actions a state allows, in sb3-contrib's convention."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+
+METHOD = "action_masks"
+
+
+def mask_sizes(action_space: spaces.Space[Any]) -> list[int]:
+    """Entries of a mask, for each independent choice.
+
+    :param action_space: Discrete(n): [n]; MultiDiscrete: its sizes; MultiBinary(n): n pairs, first "0 is allowed", then
+        "1 is".
+    :return: their sizes.
+    :raises ValueError: for a space of which no single action can be forbidden.
+    """
+    if isinstance(action_space, spaces.Discrete):
+        return [int(action_space.n)]
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return [int(size) for size in action_space.nvec]
+    if isinstance(action_space, spaces.MultiBinary):
+        return [2] * int(np.prod(action_space.shape))
+    raise InvalidValueError(
+        f"action_masking must be False unless actions are Discrete, MultiDiscrete or MultiBinary, got {action_space}"
+    )
+
+
+def check_masking(env: VecEnv) -> None:
+    """Refuse to mask what cannot be masked.
+
+    :param env: vectorised environments.
+    :raises ValueError: if their actions form a Box, or one of them has no ``action_masks`` method.
+    """
+    mask_sizes(env.action_space)
+    if not env.has_attr(METHOD):
+        raise InvalidValueError(
+            f"action_masking must be False unless every environment has a method {METHOD}(), got {env} "
+            "(sb3-contrib's ActionMasker wrapper adds one)"
+        )
+
+
+def gathered_masks(env: VecEnv) -> np.ndarray:
+    """The masks of all environments, for the observations they have just given.
+
+    :param env: vectorised environments, in this process or in others.
+    :return: ``[B, n]`` bool.
+    :raises ValueError: if a mask has the wrong shape or allows nothing.
+    """
+    masks = env.env_method(METHOD)
+    sizes = mask_sizes(env.action_space)
+    for index, mask in enumerate(masks):
+        if np.size(mask) != sum(sizes):
+            raise InvalidValueError(
+                f"action_masks must have {sum(sizes)} entries for {env.action_space}, got shape {np.shape(mask)} from "
+                f"environment {index}"
+            )
+    stacked: np.ndarray = np.stack([np.asarray(mask, dtype=bool).reshape(-1) for mask in masks])
+    _check_something_is_allowed(stacked, sizes)
+    return stacked
+
+
+def checked_masks(action_masks: Any, action_space: spaces.Space[Any], n: int, device: th.device) -> th.Tensor:
+    """Masks that a user gave, as a tensor.
+
+    :param action_masks: ``[N, n]``, or ``[n]`` for a single observation.
+    :param action_space: of the policy.
+    :param n: number of observations.
+    :param device: of the policy.
+    :return: ``[N, n]`` bool.
+    :raises ValueError: if the shape is wrong, or a mask allows nothing.
+    """
+    masks = np.asarray(action_masks.cpu() if isinstance(action_masks, th.Tensor) else action_masks, dtype=bool)
+    sizes = mask_sizes(action_space)
+    if masks.size != n * sum(sizes):
+        raise InvalidValueError(
+            f"action_masks must have shape ({n}, {sum(sizes)}) for {action_space}, got {np.shape(action_masks)}"
+        )
+    masks = masks.reshape(n, sum(sizes))
+    _check_something_is_allowed(masks, sizes)
+    return th.as_tensor(masks, device=device)
+
+
+def check_actions_are_allowed(actions: th.Tensor, masks: th.Tensor, action_space: spaces.Space[Any]) -> None:
+    """Refuse an action that its own mask forbids: its log-probability would be −10⁸.
+
+    :param actions: ``[N]`` or ``[N, d]``.
+    :param masks: ``[N, n]``.
+    :param action_space: of the policy.
+    :raises ValueError: naming the first such action.
+    """
+    choices = actions.reshape(len(masks), -1).long()
+    offset = 0
+    for component, size in enumerate(mask_sizes(action_space)):
+        allowed = masks[:, offset : offset + size].gather(1, choices[:, component : component + 1]).squeeze(1)
+        if not allowed.all():
+            row = int((~allowed).nonzero()[0])
+            raise InvalidValueError(
+                f"actions must be allowed by action_masks, got action {actions[row].tolist()} in row {row}, where "
+                f"component {component} allows only "
+                f"{masks[row, offset : offset + size].nonzero().flatten().tolist()}"
+            )
+        offset += size
+
+
+def _check_something_is_allowed(masks: np.ndarray, sizes: list[int]) -> None:
+    for component, part in enumerate(np.split(masks, np.cumsum(sizes)[:-1], axis=1)):
+        if not part.any(axis=1).all():
+            row = int(np.argmin(part.any(axis=1)))
+            raise InvalidValueError(
+                f"action_masks must allow at least one action, got none for component {component} in row {row}"
+            )

@@ -1,0 +1,207 @@
+"""Policies with a memory: an LSTM or a GRU between the features and the heads."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor, NatureCNN
+from torch import nn
+
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
+from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy
+
+States = tuple[th.Tensor, ...]
+
+
+class Recurrence(NamedTuple):
+    """How the rows of a batch lie in sequences. Sequences never mix environments and never cross an episode's start.
+
+    :param positions: ``[N]``, place of each row in the padded ``[L·S]`` grid (step · S + sequence).
+    :param length: L, steps of the longest sequence.
+    :param n_sequences: S.
+    :param states: of every recurrent layer at each sequence's first step, ``[layers, S, H]`` each.
+    """
+
+    positions: th.Tensor
+    length: int
+    n_sequences: int
+    states: States
+
+
+class NotesRecurrentPolicy(NotesActorCriticPolicy):
+    """An actor-critic policy with memory. Its arguments are those of sb3-contrib's ``RecurrentActorCriticPolicy``.
+
+    :param observation_space: of one observation.
+    :param action_space: of one action.
+    :param lr_schedule: learning rate as a function of the remaining progress.
+    :param args: as :class:`NotesActorCriticPolicy`.
+    :param lstm_hidden_size: H, units of a recurrent layer.
+    :param n_lstm_layers: recurrent layers on top of each other.
+    :param shared_lstm: the critic reads the actor's memory (without training it).
+    :param enable_critic_lstm: the critic has a memory of its own.
+    :param lstm_kwargs: further arguments of ``nn.LSTM`` or ``nn.GRU``.
+    :param rnn: ``"lstm"`` or ``"gru"``.
+    :param kwargs: as :class:`NotesActorCriticPolicy`.
+    :raises ValueError: if the critic is to have its own memory and the actor's.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Any,
+        *args: Any,
+        lstm_hidden_size: int = 256,
+        n_lstm_layers: int = 1,
+        shared_lstm: bool = False,
+        enable_critic_lstm: bool = True,
+        lstm_kwargs: dict[str, Any] | None = None,
+        rnn: Literal["lstm", "gru"] = "lstm",
+        **kwargs: Any,
+    ):
+        check_integer("lstm_hidden_size", lstm_hidden_size, minimum=1)
+        check_integer("n_lstm_layers", n_lstm_layers, minimum=1)
+        check_choice("rnn", rnn, ("lstm", "gru"))
+        if shared_lstm and enable_critic_lstm:
+            raise InvalidValueError("enable_critic_lstm must be False when shared_lstm=True, got True")
+        self.recurrent_arguments = {
+            "lstm_hidden_size": lstm_hidden_size,
+            "n_lstm_layers": n_lstm_layers,
+            "shared_lstm": shared_lstm,
+            "enable_critic_lstm": enable_critic_lstm,
+            "lstm_kwargs": lstm_kwargs,
+            "rnn": rnn,
+        }
+        self.lstm_hidden_size = lstm_hidden_size
+        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        build = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
+        sizes = (self.features_dim, lstm_hidden_size, n_lstm_layers)
+        self.lstm_actor = build(*sizes, **(lstm_kwargs or {}))
+        self.lstm_critic = build(*sizes, **(lstm_kwargs or {})) if enable_critic_lstm else None
+        self.critic = None if shared_lstm or enable_critic_lstm else nn.Linear(self.features_dim, lstm_hidden_size)
+        # SB3 has built its optimiser before the recurrent layers were there.
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = MlpExtractor(
+            self.lstm_hidden_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | self.recurrent_arguments
+
+    def initial_states(self, n: int) -> States:
+        """The state before anything was seen: zeros.
+
+        :param n: number of environments.
+        :return: the actor's states, then the critic's if it has its own; ``[layers, n, H]`` each.
+        """
+        shape = (self.lstm_actor.num_layers, n, self.lstm_hidden_size)
+        per_module = 2 if isinstance(self.lstm_actor, nn.LSTM) else 1
+        n_states = per_module * (2 if self.lstm_critic is not None else 1)
+        return tuple(th.zeros(shape, device=self.device) for _ in range(n_states))
+
+    def one_step(self, states: States, episode_starts: th.Tensor) -> Recurrence:
+        """A batch of one step in every environment.
+
+        :param states: ``[layers, B, H]`` each.
+        :param episode_starts: ``[B]``, 1 where an episode has just begun and the past must be forgotten.
+        :return: for :meth:`remember`.
+        """
+        n = len(episode_starts)
+        kept = (1.0 - episode_starts.float()).reshape(1, n, 1)
+        return Recurrence(th.arange(n, device=self.device), 1, n, tuple(state * kept for state in states))
+
+    def remember(self, features: Any, recurrence: Recurrence) -> tuple[th.Tensor, th.Tensor, States]:
+        """What actor and critic know after each row: features of now and of before.
+
+        :param features: ``[N, k]``, or one such tensor each for actor and critic.
+        :param recurrence: how the rows lie in sequences.
+        :return: ``[N, H]`` of the actor, ``[N, H]`` of the critic, and the states after the last step.
+        """
+        pi_features, vf_features = (features, features) if isinstance(features, th.Tensor) else features
+        half = len(recurrence.states) // (2 if self.lstm_critic is not None else 1)
+        latent_pi, states = _run(self.lstm_actor, pi_features, recurrence, recurrence.states[:half])
+        if self.lstm_critic is not None:
+            latent_vf, critic_states = _run(self.lstm_critic, vf_features, recurrence, recurrence.states[half:])
+            return latent_pi, latent_vf, states + critic_states
+        # Shared: the critic reads the actor's memory, but only the actor trains it.
+        latent_vf = latent_pi.detach() if self.critic is None else self.critic(vf_features)
+        return latent_pi, latent_vf, states
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: Any = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Actions for observations, and what is to be remembered.
+
+        :param observation: one, or a batch.
+        :param state: what the last call returned, ``None`` at the beginning.
+        :param episode_start: ``[N]``, where an episode has just begun; ``None`` for nowhere (the beginning aside).
+        :param deterministic: the mode and not a sample.
+        :param action_masks: ``[n]`` or ``[N, n]``, ``True`` where an action is allowed; ``None`` for no masks.
+        :return: actions within the action space, and the next state.
+        :raises ValueError: if a mask has the wrong shape or allows nothing.
+        """
+        from sb3_ppo_notes.policies.actor_critic import act
+        from sb3_ppo_notes.policies.masks import checked_masks
+
+        self.set_training_mode(False)
+        tensor, is_batch = self.obs_to_tensor(observation)
+        n = len(next(iter(tensor.values()))) if isinstance(tensor, dict) else len(tensor)
+        states = self.initial_states(n)
+        if state is not None:
+            states = tuple(th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
+        starts = th.zeros(n) if episode_start is None else th.as_tensor(np.asarray(episode_start)).float()
+        masks = None if action_masks is None else checked_masks(action_masks, self.action_space, n, self.device)
+        with th.no_grad():
+            action = act(self, tensor, masks, self.one_step(states, starts.to(self.device)), deterministic)
+        chosen = action.actions.cpu().numpy()
+        if isinstance(self.action_space, spaces.Box):
+            low, high = self.action_space.low, self.action_space.high
+            chosen = self.unscale_action(chosen) if self.squash_output else np.clip(chosen, low, high)
+        memory = tuple(part.cpu().numpy() for part in action.states or ())
+        return (chosen if is_batch else chosen.squeeze(axis=0)), memory
+
+
+class NotesCnnRecurrentPolicy(NotesRecurrentPolicy):
+    """The same for images.
+
+    :param args: as :class:`NotesRecurrentPolicy`.
+    :param features_extractor_class: SB3's ``NatureCNN``.
+    :param kwargs: as :class:`NotesRecurrentPolicy`.
+    """
+
+    def __init__(self, *args: Any, features_extractor_class: Any = NatureCNN, **kwargs: Any):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class NotesMultiInputRecurrentPolicy(NotesRecurrentPolicy):
+    """The same for Dict observations.
+
+    :param args: as :class:`NotesRecurrentPolicy`.
+    :param features_extractor_class: SB3's ``CombinedExtractor``.
+    :param kwargs: as :class:`NotesRecurrentPolicy`.
+    """
+
+    def __init__(self, *args: Any, features_extractor_class: Any = CombinedExtractor, **kwargs: Any):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+def _run(module: Any, features: th.Tensor, recurrence: Recurrence, states: States) -> tuple[th.Tensor, States]:
+    """One call of the recurrent module on all sequences at once; rows of the padding go in as zeros and never come
+    out.
+    """
+    size = recurrence.length * recurrence.n_sequences
+    padded = features
+    if len(features) != size or recurrence.length > 1:
+        padded = features.new_zeros(size, features.shape[1]).index_copy(0, recurrence.positions, features)
+    initial = states if isinstance(module, nn.LSTM) else states[0]
+    outputs, final = module(padded.reshape(recurrence.length, recurrence.n_sequences, -1), initial)
+    rows = outputs.reshape(size, -1)[recurrence.positions]
+    return rows, tuple(final) if isinstance(module, nn.LSTM) else (final,)

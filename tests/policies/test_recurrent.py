@@ -1,0 +1,427 @@
+"""Memory: states reset, carried and batched right; as sb3-contrib's RecurrentPPO on the same minibatches."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.algorithms.loss import LossCoefficients, minibatch_loss
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.policies.actor_critic import act, evaluate
+from sb3_ppo_notes.recipes import RECIPES
+from sb3_ppo_notes.rollouts.sequences import cut_sequences
+from sb3_ppo_notes.rules import (
+    EarlyStop,
+    KLPenalty,
+    Optimization,
+    OptimizerSettings,
+    SeparateOptimizers,
+    TDZero,
+    UpdateRule,
+)
+from tests import environments
+from tests.policies.test_masks import all_allowed, discrete
+
+NET = dict(lstm_hidden_size=16, net_arch=[8])
+SMALL = dict(n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu", learning_rate=1e-2, ent_coef=0.01)
+
+
+def small(env="CartPole-v1", policy="MlpLstmPolicy", n_envs=2, policy_kwargs=None, **arguments):
+    vec_env = make_vec_env(env, n_envs=n_envs, seed=1) if not hasattr(env, "num_envs") else env
+    return NotesPPO(policy, vec_env, policy_kwargs=NET | (policy_kwargs or {}), **SMALL | arguments)
+
+
+def gathered(model):
+    _, callback = model._setup_learn(10**6, None, model._last_obs is None)
+    assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    return model
+
+
+VARIANTS = {
+    "two_memories": dict(),
+    "shared": dict(shared_lstm=True, enable_critic_lstm=False),
+    "critic_without": dict(enable_critic_lstm=False),
+    "two_layers": dict(n_lstm_layers=2),
+    "gru": dict(rnn="gru"),
+    "gru_shared": dict(rnn="gru", shared_lstm=True, enable_critic_lstm=False),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_predicts_saves_and_loads(variant, tmp_path):
+    model = small(policy_kwargs=VARIANTS[variant]).learn(128)
+    observation, state, starts = model.env.reset(), None, np.ones(2, dtype=bool)
+    model.save(tmp_path / "model")
+    loaded = NotesPPO.load(tmp_path / "model", env=model.env)
+    other_state = None
+    for _ in range(4):
+        action, state = model.predict(observation, state, starts, deterministic=True)
+        same, other_state = loaded.predict(observation, other_state, starts, deterministic=True)
+        assert np.array_equal(action, same)
+        starts = np.zeros(2, dtype=bool)
+    assert all(part.shape == (VARIANTS[variant].get("n_lstm_layers", 1), 2, 16) for part in state)
+    loaded.learn(64, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_update_sees_what_the_rollout_saw(variant):
+    """At ratio 1: log-probabilities and values of whole sequences equal those of single steps, over resets and chunks."""
+    model = gathered(
+        small(policy_kwargs=VARIANTS[variant], batch_size=8, env=lambda: environments.make("discrete"), n_envs=3)
+    )
+    gathered(model)  # a second rollout, which begins with something to remember
+    buffer = model.rollout_buffer
+    assert buffer.episode_starts[1:].sum() >= 3
+    for minibatch in buffer.get(8):
+        with th.no_grad():
+            result = evaluate(
+                model.policy, minibatch.observations, minibatch.actions.long().flatten(), None, minibatch.recurrence
+            )
+        assert result.log_probs.numpy() == pytest.approx(minibatch.old_log_prob.numpy(), abs=1e-5)
+        assert result.values.numpy() == pytest.approx(minibatch.old_values.numpy(), abs=1e-5)
+
+
+def test_an_episode_that_begins_with_a_chunk_begins_from_nothing():
+    model = gathered(gathered(small(env=environments.ConstantRewardEnv, batch_size=8)))
+    assert (model.rollout_buffer.episode_starts[::8] == 1).all()
+    for minibatch in model.rollout_buffer.get(8):
+        assert all((state == 0).all() for state in minibatch.recurrence.states)
+
+
+def test_every_step_is_learned_from_exactly_once():
+    model = gathered(small(batch_size=12, n_envs=3))
+    rows = np.concatenate([batch.returns.numpy() for batch in model.rollout_buffer.get(12)])
+    assert sorted(rows) == sorted(model.rollout_buffer.returns.ravel())
+
+
+def test_sequences_cross_neither_episodes_nor_environments():
+    starts = np.zeros((6, 2))
+    starts[[0, 3], 0] = 1
+    sequences = cut_sequences(starts, longest=4)
+    pieces = list(
+        zip(sequences.environments.tolist(), sequences.starts.tolist(), sequences.lengths.tolist(), strict=True)
+    )
+    assert pieces == [(0, 0, 3), (0, 3, 1), (0, 4, 2), (1, 0, 4), (1, 4, 2)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13, 32])
+def test_the_loss_does_not_depend_on_where_sequences_are_split(length):
+    losses = []
+    for longest in (32, length):
+        model = small(env=lambda: environments.make("discrete"))
+        model.rollout_buffer.sequence_length = longest
+        gathered(model)
+        (batch,) = list(model.rollout_buffer.get(None))
+        losses.append(minibatch_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_a_feed_forward_network_disguised_as_a_memory_gives_the_plain_result():
+    """A GRU whose reset and update gates are shut is a plain tanh layer: the order and the length of sequences cannot matter."""
+    model = small(env=lambda: environments.make("discrete"), policy_kwargs=dict(rnn="gru"))
+    for module in (model.policy.lstm_actor, model.policy.lstm_critic):
+        for name, parameter in module.named_parameters():
+            hidden = parameter.data.view(3, 16, -1)
+            if name.startswith(("weight_hh", "bias_hh")):
+                hidden.zero_()
+            else:
+                hidden[1] = -100.0 if name.startswith("bias") else 0.0  # update gate: always take the new
+    gathered(model)
+    (batch,) = list(model.rollout_buffer.get(None))
+    with th.no_grad():
+        at_once = evaluate(model.policy, batch.observations, batch.actions.long().flatten(), None, batch.recurrence)
+        alone = model.policy.one_step(model.policy.initial_states(len(batch.returns)), th.ones(len(batch.returns)))
+        one_by_one = evaluate(model.policy, batch.observations, batch.actions.long().flatten(), None, alone)
+    assert at_once.log_probs.numpy() == pytest.approx(one_by_one.log_probs.numpy(), abs=1e-5)
+    assert at_once.values.numpy() == pytest.approx(one_by_one.values.numpy(), abs=1e-5)
+
+
+def test_permuting_environments_permutes_nothing_else():
+    model = small(env=lambda: environments.make("discrete"), n_envs=3)
+    observations = th.randn(3, 3)
+    states = tuple(th.randn(part.shape) for part in model.policy.initial_states(3))
+    starts, order = th.tensor([0.0, 1.0, 0.0]), [2, 0, 1]
+    with th.no_grad():
+        plain = act(model.policy, observations, None, model.policy.one_step(states, starts), deterministic=True)
+        permuted_states = tuple(part[:, order] for part in states)
+        recurrence = model.policy.one_step(permuted_states, starts[order])
+        permuted = act(model.policy, observations[order], None, recurrence, deterministic=True)
+    assert permuted.values.numpy() == pytest.approx(plain.values[order].numpy(), abs=1e-6)
+    for mine, theirs in zip(permuted.states, plain.states, strict=True):
+        assert mine.numpy() == pytest.approx(theirs[:, order].numpy(), abs=1e-6)
+
+
+def test_an_episodes_start_forgets_everything():
+    model = small()
+    states = tuple(th.randn(part.shape) for part in model.policy.initial_states(2))
+    recurrence = model.policy.one_step(states, th.tensor([1.0, 0.0]))
+    assert all((part[:, 0] == 0).all() for part in recurrence.states)
+    assert all(th.equal(part[:, 1], state[:, 1]) for part, state in zip(recurrence.states, states, strict=True))
+
+
+@pytest.mark.parametrize("variant", ["two_memories", "shared", "critic_without"])
+def test_recurrent_training_equals_recurrent_ppo_on_the_same_minibatches(variant, monkeypatch):
+    """One environment, one whole rollout in a minibatch, no shuffling of its start: both learn from the same sequences."""
+    # contrib cuts its batch at a random place; 0 leaves it whole
+    monkeypatch.setattr("sb3_contrib.common.recurrent.buffers.np.random.randint", lambda *_: 0)
+    arguments = SMALL | dict(batch_size=32, n_epochs=3, clip_range=0.1)
+    policy_kwargs = NET | VARIANTS[variant]
+    env = lambda: environments.make("discrete")  # noqa: E731
+    ours = NotesPPO("MlpLstmPolicy", make_vec_env(env, 1, seed=1), policy_kwargs=policy_kwargs, **arguments)
+    theirs = RecurrentPPO("MlpLstmPolicy", make_vec_env(env, 1, seed=1), policy_kwargs=policy_kwargs, **arguments)
+    theirs.policy.load_state_dict(ours.policy.state_dict())
+    for model in (ours, theirs):
+        th.manual_seed(3)
+        model.learn(96)
+    mine = dict(ours.policy.named_parameters())
+    for key, parameter in theirs.policy.named_parameters():
+        assert (parameter - mine[key]).abs().max().item() < 1e-5, key
+    assert ours.rollout_buffer.episode_starts.sum() > 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments", "begins"),
+    [
+        (
+            UpdateRule(computed="every_epoch", value_target=TDZero()),
+            {},
+            "computed must be 'once' with a recurrent policy",
+        ),
+        (
+            UpdateRule(
+                optimization=Optimization(separate=SeparateOptimizers(OptimizerSettings(), OptimizerSettings()))
+            ),
+            {},
+            "separate must be None with a recurrent policy",
+        ),
+    ],
+)
+def test_combinations_that_make_no_sense_say_why(rule, arguments, begins):
+    with pytest.raises(InvalidValueError, match="^" + begins):
+        small(rule=rule, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "begins"),
+    [
+        (dict(shared_lstm=True), "enable_critic_lstm must be False when shared_lstm=True"),
+        (dict(lstm_hidden_size=0), "lstm_hidden_size must be an int >= 1"),
+        (dict(n_lstm_layers=0), "n_lstm_layers must be an int >= 1"),
+        (dict(rnn="elman"), "rnn must be one of 'lstm', 'gru'"),
+    ],
+)
+def test_wrong_memory_arguments(policy_kwargs, begins):
+    with pytest.raises(InvalidValueError, match="^" + begins):
+        small(policy_kwargs=policy_kwargs)
+
+
+def test_a_reset_forgets_and_learning_on_does_not():
+    model = small().learn(64)
+    assert model._last_states is not None
+    kept = model._last_states
+    model._setup_learn(100, None, False)
+    assert model._last_states is kept
+    model._setup_learn(100)
+    assert model._last_states is None
+
+
+# -- the table of combinations --------------------------------------------------------------------------------
+
+
+def with_masks(name):
+    return lambda: all_allowed(name)
+
+
+COMBINATIONS = {
+    f"{policy} {masked} {recipe}": (policy, masked, recipe)
+    for policy in (
+        "Mlp",
+        "MultiInput",
+        "Cnn",
+        "shared trunk",
+        "MlpLstm",
+        "MultiInputLstm",
+        "CnnLstm",
+        "shared trunk Lstm",
+    )
+    for masked in ("plain", "masked")
+    for recipe in ("stock", *RECIPES)
+}
+
+
+def is_sensible(policy, recipe):
+    """Recurrent policies compute advantages once and have one optimiser."""
+    if "Lstm" not in policy or recipe == "stock":
+        return True
+    rule = RECIPES[recipe].rule
+    return rule.computed == "once" and rule.optimization.separate is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_every_combination_trains_saves_loads_and_goes_on(name, tmp_path):
+    from sb3_ppo_notes.policies.trunk import shared_trunk
+
+    policy, masked, recipe = COMBINATIONS[name]
+    space = {"MultiInput": "dict", "Cnn": "image"}.get(policy.removesuffix("Lstm"), "discrete")
+    env = make_vec_env(
+        (lambda: masked_environment(space)) if masked == "masked" else (lambda: environments.make(space)), 2, seed=0
+    )
+    is_recurrent = "Lstm" in policy
+    policy_kwargs = shared_trunk([16]) if "trunk" in policy else {}
+    policy_kwargs |= dict(lstm_hidden_size=8) if is_recurrent else {}
+    policy_name = ("Mlp" if "trunk" in policy else policy.removesuffix("Lstm")) + (
+        "LstmPolicy" if is_recurrent else "Policy"
+    )
+    arguments = dict(seed=0, device="cpu", n_steps=16, action_masking=masked == "masked")
+    algorithm = NotesA2C if recipe != "stock" and RECIPES[recipe].algorithm == "a2c" else NotesPPO
+    if recipe == "stock":
+        build = lambda: NotesPPO(policy_name, env, batch_size=16, n_epochs=2, policy_kwargs=policy_kwargs, **arguments)  # noqa: E731
+    else:
+        own = {
+            key: value for key, value in RECIPES[recipe].hyperparameters["policy_kwargs"].items() if "optimizer" in key
+        }
+        rule_kwargs = {
+            key: value
+            for key, value in RECIPES[recipe].hyperparameters.items()
+            if key not in ("policy_kwargs", "n_steps", "batch_size")
+        }
+        sizes = {} if algorithm is NotesA2C else dict(batch_size=16)
+        build = lambda: algorithm(  # noqa: E731
+            policy_name,
+            env,
+            rule=RECIPES[recipe].rule,
+            policy_kwargs=policy_kwargs | own,
+            **rule_kwargs | arguments | sizes,
+        )
+    if (
+        not is_sensible(policy, recipe)
+        or ("trunk" in policy and recipe == "spinning_up")
+        or (policy in ("Cnn", "MultiInput") and recipe == "spinning_up")
+    ):
+        if policy == "MultiInput":  # its extractor only flattens: no weights, nothing shared
+            build().learn(64)
+            return
+        with pytest.raises(InvalidValueError, match="must"):
+            build()
+        return
+    model = build().learn(64)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=env)
+    pairs = zip(model.policy.state_dict().values(), loaded.policy.state_dict().values(), strict=True)
+    assert all(th.equal(*pair) for pair in pairs)
+    loaded.learn(32, reset_num_timesteps=False)
+    assert all(th.isfinite(tensor).all() for tensor in loaded.policy.state_dict().values())
+
+
+def masked_environment(space):
+    from sb3_contrib.common.wrappers import ActionMasker
+
+    return ActionMasker(environments.make(space), lambda _: np.array([True, False, True]))
+
+
+# -- learning -------------------------------------------------------------------------------------------------
+
+
+class NoVelocity(gym.ObservationWrapper):
+    """CartPole that shows positions only: whoever has no memory cannot know where the pole is going."""
+
+    def __init__(self):
+        super().__init__(gym.make("CartPole-v1"))
+        self.observation_space = spaces.Box(-5, 5, (2,), dtype=np.float32)
+
+    def observation(self, observation):
+        return observation[[0, 2]]
+
+
+class RecallUnderMasks(gym.Env):
+    """A cue (0 or 1) is shown once; after three blank steps the same action is asked for. Two of four actions are forbidden at every step,
+    and the forbidden ones look just as good in between. Solved only by whoever remembers *and* is kept from the forbidden."""
+
+    observation_space = spaces.Box(0, 1, (3,), dtype=np.float32)
+    action_space = spaces.Discrete(40)
+
+    def _show(self):
+        cue = np.zeros(3, dtype=np.float32)
+        if self.count == 0:
+            cue[self.cue] = 1
+        cue[2] = self.count == 4
+        return cue
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count, self.cue = 0, int(self.np_random.integers(2))
+        return self._show(), {}
+
+    def action_masks(self):
+        return np.arange(40) < 2
+
+    def step(self, action):
+        last = self.count == 4
+        reward = float(last and int(action) == self.cue) if action < 2 else -1.0
+        self.count += 1
+        return self._show(), reward, last, False, {}
+
+
+@pytest.mark.slow
+def test_memory_solves_cartpole_without_velocities():
+    env = make_vec_env(NoVelocity, 8, seed=0)
+    model = NotesPPO(
+        "MlpLstmPolicy",
+        env,
+        n_steps=128,
+        batch_size=256,
+        n_epochs=10,
+        learning_rate=1e-3,
+        gae_lambda=0.9,
+        gamma=0.98,
+        seed=0,
+        device="cpu",
+        policy_kwargs=dict(lstm_hidden_size=64, net_arch=[], enable_critic_lstm=True),
+    ).learn(50_000)
+    mean, _ = evaluate_policy(model, make_vec_env(NoVelocity, 1, seed=99), n_eval_episodes=20)
+    assert mean >= 450
+
+
+@pytest.mark.slow
+def test_recall_under_masks_needs_memory_and_masks():
+    from sb3_ppo_notes.callbacks import MaskableEvalCallback
+
+    scores = {}
+    for policy in ("MlpPolicy", "MlpLstmPolicy"):
+        for masked in (False, True):
+            policy_kwargs = dict(lstm_hidden_size=16) if "Lstm" in policy else {}
+            env = make_vec_env(RecallUnderMasks, 8, seed=0)
+            model = NotesPPO(
+                policy,
+                env,
+                n_steps=40,
+                batch_size=160,
+                learning_rate=5e-3,
+                seed=0,
+                device="cpu",
+                action_masking=masked,
+                policy_kwargs=policy_kwargs,
+            ).learn(6400)
+            evaluation = MaskableEvalCallback(make_vec_env(RecallUnderMasks, 1, seed=7), n_eval_episodes=50, verbose=0)
+            scores[policy, masked] = (
+                evaluation.evaluate(model)[0]
+                if masked
+                else evaluate_policy(model, evaluation.eval_env, n_eval_episodes=50)[0]
+            )
+    assert scores["MlpLstmPolicy", True] >= 0.95
+    assert all(score < 0.8 for key, score in scores.items() if key != ("MlpLstmPolicy", True)), scores
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_recurrent_policies_serve_rules_and_a2c(masked):
+    env = make_vec_env(discrete, 2)
+    rule = UpdateRule(policy_objective=KLPenalty(target=1e-4), kl_controls=(EarlyStop(0.5, estimator="exact"),))
+    model = NotesPPO("MlpLstmPolicy", env, rule=rule, action_masking=masked, policy_kwargs=NET, **SMALL).learn(128)
+    assert model.rule_state.kl_coef is not None
+    NotesA2C("MlpLstmPolicy", env, action_masking=masked, policy_kwargs=NET, seed=0, device="cpu").learn(40)
