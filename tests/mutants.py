@@ -20,6 +20,9 @@ OBJECTIVES = "tests/formulas/test_objectives.py::"
 DIVERGENCES = "tests/formulas/test_divergences.py::"
 DISTRIBUTIONS = "tests/formulas/test_distributions.py::"
 CONTRACT = "tests/algorithms/test_contract.py::"
+RULES = "tests/recipes/test_rules.py::"
+MASKS = "tests/policies/test_masks.py::"
+RECURRENT = "tests/policies/test_recurrent.py::"
 STOCK = "tests/parity/test_stock.py::"
 
 MUTANTS = [
@@ -61,15 +64,15 @@ MUTANTS = [
     Mutant(
         "time-limit bootstrap not called",
         "rollouts/collector.py",
-        "if bootstrap_truncated and step",
-        "if not bootstrap_truncated and step",
+        "if bootstrap_truncated else []",
+        "if not bootstrap_truncated else []",
         STOCK + "test_ppo_is_bit_for_bit_stock[pendulum_time_limits]",
     ),
     Mutant(
         "terminated episodes bootstrapped too",
         "rollouts/collector.py",
-        'if observation is None or not info.get("TimeLimit.truncated", False):',
-        "if observation is None:",
+        'if infos[index].get("TimeLimit.truncated", False) and infos[index]',
+        "if infos[index]",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -201,8 +204,8 @@ MUTANTS = [
     Mutant(
         "early stop ends the epoch only",
         "algorithms/update.py",
-        "if record.stopped_in_epoch is not None:\n            break",
-        "if False:\n            break",
+        'goes_on = early_stop.scope == "epoch"',
+        "goes_on = True",
         STOCK + "test_ppo_is_bit_for_bit_stock[target_kl_reached]",
     ),
     Mutant(
@@ -235,9 +238,9 @@ MUTANTS = [
     ),
     Mutant(
         "minibatches never shuffled",
-        "rollouts/buffers.py",
-        "np.random.permutation(n_samples) if optimization.shuffle else np.arange(n_samples)",
-        "np.arange(n_samples)",
+        "rollouts/minibatches.py",
+        "np.random.permutation(n_samples) if is_shuffled else",
+        "np.arange(n_samples) if is_shuffled else",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -271,8 +274,127 @@ MUTANTS = [
     Mutant(
         "last update not logged",
         "algorithms/on_policy.py",
-        "self._dump_last_update()\n",
+        "dump_last_update(self.logger, self.num_timesteps)\n",
         "pass\n",
         CONTRACT + "test_the_last_update_is_logged",
+    ),
+    Mutant(
+        "KL penalty with the wrong sign",
+        "formulas/divergences.py",
+        "return surrogate - coefficient * kl",
+        "return surrogate + coefficient * kl",
+        RULES + "test_a_huge_penalty_holds_the_policy_where_it_is",
+    ),
+    Mutant(
+        "penalty without a floor",
+        "formulas/adaptation.py",
+        "return max(coefficient / factor, bounds[0])",
+        "return coefficient / factor",
+        RULES + "test_penalty_neither_dies_nor_overflows",
+    ),
+    Mutant(
+        "adaptive learning rate not strict",
+        "formulas/adaptation.py",
+        "if kl > threshold * kl_factor:",
+        "if kl >= threshold * kl_factor:",
+        RULES + "test_adaptive_learning_rate_trace",
+    ),
+    Mutant(
+        "adapted learning rate overwritten by the schedule",
+        "algorithms/on_policy.py",
+        "self.rule_state.learning_rate is not None:",
+        "self.rule_state.learning_rate is None:",
+        RULES + "test_adapted_learning_rate_is_logged_saved_and_loaded",
+    ),
+    Mutant(
+        "second optimiser not saved",
+        "algorithms/building.py",
+        '(["critic_optimizer"] if self.rule.optimization.separate else [])',
+        "[]",
+        RULES + "test_separate_optimizers_are_saved_and_loaded",
+    ),
+    Mutant(
+        "critic stops with the policy",
+        "algorithms/update.py",
+        'if early_stop.scope == "policy" and phase.trains == "both":',
+        "if False:",
+        RULES + "test_scope_policy_leaves_the_actor_alone_and_goes_on_with_the_critic",
+    ),
+    Mutant(
+        "advantages never computed again",
+        "algorithms/update.py",
+        'if epoch > 0 and self.rule.computed == "every_epoch":',
+        "if False:",
+        "tests/recipes/test_against_originals.py::test_minimal_rl_update",
+    ),
+    Mutant(
+        "sequential means environment by environment",
+        "rollouts/minibatches.py",
+        ".reshape(self.n_envs, self.buffer_size).T.ravel()",
+        ".ravel()",
+        "tests/recipes/test_against_originals.py::test_skrl_update_equals_skrls_own_code",
+    ),
+    Mutant(
+        "reward z-score over all trajectories",
+        "formulas/normalization.py",
+        "ends = np.flatnonzero(nonterminal[:-1, environment] == 0) + 1",
+        "ends = np.zeros(0, dtype=int)",
+        RULES + "test_reward_z_scores_stay_within_their_trajectory",
+    ),
+    Mutant(
+        "success one step too early",
+        "rollouts/wrappers.py",
+        "success = self.lengths >= self.shortest_success",
+        "success = self.lengths >= self.shortest_success - 1",
+        RULES + "test_episode_end_reward_threshold",
+    ),
+    Mutant(
+        "masks forgotten in the update",
+        "algorithms/loss.py",
+        'getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)',
+        'None, getattr(minibatch, "recurrence", None)',
+        MASKS + "test_masked_training_equals_maskable_ppo",
+    ),
+    Mutant(
+        "state not forgotten at an episode's start",
+        "policies/recurrent.py",
+        "kept = (1.0 - episode_starts.float()).reshape(1, n, 1)",
+        "kept = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
+        RECURRENT + "test_an_episodes_start_forgets_everything",
+    ),
+    Mutant(
+        "sequences run over an episode's start",
+        "rollouts/sequences.py",
+        "begins = episode_starts != 0",
+        "begins = episode_starts > 9",
+        RECURRENT + "test_the_update_sees_what_the_rollout_saw[two_memories]",
+    ),
+    Mutant(
+        "chunks begin with the wrong state",
+        "rollouts/sequences.py",
+        "states[start // longest][k]",
+        "states[0][k]",
+        RECURRENT + "test_the_update_sees_what_the_rollout_saw[two_memories]",
+    ),
+    Mutant(
+        "shared memory trained by the critic",
+        "policies/recurrent.py",
+        "latent_vf = latent_pi.detach() if self.critic is None",
+        "latent_vf = latent_pi if self.critic is None",
+        RECURRENT + "test_recurrent_training_equals_recurrent_ppo_on_the_same_minibatches[shared]",
+    ),
+    Mutant(
+        "squashed entropy without the slope",
+        "formulas/distributions/squashed.py",
+        "return gaussian_entropy(std) + (slopes * weights).sum(dim=(1, 2))",
+        "return gaussian_entropy(std)",
+        DISTRIBUTIONS + "test_bounded_distributions_by_numerical_integration",
+    ),
+    Mutant(
+        "Beta without the stretching",
+        "formulas/distributions/beta.py",
+        "return (log_densities - math.log(2)).sum(dim=1)",
+        "return log_densities.sum(dim=1)",
+        DISTRIBUTIONS + "test_bounded_distributions_by_numerical_integration",
     ),
 ]

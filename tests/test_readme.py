@@ -65,3 +65,9 @@ def test_the_table_of_recipes_is_generated():
     from sb3_ppo_notes.rules.tables import markdown_table
 
     assert markdown_table({name: recipe.rule for name, recipe in RECIPES.items()}) in README
+
+
+def test_the_table_of_combinations_is_generated():
+    from tests.policies.combinations import markdown_table
+
+    assert markdown_table() in README
