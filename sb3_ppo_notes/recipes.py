@@ -179,7 +179,6 @@ RECIPES: dict[str, Recipe] = {
             gamma=0.99,
             ent_coef=0.0,
             vf_coef=1.0,
-            max_grad_norm=None,
             policy_kwargs=dict(ortho_init=False, log_std_init=-0.5, optimizer_kwargs=dict(ADAM)),
         ),
         differs=(

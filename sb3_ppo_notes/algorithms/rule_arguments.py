@@ -11,6 +11,8 @@ from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer
 from sb3_ppo_notes.rules import GAE, LambdaReturn, UpdateRule
 
+#: Arguments that a rule with separate optimisers gives to each of them.
+OPTIMIZER_ARGUMENTS = ("learning_rate", "n_epochs", "max_grad_norm")
 RULE_ARGUMENTS = ("gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage", "target_kl")
 
 
@@ -54,6 +56,13 @@ def take_arguments_from(rule: UpdateRule, model: Any) -> None:
                 f"{name} must agree with rule, which has {wanted!r}, got {given!r} (give one of the two)"
             )
         setattr(model, name, wanted)
+    if rule.optimization.separate is not None:
+        for name in OPTIMIZER_ARGUMENTS:
+            if name in defaults and plain(getattr(model, name)) != defaults[name].default:
+                raise InvalidValueError(
+                    f"{name} must be left out with a rule that has separate optimizers (each has its own), got "
+                    f"{getattr(model, name)!r}"
+                )
 
 
 def check_rule_fits(rule: UpdateRule, policy: Any, buffer: Any) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sb3_ppo_notes.formulas.advantages import FloatArray
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_choice
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice
 from sb3_ppo_notes.formulas.normalization import trajectory_z_scores
 from sb3_ppo_notes.rules.advantages import (
     GAE,
@@ -55,7 +55,8 @@ class UpdateRule:
     :param advantage_normalization: over which samples advantages are normalised.
     :param policy_objective: what the policy ascends.
     :param value_objective: what the critic descends.
-    :param kl_controls: what happens when the policy has moved far: any number of controls, in their order.
+    :param kl_controls: what happens when the policy has moved far: at most one early stop and one adaptive learning
+        rate.
     :param optimization: how an epoch is cut into minibatches, and how many optimisers there are.
 
     >>> print(UpdateRule())
@@ -101,6 +102,8 @@ class UpdateRule:
             raise InvalidTypeError(
                 f"kl_controls must be a tuple of EarlyStop and AdaptiveLearningRate, got {controls!r}"
             )
+        if len({type(control) for control in controls}) < len(controls):
+            raise InvalidValueError(f"kl_controls must hold at most one control of each kind, got {controls!r}")
         if not isinstance(self.optimization, Optimization):
             raise InvalidTypeError(f"optimization must be an Optimization, got {self.optimization!r}")
 
@@ -157,12 +160,12 @@ class UpdateRule:
 
     @property
     def early_stop(self) -> EarlyStop | None:
-        """The first early stop among the KL controls."""
+        """The early stop among the KL controls."""
         return next((control for control in self.kl_controls if isinstance(control, EarlyStop)), None)
 
     @property
     def adaptive_learning_rate(self) -> AdaptiveLearningRate | None:
-        """The first adaptive learning rate among the KL controls."""
+        """The adaptive learning rate among the KL controls."""
         return next((control for control in self.kl_controls if isinstance(control, AdaptiveLearningRate)), None)
 
     @property

@@ -200,7 +200,7 @@ def test_recurrent_training_equals_recurrent_ppo_on_the_same_minibatches(variant
             UpdateRule(
                 optimization=Optimization(separate=SeparateOptimizers(OptimizerSettings(), OptimizerSettings()))
             ),
-            {},
+            dict(learning_rate=3e-4, n_epochs=10),
             "separate must be None with a recurrent policy",
         ),
     ],
@@ -245,7 +245,7 @@ def built(policy, is_masked, system, env):
     policy_kwargs = (shared_trunk([16]) if is_trunk else {}) | (dict(lstm_hidden_size=8) if is_recurrent else {})
     arguments = dict(seed=0, device="cpu", n_steps=16, action_masking=is_masked)
     if algorithm is NotesPPO:
-        arguments |= dict(batch_size=16, n_epochs=2)
+        arguments |= dict(batch_size=16)
     if recipe:
         hyperparameters = {key: value for key, value in recipe.hyperparameters.items() if key != "policy_kwargs"}
         policy_kwargs["optimizer_kwargs"] = dict(eps=1e-8)

@@ -293,10 +293,10 @@ def test_streaming_normalise_learns_each_observation_once():
 
 
 def test_with_controls_that_never_act_parity_with_stock_holds():
-    controls = (EarlyStop(1e9, scope="epoch", estimator="exact"), EarlyStop(1e9))
-    ours = small(UpdateRule(kl_controls=controls)).learn(128)
     stock = PPO("MlpPolicy", "CartPole-v1", **SMALL).learn(128)
-    assert same(weights(ours), weights(stock))
+    for scope in ("update", "epoch", "policy"):
+        ours = small(UpdateRule(kl_controls=(EarlyStop(1e9, scope=scope, estimator="exact"),))).learn(128)
+        assert same(weights(ours), weights(stock))
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3", "exact"])  # k1 may be negative and never stop anybody
@@ -377,8 +377,13 @@ SEPARATE = SeparateOptimizers(
 
 def test_separate_optimizers_are_saved_and_loaded(tmp_path):
     rule = UpdateRule(optimization=Optimization(separate=SEPARATE))
-    model = small(rule, learning_rate=3e-4).learn(64)
+    model = NotesPPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0, device="cpu", rule=rule).learn(64)
     assert model.last_report.n_gradient_steps == 4 + 6
+    for given in (dict(learning_rate=1e-2), dict(n_epochs=3), dict(max_grad_norm=None)):
+        with pytest.raises(
+            InvalidValueError, match=f"^{next(iter(given))} must be left out with a rule that has separate"
+        ):
+            NotesPPO("MlpPolicy", "CartPole-v1", rule=rule, **given)
     assert "critic_optimizer" in model.get_parameters()
     model.save(tmp_path / "model")
     loaded = NotesPPO.load(tmp_path / "model", env=make_vec_env("CartPole-v1"))
@@ -393,7 +398,10 @@ def test_separate_networks_with_plain_sgd_need_no_second_optimizer():
     """The gradient of a sum is the sum of the gradients: without a common norm clip two optimisers equal one."""
     settings = OptimizerSettings(learning_rate=1e-2, n_epochs=1)
     sgd = dict(policy_kwargs=dict(optimizer_class=th.optim.SGD), normalize_advantage=True)
-    two = small(UpdateRule(optimization=Optimization(separate=SeparateOptimizers(settings, settings))), **sgd).learn(32)
+    rule = UpdateRule(optimization=Optimization(separate=SeparateOptimizers(settings, settings)))
+    two = NotesPPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, seed=0, device="cpu", rule=rule, **sgd).learn(
+        32
+    )
     one = small(n_epochs=1, max_grad_norm=None, **sgd).learn(32)
     assert all(th.allclose(a, b, atol=1e-7) for a, b in zip(weights(two).values(), weights(one).values(), strict=True))
 
@@ -476,6 +484,10 @@ def test_other_value_objectives_learn_something_else(objective):
         (lambda: UpdateRule(policy_objective=GAE()), "policy_objective must be one of the choices"),
         (lambda: UpdateRule(value_objective=HuberValueError), "value_objective must be one of the choices"),
         (lambda: UpdateRule(kl_controls=EarlyStop(0.1)), "kl_controls must be a tuple"),
+        (
+            lambda: UpdateRule(kl_controls=(EarlyStop(0.1), EarlyStop(0.2))),
+            "kl_controls must hold at most one control of each kind",
+        ),
         (lambda: UpdateRule(optimization="adam"), "optimization must be an Optimization"),
     ],
 )
@@ -502,7 +514,7 @@ def test_separate_optimizers_need_separate_networks():
     rule = UpdateRule(optimization=Optimization(separate=SEPARATE))
     policy_kwargs = RECIPES["minimal_rl"].hyperparameters["policy_kwargs"]
     with pytest.raises(InvalidValueError, match="^rule must not ask for separate optimizers"):
-        small(rule, policy_kwargs=policy_kwargs)
+        NotesPPO("MlpPolicy", "CartPole-v1", rule=rule, policy_kwargs=policy_kwargs)
 
 
 # -- recipes --------------------------------------------------------------------------------------------------
