@@ -225,7 +225,7 @@ MUTANTS = [
     Mutant(
         "observations not checked below the normaliser",
         "rollouts/finite.py",
-        "wrapper.venv = FiniteVecEnv(wrapper.venv)",
+        "wrapper.venv.step_wait = guard.step_wait",
         "pass",
         CONTRACT + "test_a_non_finite_step_names_environment_and_step_and_touches_nothing",
     ),

@@ -123,7 +123,7 @@ class NotesA2C(NotesOnPolicyAlgorithm):
 
     def _default_rule(self) -> UpdateRule:
         return UpdateRule(
-            advantage_estimator=GAE(self.gae_lambda),
+            advantage_estimator=GAE(self._buffer_lambda()),
             advantage_normalization=AdvantageNormalization("minibatch" if self.normalize_advantage else "none"),
             policy_objective=PolicyGradient(),
         )

@@ -191,7 +191,7 @@ def check_rollout_size(
 
 
 def scheduled(value: Any) -> Any:
-    """Turn rl_zoo3's ``"lin_3e-4"`` into the schedule it stands for.
+    """Turn rl_zoo3's ``"lin_3e-4"`` into the schedule it stands for, and NumPy's numbers into Python's.
 
     :param value: anything.
     :return: a schedule from that number to 0 if it is such a string, else the value itself.
@@ -199,6 +199,8 @@ def scheduled(value: Any) -> Any:
     >>> scheduled("lin_0.5")
     LinearSchedule(start=0.5, end=0.0, end_fraction=1.0)
     """
+    if isinstance(value, np.floating | np.integer) and not isinstance(value, float):
+        return value.item()  # SB3 takes Python's numbers only
     found = re.fullmatch(r"lin_(\d+(\.\d*)?([eE][+-]?\d+)?)", value) if isinstance(value, str) else None
     return LinearSchedule(float(found.group(1)), 0.0, 1.0) if found else value
 

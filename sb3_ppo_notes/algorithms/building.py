@@ -11,13 +11,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.algorithms.arguments import check_arguments, check_rollout_size
+from sb3_ppo_notes.algorithms.arguments import check_arguments, check_rollout_size, scheduled
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
 from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
-from sb3_ppo_notes.algorithms.rule_arguments import check_context, check_rule_fits, take_arguments_from
-from sb3_ppo_notes.formulas.checks import check_flag
+from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_flag
 from sb3_ppo_notes.policies.masks import check_masking
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.recurrent import (
@@ -78,8 +78,12 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         :param action_masking: whether the environments say which actions are allowed.
         """
         check_flag("action_masking", action_masking)
+        if not (rule is None or isinstance(rule, UpdateRule)):
+            raise InvalidTypeError(f"rule must be an UpdateRule or None, got {rule!r}")
         is_new = arguments.pop("_init_setup_model")
-        check_arguments(arguments)
+        # Whether one sample is enough for a minibatch is for the rule to say, if there is one.
+        normalizes = {} if rule is None else {"normalize_advantage": rule.advantage_normalization.scope != "none"}
+        check_arguments(arguments | normalizes)
         check_policy(arguments["policy"], self.policy_aliases, arguments["policy_kwargs"])
         env = arguments["env"]
         if is_new or env is not None:
@@ -133,6 +137,11 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         """Samples in a minibatch, ``None`` for the whole rollout."""
         raise NotImplementedError
 
+    def _buffer_lambda(self) -> float:
+        """λ as SB3 takes it: the buffer's own, once there is a buffer. The model's attribute is only what builds it."""
+        buffer = getattr(self, "rollout_buffer", None)
+        return float(getattr(buffer, "gae_lambda", self.gae_lambda))
+
     def _default_rule(self) -> UpdateRule:
         """Stock SB3, with the present values of its arguments."""
         raise NotImplementedError
@@ -140,6 +149,11 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         # A loaded model comes through here with attributes that no constructor has seen. Warnings were given at
         # construction.
+        if "rule" in vars(self):
+            self._given_rule = vars(self).pop("rule")
+        for name in ("learning_rate", "clip_range", "clip_range_vf", "ent_coef", "vf_coef"):
+            if name in vars(self):
+                setattr(self, name, scheduled(getattr(self, name)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check_arguments({name: value for name, value in vars(self).items() if name != "device"})
@@ -170,7 +184,9 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         self.policy.optimizer, self.critic_optimizer = separate_optimizers(self.policy, separate)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "critic_optimizer", "_last_states"]
+        # What the rule says is not said twice: a file holds the rule, and loading sets the attributes from it.
+        said_by_rule = [] if self._given_rule is None else list(RULE_ARGUMENTS)
+        return [*super()._excluded_save_params(), "critic_optimizer", "_last_states", *said_by_rule]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, others = super()._get_torch_save_params()

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
+from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 
@@ -45,8 +46,11 @@ def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[s
             )
     _check_net_arch(policy_kwargs.get("net_arch"))
     activation_fn = policy_kwargs.get("activation_fn")
-    if activation_fn is not None and not callable(activation_fn):
+    if activation_fn is not None and (not callable(activation_fn) or isinstance(activation_fn, nn.Module)):
         raise InvalidTypeError(f"activation_fn must be a class such as nn.Tanh, got {activation_fn!r}")
+    optimizer_class = policy_kwargs.get("optimizer_class")
+    if optimizer_class is not None and not callable(optimizer_class):
+        raise InvalidTypeError(f"optimizer_class must be a class such as th.optim.Adam, got {optimizer_class!r}")
 
 
 def _constructor_parameters(policy_class: type) -> tuple[set[str], bool]:
@@ -68,6 +72,8 @@ def _constructor_parameters(policy_class: type) -> tuple[set[str], bool]:
 def _check_net_arch(net_arch: Any) -> None:
     if isinstance(net_arch, list) and len(net_arch) > 0 and isinstance(net_arch[0], dict):
         net_arch = net_arch[0]  # SB3 below 1.8 wrote it so; SB3 still takes it and warns
+    if isinstance(net_arch, dict) and not set(net_arch) <= {"pi", "vf"}:
+        raise InvalidValueError(f"net_arch must be a list of positive ints or a dict of pi and vf, got {net_arch!r}")
     layers = [net_arch] if not isinstance(net_arch, dict) else [net_arch.get("pi", []), net_arch.get("vf", [])]
     for sizes in layers:
         if sizes is None:

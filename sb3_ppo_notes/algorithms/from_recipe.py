@@ -3,7 +3,8 @@
 from typing import Any
 
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.construction import made_environment
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
@@ -44,7 +45,8 @@ def recipe_environment(recipe: Recipe, env: Any, n_envs: int | None, seed: int |
         return recipe.wrap(make_vec_env(env, n_envs=n_envs or recipe.n_envs, seed=seed))
     if n_envs is not None:
         raise InvalidValueError(f"n_envs must be left out when env is an environment already, got {n_envs}")
-    return recipe.wrap(env if isinstance(env, VecEnv) else DummyVecEnv([lambda: made_environment(env, verbose=0)]))
+    # As SB3 does it: an environment of its own gets a Monitor, so that its episodes are counted.
+    return recipe.wrap(OnPolicyAlgorithm._wrap_env(made_environment(env, verbose=0)))
 
 
 def recipe_arguments(recipe: Recipe, env: VecEnv, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What NotesPPO and NotesA2C have in common: everything but their arguments and the names they log under."""
 
+import dataclasses
 from typing import Any, TypeVar
 
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -13,6 +14,7 @@ from sb3_ppo_notes.algorithms.building import BuiltFromArguments
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
+from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
@@ -81,6 +83,20 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             return super().predict(observation, state, episode_start, deterministic)
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)  # type: ignore[call-arg]
 
+    @classmethod
+    def load(cls: type[SelfAlgorithm], path: Any, *args: Any, **kwargs: Any) -> SelfAlgorithm:
+        """Load a model from a zip file, see SB3's ``BaseAlgorithm.load``.
+
+        :param path: the file.
+        :param args: as in SB3.
+        :param kwargs: as in SB3; a new ``learning_rate`` is also where an adaptive one starts again.
+        :return: the model.
+        """
+        model = super().load(path, *args, **kwargs)
+        if "learning_rate" in kwargs:
+            model.rule_state = dataclasses.replace(model.rule_state, learning_rate=None)
+        return model
+
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         before = self._last_obs
         result = super()._setup_learn(total_timesteps, *args, **kwargs)
@@ -112,6 +128,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         progress = self._current_progress_remaining
+        if self._given_rule is not None:
+            check_unchanged(self._given_rule, self)
         rule = self.rule.at(progress)
         coefficients = LossCoefficients(
             value_at("ent_coef", self.ent_coef, progress, minimum=-float("inf")),
@@ -167,6 +185,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         )
         if self.env is None:
             raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
+        before = self.last_report
         super().learn(
             total_timesteps,
             callback,
@@ -175,6 +194,6 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             reset_num_timesteps,
             progress_bar,
         )
-        if log_interval is not None:
+        if log_interval is not None and self.last_report is not before:
             dump_last_update(self.logger, self.num_timesteps)
         return self

@@ -120,7 +120,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     def _default_rule(self) -> UpdateRule:
         value_objective = SquaredValueError() if self.clip_range_vf is None else ClippedValueError(self.clip_range_vf)
         return UpdateRule(
-            advantage_estimator=GAE(self.gae_lambda),
+            advantage_estimator=GAE(self._buffer_lambda()),
             advantage_normalization=AdvantageNormalization("minibatch" if self.normalize_advantage else "none"),
             policy_objective=ClippedSurrogate(self.clip_range),
             value_objective=value_objective,

@@ -48,6 +48,7 @@ class UpdateRecord:
     gradient_norms: list[float] = field(default_factory=list)
     stopped_in_epoch: int | None = None
     policy_is_stopped: bool = False
+    update_is_stopped: bool = False
 
     def start_epoch(self) -> None:
         """Forget the divergences of the epoch before: SB3 logs the last epoch's mean."""

@@ -1,6 +1,7 @@
 """Translating between an ``UpdateRule`` and the arguments by which SB3 describes the same choices."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
@@ -44,13 +45,9 @@ def take_arguments_from(rule: UpdateRule, model: Any) -> None:
     :param model: its attributes are set.
     :raises ValueError: if an attribute says otherwise than the rule.
     """
-    settings = arguments_of(rule)
-    defaults = inspect.signature(type(model).__init__).parameters
-    for name in RULE_ARGUMENTS:
-        if name not in defaults:
-            continue
+    defaults = _own_parameters(type(model))
+    for name, wanted in _wanted(rule, defaults).items():
         given, default = plain(getattr(model, name)), defaults[name].default
-        wanted = settings.get(name, default)
         if given not in (default, plain(wanted)):
             raise InvalidValueError(
                 f"{name} must agree with rule, which has {wanted!r}, got {given!r} (give one of the two)"
@@ -63,6 +60,33 @@ def take_arguments_from(rule: UpdateRule, model: Any) -> None:
                     f"{name} must be left out with a rule that has separate optimizers (each has its own), got "
                     f"{getattr(model, name)!r}"
                 )
+
+
+def check_unchanged(rule: UpdateRule, model: Any) -> None:
+    """Refuse to go on when somebody has changed an attribute that the given rule overrides: it would have no effect.
+
+    :param rule: the rule that was given.
+    :param model: its attributes are looked at.
+    :raises ValueError: naming the attribute.
+    """
+    for name, wanted in _wanted(rule, _own_parameters(type(model))).items():
+        if plain(getattr(model, name)) != plain(wanted):
+            raise InvalidValueError(
+                f"{name} must stay as rule has it ({wanted!r}), got {getattr(model, name)!r}: "
+                "build the model with another rule"
+            )
+
+
+def _wanted(rule: UpdateRule, defaults: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """What every argument that a rule overrides has to be; its default, if it has no meaning for the rule."""
+    settings = arguments_of(rule)
+    return {name: settings.get(name, defaults[name].default) for name in RULE_ARGUMENTS if name in defaults}
+
+
+def _own_parameters(algorithm: type) -> Mapping[str, inspect.Parameter]:
+    """The constructor's parameters of NotesPPO or NotesA2C, also for a subclass that takes ``*args, **kwargs``."""
+    own = next(base for base in algorithm.__mro__ if base.__module__.startswith("sb3_ppo_notes.algorithms."))
+    return inspect.signature(own.__init__).parameters  # type: ignore[misc]
 
 
 def check_rule_fits(rule: UpdateRule, policy: Any, buffer: Any) -> None:

@@ -68,10 +68,12 @@ class Update:
                 goes_on = self._critic_epoch(phase, epoch) if phase.trains == "critic" else self._epoch(phase, epoch)
                 # SB3 counts epochs here, not optimiser steps, the one that was cut short included.
                 self.learner._n_updates += 1
-                if not goes_on:
+                if not goes_on or self.record.update_is_stopped:
                     break
                 if phase.trains == "both" and self.record.policy_is_stopped:
                     phase = dataclasses.replace(phase, trains="critic")
+            if self.record.update_is_stopped:
+                break
         self._adapt_penalty()
         return self.record.report(_explained_variance(self.learner.rollout_buffer))
 
@@ -131,6 +133,7 @@ class Update:
             return False
         self.record.stopped_in_epoch = epoch
         self.record.policy_is_stopped = early_stop.scope == "policy"
+        self.record.update_is_stopped = early_stop.scope == "update"
         if self.learner.verbose >= 1:
             print(f"Early stopping at step {epoch} due to reaching max kl: {kl:.2f}")
         return True

@@ -41,8 +41,8 @@ def adapted_penalty(
         KL > high·target  →  min(β·f, β_max)
         KL < low·target   →  max(β/f, β_min)       otherwise β
 
-    Without a floor β dies: 219 decreases by 1.5 bring it to 0 in float32, and 0·1.5 is 0 for ever. Without a ceiling it
-    overflows.
+    Without a floor β dies: 216 decreases by 1.5 bring it below float32's smallest normal number, a processor that
+    flushes those to 0 makes it 0, and 0·1.5 is 0 for ever. Without a ceiling it overflows.
 
     Source: PPO (arXiv:1707.06347) section 4: band (1/1.5, 1.5), f = 2. batch-ppo: band (0.7, 1.3), f = 1.5.
     Deviation: neither source has bounds.

@@ -221,8 +221,8 @@ def huber_value_error(values: th.Tensor, returns: th.Tensor, beta: float = 1.0) 
 
         e = ½·d²/β if |d| < β else |d| − ½·β ,   d = V − Ĝ
 
-    The gradient is d/β inside and ±1 outside: one outlier cannot dominate. With rewards far below β it is half the
-    squared error.
+    The gradient is d/β inside and ±1 outside: one outlier cannot dominate. Near the target it is
+    1/(2β) times the squared error.
 
     Source: Huber 1964; minimalRL's ``smooth_l1_loss``.
 

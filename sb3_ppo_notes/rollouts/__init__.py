@@ -2,6 +2,6 @@
 
 from sb3_ppo_notes.rollouts.buffers import NotesDictRolloutBuffer, NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.collector import collect_rollouts
-from sb3_ppo_notes.rollouts.finite import FiniteVecEnv, guard_normalizer
+from sb3_ppo_notes.rollouts.finite import FiniteGuard, guard_normalizer
 
-__all__ = ["FiniteVecEnv", "NotesDictRolloutBuffer", "NotesRolloutBuffer", "collect_rollouts", "guard_normalizer"]
+__all__ = ["FiniteGuard", "NotesDictRolloutBuffer", "NotesRolloutBuffer", "collect_rollouts", "guard_normalizer"]

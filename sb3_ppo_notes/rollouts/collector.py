@@ -197,6 +197,7 @@ def _terminal_values(
     """V(last observation) of each truncated episode, 0 elsewhere: ``[B]``."""
     values = np.zeros(n_envs, dtype=np.float32)
     for index, observation in truncated:
+        _check_terminal_observation(observation, index)
         # One environment at a time, though a batch would be quicker: a matrix product of another shape may round
         # differently.
         with th.no_grad():
@@ -206,6 +207,18 @@ def _terminal_values(
                 recurrence = policy.one_step(own, th.zeros(1, device=policy.device))
             values[index] = values_of(policy, policy.obs_to_tensor(observation)[0], recurrence)[0].item()
     return values
+
+
+def _check_terminal_observation(observation: Any, index: int) -> None:
+    """Refuse a NaN or an infinity in the last observation of an episode: its value would be added to a reward."""
+    parts = observation.values() if isinstance(observation, dict) else [observation]
+    for part in map(np.asarray, parts):
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            bad = part[~np.isfinite(part)][0]
+            raise NonFiniteError(
+                f"terminal_observation must be finite, got {bad} from environment {index} at the end of an episode; "
+                "nothing was learned from it"
+            )
 
 
 def _check_policy_output(rollout_buffer: RolloutBuffer, last_values: th.Tensor, step: int) -> None:

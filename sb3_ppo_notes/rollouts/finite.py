@@ -34,18 +34,20 @@ def check_finite(what: str, array: Any, step: int) -> None:
     )
 
 
-class FiniteVecEnv(VecEnvWrapper):
+class FiniteGuard:
     """Checks observations and rewards before an outer wrapper averages them.
 
     ``VecNormalize`` takes every observation into its running statistics as it passes, and one NaN stays in them for
-    ever. This wrapper sits underneath and raises first.
+    ever. The guard takes the place of ``reset`` and ``step_wait`` of the very object underneath. It adds no wrapper:
+    SB3 compares the wrappers of training and evaluation environments level by level.
 
     :param venv: the environments to watch; nothing of what they return is changed.
     """
 
     def __init__(self, venv: VecEnv):
-        super().__init__(venv)
+        self.n_envs = venv.num_envs
         self.steps_seen = 0
+        self._reset, self._step_wait = venv.reset, venv.step_wait
 
     def reset(self) -> VecEnvObs:
         """First observations of all environments.
@@ -53,7 +55,7 @@ class FiniteVecEnv(VecEnvWrapper):
         :return: ``[B, ...]``, unchanged.
         :raises NonFiniteError: if one of them is not finite.
         """
-        observations = self.venv.reset()
+        observations = self._reset()
         check_finite("observation", observations, self.steps_seen)
         return observations
 
@@ -63,25 +65,28 @@ class FiniteVecEnv(VecEnvWrapper):
         :return: observations, rewards, dones and infos, unchanged.
         :raises NonFiniteError: if an observation or a reward is not finite.
         """
-        observations, rewards, dones, infos = self.venv.step_wait()
-        self.steps_seen += self.num_envs
+        observations, rewards, dones, infos = self._step_wait()
+        self.steps_seen += self.n_envs
         check_finite("reward", rewards, self.steps_seen)
         check_finite("observation", observations, self.steps_seen)
         return observations, rewards, dones, infos
 
 
 def guard_normalizer(env: VecEnv) -> VecEnv:
-    """Put a :class:`FiniteVecEnv` under every ``VecNormalize`` that has none yet.
+    """Put a :class:`FiniteGuard` under every ``VecNormalize`` that has none yet.
 
-    This reaches into the caller's wrapper, on purpose and once: there is no place outside from which its statistics
-    could be saved.
+    This reaches into the caller's environments, on purpose and once: there is no place outside from which the
+    statistics could be saved.
 
     :param env: the training environments.
     :return: the same object.
     """
     wrapper = env
     while isinstance(wrapper, VecEnvWrapper):
-        if isinstance(wrapper, VecNormalize) and not isinstance(wrapper.venv, FiniteVecEnv):
-            wrapper.venv = FiniteVecEnv(wrapper.venv)
+        guarded = getattr(vars(wrapper.venv).get("step_wait"), "__self__", None)
+        if isinstance(wrapper, VecNormalize) and not isinstance(guarded, FiniteGuard):
+            guard = FiniteGuard(wrapper.venv)
+            wrapper.venv.reset = guard.reset  # type: ignore[method-assign]
+            wrapper.venv.step_wait = guard.step_wait  # type: ignore[method-assign]
         wrapper = wrapper.venv
     return env

@@ -10,7 +10,7 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.distributions import Parameters
 from sb3_ppo_notes.policies.recurrent import Recurrence, States
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, grouped, rows_of
-from sb3_ppo_notes.rules import UpdateRule
+from sb3_ppo_notes.rules import Optimization, UpdateRule
 
 
 class Minibatch(NamedTuple):
@@ -88,8 +88,7 @@ class MinibatchSource:
             self.generator_ready = True
         size = batch_size or self.buffer_size * self.n_envs
         if self._states:
-            is_shuffled = self.rule.optimization.order == "shuffled"
-            for portion in self._sequence_portions(size, is_shuffled):
+            for portion in self._sequence_portions(size, self.rule.optimization):
                 columns = {name: column[portion.rows] for name, column in self._columns.items()}
                 yield self._minibatch(portion.observations, columns, portion.rows, portion.recurrence)
         else:
@@ -103,7 +102,7 @@ class MinibatchSource:
         """
         self._observation_tensors = self._observations_as_tensors()
         if self._states:
-            yield from self._sequence_portions(size, is_shuffled=False)
+            yield from self._sequence_portions(size, Optimization(order="sequential"))
             return
         n_samples = self.buffer_size * self.n_envs
         for start in range(0, n_samples, size):
@@ -127,11 +126,13 @@ class MinibatchSource:
             batch = {name: column[rows] for name, column in columns.items()}
             yield self._minibatch(self._observation_rows(index[rows]), batch, index[rows], None)
 
-    def _sequence_portions(self, batch_size: int, is_shuffled: bool) -> Iterator[Portion]:
+    def _sequence_portions(self, batch_size: int, optimization: Optimization) -> Iterator[Portion]:
         sequences = cut_sequences(self.episode_starts, self.sequence_length)
-        n_sequences = len(sequences.lengths)
-        order = np.random.permutation(n_sequences) if is_shuffled else np.arange(n_sequences)  # noqa: NPY002
-        for group in grouped(sequences.lengths, order, batch_size):
+        # Sequential: all environments' first sequences, then what begins later.
+        order = np.lexsort((sequences.environments, sequences.starts))
+        if optimization.order == "shuffled":
+            order = np.random.permutation(len(order))  # noqa: NPY002
+        for group in grouped(sequences.lengths, order, batch_size, optimization.drop_last):
             rows, recurrence = rows_of(sequences, group, self.buffer_size, self.sequence_length, self._states)
             yield Portion(rows, self._observation_rows(rows), self._mask_rows(rows), recurrence)
 

@@ -41,12 +41,13 @@ def cut_sequences(episode_starts: np.ndarray, longest: int) -> Sequences:
     return Sequences(environments, starts, ends - starts)
 
 
-def grouped(lengths: np.ndarray, order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def grouped(lengths: np.ndarray, order: np.ndarray, batch_size: int, drop_last: bool = False) -> Iterator[np.ndarray]:
     """Put whole sequences together until a minibatch has about the wanted number of steps.
 
     :param lengths: ``[S]``.
     :param order: in which sequences are taken, a permutation of them.
     :param batch_size: steps of a minibatch; exceeded by less than one sequence.
+    :param drop_last: leave out a last minibatch that is smaller (unless it is the only one).
     :return: indices of sequences.
 
     >>> [group.tolist() for group in grouped(np.array([2, 2, 3]), np.array([0, 1, 2]), batch_size=4)]
@@ -54,13 +55,14 @@ def grouped(lengths: np.ndarray, order: np.ndarray, batch_size: int) -> Iterator
     """
     group: list[int] = []
     steps = 0
+    is_first = True
     for sequence in order:
         group.append(int(sequence))
         steps += int(lengths[sequence])
         if steps >= batch_size:
             yield np.array(group)
-            group, steps = [], 0
-    if group:
+            group, steps, is_first = [], 0, False
+    if group and (is_first or not drop_last):
         yield np.array(group)
 
 

@@ -8,7 +8,14 @@ import torch as th
 
 from sb3_ppo_notes.formulas import advantages as formulas
 from sb3_ppo_notes.formulas.advantages import FloatArray
-from sb3_ppo_notes.formulas.checks import check_choice, check_flag, check_fraction, check_integer, check_real
+from sb3_ppo_notes.formulas.checks import (
+    InvalidValueError,
+    check_choice,
+    check_flag,
+    check_fraction,
+    check_integer,
+    check_real,
+)
 from sb3_ppo_notes.formulas.objectives import normalize_advantages
 
 
@@ -218,7 +225,7 @@ class AdvantageNormalization:
     def __post_init__(self) -> None:
         check_choice("scope", self.scope, ("none", "minibatch", "rollout"))
         check_choice("ddof", self.ddof, (0, 1))
-        check_real("eps", self.eps, ">= 0", is_allowed=self.eps >= 0)
+        check_real("eps", self.eps, ">= 0", is_allowed=not isinstance(self.eps, int | float) or self.eps >= 0)
 
     def normalize(self, advantages: th.Tensor) -> th.Tensor:
         """Mean 0 and deviation 1 over the samples given, see
@@ -234,4 +241,5 @@ def _check_monte_carlo(bootstrap: bool, chunk: int | None) -> None:
     check_flag("bootstrap", bootstrap)
     if chunk is not None:
         check_integer("chunk", chunk, minimum=1)
-        check_choice("bootstrap", bootstrap, (False,))  # there is no value to close a chunk with
+        if bootstrap:
+            raise InvalidValueError("bootstrap must be False with a chunk, got True (no value closes a chunk)")

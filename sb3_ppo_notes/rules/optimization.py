@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sb3_ppo_notes.formulas.checks import check_choice, check_flag, check_integer, check_positive
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_choice, check_flag, check_integer, check_positive
 from sb3_ppo_notes.rules.schedules import Schedule, check_schedule
 
 
@@ -42,6 +42,11 @@ class SeparateOptimizers:
     actor: OptimizerSettings
     critic: OptimizerSettings
 
+    def __post_init__(self) -> None:
+        for name in ("actor", "critic"):
+            if not isinstance(getattr(self, name), OptimizerSettings):
+                raise InvalidTypeError(f"{name} must be OptimizerSettings, got {getattr(self, name)!r}")
+
 
 @dataclass(frozen=True)
 class Optimization:
@@ -61,3 +66,5 @@ class Optimization:
     def __post_init__(self) -> None:
         check_choice("order", self.order, ("shuffled", "sequential"))
         check_flag("drop_last", self.drop_last)
+        if not (self.separate is None or isinstance(self.separate, SeparateOptimizers)):
+            raise InvalidTypeError(f"separate must be SeparateOptimizers or None, got {self.separate!r}")

@@ -26,7 +26,8 @@ def check_schedule(name: str, value: Any, *, positive: bool = True) -> None:
         value_at(name, value, 1.0)
     elif isinstance(value, str):
         raise InvalidTypeError(
-            f'{name} must be a float or a schedule, got str {value!r} (write the number without quotes, or "lin_3e-4")'
+            f"{name} must be a float or a schedule, got str {value!r} (write the number without quotes; "
+            'arguments of the constructor may also be "lin_3e-4")'
         )
     elif positive:
         check_positive(name, value, words="> 0 and finite (a float or a schedule)")

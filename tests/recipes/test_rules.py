@@ -474,7 +474,7 @@ def test_other_value_objectives_learn_something_else(objective):
         (lambda: HuberValueError(0), "beta must be > 0"),
         (lambda: PessimisticValueError(-1), "clip_range_vf must be > 0"),
         (lambda: NStep(0), "n must be an int >= 1"),
-        (lambda: MonteCarlo(bootstrap=True, chunk=3), "bootstrap must be one of False"),
+        (lambda: MonteCarlo(bootstrap=True, chunk=3), "bootstrap must be False with a chunk"),
         (lambda: GAE(1.5), "gae_lambda must be in"),
         (lambda: AdvantageNormalization("batch"), "scope must be one of"),
         (lambda: Optimization(order="random"), "order must be one of"),
