@@ -76,6 +76,14 @@ def test_boundary_table(truncated, expected):
         assert formulas.lambda_returns(advantages, values).ravel() == pytest.approx([3.565, 3.7, 5.32, 4.6], abs=1e-6)
 
 
+def test_the_recursion_runs_over_time_and_never_over_environments():
+    # minimalRL's continuous PPO runs it over the batch axis. δ of two environments, γ = λ = .9: 3; 2+.81·3; 1+.81·4.43
+    deltas = np.array([[1.0, 10], [2, 20], [3, 30]])
+    advantages = formulas.gae(deltas, np.ones((3, 2)), 0.9, 0.9)
+    assert advantages[:, 0] == pytest.approx([4.5883, 4.43, 3])
+    assert advantages[:, 1] == pytest.approx([45.883, 44.3, 30])
+
+
 def test_constant_reward_for_ever_is_worth_one_over_one_minus_gamma():
     # A critic that already says 1/(1-γ) is never surprised, whatever λ, though the rollout ends in mid-episode.
     value = 1 / (1 - 0.98)

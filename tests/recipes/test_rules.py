@@ -204,6 +204,13 @@ def test_streaming_moments_in_any_chunks():
     assert merged_moments(at_once, np.zeros(0)) is at_once
 
 
+def test_one_row_gives_no_nan():
+    # skrl's running scaler takes the unbiased variance of a batch: of one row that is NaN, and NaN it stays
+    moments = merged_moments(Moments(0, np.zeros(2), np.zeros(2)), np.array([[3.0, 4.0]]))
+    assert np.isfinite(streaming_std(moments)).all()
+    assert np.isfinite(streaming_std(merged_moments(moments, np.array([[5.0, 6.0]])))).all()
+
+
 def test_streaming_std_golden_values():
     empty = Moments(0, np.zeros(()), np.zeros(()))
     assert float(streaming_std(merged_moments(empty, np.array([1.0, 2, 3])))) == pytest.approx(1.00005, abs=1e-5)
