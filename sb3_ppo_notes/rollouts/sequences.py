@@ -84,11 +84,12 @@ def rows_of(
     step = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     index = environments[sequence] * n_steps + starts[sequence] + step
     # A sequence that begins inside a chunk begins an episode: its state is zero, whatever the chunk's was.
-    known = th.as_tensor((starts % longest == 0).astype(np.float32)).reshape(1, -1, 1)
+    device = states[0][0].device
+    known = th.as_tensor((starts % longest == 0).astype(np.float32), device=device).reshape(1, -1, 1)
     initial = tuple(
         th.stack([states[start // longest][k][:, env] for env, start in zip(environments, starts, strict=True)], dim=1)
-        * known.to(states[0][k].device)
+        * known
         for k in range(len(states[0]))
     )
-    positions = th.as_tensor(step * n_sequences + sequence)
-    return th.as_tensor(index), Recurrence(positions, int(lengths.max()), n_sequences, initial)
+    positions = th.as_tensor(step * n_sequences + sequence, device=device)
+    return th.as_tensor(index, device=device), Recurrence(positions, int(lengths.max()), n_sequences, initial)
