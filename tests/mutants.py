@@ -204,8 +204,8 @@ MUTANTS = [
     Mutant(
         "early stop ends the epoch only",
         "algorithms/update.py",
-        'goes_on = early_stop.scope == "epoch"',
-        "goes_on = True",
+        'self.record.update_is_stopped = early_stop.scope == "update"',
+        "self.record.update_is_stopped = False",
         STOCK + "test_ppo_is_bit_for_bit_stock[target_kl_reached]",
     ),
     Mutant(

@@ -92,7 +92,8 @@ class Update:
                 if early_stop.scope == "policy" and phase.trains == "both":
                     self._step(phase, self._value_loss(minibatch), epoch, number)
                     continue
-                goes_on = early_stop.scope == "epoch"
+                # The actor's own phase is over; any other scope is seen to by the record, or by the next epoch.
+                goes_on = early_stop.scope != "policy"
                 break
             loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
             self._step(phase, loss, epoch, number)
@@ -102,7 +103,7 @@ class Update:
             and early_stop.decided == "epoch"
             and self._is_too_far(early_stop, self.record.epoch_terms, epoch)
         ):
-            goes_on = early_stop.scope == "policy" and phase.trains == "both"
+            goes_on = early_stop.scope != "policy" or phase.trains == "both"
         return goes_on
 
     def _critic_epoch(self, phase: Phase, epoch: int) -> bool:
