@@ -5,11 +5,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
-from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy
+from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 
 States = tuple[th.Tensor, ...]
 
@@ -169,28 +169,12 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         return (chosen if is_batch else chosen.squeeze(axis=0)), memory
 
 
-class NotesCnnRecurrentPolicy(NotesRecurrentPolicy):
-    """The same for images.
-
-    :param args: as :class:`NotesRecurrentPolicy`.
-    :param features_extractor_class: SB3's ``NatureCNN``.
-    :param kwargs: as :class:`NotesRecurrentPolicy`.
-    """
-
-    def __init__(self, *args: Any, features_extractor_class: Any = NatureCNN, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+class NotesCnnRecurrentPolicy(NotesActorCriticCnnPolicy, NotesRecurrentPolicy):
+    """The same for images: the first base chooses the extractor, the second remembers."""
 
 
-class NotesMultiInputRecurrentPolicy(NotesRecurrentPolicy):
-    """The same for Dict observations.
-
-    :param args: as :class:`NotesRecurrentPolicy`.
-    :param features_extractor_class: SB3's ``CombinedExtractor``.
-    :param kwargs: as :class:`NotesRecurrentPolicy`.
-    """
-
-    def __init__(self, *args: Any, features_extractor_class: Any = CombinedExtractor, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+class NotesMultiInputRecurrentPolicy(NotesMultiInputPolicy, NotesRecurrentPolicy):
+    """The same for Dict observations: the first base chooses the extractor, the second remembers."""
 
 
 def _run(module: Any, features: th.Tensor, recurrence: Recurrence, states: States) -> tuple[th.Tensor, States]:
