@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_notes.policies.actor_critic import Evaluation, evaluate, formulas_of, values_of
+from sb3_ppo_notes.policies.towers import Outputs
 from sb3_ppo_notes.rules import PolicyTerms, UpdateRule
 
 
@@ -38,7 +39,11 @@ class LossTerms(NamedTuple):
 
 
 def minibatch_loss(
-    policy: ActorCriticPolicy, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients
+    policy: ActorCriticPolicy,
+    minibatch: Any,
+    rule: UpdateRule,
+    coefficients: LossCoefficients,
+    outputs: Outputs | None = None,
 ) -> LossTerms:
     """The loss of a minibatch.
 
@@ -53,16 +58,19 @@ def minibatch_loss(
     :param minibatch: observations, actions, old values and log-probabilities, advantages, returns; ``[N, ...]`` each.
     :param rule: the choices, with every schedule resolved.
     :param coefficients: ent_coef, vf_coef and β.
+    :param outputs: of the policy's networks, where they have been run already.
     :return: the loss and its parts.
     """
     actions = minibatch.actions
-    if isinstance(policy.action_space, spaces.Discrete):
+    if isinstance(policy.action_space, spaces.Discrete) and actions.dtype != th.int64:
         actions = actions.long().flatten()
-    context = getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)
-    evaluation = evaluate(policy, minibatch.observations, actions, *context)
+    masks, recurrence = getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)
+    # A coefficient of 0 would add exact zeros to the gradient, after a quarter of all the work.
+    has_bonus = coefficients.ent_coef != 0
+    evaluation = evaluate(policy, minibatch.observations, actions, masks, recurrence, has_bonus, outputs)
 
     advantages = minibatch.advantages
-    if rule.advantage_normalization.scope == "minibatch":
+    if rule.advantage_normalization.scope == "minibatch" and not getattr(minibatch, "is_normalized", False):
         advantages = rule.advantage_normalization.normalize(advantages)
 
     kl = _exact_kl(policy, minibatch, evaluation) if rule.needs_exact_kl else None
@@ -74,7 +82,8 @@ def minibatch_loss(
     entropy = -evaluation.log_probs if evaluation.entropy is None else evaluation.entropy
     entropy_loss = -th.mean(entropy)
 
-    loss = policy_loss + coefficients.ent_coef * entropy_loss + coefficients.vf_coef * value_loss
+    actor_loss = policy_loss + coefficients.ent_coef * entropy_loss if has_bonus else policy_loss
+    loss = actor_loss + coefficients.vf_coef * value_loss
     with th.no_grad():
         log_ratio = evaluation.log_probs - minibatch.old_log_prob
         exact_kl = None if kl is None else kl.mean()
@@ -88,6 +97,8 @@ def policy_part(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
     :param coefficients: ent_coef.
     :return: scalar.
     """
+    if coefficients.ent_coef == 0:
+        return terms.policy_loss
     return terms.policy_loss + coefficients.ent_coef * terms.entropy_loss
 
 

@@ -1,12 +1,17 @@
 """What one update did, in numbers."""
 
+import math
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.logger import Logger
 
 from sb3_ppo_notes.algorithms.loss import LossTerms
+from sb3_ppo_notes.formulas.diagnostics import clip_fraction
+from sb3_ppo_notes.formulas.divergences import kl_k3
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,14 @@ class UpdateReport:
 
 @dataclass
 class UpdateRecord:
-    """Collects the minibatches of one update on the device; read once, at the end."""
+    """Collects the minibatches of one update on the device; read once, at the end.
 
-    scalars: list[th.Tensor] = field(default_factory=list)
+    :param clip_range: ε of the rule's clip; infinite for a rule without one.
+    """
+
+    clip_range: float = math.inf
+    losses: list[tuple[th.Tensor, ...]] = field(default_factory=list)
+    clip_fractions: list[th.Tensor] = field(default_factory=list)
     kls: list[th.Tensor] = field(default_factory=list)
     epoch_terms: list[LossTerms] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
@@ -56,19 +66,25 @@ class UpdateRecord:
             self.kls = []
         self.epoch_terms = []
 
-    def add_minibatch(self, terms: LossTerms, clip_fraction: th.Tensor, kl: th.Tensor) -> None:
+    def add_minibatch(self, terms: LossTerms) -> None:
         """Note what a minibatch gave.
 
         :param terms: its losses.
-        :param clip_fraction: its share of ratios outside the clip range, 0-dimensional.
-        :param kl: its mean estimate of KL(old ‖ new), 0-dimensional.
         """
-        losses = (terms.policy_loss, terms.value_loss, terms.entropy_loss, clip_fraction, terms.loss)
-        self.scalars.append(th.stack([scalar.detach() for scalar in losses]))
-        self.kls.append(kl)
         # Detached, so that the graphs of a whole epoch are not kept alive.
-        policy_loss, value_loss, entropy_loss, _, loss = self.scalars[-1].unbind()
+        loss, policy_loss, value_loss, entropy_loss = (each.detach() for each in terms[:4])
+        self.losses.append((loss, policy_loss, value_loss, entropy_loss))
         self.epoch_terms.append(LossTerms(loss, policy_loss, value_loss, entropy_loss, terms.log_ratio, terms.exact_kl))
+
+    def end_epoch(self) -> None:
+        """Estimate the divergences of the epoch's minibatches, in one go where they are of one size."""
+        terms = self.epoch_terms
+        lengths = [len(each.log_ratio) for each in terms]
+        for _, group in groupby(zip(lengths, terms, strict=True), key=itemgetter(0)):
+            log_ratios = th.stack([each.log_ratio for _, each in group])
+            # A row's mean is summed as that of a lone vector is: the same bits.
+            self.kls += kl_k3(log_ratios).mean(-1).unbind()
+            self.clip_fractions += clip_fraction(th.exp(log_ratios), self.clip_range).mean(-1).unbind()
 
     def report(self, explained_variance: float) -> UpdateReport:
         """Read everything.
@@ -77,15 +93,15 @@ class UpdateRecord:
         :return: the update in numbers.
         """
         # Each number is rounded to float32 by torch and averaged in float64, the KL in float32: as SB3 does.
-        table = th.stack(self.scalars).cpu().numpy().astype(np.float64)
-        policy_loss, value_loss, entropy_loss, clip_fraction = (float(np.mean(column)) for column in table.T[:4].copy())
+        columns = [th.stack(column).cpu().numpy().astype(np.float64) for column in zip(*self.losses, strict=True)]
+        _, policy_loss, value_loss, entropy_loss = (float(np.mean(column)) for column in columns)
         return UpdateReport(
             policy_loss=policy_loss,
             value_loss=value_loss,
             entropy_loss=entropy_loss,
             approx_kl=np.mean(th.stack(self.kls).cpu().numpy()),
-            clip_fraction=clip_fraction,
-            loss=float(table[-1, 4]),
+            clip_fraction=float(np.mean(th.stack(self.clip_fractions).cpu().numpy().astype(np.float64))),
+            loss=float(columns[0][-1]),
             explained_variance=explained_variance,
             gradient_norm=float(np.mean(self.gradient_norms)) if self.gradient_norms else float("nan"),
             n_gradient_steps=len(self.gradient_norms),

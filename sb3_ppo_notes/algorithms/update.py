@@ -14,10 +14,10 @@ from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part, value_part
 from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.report import UpdateRecord, UpdateReport
-from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.formulas.diagnostics import clip_fraction, explained_variance
-from sb3_ppo_notes.formulas.divergences import kl_k3
+from sb3_ppo_notes.algorithms.stepping import GradientSteps, is_watched
+from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
+from sb3_ppo_notes.policies.towers import TowerPass, towers_of
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules import EarlyStop, KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
@@ -50,7 +50,7 @@ class Update:
         self.rule = rule
         self.coefficients = coefficients
         self.batch_size = batch_size
-        self.record = UpdateRecord()
+        self.record = UpdateRecord(getattr(rule.policy_objective, "clip_range", math.inf))
 
     def run(self, phases: Sequence[Phase]) -> UpdateReport:
         """Do it.
@@ -59,23 +59,35 @@ class Update:
         :return: what happened, in numbers.
         :raises NonFiniteError: if a loss or a gradient is not finite; the step it would have made is not taken.
         """
+        if isinstance(self.learner.rollout_buffer, NotesRolloutBuffer):
+            # A callback may have changed an argument since the rollout began.
+            self.learner.rollout_buffer.rule = self.rule
         if self.rule.needs_exact_kl:
             self._remember_old_parameters()
+        is_watched_by_nobody = not any(map(is_watched, self.learner.policy.parameters()))
+        self.towers = towers_of(self.learner.policy) if is_watched_by_nobody else None
         for phase in phases:
-            for epoch in range(phase.n_epochs):
-                if epoch > 0 and self.rule.computed == "every_epoch":
-                    self._recompute_advantages()
-                goes_on = self._critic_epoch(phase, epoch) if phase.trains == "critic" else self._epoch(phase, epoch)
-                # SB3 counts epochs here, not optimiser steps, the one that was cut short included.
-                self.learner._n_updates += 1
-                if not goes_on or self.record.update_is_stopped:
-                    break
-                if phase.trains == "both" and self.record.policy_is_stopped:
-                    phase = dataclasses.replace(phase, trains="critic")
+            self.steps = GradientSteps(phase)
+            try:
+                self._run_phase(phase)
+            finally:
+                self.steps.finish()
             if self.record.update_is_stopped:
                 break
         self._adapt_penalty()
         return self.record.report(_explained_variance(self.learner.rollout_buffer))
+
+    def _run_phase(self, phase: Phase) -> None:
+        for epoch in range(phase.n_epochs):
+            if epoch > 0 and self.rule.computed == "every_epoch":
+                self._recompute_advantages()
+            goes_on = self._critic_epoch(phase, epoch) if phase.trains == "critic" else self._epoch(phase, epoch)
+            # SB3 counts epochs here, not optimiser steps, the one that was cut short included.
+            self.learner._n_updates += 1
+            if not goes_on or self.record.update_is_stopped:
+                break
+            if phase.trains == "both" and self.record.policy_is_stopped:
+                phase = dataclasses.replace(phase, trains="critic")
 
     def _epoch(self, phase: Phase, epoch: int) -> bool:
         """Go once through the rollout; whether another epoch may follow."""
@@ -84,19 +96,22 @@ class Update:
         goes_on = True
         for number, minibatch in enumerate(self.learner.rollout_buffer.get(self.batch_size)):
             if self.record.policy_is_stopped:
-                self._step(phase, self._value_loss(minibatch), epoch, number)
+                self._step(self._value_loss(minibatch), epoch, number)
                 continue
-            terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients)
-            self._note(terms)
+            towers = None if self.towers is None else self.towers.forward(minibatch.observations)
+            outputs = None if towers is None else towers.outputs
+            terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients, outputs)
+            self.record.add_minibatch(terms)
             if early_stop and early_stop.decided == "minibatch" and self._is_too_far(early_stop, [terms], epoch):
                 if early_stop.scope == "policy" and phase.trains == "both":
-                    self._step(phase, self._value_loss(minibatch), epoch, number)
+                    self._step(self._value_loss(minibatch), epoch, number)
                     continue
                 # The actor's own phase is over; any other scope is seen to by the record, or by the next epoch.
                 goes_on = early_stop.scope != "policy"
                 break
             loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
-            self._step(phase, loss, epoch, number)
+            self._step(loss, epoch, number, towers)
+        self.record.end_epoch()
         self._adapt_learning_rate(phase)
         if (
             early_stop
@@ -108,23 +123,15 @@ class Update:
 
     def _critic_epoch(self, phase: Phase, epoch: int) -> bool:
         for number, minibatch in enumerate(self.learner.rollout_buffer.get(self.batch_size)):
-            self._step(phase, self._value_loss(minibatch), epoch, number)
+            self._step(self._value_loss(minibatch), epoch, number)
         return True
 
     def _value_loss(self, minibatch: Any) -> th.Tensor:
         return value_part(self.learner.policy, minibatch, self.rule, self.coefficients)
 
-    def _step(self, phase: Phase, loss: th.Tensor, epoch: int, number: int) -> None:
+    def _step(self, loss: th.Tensor, epoch: int, number: int, towers: TowerPass | None = None) -> None:
         place = f"in epoch {epoch}, minibatch {number} of the update at step {self.learner.num_timesteps}"
-        norm = gradient_step(phase.optimizer, phase.parameters, loss, phase.max_grad_norm, place)
-        self.record.gradient_norms.append(norm)
-
-    def _note(self, terms: LossTerms) -> None:
-        with th.no_grad():
-            clip_range = getattr(self.rule.policy_objective, "clip_range", math.inf)
-            clipped = clip_fraction(th.exp(terms.log_ratio), clip_range).mean()
-            kl = kl_k3(terms.log_ratio).mean()
-        self.record.add_minibatch(terms, clipped, kl)
+        self.record.gradient_norms.append(self.steps.take(loss, place, towers))
 
     # -- KL control -------------------------------------------------------------------------------------------
 
@@ -201,42 +208,6 @@ def mean_kl(estimator: str, minibatches: list[LossTerms]) -> np.float32:
     else:
         divergences = [SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean() for terms in minibatches]
     return np.float32(th.stack(divergences).mean().item())  # type: ignore[arg-type]
-
-
-def gradient_step(
-    optimizer: th.optim.Optimizer,
-    parameters: Sequence[th.Tensor],
-    loss: th.Tensor,
-    max_grad_norm: float | None,
-    place: str,
-) -> float:
-    """One step down the gradient, its norm bounded.
-
-    The norm is the one of the whole gradient, actor and critic together: a large value error takes length away from the
-    policy's step. It has nothing to do with the clip of the objective: that one bounds a reward, this one a step.
-
-    :param optimizer: holds the parameters.
-    :param parameters: all that the norm is taken over.
-    :param loss: scalar.
-    :param max_grad_norm: longest allowed gradient, ``None`` for no limit.
-    :param place: where in the training this is, for the error.
-    :return: the gradient's norm before clipping.
-    :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
-    """
-    loss_value = loss.item()
-    if not math.isfinite(loss_value):
-        raise NonFiniteError(f"loss must be finite, got {loss_value} {place}; the weights were not touched")
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total_norm = th.nn.utils.get_total_norm(gradients)
-    norm = total_norm.item()
-    if not math.isfinite(norm):
-        raise NonFiniteError(f"gradient must be finite, got norm {norm} {place}; the weights were not touched")
-    if max_grad_norm is not None:
-        th.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, total_norm)
-    optimizer.step()
-    return norm
 
 
 def _explained_variance(buffer: RolloutBuffer) -> float:

@@ -240,7 +240,7 @@ def huber_value_error(values: th.Tensor, returns: th.Tensor, beta: float = 1.0) 
 
 
 def normalize_advantages(advantages: th.Tensor, eps: float = 1e-8, ddof: int = 1) -> th.Tensor:
-    """Advantages with mean 0 and standard deviation 1, over the samples given.
+    """Advantages with mean 0 and standard deviation 1, over the samples of each row.
 
         Â ← (Â − mean) / (std + eps)
 
@@ -250,14 +250,15 @@ def normalize_advantages(advantages: th.Tensor, eps: float = 1e-8, ddof: int = 1
 
     Source: not in the PPO paper; OpenAI baselines PPO2 (per minibatch), Spinning Up (per rollout, ddof 0, no eps).
 
-    :param advantages: ``[N]``; reward units.
+    :param advantages: ``[..., N]``; reward units. Each row is a group of samples by itself.
     :param eps: added to the standard deviation, so that constant advantages become 0 and not NaN.
     :param ddof: 1 divides the variance by N−1 (torch, SB3, skrl), 0 by N (NumPy, Spinning Up, batch-ppo).
-    :return: ``[N]``; standard deviations.
+    :return: ``[..., N]``; standard deviations.
 
     >>> normalize_advantages(th.tensor([1.0, 3.0]), eps=0.0, ddof=0).tolist()
     [-1.0, 1.0]
     """
-    if len(advantages) <= 1:
+    if advantages.shape[-1] <= 1:
         return advantages
-    return (advantages - advantages.mean()) / (advantages.std(correction=ddof) + eps)
+    deviations = advantages.std(-1, keepdim=True, correction=ddof)
+    return (advantages - advantages.mean(-1, keepdim=True)) / (deviations + eps)

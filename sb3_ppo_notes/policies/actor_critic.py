@@ -37,6 +37,13 @@ from sb3_ppo_notes.formulas.distributions.gaussian import (
 )
 from sb3_ppo_notes.policies.distribution import FormulaDistribution
 
+SB3_DISTRIBUTIONS: dict[type, DistributionFormulas] = {
+    CategoricalDistribution: CATEGORICAL,
+    MultiCategoricalDistribution: MULTI_CATEGORICAL,
+    BernoulliDistribution: BERNOULLI,
+    DiagGaussianDistribution: GAUSSIAN,
+}
+
 
 class Evaluation(NamedTuple):
     """What a policy says of actions that were taken.
@@ -80,12 +87,7 @@ def formulas_of(policy: ActorCriticPolicy) -> DistributionFormulas | None:
         return distribution.formulas
     if type(distribution) is StateDependentNoiseDistribution:
         return GAUSSIAN if distribution.bijector is None else TANH_GAUSSIAN
-    return {
-        CategoricalDistribution: CATEGORICAL,
-        MultiCategoricalDistribution: MULTI_CATEGORICAL,
-        BernoulliDistribution: BERNOULLI,
-        DiagGaussianDistribution: GAUSSIAN,
-    }.get(type(distribution))
+    return SB3_DISTRIBUTIONS.get(type(distribution))
 
 
 class Latents(NamedTuple):
@@ -140,7 +142,20 @@ def distribution_parameters(policy: Any, latent_pi: th.Tensor, action_masks: th.
     :param action_masks: ``[N, n]``, ``True`` where an action is allowed; ``None`` for no masks.
     :return: a tuple of tensors ``[N, ...]``.
     """
-    output = policy.action_net(latent_pi)
+    return parameters_from_output(policy, policy.action_net(latent_pi), action_masks, latent_pi)
+
+
+def parameters_from_output(
+    policy: Any, output: th.Tensor, action_masks: th.Tensor | None = None, latent_pi: th.Tensor | None = None
+) -> Parameters:
+    """The parameters of π(·|s), from what the action layer says.
+
+    :param policy: an SB3 policy with a distribution of SB3's or ours.
+    :param output: ``[N, k]``, of the action layer.
+    :param action_masks: ``[N, n]``, ``True`` where an action is allowed; ``None`` for no masks.
+    :param latent_pi: ``[N, k']``, the layer before it; only gSDE needs it.
+    :return: a tuple of tensors ``[N, ...]``.
+    """
     distribution = policy.action_dist
     if isinstance(distribution, FormulaDistribution):
         return distribution.parameters_from(output, policy.log_std)
@@ -151,7 +166,7 @@ def distribution_parameters(policy: Any, latent_pi: th.Tensor, action_masks: th.
         if isinstance(distribution, CategoricalDistribution):
             return (log_probabilities(logits),)
         return tuple(log_probabilities(part) for part in th.split(logits, list(distribution.action_dims), dim=1))
-    if isinstance(distribution, StateDependentNoiseDistribution):
+    if isinstance(distribution, StateDependentNoiseDistribution) and latent_pi is not None:
         weight_std = exploration_weight_std(
             policy.log_std, distribution.action_dim, distribution.use_expln, distribution.epsilon
         )
@@ -202,6 +217,8 @@ def evaluate(
     actions: th.Tensor,
     action_masks: th.Tensor | None = None,
     recurrence: Any = None,
+    entropy_gradient: bool = True,
+    outputs: Any = None,
 ) -> Evaluation:
     """Values, log-probabilities and entropy for actions that were taken, with gradients.
 
@@ -210,17 +227,25 @@ def evaluate(
     :param actions: ``[N]`` (Discrete) or ``[N, d]``.
     :param action_masks: ``[N, n]``, ``True`` where an action was allowed; ``None`` for no masks.
     :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
+    :param entropy_gradient: whether the entropy is differentiated; what is only logged needs no graph.
+    :param outputs: of the networks, where they have been run already (``policies.towers``).
     :return: what the policy says of them.
     """
     formulas = formulas_of(policy) if keeps_sb3_method(policy, "evaluate_actions") else None
     if formulas is None:
         values, log_probs, entropy = policy.evaluate_actions(observations, actions)
         return Evaluation(values.flatten(), log_probs, entropy, parameters=None)
-    latent = latents(policy, observations, recurrence)
-    parameters = distribution_parameters(policy, latent.pi, action_masks)
+    if outputs is None:
+        latent = latents(policy, observations, recurrence)
+        parameters = distribution_parameters(policy, latent.pi, action_masks)
+        values = policy.value_net(latent.vf).flatten()
+    else:
+        parameters = parameters_from_output(policy, outputs.action, action_masks)
+        values = outputs.values.flatten()
     log_probs = formulas.log_prob(parameters, actions)
-    values = policy.value_net(latent.vf).flatten()
-    return Evaluation(values, log_probs, formulas.entropy and formulas.entropy(parameters), parameters)
+    with th.set_grad_enabled(entropy_gradient and th.is_grad_enabled()):
+        entropy = formulas.entropy and formulas.entropy(parameters)
+    return Evaluation(values, log_probs, entropy, parameters)
 
 
 def values_of(policy: Any, observations: Any, recurrence: Any = None) -> th.Tensor:

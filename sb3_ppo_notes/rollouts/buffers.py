@@ -84,12 +84,32 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         :param value: V(sₜ), ``[B]`` or ``[B, 1]``.
         :param log_prob: log π(aₜ|sₜ), ``[B]``.
         """
+        self.add_action(obs, action, episode_start, value, log_prob)
+        self.add_reward(reward)
+
+    def add_action(
+        self, obs: Any, action: np.ndarray, episode_start: np.ndarray, value: th.Tensor, log_prob: th.Tensor
+    ) -> None:
+        """Store the half of a step that is known before the environments have answered.
+
+        :param obs: sₜ, ``[B, ...]``.
+        :param action: aₜ, ``[B, ...]``, as sampled, before clipping to the environment's bounds.
+        :param episode_start: ``[B]``, whether sₜ starts an episode.
+        :param value: V(sₜ), ``[B]`` or ``[B, 1]``.
+        :param log_prob: log π(aₜ|sₜ), ``[B]``.
+        """
         self._add_observation(obs)
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
-        self.rewards[self.pos] = reward
         self.episode_starts[self.pos] = episode_start
         self.values[self.pos] = value.detach().cpu().numpy().reshape(-1)
         self.log_probs[self.pos] = log_prob.detach().cpu().numpy().reshape(-1)
+
+    def add_reward(self, reward: np.ndarray) -> None:
+        """Store the other half, and go on to the next step.
+
+        :param reward: rₜ, ``[B]``, after time-limit bootstrapping.
+        """
+        self.rewards[self.pos] = reward
         self.pos += 1
         self.full = self.pos == self.buffer_size
 

@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.actor_critic import act, values_of
+from sb3_ppo_notes.policies.acting import Acting
+from sb3_ppo_notes.policies.actor_critic import values_of
 from sb3_ppo_notes.policies.masks import gathered_masks
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy, Recurrence, States
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
@@ -59,16 +60,17 @@ def collect_rollouts(
         "rollout_buffer": rollout_buffer,
         "n_rollout_steps": n_rollout_steps,
     }
+    stepping = _Stepping(model, env, rollout_buffer)
     for n_steps in range(n_rollout_steps):
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(env.num_envs)
-        step = _step(model, env)
+        step = stepping.step()
         model.num_timesteps += env.num_envs
         callback.update_locals(visible | step | {"n_steps": n_steps})
         if not callback.on_step():
             return False
         model._update_info_buffer(step["infos"], step["dones"])
-        _store(model, rollout_buffer, step, bootstrap_truncated)
+        _store(model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
 
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
@@ -82,37 +84,65 @@ def collect_rollouts(
     return True
 
 
-def _step(model: OnPolicyAlgorithm, env: VecEnv) -> dict[str, Any]:
-    """Act once in every environment.
+class _Stepping:
+    """One step in every environment, over and over; what does not change within a rollout is found out once.
 
-    :return: what SB3's collector has in its local variables at this point, by SB3's names.
+    :param model: the algorithm.
+    :param env: the training environments.
+    :param rollout_buffer: where a step is stored, as far as it is known before the environments have answered.
     """
-    obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-    masks = gathered_masks(env) if getattr(model, "action_masking", False) else None
-    mask_tensor = None if masks is None else th.as_tensor(masks, device=model.device)
-    recurrence = _recurrence(model, model._last_episode_starts)
-    with th.no_grad():
-        action = act(model.policy, obs_tensor, mask_tensor, recurrence)
-    sampled = action.actions.cpu().numpy()
-    clipped_actions = environment_actions(model.policy, sampled)
-    new_obs, rewards, dones, infos = env.step(clipped_actions)
-    check_finite("reward", rewards, model.num_timesteps + env.num_envs)
-    check_finite("observation", new_obs, model.num_timesteps + env.num_envs)
-    return {
-        "obs_tensor": obs_tensor,
-        "actions": sampled,
-        "values": action.values,
-        "log_probs": action.log_probs,
-        "action_masks": masks,
-        "states": action.states,
-        # As the policy used them: already forgotten where an episode has just begun.
-        "states_before": None if recurrence is None else recurrence.states,
-        "clipped_actions": clipped_actions,
-        "new_obs": new_obs,
-        "rewards": rewards,
-        "dones": dones,
-        "infos": infos,
-    }
+
+    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer):
+        self.model = model
+        self.env = env
+        self.buffer = rollout_buffer
+        self.acting = Acting(model.policy)
+        self.is_masked = getattr(model, "action_masking", False)
+        self.is_discrete = isinstance(model.action_space, spaces.Discrete)
+        #: Whether the buffer takes a step in two halves; one whose ``add`` is somebody else's wants it whole.
+        self.is_halved = getattr(type(rollout_buffer), "add", None) is NotesRolloutBuffer.add
+        self._is_split = type(env).step is VecEnv.step
+
+    def step(self) -> dict[str, Any]:
+        """Act once in every environment.
+
+        :return: what SB3's collector has in its local variables at this point, by SB3's names.
+        """
+        model, env = self.model, self.env
+        obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+        masks = gathered_masks(env) if self.is_masked else None
+        mask_tensor = None if masks is None else th.as_tensor(masks, device=model.device)
+        recurrence = _recurrence(model, model._last_episode_starts)
+        with th.no_grad():
+            choice = self.acting.choose(obs_tensor, mask_tensor, recurrence)
+            sampled = choice.actions.cpu().numpy()
+            clipped_actions = environment_actions(model.policy, sampled)
+            # While environments in other processes compute, the critic speaks and the buffer is written.
+            if self._is_split:
+                env.step_async(clipped_actions)
+            action = self.acting.assess(choice)
+        if self.is_halved:
+            actions = sampled.reshape(-1, 1) if self.is_discrete else sampled
+            starts = model._last_episode_starts
+            self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
+        new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
+        check_finite("reward", rewards, model.num_timesteps + env.num_envs)
+        check_finite("observation", new_obs, model.num_timesteps + env.num_envs)
+        return {
+            "obs_tensor": obs_tensor,
+            "actions": sampled,
+            "values": action.values,
+            "log_probs": action.log_probs,
+            "action_masks": masks,
+            "states": action.states,
+            # As the policy used them: already forgotten where an episode has just begun.
+            "states_before": None if recurrence is None else recurrence.states,
+            "clipped_actions": clipped_actions,
+            "new_obs": new_obs,
+            "rewards": rewards,
+            "dones": dones,
+            "infos": infos,
+        }
 
 
 def environment_actions(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
@@ -135,9 +165,13 @@ def environment_actions(policy: ActorCriticPolicy, actions: np.ndarray) -> np.nd
 
 
 def _store(
-    model: OnPolicyAlgorithm, rollout_buffer: RolloutBuffer, step: dict[str, Any], bootstrap_truncated: bool
+    model: OnPolicyAlgorithm,
+    rollout_buffer: RolloutBuffer,
+    step: dict[str, Any],
+    bootstrap_truncated: bool,
+    is_halved: bool,
 ) -> None:
-    """Put one step into the buffer and move on to the next observation."""
+    """Put one step, or the half that is not there yet, into the buffer and move on to the next observation."""
     rewards, actions = step["rewards"], step["actions"]
     truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
     if truncated:
@@ -147,16 +181,17 @@ def _store(
         rollout_buffer.note_context(step["action_masks"], step["states_before"])
     if _will_recompute(rollout_buffer):
         rollout_buffer.note_step(step["rewards"], truncated)
-    if isinstance(model.action_space, spaces.Discrete):
-        actions = actions.reshape(-1, 1)
-    rollout_buffer.add(
-        model._last_obs,  # type: ignore[arg-type]
-        actions,
-        rewards,
-        model._last_episode_starts,  # type: ignore[arg-type]
-        step["values"],
-        step["log_probs"],
-    )
+    if is_halved:
+        rollout_buffer.add_reward(rewards)  # type: ignore[attr-defined]
+    else:
+        rollout_buffer.add(
+            model._last_obs,  # type: ignore[arg-type]
+            actions.reshape(-1, 1) if isinstance(model.action_space, spaces.Discrete) else actions,
+            rewards,
+            model._last_episode_starts,  # type: ignore[arg-type]
+            step["values"],
+            step["log_probs"],
+        )
     model._last_obs = step["new_obs"]
     model._last_episode_starts = step["dones"]
     if step["states"] is not None:

@@ -1,10 +1,11 @@
 """Handing a rollout out in minibatches: to feed-forward policies in any order, to recurrent ones in whole sequences."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.distributions import Parameters
@@ -12,13 +13,16 @@ from sb3_ppo_notes.policies.recurrent import Recurrence, States
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, grouped, rows_of
 from sb3_ppo_notes.rules import Optimization, UpdateRule
 
+#: Bytes of observations that are still gathered for a whole epoch at once.
+LARGEST_COPY = 2**24
+
 
 class Minibatch(NamedTuple):
     """Samples of one step of the optimiser, under SB3's names: ``[N, ...]`` tensors.
 
     ``old_parameters`` are those of π_old(·|s), where the rule asks for the exact KL. ``action_masks`` are ``[N, n]``
     bool, where actions are masked. ``recurrence`` says how the rows lie in sequences, for a recurrent policy. Else they
-    are ``None``.
+    are ``None``. ``is_normalized`` says that the advantages have been through the rule's normalisation already.
     """
 
     observations: Any
@@ -30,6 +34,7 @@ class Minibatch(NamedTuple):
     old_parameters: Parameters | None = None
     action_masks: th.Tensor | None = None
     recurrence: Recurrence | None = None
+    is_normalized: bool = False
 
 
 class Portion(NamedTuple):
@@ -51,6 +56,7 @@ class MinibatchSource:
     generator_ready: bool
     device: th.device
     rule: UpdateRule
+    action_space: spaces.Space[Any]
     observations: Any
     actions: np.ndarray
     episode_starts: np.ndarray
@@ -92,7 +98,7 @@ class MinibatchSource:
                 columns = {name: column[portion.rows] for name, column in self._columns.items()}
                 yield self._minibatch(portion.observations, columns, portion.rows, portion.recurrence)
         else:
-            yield from self._shuffled_minibatches(size)
+            yield from self.epoch(size)
 
     def portions(self, size: int) -> Iterator[Portion]:
         """All rows once, without shuffling.
@@ -109,22 +115,61 @@ class MinibatchSource:
             rows = th.arange(start, min(start + size, n_samples), device=self.device)
             yield Portion(rows, self._observation_rows(rows), self._mask_rows(rows), None)
 
-    def _shuffled_minibatches(self, batch_size: int) -> Iterator[Minibatch]:
+    def epoch(self, batch_size: int) -> Iterator[Minibatch]:
+        """Go once through the rollout of a policy without memory. What :meth:`get` calls.
+
+        :param batch_size: samples in a minibatch; the last may be smaller.
+        :return: minibatches. All but large observations are gathered once for the whole epoch; a minibatch is a view.
+        """
         n_samples = self.buffer_size * self.n_envs
         optimization = self.rule.optimization
         # NumPy's global generator, one permutation an epoch, drawn when the epoch begins: SB3's use of random numbers.
         is_shuffled = optimization.order == "shuffled"
         order = np.random.permutation(n_samples) if is_shuffled else self._order_of_time()  # noqa: NPY002
-        index = th.from_numpy(order).to(self.device)
-        columns = {name: column[index] for name, column in self._columns.items()}
         last = n_samples - n_samples % batch_size if optimization.drop_last else n_samples
-        for start in range(0, last, batch_size):
-            rows = slice(start, start + batch_size)
-            # Observations are gathered for each minibatch and not once for the epoch: images are never copied whole,
-            # and matrix products get freshly aligned memory, as in SB3 (they may round differently at another
-            # alignment).
-            batch = {name: column[rows] for name, column in columns.items()}
-            yield self._minibatch(self._observation_rows(index[rows]), batch, index[rows], None)
+        index = th.from_numpy(order[:last]).to(self.device)
+        columns: dict[str, Sequence[th.Tensor]] = {
+            name: th.split(column[index], batch_size) for name, column in self._columns.items()
+        }
+        normalizes = self.rule.advantage_normalization.scope == "minibatch"
+        if normalizes:
+            columns["advantages"] = self._normalized(self._columns["advantages"][index], batch_size)
+        rows = th.split(index, batch_size)
+        observations = self._epoch_observations(index, batch_size)
+        olds = zip(*(th.split(parameter[index], batch_size) for parameter in self.old_parameters or ()), strict=True)
+        nothing = [None] * len(rows)
+        all_masks = self._mask_rows(index)
+        masks = nothing if all_masks is None else th.split(all_masks, batch_size)
+        parts = zip(observations, rows, masks, list(olds) or nothing, zip(*columns.values(), strict=True), strict=True)
+        for observation, row, mask, old, values in parts:
+            taken = self._observation_rows(row) if observation is None else observation
+            named = dict(zip(columns, values, strict=True))
+            yield Minibatch(taken, **named, old_parameters=old, action_masks=mask, is_normalized=normalizes)
+
+    def _normalized(self, advantages: th.Tensor, batch_size: int) -> Sequence[th.Tensor]:
+        """The advantages of each minibatch normalised by themselves, in one go.
+
+        A row's mean and deviation are summed as those of a lone vector are: the same bits as one after the other.
+        """
+        normalize = self.rule.advantage_normalization.normalize
+        whole = len(advantages) - len(advantages) % batch_size
+        rows = normalize(advantages[:whole].view(-1, batch_size)).unbind()
+        return rows if whole == len(advantages) else (*rows, normalize(advantages[whole:]))
+
+    def _epoch_observations(self, index: th.Tensor, batch_size: int) -> Sequence[Any]:
+        """The observations of each minibatch; ``None`` for those to be gathered when their turn comes.
+
+        Large ones (images) are never copied whole. And a minibatch must begin on a 64-byte boundary, as memory of its
+        own would: a matrix product may round differently at another alignment.
+        """
+        observations = self._observation_tensors
+        if not isinstance(observations, th.Tensor):
+            return [None] * len(th.split(index, batch_size))
+        row_bytes = observations[0].numel() * observations.element_size()
+        is_small = len(index) * row_bytes <= LARGEST_COPY
+        if not is_small or batch_size * row_bytes % 64:
+            return [None] * len(th.split(index, batch_size))
+        return th.split(observations[index], batch_size)
 
     def _sequence_portions(self, batch_size: int, optimization: Optimization) -> Iterator[Portion]:
         sequences = cut_sequences(self.episode_starts, self.sequence_length)
@@ -141,7 +186,7 @@ class MinibatchSource:
     ) -> Minibatch:
         old = self.old_parameters and tuple(parameter[rows] for parameter in self.old_parameters)
         masks = self._mask_rows(rows)
-        return Minibatch(observations, **columns, old_parameters=old, action_masks=masks, recurrence=recurrence)
+        return Minibatch(observations, **columns, old_parameters=old, action_masks=masks, recurrence=recurrence)  # type: ignore[arg-type]
 
     def _order_of_time(self) -> np.ndarray:
         """Flat indices of all environments' first steps, then of all their second steps, and so on."""
@@ -153,8 +198,11 @@ class MinibatchSource:
         """
         names = {"old_values": "values", "old_log_prob": "log_probs", "advantages": "advantages", "returns": "returns"}
         columns = {field: self._flat_tensor(getattr(self, name)) for field, name in names.items()}
-        # float32, because SB3 hands actions over like that, and Bernoulli needs floats.
-        columns["actions"] = self._flat_tensor(self.actions.astype(np.float32, copy=False))
+        if isinstance(self.action_space, spaces.Discrete):
+            columns["actions"] = self._flat_tensor(self.actions).long().flatten()
+        else:
+            # float32, because SB3 hands actions over like that, and Bernoulli needs floats.
+            columns["actions"] = self._flat_tensor(self.actions.astype(np.float32, copy=False))
         if self.rule.advantage_normalization.scope == "rollout":
             columns["advantages"] = self.rule.advantage_normalization.normalize(columns["advantages"])
         return columns

@@ -228,11 +228,11 @@ class AdvantageNormalization:
         check_real("eps", self.eps, ">= 0", is_allowed=not isinstance(self.eps, int | float) or self.eps >= 0)
 
     def normalize(self, advantages: th.Tensor) -> th.Tensor:
-        """Mean 0 and deviation 1 over the samples given, see
+        """Mean 0 and deviation 1 over the samples of each row, see
         :func:`~sb3_ppo_notes.formulas.objectives.normalize_advantages`.
 
-        :param advantages: ``[N]``; reward units.
-        :return: ``[N]``; standard deviations.
+        :param advantages: ``[..., N]``; reward units.
+        :return: ``[..., N]``; standard deviations.
         """
         return normalize_advantages(advantages, self.eps, self.ddof)
 

@@ -135,7 +135,12 @@ def categorical_kl(old_log_probs: th.Tensor, new_log_probs: th.Tensor) -> th.Ten
 def categorical_sample(log_probs: th.Tensor) -> th.Tensor:
     """Actions drawn at random, each with its probability (not the likeliest one: that is the mode).
 
-    Source: ``torch.multinomial``, one draw a row from torch's global generator.
+        a = argmaxᵢ pᵢ/Eᵢ ,  Eᵢ ~ Exp(1)
+
+    A race: of n clocks that ring at rates pᵢ, clock i is the first with probability pᵢ. What is impossible never rings.
+
+    Source: ``torch.multinomial`` for one draw a row: the same race with the same random numbers of torch's global
+    generator, without its checks.
 
     :param log_probs: ``[N, n]``; nats.
     :return: ``[N]`` int64.
@@ -143,7 +148,8 @@ def categorical_sample(log_probs: th.Tensor) -> th.Tensor:
     >>> categorical_sample(th.tensor([[0.0, -th.inf]])).tolist()
     [0]
     """
-    return th.multinomial(probabilities(log_probs), 1, True).squeeze(-1)
+    rates = probabilities(log_probs)
+    return (rates / th.empty_like(rates).exponential_(1)).argmax(-1)
 
 
 def categorical_mode(log_probs: th.Tensor) -> th.Tensor:

@@ -1,0 +1,166 @@
+"""Optimisers that treat every weight alike, and so can step all weights as one vector: which they are, and how."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch as th
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+
+from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
+from sb3_ppo_notes.formulas import optimizers as formulas
+
+Vectors = tuple[th.Tensor, ...]
+Options = dict[str, Any]
+
+
+class Elementwise(NamedTuple):
+    """One optimiser class as a pure function of vectors.
+
+    :param names: what its state is called in ``torch.optim``.
+    :param initial: what each vector of its state is filled with before the first step.
+    :param scalars: the numbers of a step that change from one to the next, from its options and the steps taken with
+        this one.
+    :param step: (weights, gradient, state, scalars, options) -> (weights, state).
+    :param fixed: options, and the only values for which this is the class's arithmetic.
+    """
+
+    names: tuple[str, ...]
+    initial: tuple[float, ...]
+    scalars: Callable[[Options, int], tuple[float, ...]]
+    step: Callable[[th.Tensor, th.Tensor, Vectors, Sequence[Any], Options], tuple[th.Tensor, Vectors]]
+    fixed: Options
+
+
+def _adam_scalars(options: Options, step: int) -> tuple[float, ...]:
+    return formulas.adam_corrections(step, options["lr"], options["betas"])
+
+
+def _adam(
+    weights: th.Tensor, gradient: th.Tensor, state: Vectors, scalars: Sequence[Any], options: Options
+) -> tuple[th.Tensor, Vectors]:
+    exp_avg, exp_avg_sq = state
+    moments = formulas.adam_moments(gradient, exp_avg, exp_avg_sq, options["betas"])
+    return formulas.adam_step(weights, *moments, (scalars[0], scalars[1]), options["eps"]), moments
+
+
+def _rmsprop_scalars(options: Options, step: int) -> tuple[float, ...]:
+    return (-options["lr"],)
+
+
+def _rmsprop(
+    weights: th.Tensor, gradient: th.Tensor, state: Vectors, scalars: Sequence[Any], options: Options
+) -> tuple[th.Tensor, Vectors]:
+    square = formulas.rmsprop_square(gradient, state[0], options["alpha"])
+    return formulas.rmsprop_step(weights, gradient, square, scalars[0], options["eps"]), (square,)
+
+
+def _rmsprop_tf(
+    weights: th.Tensor, gradient: th.Tensor, state: Vectors, scalars: Sequence[Any], options: Options
+) -> tuple[th.Tensor, Vectors]:
+    square = formulas.rmsprop_square(gradient, state[0], options["alpha"])
+    return formulas.rmsprop_tf_step(weights, gradient, square, scalars[0], options["eps"]), (square,)
+
+
+#: What an option must be for the formulas to be the whole of it; options not named here may be anything.
+_PLAIN: Options = {
+    "weight_decay": 0,
+    "maximize": False,
+    "capturable": False,
+    "differentiable": False,
+    "foreach": None,
+    "fused": None,
+}
+_NO_MOMENTUM: Options = _PLAIN | {"momentum": 0, "centered": False}
+
+#: By exact class: a subclass may do something else.
+ELEMENTWISE: dict[type[th.optim.Optimizer], Elementwise] = {
+    th.optim.Adam: Elementwise(
+        ("exp_avg", "exp_avg_sq"), (0.0, 0.0), _adam_scalars, _adam, _PLAIN | {"amsgrad": False}
+    ),
+    th.optim.RMSprop: Elementwise(("square_avg",), (0.0,), _rmsprop_scalars, _rmsprop, _NO_MOMENTUM),
+    RMSpropTFLike: Elementwise(("square_avg",), (1.0,), _rmsprop_scalars, _rmsprop_tf, _NO_MOMENTUM),
+}
+
+
+def elementwise_of(optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter]) -> Elementwise | None:
+    """How an optimiser steps a vector.
+
+    :param optimizer: of any class.
+    :param parameters: that are to be stepped together.
+    :return: ``None`` if it cannot be done, or not with the same result: an unknown class, options beyond the formulas,
+        hooks, several groups of parameters, or steps counted differently.
+    """
+    rule = ELEMENTWISE.get(type(optimizer))
+    if rule is None or len(optimizer.param_groups) != 1 or _is_watched(optimizer):
+        return None
+    options = optimizer.param_groups[0]
+    if any(options[name] != value for name, value in rule.fixed.items() if name in options):
+        return None
+    known = {id(parameter) for parameter in options["params"]}
+    plain = all(
+        id(parameter) in known and parameter.dtype == th.float32 and parameter.device == parameters[0].device
+        for parameter in parameters
+    )
+    counts = {int(optimizer.state[parameter]["step"]) for parameter in parameters if optimizer.state.get(parameter)}
+    fresh = any(not optimizer.state.get(parameter) for parameter in parameters)
+    return rule if plain and (len(counts) + fresh == 1) and not isinstance(options["lr"], th.Tensor) else None
+
+
+def _is_watched(optimizer: Any) -> bool:
+    """Whether somebody wants to be asked at each step: hooks, or a learning-rate scheduler that wraps ``step``."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer)
+    )
+
+
+class FlatOptimizer:
+    """A torch optimiser whose weights and state lie in vectors while an update goes on.
+
+    :param optimizer: the owner of the state; :meth:`give_back` brings it up to date.
+    :param rule: how it steps.
+    :param parameters: all that are stepped.
+    """
+
+    def __init__(self, optimizer: th.optim.Optimizer, rule: Elementwise, parameters: Sequence[th.nn.Parameter]):
+        self.optimizer = optimizer
+        self.rule = rule
+        self.parameters = parameters
+        self.weights = flattened(parameters)
+        self.gradient = FlatVector(parameters)
+        self.state = tuple(self._taken(name, fill) for name, fill in zip(rule.names, rule.initial, strict=True))
+        first = optimizer.state.get(parameters[0])
+        self.n_steps = int(first["step"]) if first else 0
+
+    @property
+    def options(self) -> Options:
+        """The optimiser's options as they are now: callbacks and KL control change the learning rate."""
+        return self.optimizer.param_groups[0]
+
+    def _taken(self, name: str, fill: float) -> th.Tensor:
+        flat = FlatVector(self.parameters, fill)
+        for parameter, part in zip(self.parameters, flat.parts, strict=True):
+            if self.optimizer.state.get(parameter):
+                part.copy_(self.optimizer.state[parameter][name])
+        return flat.vector
+
+    def step(self) -> None:
+        """Step all weights down ``gradient``."""
+        self.n_steps += 1
+        scalars = self.rule.scalars(self.options, self.n_steps)
+        weights, self.state = self.rule.step(
+            self.weights.vector, self.gradient.vector, self.state, scalars, self.options
+        )
+        self.weights.vector.copy_(weights)
+
+    def give_back(self) -> None:
+        """Write the state back to where ``optimizer.state_dict()`` looks for it."""
+        if self.n_steps == 0:
+            return
+        for name, vector in zip(self.rule.names, self.state, strict=True):
+            for parameter, part in zip(self.parameters, self.weights.split(vector), strict=True):
+                self.optimizer.state[parameter][name] = part
+        for parameter in self.parameters:
+            # A tensor of its own for each parameter: torch counts up in place.
+            is_tensor = not isinstance(self.optimizer, RMSpropTFLike)
+            count = th.tensor(float(self.n_steps), dtype=th.float32) if is_tensor else self.n_steps
+            self.optimizer.state[parameter]["step"] = count

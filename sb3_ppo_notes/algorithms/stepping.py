@@ -1,0 +1,125 @@
+"""One step down a gradient: bounded in length, refused if it is not finite."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+
+from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
+from sb3_ppo_notes.algorithms.optimizers import Phase
+from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.policies.towers import TowerPass
+
+
+class GradientSteps:
+    """Takes the steps of one phase of an update, in SB3's order of operations.
+
+    Where the optimiser treats every weight alike, all weights are stepped as one vector: the same numbers, bit for bit,
+    in a tenth of the operations. Where it does not, or where somebody has hooks on weights or optimiser, it is called
+    as SB3 would call it.
+
+    :param phase: whose weights, with which optimiser and which longest gradient.
+    """
+
+    def __init__(self, phase: Phase):
+        self.phase = phase
+        self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
+        self._flat: FlatOptimizer | None = None
+        self._is_decided = False
+
+    def take(self, loss: th.Tensor, place: str, towers: TowerPass | None = None) -> float:
+        """One step.
+
+        The norm is the one of the whole gradient, actor and critic together: a large value error takes length away from
+        the policy's step. It has nothing to do with the clip of the objective: that one bounds a reward, this one a
+        step.
+
+        :param loss: scalar, with its graph.
+        :param place: where in the training this is, for the error.
+        :param towers: the minibatch's pass through the networks, where autograd has not seen it.
+        :return: the gradient's norm before it was clipped.
+        :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
+        """
+        loss_value = loss.item()
+        if not math.isfinite(loss_value):
+            raise NonFiniteError(f"loss must be finite, got {loss_value} {place}; the weights were not touched")
+        if towers is not None:
+            gradients: Sequence[th.Tensor | None] = towers.gradients(loss, self.parameters)
+        elif any(map(is_watched, self.parameters)):
+            return self._call_optimizer(loss, place)
+        else:
+            gradients = th.autograd.grad(loss, self.parameters, allow_unused=True)
+        if not self._is_decided:
+            self._adopt(gradients)
+        flat, found = self._flat, [gradient for gradient in gradients if gradient is not None]
+        if flat is None or len(found) < len(self.parameters):
+            return self._call_optimizer(gradients, place)
+        with th.no_grad():
+            th._foreach_copy_(flat.gradient.parts, found)
+            norm = _norm(flat.gradient.parts, place)
+            if self.phase.max_grad_norm is not None:
+                flat.gradient.vector.mul_(clip_coefficient(norm, self.phase.max_grad_norm))
+            flat.step()
+        return norm.item()
+
+    def finish(self) -> None:
+        """Bring the torch optimiser up to date: nobody else needs to know that its state was elsewhere."""
+        if self._flat is not None:
+            self._flat.give_back()
+            self._flat = None
+
+    def _adopt(self, gradients: Sequence[th.Tensor | None]) -> None:
+        """Decide at the first step, when it is known which weights have a gradient at all."""
+        self._is_decided = True
+        rule = elementwise_of(self.phase.optimizer, self.parameters)
+        if rule is None or any(gradient is None for gradient in gradients):
+            return
+        self._flat = FlatOptimizer(self.phase.optimizer, rule, self.parameters)
+        for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
+            parameter.grad = part
+
+    def _call_optimizer(self, source: Any, place: str) -> float:
+        """Step through the torch optimiser itself.
+
+        :param source: the loss, or the gradients where they are known already.
+        """
+        self.finish()
+        self.phase.optimizer.zero_grad()
+        if isinstance(source, th.Tensor):
+            source.backward()  # type: ignore[no-untyped-call]
+        else:
+            for parameter, gradient in zip(self.parameters, source, strict=True):
+                parameter.grad = gradient
+        norm = _norm([parameter.grad for parameter in self.parameters if parameter.grad is not None], place)
+        if self.phase.max_grad_norm is not None:
+            th.nn.utils.clip_grads_with_norm_(self.parameters, self.phase.max_grad_norm, norm)
+        self.phase.optimizer.step()
+        return norm.item()
+
+
+def clip_coefficient(norm: th.Tensor, max_grad_norm: float) -> th.Tensor:
+    """By what to multiply a gradient so that it is no longer than allowed: never more than 1.
+
+    :param norm: of the whole gradient, 0-dimensional.
+    :param max_grad_norm: longest allowed gradient.
+    :return: 0-dimensional.
+    """
+    return th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
+
+
+def _norm(gradients: list[th.Tensor], place: str) -> th.Tensor:
+    """Norm of the norms of all tensors: the order of summation of ``torch.nn.utils.clip_grad_norm_``."""
+    norm: th.Tensor = th.linalg.vector_norm(th.stack(th._foreach_norm(gradients)))
+    if not math.isfinite(norm.item()):
+        raise NonFiniteError(f"gradient must be finite, got norm {norm.item()} {place}; the weights were not touched")
+    return norm
+
+
+def is_watched(parameter: Any) -> bool:
+    """Whether somebody has hooks on this weight's gradient.
+
+    :param parameter: a weight.
+    :return: whether autograd must see it.
+    """
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
