@@ -6,10 +6,11 @@ from typing import Any
 
 import tyro
 
+from sb3_ppo_notes.runs.bench import Bench
 from sb3_ppo_notes.runs.compare import Compare
 from sb3_ppo_notes.runs.train import Train
 
-COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "compare": Compare}
+COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "compare": Compare, "bench": Bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
