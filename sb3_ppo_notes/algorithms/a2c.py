@@ -55,6 +55,8 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     :param rule: the choices of the update, in place of those that ``gae_lambda`` and ``normalize_advantage`` describe.
     :param action_masking: ask the environments' ``action_masks()`` before each step which actions are allowed
         (sb3-contrib's convention).
+    :param compile: compile the step of a minibatch and the acting. Several times faster on small networks; equal to
+        the eager ones up to rounding. Needs a C++ compiler; what it cannot take stays eager, and the log says why.
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -89,15 +91,16 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         *,
         rule: UpdateRule | None = None,
         action_masking: bool = False,
+        compile: bool = False,
     ):
-        names = ("self", "__class__", "rule", "action_masking", "rms_prop_eps", "use_rms_prop")
+        names = ("self", "__class__", "rule", "action_masking", "compile", "rms_prop_eps", "use_rms_prop")
         arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
         check_arguments({"rms_prop_eps": rms_prop_eps, "use_rms_prop": use_rms_prop})
         if use_rms_prop and "optimizer_class" not in (policy_kwargs or {}):
             settings = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
             rms_prop = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": settings}
             arguments["policy_kwargs"] = (policy_kwargs or {}) | rms_prop
-        self._construct(arguments, rule, action_masking)
+        self._construct(arguments, rule, action_masking, compile)
         if _init_setup_model:
             self._setup_model()
 

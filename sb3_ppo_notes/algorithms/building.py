@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.arguments import check_arguments, check_rollout_size, scheduled
+from sb3_ppo_notes.algorithms.compiled import Compiler
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
 from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
@@ -66,18 +67,26 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     critic_optimizer: th.optim.Optimizer
     #: Whether the environments say which actions are allowed.
     action_masking: bool = False
+    #: Whether updates and acting are compiled.
+    compile: bool = False
+    #: Compiles them; made at the first update. ``None`` for eager ones.
+    compiler: Compiler | None = None
     _given_rule: UpdateRule | None = None
     #: What a recurrent policy remembers of each training environment.
     _last_states: States | None = None
 
-    def _construct(self, arguments: dict[str, Any], rule: UpdateRule | None, action_masking: bool) -> None:
+    def _construct(
+        self, arguments: dict[str, Any], rule: UpdateRule | None, action_masking: bool, compile: bool
+    ) -> None:
         """The constructor's common half.
 
         :param arguments: of the subclass's constructor, by name, without ``self`` and the extras.
         :param rule: replaces the rule that the arguments would build.
         :param action_masking: whether the environments say which actions are allowed.
+        :param compile: whether updates and acting are compiled.
         """
         check_flag("action_masking", action_masking)
+        check_flag("compile", compile)
         if not (rule is None or isinstance(rule, UpdateRule)):
             raise InvalidTypeError(f"rule must be an UpdateRule or None, got {rule!r}")
         is_new = arguments.pop("_init_setup_model")
@@ -97,6 +106,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
                 setattr(self, name, value)
         self._given_rule = rule
         self.action_masking = action_masking
+        self.compile = compile
         if rule is not None:
             take_arguments_from(rule, self)
         if env is not None:
@@ -186,7 +196,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         # What the rule says is not said twice: a file holds the rule, and loading sets the attributes from it.
         said_by_rule = [] if self._given_rule is None else list(RULE_ARGUMENTS)
-        return [*super()._excluded_save_params(), "critic_optimizer", "_last_states", *said_by_rule]
+        return [*super()._excluded_save_params(), "critic_optimizer", "_last_states", "compiler", *said_by_rule]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, others = super()._get_torch_save_params()

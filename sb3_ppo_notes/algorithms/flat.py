@@ -37,6 +37,19 @@ class FlatVector:
         triples = zip(self.starts, self.lengths, self.shapes, strict=True)
         return [vector[start : start + length].view(shape) for start, length, shape in triples]
 
+    def joined(self, tensors: Sequence[th.Tensor]) -> th.Tensor:
+        """Tensors as one vector laid out like this one.
+
+        :param tensors: of the shapes of the parts, in their order.
+        :return: ``[P]``, a new vector.
+        """
+        pieces = []
+        for tensor, length in zip(tensors, self.lengths, strict=True):
+            pieces.append(tensor.reshape(-1))
+            if _padded(length) > length:
+                pieces.append(tensor.new_zeros(_padded(length) - length))
+        return th.cat(pieces)
+
 
 def _padded(length: int) -> int:
     return -(-length // STRIDE) * STRIDE

@@ -18,6 +18,11 @@ class LossCoefficients(NamedTuple):
     vf_coef: float
     kl_coef: float = 0.0
 
+    @property
+    def has_bonus(self) -> bool:
+        """Whether there is an entropy bonus. A coefficient that is a tensor stands for any number but 0."""
+        return isinstance(self.ent_coef, th.Tensor) or self.ent_coef != 0
+
 
 class LossTerms(NamedTuple):
     """A minibatch's loss and what it is made of: scalars, except for the log-ratio.
@@ -66,7 +71,7 @@ def minibatch_loss(
         actions = actions.long().flatten()
     masks, recurrence = getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)
     # A coefficient of 0 would add exact zeros to the gradient, after a quarter of all the work.
-    has_bonus = coefficients.ent_coef != 0
+    has_bonus = coefficients.has_bonus
     evaluation = evaluate(policy, minibatch.observations, actions, masks, recurrence, has_bonus, outputs)
 
     advantages = minibatch.advantages
@@ -97,7 +102,7 @@ def policy_part(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
     :param coefficients: ent_coef.
     :return: scalar.
     """
-    if coefficients.ent_coef == 0:
+    if not coefficients.has_bonus:
         return terms.policy_loss
     return terms.policy_loss + coefficients.ent_coef * terms.entropy_loss
 

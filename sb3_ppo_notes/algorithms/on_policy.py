@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.arguments import check_learn_arguments
 from sb3_ppo_notes.algorithms.building import BuiltFromArguments
+from sb3_ppo_notes.algorithms.compiled import CompiledActing, Compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
@@ -119,13 +120,25 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         rule = self.rule
         if isinstance(rollout_buffer, NotesRolloutBuffer):
             rollout_buffer.rule = rule
-        bootstraps = rule.truncation == "bootstrap"
-        return collect_rollouts(self, env, callback, rollout_buffer, n_rollout_steps, bootstrap_truncated=bootstraps)
+        self._prepare_compiler()
+        acting = None
+        if self.compiler is not None and self.compiler.reason is None:
+            acting = CompiledActing(self.compiler, self.policy)
+        return collect_rollouts(
+            self,
+            env,
+            callback,
+            rollout_buffer,
+            n_rollout_steps,
+            bootstrap_truncated=rule.truncation == "bootstrap",
+            acting=acting,
+        )
 
     def train(self) -> None:
         """Learn from the rollout in ``rollout_buffer``."""
         # Training mode: dropout and batch normalisation are active here and only here.
         self.policy.set_training_mode(True)
+        self._prepare_compiler()
         self._update_learning_rate(self.policy.optimizer)
         progress = self._current_progress_remaining
         if self._given_rule is not None:
@@ -142,6 +155,10 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if isinstance(rule.policy_objective, KLPenalty):
             self.logger.record("notes/kl_coef", coefficients.kl_coef)
         self._log(self.last_report, rule)
+
+    def _prepare_compiler(self) -> None:
+        if self.compile and (self.compiler is None or self.compiler.policy is not self.policy):
+            self.compiler = Compiler(self.policy)
 
     def _kl_coef(self, rule: UpdateRule) -> float:
         if not isinstance(rule.policy_objective, KLPenalty):

@@ -66,6 +66,8 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         ``normalize_advantage`` and ``target_kl`` describe.
     :param action_masking: ask the environments' ``action_masks()`` before each step which actions are allowed
         (sb3-contrib's convention).
+    :param compile: compile the step of a minibatch and the acting. Several times faster on small networks; equal to
+        the eager ones up to rounding. Needs a C++ compiler; what it cannot take stays eager, and the log says why.
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -103,10 +105,11 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         *,
         rule: UpdateRule | None = None,
         action_masking: bool = False,
+        compile: bool = False,
     ):
-        names = ("self", "__class__", "rule", "action_masking")
+        names = ("self", "__class__", "rule", "action_masking", "compile")
         arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
-        self._construct(arguments, rule, action_masking)
+        self._construct(arguments, rule, action_masking, compile)
         if _init_setup_model:
             self._setup_model()
 

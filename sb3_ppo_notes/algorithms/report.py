@@ -1,17 +1,19 @@
 """What one update did, in numbers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.logger import Logger
 
 from sb3_ppo_notes.algorithms.loss import LossTerms
-from sb3_ppo_notes.formulas.diagnostics import clip_fraction
-from sb3_ppo_notes.formulas.divergences import kl_k3
+from sb3_ppo_notes.formulas.diagnostics import clip_fraction, effective_sample_size
+from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
 
 
 @dataclass(frozen=True)
@@ -43,28 +45,39 @@ class UpdateReport:
     stopped_in_epoch: int | None
 
 
+def ratio_statistics(log_ratio: th.Tensor, clip_range: Any) -> dict[str, th.Tensor]:
+    """What the ratios of a minibatch say: how far the policy has moved from the one that gathered it.
+
+    :param log_ratio: ``[..., N]``, log π − log π_old; nats. Each row is a minibatch.
+    :param clip_range: ε, infinite for a rule without a clip.
+    :return: ``[...]`` each, by name; ``k1``, ``k2`` and ``k3`` are estimates of KL(old ‖ new) in nats.
+    """
+    ratio = th.exp(log_ratio)
+    return {
+        "clip_fraction": clip_fraction(ratio, clip_range).mean(-1),
+        **{name: estimator(log_ratio).mean(-1) for name, estimator in SAMPLE_ESTIMATORS.items()},
+        "ratio_min": ratio.amin(-1),
+        "ratio_max": ratio.amax(-1),
+        "effective_sample_size": effective_sample_size(ratio),
+    }
+
+
 @dataclass
 class UpdateRecord:
-    """Collects the minibatches of one update on the device; read once, at the end.
+    """Collects the minibatches of one update on the device; an epoch's are read when it is over.
 
     :param clip_range: ε of the rule's clip; infinite for a rule without one.
     """
 
     clip_range: float = math.inf
-    losses: list[tuple[th.Tensor, ...]] = field(default_factory=list)
-    clip_fractions: list[th.Tensor] = field(default_factory=list)
-    kls: list[th.Tensor] = field(default_factory=list)
-    epoch_terms: list[LossTerms] = field(default_factory=list)
+    #: For each epoch in which the policy was looked at: each statistic of its minibatches, ``[K]`` float32.
+    epochs: list[dict[str, np.ndarray]] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
     stopped_in_epoch: int | None = None
     policy_is_stopped: bool = False
     update_is_stopped: bool = False
-
-    def start_epoch(self) -> None:
-        """Forget the divergences of the epoch before: SB3 logs the last epoch's mean."""
-        if not self.policy_is_stopped:
-            self.kls = []
-        self.epoch_terms = []
+    _terms: list[LossTerms] = field(default_factory=list)
+    _rows: list[th.Tensor] = field(default_factory=list)
 
     def add_minibatch(self, terms: LossTerms) -> None:
         """Note what a minibatch gave.
@@ -73,18 +86,52 @@ class UpdateRecord:
         """
         # Detached, so that the graphs of a whole epoch are not kept alive.
         loss, policy_loss, value_loss, entropy_loss = (each.detach() for each in terms[:4])
-        self.losses.append((loss, policy_loss, value_loss, entropy_loss))
-        self.epoch_terms.append(LossTerms(loss, policy_loss, value_loss, entropy_loss, terms.log_ratio, terms.exact_kl))
+        self._terms.append(LossTerms(loss, policy_loss, value_loss, entropy_loss, terms.log_ratio, terms.exact_kl))
 
-    def end_epoch(self) -> None:
-        """Estimate the divergences of the epoch's minibatches, in one go where they are of one size."""
-        terms = self.epoch_terms
+    def add_row(self, row: th.Tensor) -> None:
+        """Note what a compiled step gave.
+
+        :param row: ``[M]``, its statistics.
+        """
+        self._rows.append(row)
+
+    def end_epoch(self, names: Sequence[str] = ()) -> None:
+        """Close the epoch's books.
+
+        :param names: of a compiled step's statistics.
+        """
+        tables = []
+        if self._rows:
+            table = dict(zip(names, th.stack(self._rows, dim=1).cpu().numpy(), strict=True))
+            self.gradient_norms += table.pop("gradient_norm").tolist()
+            tables.append(table)
+        if self._terms:
+            tables.append(self._table(self._terms))
+        self._terms, self._rows = [], []
+        if tables:
+            common = [name for name in tables[-1] if all(name in table for table in tables)]
+            self.epochs.append({name: np.concatenate([table[name] for table in tables]) for name in common})
+
+    def _table(self, terms: list[LossTerms]) -> dict[str, np.ndarray]:
+        columns: dict[str, Any] = {}
+        for name in LossTerms._fields:
+            if name != "log_ratio" and getattr(terms[0], name) is not None:
+                columns["exact" if name == "exact_kl" else name] = [getattr(each, name) for each in terms]
         lengths = [len(each.log_ratio) for each in terms]
         for _, group in groupby(zip(lengths, terms, strict=True), key=itemgetter(0)):
+            # In one go where they are of one size. A row's mean is summed as that of a lone vector is: the same bits.
             log_ratios = th.stack([each.log_ratio for _, each in group])
-            # A row's mean is summed as that of a lone vector is: the same bits.
-            self.kls += kl_k3(log_ratios).mean(-1).unbind()
-            self.clip_fractions += clip_fraction(th.exp(log_ratios), self.clip_range).mean(-1).unbind()
+            for name, values in ratio_statistics(log_ratios, self.clip_range).items():
+                columns.setdefault(name, []).extend(values.unbind())
+        return {name: th.stack(values).cpu().numpy() for name, values in columns.items()}
+
+    def mean_kl(self, estimator: str) -> np.float32:
+        """Mean KL(old ‖ new) over the minibatches of the last epoch, each weighing the same.
+
+        :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
+        :return: nats; float32.
+        """
+        return np.float32(th.from_numpy(self.epochs[-1][estimator]).mean().item())
 
     def report(self, explained_variance: float) -> UpdateReport:
         """Read everything.
@@ -92,16 +139,18 @@ class UpdateRecord:
         :param explained_variance: of the rollout.
         :return: the update in numbers.
         """
+
         # Each number is rounded to float32 by torch and averaged in float64, the KL in float32: as SB3 does.
-        columns = [th.stack(column).cpu().numpy().astype(np.float64) for column in zip(*self.losses, strict=True)]
-        _, policy_loss, value_loss, entropy_loss = (float(np.mean(column)) for column in columns)
+        def mean(name: str) -> float:
+            return float(np.mean(np.concatenate([epoch[name] for epoch in self.epochs]).astype(np.float64)))
+
         return UpdateReport(
-            policy_loss=policy_loss,
-            value_loss=value_loss,
-            entropy_loss=entropy_loss,
-            approx_kl=np.mean(th.stack(self.kls).cpu().numpy()),
-            clip_fraction=float(np.mean(th.stack(self.clip_fractions).cpu().numpy().astype(np.float64))),
-            loss=float(columns[0][-1]),
+            policy_loss=mean("policy_loss"),
+            value_loss=mean("value_loss"),
+            entropy_loss=mean("entropy_loss"),
+            approx_kl=np.mean(self.epochs[-1]["k3"]),
+            clip_fraction=mean("clip_fraction"),
+            loss=float(self.epochs[-1]["loss"][-1]),
             explained_variance=explained_variance,
             gradient_norm=float(np.mean(self.gradient_norms)) if self.gradient_norms else float("nan"),
             n_gradient_steps=len(self.gradient_norms),

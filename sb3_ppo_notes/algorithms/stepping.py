@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
+from sb3_ppo_notes.algorithms.elementwise import Elementwise, FlatOptimizer, elementwise_of
 from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.towers import TowerPass
@@ -63,6 +63,18 @@ class GradientSteps:
             flat.step()
         return norm.item()
 
+    @property
+    def flat(self) -> FlatOptimizer | None:
+        """The vectors, while there are any."""
+        return self._flat
+
+    def adopt_all(self) -> None:
+        """Take weights and optimiser state into vectors before the first step, if the optimiser allows it."""
+        self._is_decided = True
+        rule = elementwise_of(self.phase.optimizer, self.parameters)
+        if rule is not None:
+            self._take_over(rule)
+
     def finish(self) -> None:
         """Bring the torch optimiser up to date: nobody else needs to know that its state was elsewhere."""
         if self._flat is not None:
@@ -75,6 +87,9 @@ class GradientSteps:
         rule = elementwise_of(self.phase.optimizer, self.parameters)
         if rule is None or any(gradient is None for gradient in gradients):
             return
+        self._take_over(rule)
+
+    def _take_over(self, rule: Elementwise) -> None:
         self._flat = FlatOptimizer(self.phase.optimizer, rule, self.parameters)
         for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
             parameter.grad = part

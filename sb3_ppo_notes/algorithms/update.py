@@ -11,8 +11,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 
+from sb3_ppo_notes.algorithms.compiled import CompiledSteps, Compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part, value_part
 from sb3_ppo_notes.algorithms.optimizers import Phase
+from sb3_ppo_notes.algorithms.program import Program, numbers_of
 from sb3_ppo_notes.algorithms.report import UpdateRecord, UpdateReport
 from sb3_ppo_notes.algorithms.stepping import GradientSteps, is_watched
 from sb3_ppo_notes.formulas.diagnostics import explained_variance
@@ -33,6 +35,8 @@ class Learner(Protocol):
     verbose: int
     rule_state: RuleState
     device: th.device
+    #: Compiles the steps; ``None`` for eager ones.
+    compiler: Compiler | None
     _n_updates: int
 
 
@@ -68,6 +72,7 @@ class Update:
         self.towers = towers_of(self.learner.policy) if is_watched_by_nobody else None
         for phase in phases:
             self.steps = GradientSteps(phase)
+            self.compiled = self._compiled_steps(phase)
             try:
                 self._run_phase(phase)
             finally:
@@ -76,6 +81,15 @@ class Update:
                 break
         self._adapt_penalty()
         return self.record.report(_explained_variance(self.learner.rollout_buffer))
+
+    def _compiled_steps(self, phase: Phase) -> CompiledSteps | None:
+        compiler, policy = self.learner.compiler, self.learner.policy
+        is_ours = isinstance(self.learner.rollout_buffer, NotesRolloutBuffer)
+        if compiler is None or compiler.reason is not None or phase.trains == "critic" or not is_ours:
+            return None
+        program = Program(policy, phase, self.rule, self.coefficients)
+        numbers = numbers_of(self.rule, self.coefficients).to(policy.device)
+        return CompiledSteps(compiler, program, self.steps, numbers)
 
     def _run_phase(self, phase: Phase) -> None:
         for epoch in range(phase.n_epochs):
@@ -91,18 +105,26 @@ class Update:
 
     def _epoch(self, phase: Phase, epoch: int) -> bool:
         """Go once through the rollout; whether another epoch may follow."""
-        self.record.start_epoch()
         early_stop = self.rule.early_stop
         goes_on = True
         for number, minibatch in enumerate(self.learner.rollout_buffer.get(self.batch_size)):
             if self.record.policy_is_stopped:
                 self._step(self._value_loss(minibatch), epoch, number)
                 continue
+            row = None if self.compiled is None else self.compiled.take(minibatch)
+            if row is not None:
+                self.record.add_row(row)
+                continue
+            # Eager, or compiled and not taken: whatever the reason was, it shows again here.
             towers = None if self.towers is None else self.towers.forward(minibatch.observations)
             outputs = None if towers is None else towers.outputs
             terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients, outputs)
             self.record.add_minibatch(terms)
-            if early_stop and early_stop.decided == "minibatch" and self._is_too_far(early_stop, [terms], epoch):
+            if (
+                early_stop
+                and early_stop.decided == "minibatch"
+                and self._is_too_far(early_stop, mean_kl(early_stop.estimator, terms), epoch)
+            ):
                 if early_stop.scope == "policy" and phase.trains == "both":
                     self._step(self._value_loss(minibatch), epoch, number)
                     continue
@@ -111,13 +133,11 @@ class Update:
                 break
             loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
             self._step(loss, epoch, number, towers)
-        self.record.end_epoch()
+        self.record.end_epoch([] if self.compiled is None else self.compiled.program.statistic_names)
         self._adapt_learning_rate(phase)
-        if (
-            early_stop
-            and early_stop.decided == "epoch"
-            and self._is_too_far(early_stop, self.record.epoch_terms, epoch)
-        ):
+        if early_stop is None or early_stop.decided == "minibatch":
+            return goes_on
+        if self._is_too_far(early_stop, self.record.mean_kl(early_stop.estimator), epoch):
             goes_on = early_stop.scope != "policy" or phase.trains == "both"
         return goes_on
 
@@ -135,8 +155,7 @@ class Update:
 
     # -- KL control -------------------------------------------------------------------------------------------
 
-    def _is_too_far(self, early_stop: EarlyStop, minibatches: list[LossTerms], epoch: int) -> bool:
-        kl = mean_kl(early_stop.estimator, minibatches)
+    def _is_too_far(self, early_stop: EarlyStop, kl: np.float32, epoch: int) -> bool:
         if not early_stop.is_exceeded_by(kl):
             return False
         self.record.stopped_in_epoch = epoch
@@ -148,9 +167,9 @@ class Update:
 
     def _adapt_learning_rate(self, phase: Phase) -> None:
         control = self.rule.adaptive_learning_rate
-        if control is None or not self.record.epoch_terms:
+        if control is None:
             return
-        kl = float(mean_kl(control.estimator, self.record.epoch_terms))
+        kl = float(self.record.mean_kl(control.estimator))
         learning_rate = control.next_learning_rate(phase.optimizer.param_groups[0]["lr"], kl)
         update_learning_rate(phase.optimizer, learning_rate)
         self.learner.rule_state = dataclasses.replace(self.learner.rule_state, learning_rate=learning_rate)
@@ -196,18 +215,15 @@ class Update:
         policy.set_training_mode(True)
 
 
-def mean_kl(estimator: str, minibatches: list[LossTerms]) -> np.float32:
-    """Mean KL(old ‖ new) over minibatches, each weighing the same.
+def mean_kl(estimator: str, terms: LossTerms) -> np.float32:
+    """Mean KL(old ‖ new) of one minibatch.
 
     :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
-    :param minibatches: at least one.
+    :param terms: of the minibatch.
     :return: nats; float32, as SB3 compares it.
     """
-    if estimator == "exact":
-        divergences = [terms.exact_kl for terms in minibatches]
-    else:
-        divergences = [SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean() for terms in minibatches]
-    return np.float32(th.stack(divergences).mean().item())  # type: ignore[arg-type]
+    kl = terms.exact_kl if estimator == "exact" else SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean()
+    return np.float32(kl.item())  # type: ignore[union-attr]
 
 
 def _explained_variance(buffer: RolloutBuffer) -> float:

@@ -27,6 +27,25 @@ def clip_fraction(ratio: th.Tensor, clip_range: float) -> th.Tensor:
     return (th.abs(ratio - 1) > clip_range).float()
 
 
+def effective_sample_size(ratio: th.Tensor) -> th.Tensor:
+    """Share of the samples that still count when they are weighted by their ratios.
+
+        ESS/N = (Σ ρᵢ)² / (N·Σ ρᵢ²)
+
+    1: all count alike, as at the start of an update. 1/N: one sample is all that is left. What is lost here is lost to
+    every average over the minibatch.
+
+    Source: Kong 1992, "A note on importance sampling using standardized weights".
+
+    :param ratio: ``[..., N]``, ρ > 0; dimensionless.
+    :return: ``[...]`` in [1/N, 1]; dimensionless.
+
+    >>> effective_sample_size(th.tensor([1.0, 1.0])).item(), effective_sample_size(th.tensor([1.0, 0.0])).item()
+    (1.0, 0.5)
+    """
+    return ratio.sum(-1) ** 2 / (ratio.shape[-1] * (ratio**2).sum(-1))
+
+
 def explained_variance(values: FloatArray, returns: FloatArray) -> float:
     """Share of the returns' variance that the critic accounts for.
 

@@ -30,6 +30,7 @@ def collect_rollouts(
     n_rollout_steps: int,
     *,
     bootstrap_truncated: bool = True,
+    acting: Acting | None = None,
 ) -> bool:
     """Fill a buffer with experience of the current policy.
 
@@ -43,6 +44,7 @@ def collect_rollouts(
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
+    :param acting: how actions are chosen; ``None`` to ask the policy.
     :return: ``False`` if the callback asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
@@ -60,7 +62,7 @@ def collect_rollouts(
         "rollout_buffer": rollout_buffer,
         "n_rollout_steps": n_rollout_steps,
     }
-    stepping = _Stepping(model, env, rollout_buffer)
+    stepping = _Stepping(model, env, rollout_buffer, acting or Acting(model.policy))
     for n_steps in range(n_rollout_steps):
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(env.num_envs)
@@ -90,13 +92,14 @@ class _Stepping:
     :param model: the algorithm.
     :param env: the training environments.
     :param rollout_buffer: where a step is stored, as far as it is known before the environments have answered.
+    :param acting: how actions are chosen.
     """
 
-    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer):
+    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, acting: Acting):
         self.model = model
         self.env = env
         self.buffer = rollout_buffer
-        self.acting = Acting(model.policy)
+        self.acting = acting
         self.is_masked = getattr(model, "action_masking", False)
         self.is_discrete = isinstance(model.action_space, spaces.Discrete)
         #: Whether the buffer takes a step in two halves; one whose ``add`` is somebody else's wants it whole.

@@ -1,0 +1,123 @@
+"""Turning a Python function of tensors into compiled code: traced once, by running it once.
+
+``torch.compile`` would translate the function's *source* and check on every call whether its assumptions still hold.
+Here the function is run on example tensors while every operation is written down (``make_fx``), derivatives included,
+and the list is handed to TorchInductor, the compiler behind ``torch.compile``. Whatever Python decides on the way
+(which distribution, which rule) is decided for good; nothing is checked afterwards, so whoever calls must come with the
+same shapes. Compiled code is kept on disk by Inductor and found there by the next process.
+"""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from torch import fx
+from torch.overrides import TorchFunctionMode
+
+#: How Inductor compiles. Random numbers come from torch's generators, as in eager code.
+OPTIONS: dict[str, Any] = {
+    "cpp_wrapper": True,  # the whole call in C++: Python between the kernels would cost more than they do
+    "fallback_random": True,
+    # Trusts the processor's own word on its vector instructions; Inductor would compile six programs to try them.
+    "cpp.vec_isa_ok": True,
+}
+
+
+def compiled(function: Callable[..., Any], arguments: Sequence[th.Tensor]) -> Callable[..., Any]:
+    """A function in compiled form.
+
+    :param function: of tensors alone; gives a tuple of tensors. It may write to its arguments with ``copy_``.
+    :param arguments: examples, of the very shapes, dtypes and devices it will be called with. They are not changed.
+    :return: takes the same arguments. Whatever else the function has read is fixed as it was.
+    :raises CannotCompile: if the function reads weights that are not among its arguments, or Inductor fails.
+    """
+    with _quiet():
+        from torch._inductor import compile as inductor_compile
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    try:
+        # On copies: tracing runs the function, and it writes to what it is given. It may draw random numbers, too.
+        with th.no_grad(), _quiet(), _Traceable(), th.random.fork_rng(devices=_cuda_devices(arguments)):
+            graph = make_fx(function)(*[argument.detach().clone() for argument in arguments])
+        _check_constants(graph)
+        for node in graph.graph.nodes:
+            # What make_fx remembers of the examples' values belongs to no one FakeTensorMode.
+            node.meta.clear()
+        mode = FakeTensorMode(shape_env=ShapeEnv())
+        fakes: list[Any] = [mode.from_tensor(argument.detach(), static_shapes=True) for argument in arguments]
+        with th.no_grad(), _quiet():
+            return inductor_compile(graph, fakes, options=OPTIONS)  # type: ignore[no-any-return]
+    except CannotCompile:
+        raise
+    except Exception as error:  # Inductor has no common class for its errors
+        raise CannotCompile(_first_line(error)) from error
+
+
+class _Traceable(TorchFunctionMode):
+    """Lends tracing an ``F.one_hot`` that does not look at the numbers: PyTorch's checks them one by one."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not th.nn.functional.one_hot:
+            return function(*args, **(kwargs or {}))
+
+        def one_hot(tensor: th.Tensor, num_classes: int) -> th.Tensor:
+            return (tensor.unsqueeze(-1) == th.arange(num_classes, device=tensor.device)).long()
+
+        return one_hot(*args, **(kwargs or {}))
+
+
+class CannotCompile(Exception):
+    """A function cannot be compiled, and why."""
+
+
+def has_compiler(device: th.device) -> bool:
+    """Whether this machine has what Inductor needs: a C++ compiler.
+
+    :param device: where the code is to run.
+    :return: whether to try.
+    """
+    with _quiet():
+        from torch._inductor import config
+
+    candidates = config.cpp.cxx if isinstance(config.cpp.cxx, list | tuple) else [config.cpp.cxx]
+    return any(candidate is not None and shutil.which(str(candidate)) for candidate in candidates)
+
+
+def _cuda_devices(arguments: Sequence[th.Tensor]) -> list[int]:
+    return sorted({argument.device.index or 0 for argument in arguments if argument.is_cuda})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Inductor from telling users what is between it and PyTorch: deprecated calls, and which operations it leaves
+    to eager code (a Beta's samples, for one).
+    """
+    logger = logging.getLogger("torch._inductor.ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_constants(graph: fx.GraphModule) -> None:
+    """Refuse a graph with a weight baked into it: it would stay as it is while training goes on."""
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            constant = getattr(graph, node.target)
+            if isinstance(constant, th.nn.Parameter) or constant.requires_grad:
+                raise CannotCompile("the policy uses weights that are not among its parameters()")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

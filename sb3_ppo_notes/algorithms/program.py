@@ -1,0 +1,240 @@
+"""What is compiled: the step of one minibatch as a function of nothing but tensors."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch.func import functional_call, grad_and_value
+
+from sb3_ppo_notes.algorithms.elementwise import Elementwise
+from sb3_ppo_notes.algorithms.flat import FlatVector
+from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part
+from sb3_ppo_notes.algorithms.optimizers import Phase
+from sb3_ppo_notes.algorithms.report import ratio_statistics
+from sb3_ppo_notes.algorithms.stepping import clip_coefficient
+from sb3_ppo_notes.rollouts.minibatches import Minibatch
+from sb3_ppo_notes.rules import UpdateRule
+
+#: Numbers of a rule that a schedule may change: arguments of the compiled function, everything else is fixed in it.
+SCHEDULED = ("clip_range", "clip_range_vf")
+
+
+class Form(NamedTuple):
+    """How the arguments of a compiled function make up a minibatch.
+
+    :param n_others: tensors between the numbers and the minibatch.
+    :param keys: of Dict observations, ``None`` for others.
+    :param n_old_parameters: of the old distribution.
+    :param is_masked: whether there are action masks.
+    :param is_normalized: whether the advantages are normalised already.
+    """
+
+    n_others: int
+    keys: tuple[str, ...] | None
+    n_old_parameters: int
+    is_masked: bool
+    is_normalized: bool
+
+    @classmethod
+    def of(cls, minibatch: Any, n_others: int) -> "Form":
+        """The form of a minibatch.
+
+        :param minibatch: of a buffer of ours.
+        :param n_others: tensors that precede it.
+        :return: the same for all minibatches of a rollout.
+        """
+        observations, old = minibatch.observations, minibatch.old_parameters
+        keys = tuple(observations) if isinstance(observations, dict) else None
+        masked, normalized = minibatch.action_masks is not None, minibatch.is_normalized
+        return cls(n_others, keys, len(old or ()), masked, normalized)
+
+    @staticmethod
+    def leaves(minibatch: Any) -> list[th.Tensor]:
+        """The tensors of a minibatch.
+
+        :param minibatch: of a buffer of ours.
+        :return: in the order in which :meth:`minibatch` takes them.
+        """
+        observations, masks = minibatch.observations, minibatch.action_masks
+        seen = observations.values() if isinstance(observations, dict) else (observations,)
+        return [*seen, *minibatch[1:6], *(minibatch.old_parameters or ()), *(() if masks is None else (masks,))]
+
+    def minibatch(self, tensors: Sequence[th.Tensor]) -> Minibatch:
+        """The minibatch again.
+
+        :param tensors: of :meth:`leaves`.
+        :return: as the loss wants it.
+        """
+        given = iter(tensors)
+        observations = next(given) if self.keys is None else {key: next(given) for key in self.keys}
+        columns = [next(given) for _ in range(5)]
+        old = tuple(next(given) for _ in range(self.n_old_parameters)) or None
+        masks = next(given) if self.is_masked else None
+        return Minibatch(observations, *columns, old, masks, None, self.is_normalized)  # type: ignore[call-arg, arg-type]
+
+
+class Program:
+    """What is compiled: loss, gradient, clip and step as a function of tensors.
+
+    :param policy: the policy.
+    :param phase: whose weights are trained, and what for.
+    :param rule: the choices, with every schedule resolved.
+    :param coefficients: ent_coef, vf_coef and β.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, phase: Phase, rule: UpdateRule, coefficients: LossCoefficients):
+        self.policy = policy
+        self.phase = phase
+        self.rule = rule
+        self.has_bonus = coefficients.has_bonus
+        self.trained = [parameter for parameter in phase.parameters if parameter.requires_grad]
+        # Made out here: the first weight would be written down as a constant.
+        self.layout = FlatVector(self.trained)
+        known = {id(parameter): name for name, parameter in policy.named_parameters()}
+        self.names = [known[id(parameter)] for parameter in self.trained]
+        self.other_names = [name for name in tensors_of(policy) if name not in self.names]
+        self.early_stop = rule.early_stop if rule.early_stop and rule.early_stop.decided == "minibatch" else None
+
+    def key(self, optimizer: tuple[Elementwise, Any] | None) -> Any:
+        """What the code depends on, the shapes aside.
+
+        :param optimizer: how the weights are stepped, ``None`` if the code stops at the gradient.
+        :return: a hashable value.
+        """
+        rule = self.rule
+        options = () if optimizer is None else tuple(_fixed(optimizer[1]))
+        stop = None if self.early_stop is None else self.early_stop.estimator
+        objectives = tuple(_without_numbers(choice) for choice in (rule.policy_objective, rule.value_objective))
+        normalization = rule.advantage_normalization
+        phase = self.phase.trains, self.phase.max_grad_norm, tuple(self.names)
+        return optimizer and optimizer[0].step, options, stop, objectives, normalization, phase, self.has_bonus
+
+    def function(self, optimizer: tuple[Elementwise, Any] | None, form: Form) -> Callable[..., Any]:
+        """The function to compile.
+
+        :param optimizer: how the weights are stepped, ``None`` if the code stops at the gradient.
+        :param form: of the minibatch.
+        :return: (weights, gradient, *state, scalars, numbers, *others, *minibatch) -> (is_taken, statistics). It writes
+            to the first three.
+        """
+        n_state = 0 if optimizer is None else len(optimizer[0].names)
+
+        def step(weights: th.Tensor, gradient: th.Tensor, *rest: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+            state, (scalars, numbers), rest = rest[:n_state], rest[n_state : n_state + 2], rest[n_state + 2 :]
+            others, tensors = rest[: form.n_others], rest[form.n_others :]
+            terms, slope = self._differentiated(weights, others, form.minibatch(tensors), numbers)
+            norm = th.linalg.vector_norm(slope)
+            statistics = self._statistics(terms, numbers, norm)
+            is_taken = th.isfinite(terms.loss) & th.isfinite(norm)
+            if self.early_stop is not None:
+                is_taken = is_taken & ~(statistics[self.early_stop.estimator] > numbers[-1])
+            if self.phase.max_grad_norm is not None:
+                slope = slope * clip_coefficient(norm, self.phase.max_grad_norm)
+            gradient.copy_(slope)
+            if optimizer is not None:
+                rule, options = optimizer
+                after, state_after = rule.step(weights, slope, state, scalars.unbind(), options)
+                for old, new in zip((weights, *state), (after, *state_after), strict=True):
+                    old.copy_(th.where(is_taken, new, old))
+            return is_taken, th.stack(list(statistics.values()))
+
+        return step
+
+    def _differentiated(
+        self, weights: th.Tensor, others: Sequence[th.Tensor], minibatch: Any, numbers: th.Tensor
+    ) -> tuple[LossTerms, th.Tensor]:
+        """The loss and its gradient, as a vector laid out like the weights."""
+        rule, coefficients = _with_numbers(self.rule, numbers, self.has_bonus)
+        wrapped = _Loss(self.policy)
+        fixed = dict(zip(self.other_names, others, strict=True))
+
+        def loss(*parts: th.Tensor) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
+            tensors = fixed | dict(zip(self.names, parts, strict=True))
+            named = {f"policy.{name}": tensor for name, tensor in tensors.items()}
+            # Untied: SB3 holds one extractor under three names, and putting weights back three times goes wrong.
+            terms = functional_call(wrapped, named, (minibatch, rule, coefficients), tie_weights=False)
+            value = terms.loss if self.phase.trains == "both" else policy_part(terms, coefficients)
+            # No None may leave here.
+            return value, tuple(term for term in terms if term is not None)
+
+        parts = self.layout.split(weights)
+        slopes, (_, found) = grad_and_value(loss, argnums=tuple(range(len(parts))), has_aux=True)(*parts)
+        terms = LossTerms(*found, *([] if self.rule.needs_exact_kl else [None]))
+        return terms, self.layout.joined(slopes)
+
+    def _statistics(self, terms: LossTerms, numbers: th.Tensor, norm: th.Tensor) -> dict[str, th.Tensor]:
+        clip_range = numbers[0] if hasattr(self.rule.policy_objective, "clip_range") else math.inf
+        found = dict(zip(LossTerms._fields[:4], terms[:4], strict=True)) | ratio_statistics(terms.log_ratio, clip_range)
+        if terms.exact_kl is not None:
+            found["exact"] = terms.exact_kl
+        return found | {"gradient_norm": norm}
+
+    @property
+    def statistic_names(self) -> list[str]:
+        """What the statistics of a step are called, in their order."""
+        exact = ["exact"] if self.rule.needs_exact_kl else []
+        return [*LossTerms._fields[:4], *ratio_statistics(th.zeros(1), math.inf), *exact, "gradient_norm"]
+
+
+class _Loss(th.nn.Module):
+    """The loss as a module, so that ``functional_call`` can lend the policy other weights."""
+
+    def __init__(self, policy: ActorCriticPolicy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> LossTerms:
+        return minibatch_loss(self.policy, minibatch, rule, coefficients)
+
+
+def tensors_of(policy: ActorCriticPolicy) -> dict[str, th.Tensor]:
+    """Everything that a policy computes with.
+
+    :param policy: the policy.
+    :return: its weights, then its buffers, by name.
+    """
+    return dict(policy.named_parameters()) | dict(policy.named_buffers())
+
+
+def numbers_of(rule: UpdateRule, coefficients: LossCoefficients) -> th.Tensor:
+    """All that schedules and KL control may change, in one tensor.
+
+    :param rule: the choices, with every schedule resolved.
+    :param coefficients: ent_coef, vf_coef and β.
+    :return: ``[6]``: ε of the policy, ε of the critic, the three coefficients, the KL limit.
+    """
+    clips = (getattr(rule.policy_objective, SCHEDULED[0], 0.0), getattr(rule.value_objective, SCHEDULED[1], 0.0))
+    stop = rule.early_stop
+    limit = math.inf if stop is None else stop.factor * stop.target
+    return th.tensor([*clips, *coefficients, limit], dtype=th.float32)
+
+
+def _with_numbers(rule: UpdateRule, numbers: th.Tensor, has_bonus: bool) -> tuple[UpdateRule, LossCoefficients]:
+    """The rule and the coefficients with tensors in the place of their numbers."""
+    changed = copy.copy(rule)
+    for slot, name, number in (
+        ("policy_objective", SCHEDULED[0], numbers[0]),
+        ("value_objective", SCHEDULED[1], numbers[1]),
+    ):
+        choice = copy.copy(getattr(rule, slot))
+        if hasattr(choice, name):
+            # Frozen, and its constructor would refuse a tensor: rightly, outside of here.
+            object.__setattr__(choice, name, number)
+        object.__setattr__(changed, slot, choice)
+    ent_coef, vf_coef, kl_coef = numbers[2:5].unbind()
+    return changed, LossCoefficients(ent_coef if has_bonus else 0.0, vf_coef, kl_coef)  # type: ignore[arg-type]
+
+
+def _without_numbers(choice: Any) -> Any:
+    bare = copy.copy(choice)
+    for name in SCHEDULED:
+        if hasattr(bare, name):
+            object.__setattr__(bare, name, 0.0)
+    return bare
+
+
+def _fixed(options: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in options.items() if name not in ("params", "lr", "initial_lr")]
