@@ -119,9 +119,18 @@ class FlatOptimizer:
     :param optimizer: the owner of the state; :meth:`give_back` brings it up to date.
     :param rule: how it steps.
     :param parameters: all that are stepped.
+    :param is_exact: whether the step must be torch's default one to the bit; if not, one pass over the memory may do
+        for Adam, which with half a million weights is what counts.
     """
 
-    def __init__(self, optimizer: th.optim.Optimizer, rule: Elementwise, parameters: Sequence[th.nn.Parameter]):
+    def __init__(
+        self,
+        optimizer: th.optim.Optimizer,
+        rule: Elementwise,
+        parameters: Sequence[th.nn.Parameter],
+        is_exact: bool = True,
+    ):
+        self.is_fused = not is_exact and isinstance(optimizer, th.optim.Adam)
         self.optimizer = optimizer
         self.rule = rule
         self.parameters = parameters
@@ -146,11 +155,34 @@ class FlatOptimizer:
     def step(self) -> None:
         """Step all weights down ``gradient``."""
         self.n_steps += 1
+        if self.is_fused:
+            self._fused_step()
+            return
         scalars = self.rule.scalars(self.options, self.n_steps)
         weights, self.state = self.rule.step(
             self.weights.vector, self.gradient.vector, self.state, scalars, self.options
         )
         self.weights.vector.copy_(weights)
+
+    def _fused_step(self) -> None:
+        options, (exp_avg, exp_avg_sq) = self.options, self.state
+        n_steps = th.tensor(float(self.n_steps), device=exp_avg.device)
+        beta1, beta2 = options["betas"]
+        th._fused_adam_(
+            [self.weights.vector],
+            [self.gradient.vector],
+            [exp_avg],
+            [exp_avg_sq],
+            [],
+            [n_steps],
+            lr=options["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=options["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
     def give_back(self) -> None:
         """Write the state back to where ``optimizer.state_dict()`` looks for it."""

@@ -20,10 +20,12 @@ class GradientSteps:
     as SB3 would call it.
 
     :param phase: whose weights, with which optimiser and which longest gradient.
+    :param is_exact: whether there is a stock SB3 to be equal to; sb3-contrib's recurrent PPO is equalled to rounding.
     """
 
-    def __init__(self, phase: Phase):
+    def __init__(self, phase: Phase, is_exact: bool = True):
         self.phase = phase
+        self.is_exact = is_exact
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
         self._flat: FlatOptimizer | None = None
         self._is_decided = False
@@ -90,7 +92,7 @@ class GradientSteps:
         self._take_over(rule)
 
     def _take_over(self, rule: Elementwise) -> None:
-        self._flat = FlatOptimizer(self.phase.optimizer, rule, self.parameters)
+        self._flat = FlatOptimizer(self.phase.optimizer, rule, self.parameters, self.is_exact)
         for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
             parameter.grad = part
 

@@ -19,6 +19,7 @@ from sb3_ppo_notes.algorithms.report import UpdateRecord, UpdateReport
 from sb3_ppo_notes.algorithms.stepping import GradientSteps, is_watched
 from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.towers import TowerPass, towers_of
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules import EarlyStop, KLPenalty, UpdateRule
@@ -71,7 +72,7 @@ class Update:
         is_watched_by_nobody = not any(map(is_watched, self.learner.policy.parameters()))
         self.towers = towers_of(self.learner.policy) if is_watched_by_nobody else None
         for phase in phases:
-            self.steps = GradientSteps(phase)
+            self.steps = GradientSteps(phase, is_exact=not isinstance(self.learner.policy, NotesRecurrentPolicy))
             self.compiled = self._compiled_steps(phase)
             try:
                 self._run_phase(phase)

@@ -610,6 +610,13 @@ def test_comparison_holds_the_numbers_it_rests_on():
     assert json.loads(json.dumps(result._asdict()))["verdict"] == result.verdict
 
 
+def test_ten_seeds_are_enough_for_a_preliminary_verdict_by_the_same_rule():
+    ten = dict(generator=generator(), resamples=1000, preliminary=True)
+    assert formulas.comparison(arm(0, -0.15, seeds=10), arm(1, seeds=10), (0, 0), **ten).verdict == "worse"
+    twenty = (arm(0), arm(1), (0, 0), generator(), 1000)
+    assert formulas.comparison(*twenty) == formulas.comparison(*twenty[:3], generator(), 1000, preliminary=True)
+
+
 def test_the_numbers_of_the_rule_are_the_registered_ones():
     assert (formulas.MARGIN, formulas.SIGNIFICANCE, formulas.CONFIDENCE) == (0.05, 0.05, 0.95)
     assert (formulas.RESAMPLES, formulas.SEEDS_FOR_A_VERDICT, formulas.SEEDS_TO_REPORT) == (50_000, 20, 10)
@@ -680,6 +687,7 @@ REFUSED = {
     "one seed in an interval": (InvalidValueError, r"^arms\[0\] must have at least 2 seeds, got 1", lambda: interval_of(GOOD[:1])),
     "one seed in a resample": (InvalidValueError, "^scores must have at least 2 seeds", lambda: formulas.stratified_resamples(GOOD[:1], generator())),
     "one seed in a comparison": (InvalidValueError, "^candidate must have at least 20 seeds, got 1", lambda: comparison_of(GOOD[:1])),
+    "9 seeds in a preliminary comparison": (InvalidValueError, "^candidate must have at least 10 seeds, got 9", lambda: formulas.comparison(GOOD[:9], GOOD, (0, 0), generator(), 10, preliminary=True)),
     "19 seeds in a comparison": (InvalidValueError, "^baseline must have at least 20 seeds, got 19", lambda: comparison_of(GOOD, GOOD[:19])),
     "unequal tasks in P": (InvalidValueError, "candidate and baseline must have the same tasks, got candidate 2, baseline 1", lambda: formulas.probability_of_improvement(GOOD, GOOD[:, :1])),
     "unequal tasks in a difference": (InvalidValueError, "must have the same tasks", lambda: formulas.difference_of_iqms(GOOD, GOOD[:, :1])),
