@@ -18,6 +18,7 @@ from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments,
 from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
+from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_flag
 from sb3_ppo_notes.policies.masks import check_masking
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
@@ -71,6 +72,8 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     compile: bool = False
     #: Compiles them; made at the first update. ``None`` for eager ones.
     compiler: Compiler | None = None
+    #: Takes the eager steps of each phase of an update.
+    gradient_steps: dict[str, GradientSteps]
     _given_rule: UpdateRule | None = None
     #: What a recurrent policy remembers of each training environment.
     _last_states: States | None = None
@@ -105,6 +108,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
             if name not in theirs:
                 setattr(self, name, value)
         self._given_rule = rule
+        self.gradient_steps = {}
         self.action_masking = action_masking
         self.compile = compile
         if rule is not None:
@@ -196,7 +200,14 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         # What the rule says is not said twice: a file holds the rule, and loading sets the attributes from it.
         said_by_rule = [] if self._given_rule is None else list(RULE_ARGUMENTS)
-        return [*super()._excluded_save_params(), "critic_optimizer", "_last_states", "compiler", *said_by_rule]
+        return [
+            *super()._excluded_save_params(),
+            "critic_optimizer",
+            "_last_states",
+            "compiler",
+            "gradient_steps",
+            *said_by_rule,
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, others = super()._get_torch_save_params()

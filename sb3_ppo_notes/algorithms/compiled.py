@@ -17,11 +17,13 @@ from torch.func import functional_call
 from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer
 from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
 from sb3_ppo_notes.algorithms.inductor import CannotCompile, compiled, has_compiler
-from sb3_ppo_notes.algorithms.program import Form, Program, tensors_of
+from sb3_ppo_notes.algorithms.loss import LossCoefficients
+from sb3_ppo_notes.algorithms.program import Form, Program, numbers_of, tensors_of
 from sb3_ppo_notes.algorithms.stepping import GradientSteps, is_watched
 from sb3_ppo_notes.policies.acting import Acting, Choice
 from sb3_ppo_notes.policies.actor_critic import Action, act, has_known_distribution, keeps_sb3_method
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.rules import UpdateRule
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -37,6 +39,9 @@ class Compiler:
 
     def __init__(self, policy: ActorCriticPolicy):
         self.policy = policy
+        #: How the phases of an update are stepped, and how the policy acts.
+        self.steps: dict[str, CompiledSteps] = {}
+        self.acting: CompiledActing | None = None
         self.functions: dict[Any, Callable[..., Any]] = {}
         self.reason = self._refusal(policy)
         if self.reason is not None:
@@ -69,6 +74,17 @@ class Compiler:
         self.reason = reason
         logger.warning("compile=True: training is eager, because %s", reason)
 
+    def steps_of(self, steps: GradientSteps) -> "CompiledSteps":
+        """The compiled steps beside the eager ones of a phase.
+
+        :param steps: the eager ones.
+        :return: the same as in the update before, if those are.
+        """
+        name = steps.phase.trains
+        if name not in self.steps or self.steps[name].steps is not steps:
+            self.steps[name] = CompiledSteps(self, steps)
+        return self.steps[name]
+
     def function(self, key: Any, build: Callable[[], Callable[..., Any]], arguments: list[th.Tensor]) -> Any:
         """The compiled function for a key; compiled now if there is none.
 
@@ -93,21 +109,32 @@ class CompiledSteps:
     """Takes the steps of one phase of an update.
 
     :param compiler: keeps the functions from one update to the next.
-    :param program: what is compiled.
     :param steps: takes the eager steps of the same phase, and shares its vectors with these.
-    :param numbers: of :func:`numbers_of`.
     """
 
-    def __init__(self, compiler: Compiler, program: Program, steps: GradientSteps, numbers: th.Tensor):
+    def __init__(self, compiler: Compiler, steps: GradientSteps):
         self.compiler = compiler
-        self.program = program
         self.steps = steps
-        self.numbers = numbers
         trained = {id(parameter) for parameter in steps.parameters}
         #: Weights and buffers that take part and are not trained here.
-        self.others = [tensor.detach() for tensor in tensors_of(program.policy).values() if id(tensor) not in trained]
-        self.steps.adopt_all()
+        self._untrained = [tensor for tensor in tensors_of(compiler.policy).values() if id(tensor) not in trained]
         self.gradient = FlatVector(steps.parameters)
+        self._made_for: Any = None
+
+    def begin(self, rule: UpdateRule, coefficients: LossCoefficients) -> None:
+        """Begin an update.
+
+        :param rule: the choices, with every schedule resolved.
+        :param coefficients: ent_coef, vf_coef and β.
+        """
+        self.steps.adopt_all()
+        self.numbers = numbers_of(rule, coefficients).to(self.compiler.policy.device)
+        self.others = [tensor.detach() for tensor in self._untrained]
+        made_for = rule, coefficients.has_bonus, self.steps.phase.max_grad_norm
+        if made_for != self._made_for:
+            self._made_for = made_for
+            self.program = Program(self.compiler.policy, self.steps.phase, rule, coefficients)
+            self.statistic_names = self.program.statistic_names
         self._size = 0
         self._found: tuple[FlatOptimizer | None, Any] | None = None
 
@@ -127,7 +154,8 @@ class CompiledSteps:
         state = () if flat is None else flat.state
         changing = th.tensor(scalars, dtype=th.float32, device=self.numbers.device)
         tensors = Form.leaves(minibatch)
-        arguments = [weights.vector, self.gradient.vector, *state, changing, self.numbers, *self.others, *tensors]
+        gradient = self.gradient if flat is None else flat.gradient
+        arguments = [weights.vector, gradient.vector, *state, changing, self.numbers, *self.others, *tensors]
         function = self._function(flat, minibatch, arguments)
         if function is None:
             return None
@@ -166,10 +194,15 @@ class CompiledActing(Acting):
     def __init__(self, compiler: Compiler, policy: ActorCriticPolicy):
         super().__init__(policy)
         self.compiler = compiler
+        self._tensors = list(tensors_of(policy).values())
         # gSDE acts with noise that is no weight of the policy: it would be fixed in the code.
         self.is_possible = keeps_sb3_method(policy, "forward") and not policy.use_sde
-        self.tensors = [tensor.detach() for tensor in tensors_of(policy).values()]
         self._found: Any = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a rollout: look where the weights lie now."""
+        self.tensors = [tensor.detach() for tensor in self._tensors]
 
     def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Choice:
         """Draw actions, and assess them in the same breath.

@@ -139,6 +139,8 @@ class FlatOptimizer:
         self.state = tuple(self._taken(name, fill) for name, fill in zip(rule.names, rule.initial, strict=True))
         first = optimizer.state.get(parameters[0])
         self.n_steps = int(first["step"]) if first else 0
+        self._counts = th.zeros(len(parameters))
+        self._is_bound = False
 
     @property
     def options(self) -> Options:
@@ -159,10 +161,9 @@ class FlatOptimizer:
             self._fused_step()
             return
         scalars = self.rule.scalars(self.options, self.n_steps)
-        weights, self.state = self.rule.step(
-            self.weights.vector, self.gradient.vector, self.state, scalars, self.options
-        )
-        self.weights.vector.copy_(weights)
+        vectors = self.weights.vector, *self.state
+        weights, state = self.rule.step(vectors[0], self.gradient.vector, self.state, scalars, self.options)
+        th._foreach_copy_(vectors, (weights, *state))
 
     def _fused_step(self) -> None:
         options, (exp_avg, exp_avg_sq) = self.options, self.state
@@ -185,14 +186,42 @@ class FlatOptimizer:
         )
 
     def give_back(self) -> None:
-        """Write the state back to where ``optimizer.state_dict()`` looks for it."""
+        """Show the state where ``optimizer.state_dict()`` looks for it: as views of the vectors."""
         if self.n_steps == 0:
             return
+        self._counts.fill_(self.n_steps)
+        is_tensor = not isinstance(self.optimizer, RMSpropTFLike)
+        if self._is_bound and is_tensor:
+            return
+        self._is_bound = True
+        for index, parameter in enumerate(self.parameters):
+            # A number of its own for each parameter: torch counts each up in place.
+            self.optimizer.state[parameter]["step"] = self._counts[index] if is_tensor else self.n_steps
         for name, vector in zip(self.rule.names, self.state, strict=True):
             for parameter, part in zip(self.parameters, self.weights.split(vector), strict=True):
                 self.optimizer.state[parameter][name] = part
-        for parameter in self.parameters:
-            # A tensor of its own for each parameter: torch counts up in place.
-            is_tensor = not isinstance(self.optimizer, RMSpropTFLike)
-            count = th.tensor(float(self.n_steps), dtype=th.float32) if is_tensor else self.n_steps
-            self.optimizer.state[parameter]["step"] = count
+
+    def is_current(self, optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter]) -> bool:
+        """Whether these vectors still are what the optimiser and the weights look at.
+
+        :param optimizer: of the update about to begin.
+        :param parameters: that are to be stepped.
+        :return: ``False`` after somebody has loaded a state, replaced a weight's data or stepped the optimiser.
+        """
+        if optimizer is not self.optimizer or not self._is_bound or _is_watched(optimizer):
+            return False
+        if any(self.options[name] != value for name, value in self.rule.fixed.items() if name in self.options):
+            return False
+        if len(optimizer.param_groups) != 1 or len(parameters) != len(self.parameters):
+            return False
+        triples = list(zip(parameters, self.parameters, self.weights.parts, strict=True))
+        if any(given is not mine or given.data_ptr() != part.data_ptr() for given, mine, part in triples):
+            return False
+        return all(self._shows(index, parameter) for index, parameter in enumerate(parameters))
+
+    def _shows(self, index: int, parameter: th.nn.Parameter) -> bool:
+        shown, start = self.optimizer.state.get(parameter, {}), self.weights.starts[index]
+        if int(shown.get("step", -1)) != self.n_steps:
+            return False
+        pairs = zip(self.rule.names, self.state, strict=True)
+        return all(shown[name].data_ptr() == vector.data_ptr() + 4 * start for name, vector in pairs)

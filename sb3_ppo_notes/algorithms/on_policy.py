@@ -123,7 +123,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         self._prepare_compiler()
         acting = None
         if self.compiler is not None and self.compiler.reason is None:
-            acting = CompiledActing(self.compiler, self.policy)
+            acting = self.compiler.acting = self.compiler.acting or CompiledActing(self.compiler, self.policy)
+            acting.begin()
         return collect_rollouts(
             self,
             env,

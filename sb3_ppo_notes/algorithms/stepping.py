@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_ppo_notes.algorithms.elementwise import Elementwise, FlatOptimizer, elementwise_of
+from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
 from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.towers import TowerPass
@@ -28,7 +28,27 @@ class GradientSteps:
         self.is_exact = is_exact
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
         self._flat: FlatOptimizer | None = None
+        #: The vectors of the update before: taken up again if nobody has touched what they show.
+        self._kept: FlatOptimizer | None = None
         self._is_decided = False
+
+    def begin(self, phase: Phase) -> None:
+        """Begin another update.
+
+        :param phase: the same weights with the same optimiser.
+        """
+        self.phase = phase
+        self._is_decided = False
+
+    def belongs_to(self, phase: Phase) -> bool:
+        """Whether these can take the steps of a phase.
+
+        :param phase: of the update about to begin.
+        :return: ``False`` for other weights or another optimiser.
+        """
+        mine, theirs = self.phase.parameters, phase.parameters
+        is_same = len(mine) == len(theirs) and all(one is other for one, other in zip(mine, theirs, strict=True))
+        return is_same and phase.optimizer is self.phase.optimizer and phase.trains == self.phase.trains
 
     def take(self, loss: th.Tensor, place: str, towers: TowerPass | None = None) -> float:
         """One step.
@@ -73,26 +93,29 @@ class GradientSteps:
     def adopt_all(self) -> None:
         """Take weights and optimiser state into vectors before the first step, if the optimiser allows it."""
         self._is_decided = True
-        rule = elementwise_of(self.phase.optimizer, self.parameters)
-        if rule is not None:
-            self._take_over(rule)
+        self._take_over()
 
     def finish(self) -> None:
         """Bring the torch optimiser up to date: nobody else needs to know that its state was elsewhere."""
         if self._flat is not None:
             self._flat.give_back()
-            self._flat = None
+            self._flat, self._kept = None, self._flat
 
     def _adopt(self, gradients: Sequence[th.Tensor | None]) -> None:
         """Decide at the first step, when it is known which weights have a gradient at all."""
         self._is_decided = True
-        rule = elementwise_of(self.phase.optimizer, self.parameters)
-        if rule is None or any(gradient is None for gradient in gradients):
-            return
-        self._take_over(rule)
+        if all(gradient is not None for gradient in gradients):
+            self._take_over()
 
-    def _take_over(self, rule: Elementwise) -> None:
-        self._flat = FlatOptimizer(self.phase.optimizer, rule, self.parameters, self.is_exact)
+    def _take_over(self) -> None:
+        optimizer = self.phase.optimizer
+        if self._kept is not None and self._kept.is_current(optimizer, self.parameters):
+            self._flat = self._kept
+            return
+        rule = elementwise_of(optimizer, self.parameters)
+        if rule is None:
+            return
+        self._flat = FlatOptimizer(optimizer, rule, self.parameters, self.is_exact)
         for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
             parameter.grad = part
 

@@ -14,7 +14,6 @@ from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 from sb3_ppo_notes.algorithms.compiled import CompiledSteps, Compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part, value_part
 from sb3_ppo_notes.algorithms.optimizers import Phase
-from sb3_ppo_notes.algorithms.program import Program, numbers_of
 from sb3_ppo_notes.algorithms.report import UpdateRecord, UpdateReport
 from sb3_ppo_notes.algorithms.stepping import GradientSteps, is_watched
 from sb3_ppo_notes.formulas.diagnostics import explained_variance
@@ -38,6 +37,8 @@ class Learner(Protocol):
     device: th.device
     #: Compiles the steps; ``None`` for eager ones.
     compiler: Compiler | None
+    #: Takes the eager steps of each phase.
+    gradient_steps: dict[str, GradientSteps]
     _n_updates: int
 
 
@@ -72,7 +73,7 @@ class Update:
         is_watched_by_nobody = not any(map(is_watched, self.learner.policy.parameters()))
         self.towers = towers_of(self.learner.policy) if is_watched_by_nobody else None
         for phase in phases:
-            self.steps = GradientSteps(phase, is_exact=not isinstance(self.learner.policy, NotesRecurrentPolicy))
+            self.steps = self._steps_of(phase)
             self.compiled = self._compiled_steps(phase)
             try:
                 self._run_phase(phase)
@@ -83,14 +84,22 @@ class Update:
         self._adapt_penalty()
         return self.record.report(_explained_variance(self.learner.rollout_buffer))
 
+    def _steps_of(self, phase: Phase) -> GradientSteps:
+        """The steps of the update before, if they were of these weights and this optimiser."""
+        kept = self.learner.gradient_steps.get(phase.trains)
+        if kept is None or not kept.belongs_to(phase):
+            kept = GradientSteps(phase, is_exact=not isinstance(self.learner.policy, NotesRecurrentPolicy))
+            self.learner.gradient_steps[phase.trains] = kept
+        kept.begin(phase)
+        return kept
+
     def _compiled_steps(self, phase: Phase) -> CompiledSteps | None:
-        compiler, policy = self.learner.compiler, self.learner.policy
-        is_ours = isinstance(self.learner.rollout_buffer, NotesRolloutBuffer)
+        compiler, is_ours = self.learner.compiler, isinstance(self.learner.rollout_buffer, NotesRolloutBuffer)
         if compiler is None or compiler.reason is not None or phase.trains == "critic" or not is_ours:
             return None
-        program = Program(policy, phase, self.rule, self.coefficients)
-        numbers = numbers_of(self.rule, self.coefficients).to(policy.device)
-        return CompiledSteps(compiler, program, self.steps, numbers)
+        steps = compiler.steps_of(self.steps)
+        steps.begin(self.rule, self.coefficients)
+        return steps
 
     def _run_phase(self, phase: Phase) -> None:
         for epoch in range(phase.n_epochs):
@@ -134,7 +143,7 @@ class Update:
                 break
             loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
             self._step(loss, epoch, number, towers)
-        self.record.end_epoch([] if self.compiled is None else self.compiled.program.statistic_names)
+        self.record.end_epoch([] if self.compiled is None else self.compiled.statistic_names)
         self._adapt_learning_rate(phase)
         if early_stop is None or early_stop.decided == "minibatch":
             return goes_on
