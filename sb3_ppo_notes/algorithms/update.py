@@ -15,7 +15,7 @@ from sb3_ppo_notes.algorithms.compiled import CompiledSteps, Compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part, value_part
 from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.report import UpdateRecord, UpdateReport
-from sb3_ppo_notes.algorithms.stepping import GradientSteps, is_watched
+from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
@@ -70,8 +70,7 @@ class Update:
             self.learner.rollout_buffer.rule = self.rule
         if self.rule.needs_exact_kl:
             self._remember_old_parameters()
-        is_watched_by_nobody = not any(map(is_watched, self.learner.policy.parameters()))
-        self.towers = towers_of(self.learner.policy) if is_watched_by_nobody else None
+        self.towers = towers_of(self.learner.policy)
         for phase in phases:
             self.steps = self._steps_of(phase)
             self.compiled = self._compiled_steps(phase)

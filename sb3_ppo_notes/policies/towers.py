@@ -187,24 +187,36 @@ def towers_of(policy: Any) -> Towers | None:
         and type(extractor) is MlpExtractor
         and not isinstance(policy, NotesRecurrentPolicy)
         and not isinstance(policy.action_dist, StateDependentNoiseDistribution)
-        and not any(
-            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in policy.modules()
-        )
     )
     if not ordinary:
         return None
-    activations = {type(module) for net in (extractor.policy_net, extractor.value_net) for module in net[1::2]}
-    stacks: list[list[Any]] = [[*net[0::2], head] for net, head in _nets(policy)]
+    # The children by hand: walking over policy.modules() would take longer than a short update.
+    nets = [list(net._modules.values()) for net in (extractor.policy_net, extractor.value_net)]
+    stacks: list[list[Any]] = [
+        [*net[0::2], head] for net, head in zip(nets, (policy.action_net, policy.value_net), strict=True)
+    ]
     layers = [layer for stack in stacks for layer in stack]
+    between = [module for net in nets for module in net[1::2]]
+    activations = {type(module) for module in between}
     if not activations <= {nn.Tanh, nn.ReLU} or len(activations) > 1:
         return None
-    plain = all(type(layer) is nn.Linear and layer.bias is not None for layer in layers)
-    if not plain or not all(parameter.requires_grad for parameter in policy.parameters()):
+    if not all(type(layer) is nn.Linear and layer.bias is not None for layer in layers):
+        return None
+    holders = [policy.features_extractor, extractor, extractor.policy_net, extractor.value_net]
+    if any(map(_has_hooks, [*holders, *layers, *between])):
         return None
     actor, critic = ([(layer.weight, layer.bias) for layer in stack] for stack in stacks)
+    own = [weight for layer in (*actor, *critic) for weight in layer]
+    log_std = getattr(policy, "log_std", None)
+    if not all(map(_is_plain, own if log_std is None else [*own, log_std])):
+        return None
     return Towers(actor, critic, next(iter(activations), nn.Tanh), policy)
 
 
-def _nets(policy: Any) -> list[tuple[Any, nn.Module]]:
-    extractor = policy.mlp_extractor
-    return [(extractor.policy_net, policy.action_net), (extractor.value_net, policy.value_net)]
+def _has_hooks(module: Any) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def _is_plain(weight: Any) -> bool:
+    """Whether a weight is trained and nobody has hooks on its gradient."""
+    return weight.requires_grad and not (weight._backward_hooks or weight._post_accumulate_grad_hooks)
