@@ -19,9 +19,10 @@ from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_flag
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
 from sb3_ppo_notes.policies.masks import check_masking
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
+from sb3_ppo_notes.policies.precision import PRECISIONS
 from sb3_ppo_notes.policies.recurrent import (
     NotesCnnRecurrentPolicy,
     NotesMultiInputRecurrentPolicy,
@@ -70,6 +71,8 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     action_masking: bool = False
     #: Whether updates and acting are compiled.
     compile: bool = False
+    #: What the networks compute in.
+    precision: str = "float32"
     #: Compiles them; made at the first update. ``None`` for eager ones.
     compiler: Compiler | None = None
     #: Takes the eager steps of each phase of an update.
@@ -79,7 +82,12 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     _last_states: States | None = None
 
     def _construct(
-        self, arguments: dict[str, Any], rule: UpdateRule | None, action_masking: bool, compile: bool
+        self,
+        arguments: dict[str, Any],
+        rule: UpdateRule | None,
+        action_masking: bool,
+        compile: bool,
+        precision: str,
     ) -> None:
         """The constructor's common half.
 
@@ -87,9 +95,11 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         :param rule: replaces the rule that the arguments would build.
         :param action_masking: whether the environments say which actions are allowed.
         :param compile: whether updates and acting are compiled.
+        :param precision: what the networks compute in.
         """
         check_flag("action_masking", action_masking)
         check_flag("compile", compile)
+        check_choice("precision", precision, tuple(PRECISIONS))
         if not (rule is None or isinstance(rule, UpdateRule)):
             raise InvalidTypeError(f"rule must be an UpdateRule or None, got {rule!r}")
         is_new = arguments.pop("_init_setup_model")
@@ -111,6 +121,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         self.gradient_steps = {}
         self.action_masking = action_masking
         self.compile = compile
+        self.precision = precision
         if rule is not None:
             take_arguments_from(rule, self)
         if env is not None:
@@ -178,9 +189,18 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = NotesDictRolloutBuffer if is_dict else NotesRolloutBuffer
         super()._setup_model()
+        self._set_precision()
         check_rule_fits(self.rule, self.policy, self.rollout_buffer)
         self._prepare_memory_and_masks()
         self._setup_optimizers()
+
+    def _set_precision(self) -> None:
+        if self.precision == "float16" and isinstance(self.policy, NotesRecurrentPolicy) and self.device.type == "cpu":
+            raise InvalidValueError(
+                "precision must be 'float32' or 'bfloat16' for a recurrent policy on a CPU, got 'float16' (PyTorch has "
+                "no such LSTM)"
+            )
+        self.policy.precision = self.precision  # type: ignore[assignment]
 
     def _prepare_memory_and_masks(self) -> None:
         is_recurrent = isinstance(self.policy, NotesRecurrentPolicy)

@@ -56,6 +56,8 @@ class Compiler:
                 stacklevel=2,
             )
             return "there is no C++ compiler"
+        if policy.precision == "float16":
+            return "float16 scales its loss step by step"
         if isinstance(policy, NotesRecurrentPolicy):
             return "a recurrent policy is faster as it is: nearly all its time is one call of its LSTM or GRU"
         if not has_known_distribution(policy):

@@ -68,6 +68,8 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         (sb3-contrib's convention).
     :param compile: compile the step of a minibatch and the acting. Several times faster on small networks; equal to
         the eager ones up to rounding. Needs a C++ compiler; what it cannot take stays eager, and the log says why.
+    :param precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``: what the networks compute in (autocast); weights
+        and optimiser stay in float32. float16 scales its loss and leaves out steps that overflow.
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -106,10 +108,11 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         rule: UpdateRule | None = None,
         action_masking: bool = False,
         compile: bool = False,
+        precision: str = "float32",
     ):
-        names = ("self", "__class__", "rule", "action_masking", "compile")
+        names = ("self", "__class__", "rule", "action_masking", "compile", "precision")
         arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
-        self._construct(arguments, rule, action_masking, compile)
+        self._construct(arguments, rule, action_masking, compile, precision)
         if _init_setup_model:
             self._setup_model()
 

@@ -26,6 +26,8 @@ class GradientSteps:
     def __init__(self, phase: Phase, is_exact: bool = True):
         self.phase = phase
         self.is_exact = is_exact
+        #: Scales the loss of a policy in float16.
+        self.scaler: th.amp.GradScaler | None = None
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
         self._flat: FlatOptimizer | None = None
         #: The vectors of the update before: taken up again if nobody has touched what they show.
@@ -66,6 +68,8 @@ class GradientSteps:
         loss_value = loss.item()
         if not math.isfinite(loss_value):
             raise NonFiniteError(f"loss must be finite, got {loss_value} {place}; the weights were not touched")
+        if self.scaler is not None:
+            return self._scaled_step(loss, self.scaler)
         if towers is not None:
             gradients: Sequence[th.Tensor | None] = towers.gradients(loss, self.parameters)
         elif any(map(is_watched, self.parameters)):
@@ -118,6 +122,22 @@ class GradientSteps:
         self._flat = FlatOptimizer(optimizer, rule, self.parameters, self.is_exact)
         for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
             parameter.grad = part
+
+    def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler) -> float:
+        """Scale, backward, unscale, clip, step, update: the clip is on the true gradient, and an overflow skips the
+        step and halves the scale.
+        """
+        optimizer = self.phase.optimizer
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.unscale_(optimizer)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = th.linalg.vector_norm(th.stack(th._foreach_norm(gradients)))
+        if self.phase.max_grad_norm is not None:
+            th.nn.utils.clip_grads_with_norm_(self.parameters, self.phase.max_grad_norm, norm)
+        scaler.step(optimizer)
+        scaler.update()
+        return norm.item() if th.isfinite(norm) else 0.0
 
     def _call_optimizer(self, source: Any, place: str) -> float:
         """Step through the torch optimiser itself.

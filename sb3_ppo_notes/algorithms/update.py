@@ -37,6 +37,7 @@ class Learner(Protocol):
     device: th.device
     #: Compiles the steps; ``None`` for eager ones.
     compiler: Compiler | None
+    precision: str
     #: Takes the eager steps of each phase.
     gradient_steps: dict[str, GradientSteps]
     _n_updates: int
@@ -89,6 +90,8 @@ class Update:
         if kept is None or not kept.belongs_to(phase):
             kept = GradientSteps(phase, is_exact=not isinstance(self.learner.policy, NotesRecurrentPolicy))
             self.learner.gradient_steps[phase.trains] = kept
+            if self.learner.precision == "float16":
+                kept.scaler = th.amp.GradScaler(self.learner.device.type)
         kept.begin(phase)
         return kept
 

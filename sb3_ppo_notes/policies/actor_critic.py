@@ -36,6 +36,7 @@ from sb3_ppo_notes.formulas.distributions.gaussian import (
     state_dependent_std,
 )
 from sb3_ppo_notes.policies.distribution import FormulaDistribution
+from sb3_ppo_notes.policies.precision import mixed_precision
 
 SB3_DISTRIBUTIONS: dict[type, DistributionFormulas] = {
     CategoricalDistribution: CATEGORICAL,
@@ -125,6 +126,7 @@ def latents(policy: Any, observations: Any, recurrence: Any = None) -> Latents:
     states = None
     if recurrence is not None:
         pi_features, vf_features, states = policy.remember(features, recurrence)
+        states = tuple(state.float() for state in states)
     elif policy.share_features_extractor:
         latent_pi, latent_vf = policy.mlp_extractor(features)
         return Latents(latent_pi, latent_vf, None)
@@ -171,7 +173,7 @@ def parameters_from_output(
             policy.log_std, distribution.action_dim, distribution.use_expln, distribution.epsilon
         )
         # The noise must not train the features, only its own weights: hence the detach.
-        latent_sde = latent_pi if distribution.learn_features else latent_pi.detach()
+        latent_sde = (latent_pi if distribution.learn_features else latent_pi.detach()).float()
         return output, state_dependent_std(latent_sde, weight_std, distribution.epsilon)
     return output, broadcast_std(output, policy.log_std)
 
@@ -195,15 +197,19 @@ def act(
     formulas = formulas_of(policy) if keeps_sb3_method(policy, "forward") else None
     if formulas is None:
         return Action(*policy(observations))
-    latent = latents(policy, observations, recurrence)
-    values = policy.value_net(latent.vf)
-    parameters = distribution_parameters(policy, latent.pi, action_masks)
+    with mixed_precision(policy):
+        latent = latents(policy, observations, recurrence)
+        values = policy.value_net(latent.vf).float()
+        output = policy.action_net(latent.pi).float()
+    parameters = parameters_from_output(policy, output, action_masks, latent.pi)
     if deterministic:
         actions = formulas.mode(parameters)
     elif policy.use_sde:
         # gSDE draws its weights once in a while, not an action at each step: the sample is the mean plus today's noise.
         source: StateDependentNoiseDistribution = policy.action_dist
-        actions = parameters[0] + state_dependent_noise(latent.pi, source.exploration_mat, source.exploration_matrices)
+        actions = parameters[0] + state_dependent_noise(
+            latent.pi.float(), source.exploration_mat, source.exploration_matrices
+        )
         actions = actions if formulas is GAUSSIAN else th.tanh(actions)
     else:
         actions = formulas.sample(parameters)
@@ -236,9 +242,11 @@ def evaluate(
         values, log_probs, entropy = policy.evaluate_actions(observations, actions)
         return Evaluation(values.flatten(), log_probs, entropy, parameters=None)
     if outputs is None:
-        latent = latents(policy, observations, recurrence)
-        parameters = distribution_parameters(policy, latent.pi, action_masks)
-        values = policy.value_net(latent.vf).flatten()
+        with mixed_precision(policy):
+            latent = latents(policy, observations, recurrence)
+            output = policy.action_net(latent.pi).float()
+            values = policy.value_net(latent.vf).float().flatten()
+        parameters = parameters_from_output(policy, output, action_masks, latent.pi)
     else:
         parameters = parameters_from_output(policy, outputs.action, action_masks)
         values = outputs.values.flatten()
@@ -256,9 +264,10 @@ def values_of(policy: Any, observations: Any, recurrence: Any = None) -> th.Tens
     :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
     :return: ``[N, 1]``; reward units.
     """
-    if recurrence is None:
-        return policy.predict_values(observations)  # type: ignore[no-any-return]
-    return policy.value_net(latents(policy, observations, recurrence).vf)  # type: ignore[no-any-return]
+    with mixed_precision(policy):
+        if recurrence is None:
+            return policy.predict_values(observations).float()  # type: ignore[no-any-return]
+        return policy.value_net(latents(policy, observations, recurrence).vf).float()  # type: ignore[no-any-return]
 
 
 def parameters_of(
@@ -272,8 +281,11 @@ def parameters_of(
     :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
     :return: a tuple of tensors ``[N, ...]``.
     """
+    with th.no_grad(), mixed_precision(policy):
+        latent_pi = latents(policy, observations, recurrence).pi
+        output = policy.action_net(latent_pi).float()
     with th.no_grad():
-        return distribution_parameters(policy, latents(policy, observations, recurrence).pi, action_masks)
+        return parameters_from_output(policy, output, action_masks, latent_pi)
 
 
 def has_known_distribution(policy: Any) -> bool:

@@ -179,6 +179,8 @@ def towers_of(policy: Any) -> Towers | None:
     :return: ``None`` if anything about them is out of the ordinary: another extractor or activation, a layer frozen,
         hooked or without bias, gSDE, a method of the user's own.
     """
+    if getattr(policy, "precision", "float32") != "float32":
+        return None
     if formulas_of(policy) is None or not keeps_sb3_method(policy, *STACKED):
         return None
     extractor = policy.mlp_extractor

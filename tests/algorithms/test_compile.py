@@ -149,6 +149,22 @@ def test_one_update_of_a2c_equals_the_eager_one(use_rms_prop):
     assert difference(*after_one_update("box", NotesA2C, **changes)) < 1e-5
 
 
+@pytest.mark.slow
+def test_half_precision_compiles():
+    eager, compiled = models("box", precision="bfloat16")
+    for model in (eager, compiled):
+        learn(model, 64)
+    assert compiled.compiler.reason is None
+    assert difference(eager, compiled) < 3e-2  # bfloat16 has three digits, and 18 steps of 3e-3 were taken
+    assert compiled.last_report.value_loss == pytest.approx(eager.last_report.value_loss, rel=0.05)
+
+
+def test_float16_stays_eager():
+    _, model = models("box", precision="float16")
+    learn(model, 64)
+    assert "float16 scales its loss" in model.compiler.reason
+
+
 class Compilations:
     """Counts how often something is compiled."""
 
