@@ -328,6 +328,27 @@ MUTANTS = [
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
+        "compiled step taken beyond the KL limit",
+        "algorithms/program.py",
+        "old.copy_(th.where(is_taken, new, old))",
+        "old.copy_(new)",
+        "tests/algorithms/test_compile.py::test_early_stop_takes_no_step_beyond_the_limit",
+    ),
+    Mutant(
+        "schedules fixed in the compiled code",
+        "algorithms/program.py",
+        "object.__setattr__(choice, name, number)",
+        "pass",
+        "tests/algorithms/test_compile.py::test_schedules_reach_the_compiled_code",
+    ),
+    Mutant(
+        "loss of float16 not unscaled before the clip",
+        "algorithms/stepping.py",
+        "scaler.unscale_(optimizer)",
+        "pass",
+        "tests/algorithms/test_precision.py::test_an_overflow_skips_the_step_and_halves_the_scale",
+    ),
+    Mutant(
         "second optimiser not saved",
         "algorithms/building.py",
         '(["critic_optimizer"] if self.rule.optimization.separate else [])',

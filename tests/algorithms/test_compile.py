@@ -211,6 +211,23 @@ def test_nothing_is_compiled_twice(monkeypatch):
     assert compilations.count == 3
 
 
+def test_schedules_reach_the_compiled_code():
+    """Both clips nearly shut in the second update: who kept the first update's would go much farther.
+
+    Progress is 0.5 in the first and 0 in the second.
+    """
+    schedules = dict(
+        clip_range=lambda progress: 0.2 if progress > 0.25 else 1e-3,
+        clip_range_vf=lambda progress: 0.2 if progress > 0.25 else 1e-3,
+        ent_coef=lambda progress: 0.01 + 0.05 * progress,
+    )
+    eager, compiled = models("discrete", **with_steady_adam(schedules | dict(learning_rate=1e-2)))
+    for model in (eager, compiled):
+        learn(model, 128)
+    assert compiled.compiler.reason is None
+    assert difference(eager, compiled) < 1e-4
+
+
 def test_early_stop_takes_no_step_beyond_the_limit():
     eager, compiled = after_one_update("discrete", target_kl=1e-4, learning_rate=1e-2, batch_size=16, n_epochs=10)
     assert compiled.last_report.stopped_in_epoch is not None
