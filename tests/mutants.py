@@ -120,8 +120,8 @@ MUTANTS = [
     Mutant(
         "normalisation with ddof 0",
         "formulas/objectives.py",
-        "advantages.std(correction=ddof)",
-        "advantages.std(correction=0)",
+        "advantages.std(-1, keepdim=True, correction=ddof)",
+        "advantages.std(-1, keepdim=True, correction=0)",
         OBJECTIVES + "test_normalisation_golden_values",
     ),
     Mutant(
@@ -134,15 +134,15 @@ MUTANTS = [
     Mutant(
         "mean not subtracted",
         "formulas/objectives.py",
-        "return (advantages - advantages.mean()) /",
-        "return advantages /",
+        "return (advantages - advantages.mean(-1, keepdim=True)) / (deviations + eps)",
+        "return advantages / (deviations + eps)",
         OBJECTIVES + "test_normalisation_ignores_scale_and_shift",
     ),
     Mutant(
         "one sample normalised",
         "formulas/objectives.py",
-        "if len(advantages) <= 1:",
-        "if len(advantages) < 1:",
+        "if advantages.shape[-1] <= 1:",
+        "if advantages.shape[-1] < 1:",
         CONTRACT + "test_a_single_normalised_sample_in_a2c_does_not_become_nan",
     ),
     Mutant(
