@@ -19,6 +19,7 @@ from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
 from sb3_ppo_notes.policies.masks import check_masking
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
@@ -77,6 +78,8 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     compiler: Compiler | None = None
     #: Takes the eager steps of each phase of an update.
     gradient_steps: dict[str, GradientSteps]
+    #: Callbacks of the current run that want to see its updates.
+    watchers: Watchers
     _given_rule: UpdateRule | None = None
     #: What a recurrent policy remembers of each training environment.
     _last_states: States | None = None
@@ -119,6 +122,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
                 setattr(self, name, value)
         self._given_rule = rule
         self.gradient_steps = {}
+        self.watchers = Watchers()
         self.action_masking = action_masking
         self.compile = compile
         self.precision = precision
@@ -226,6 +230,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
             "_last_states",
             "compiler",
             "gradient_steps",
+            "watchers",
             *said_by_rule,
         ]
 

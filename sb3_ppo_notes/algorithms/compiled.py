@@ -18,7 +18,7 @@ from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer
 from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
 from sb3_ppo_notes.algorithms.inductor import CannotCompile, compiled, has_compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
-from sb3_ppo_notes.algorithms.program import Form, Program, numbers_of, tensors_of
+from sb3_ppo_notes.algorithms.program import Form, Program, numbers_of, owner_masks, tensors_of
 from sb3_ppo_notes.algorithms.stepping import GradientSteps, is_watched
 from sb3_ppo_notes.policies.acting import Acting, Choice
 from sb3_ppo_notes.policies.actor_critic import Action, act, has_known_distribution, keeps_sb3_method
@@ -121,6 +121,7 @@ class CompiledSteps:
         #: Weights and buffers that take part and are not trained here.
         self._untrained = [tensor for tensor in tensors_of(compiler.policy).values() if id(tensor) not in trained]
         self.gradient = FlatVector(steps.parameters)
+        self.owners = owner_masks(compiler.policy, steps.parameters)
         self._made_for: Any = None
 
     def begin(self, rule: UpdateRule, coefficients: LossCoefficients) -> None:
@@ -157,7 +158,8 @@ class CompiledSteps:
         changing = th.tensor(scalars, dtype=th.float32, device=self.numbers.device)
         tensors = Form.leaves(minibatch)
         gradient = self.gradient if flat is None else flat.gradient
-        arguments = [weights.vector, gradient.vector, *state, changing, self.numbers, *self.others, *tensors]
+        given = changing, self.numbers, self.owners, *self.others
+        arguments = [weights.vector, gradient.vector, *state, *given, *tensors]
         function = self._function(flat, minibatch, arguments)
         if function is None:
             return None

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -9,6 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_ppo_notes.policies.actor_critic import Evaluation, evaluate, formulas_of, values_of
 from sb3_ppo_notes.policies.towers import Outputs
 from sb3_ppo_notes.rules import PolicyTerms, UpdateRule
+from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
 
 
 class LossCoefficients(NamedTuple):
@@ -120,6 +122,17 @@ def value_part(
     """
     values = values_of(policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
     return coefficients.vf_coef * rule.value_objective.loss(values, minibatch.old_values, minibatch.returns)
+
+
+def mean_kl(estimator: str, terms: LossTerms) -> np.float32:
+    """Mean KL(old ‖ new) of one minibatch.
+
+    :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
+    :param terms: of the minibatch.
+    :return: nats; float32, as SB3 compares it.
+    """
+    kl = terms.exact_kl if estimator == "exact" else SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean()
+    return np.float32(kl.item())  # type: ignore[union-attr]
 
 
 def _exact_kl(policy: ActorCriticPolicy, minibatch: Any, evaluation: Evaluation) -> th.Tensor:

@@ -17,6 +17,7 @@ from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
 from sb3_ppo_notes.algorithms.update import Update
+from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
@@ -104,6 +105,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if self._last_obs is not before:
             # The environments were reset: nothing is left to remember.
             self._last_states = None
+        self.watchers = Watchers(result[1])
         return result
 
     def collect_rollouts(
@@ -156,6 +158,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if isinstance(rule.policy_objective, KLPenalty):
             self.logger.record("notes/kl_coef", coefficients.kl_coef)
         self._log(self.last_report, rule)
+        self.watchers.tell("on_update", self.last_report)
 
     def _prepare_compiler(self) -> None:
         if self.compile and (self.compiler is None or self.compiler.policy is not self.policy):

@@ -1,7 +1,8 @@
 """Who steps which weights: one optimiser for all, or one each for actor and critic."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -27,6 +28,36 @@ class Phase:
     max_grad_norm: float | None
     n_epochs: int
     trains: Literal["both", "policy", "critic"]
+
+
+#: Modules that only one of the two uses, under SB3's names, sb3-contrib's and ours.
+ACTOR = ("action_net", "mlp_extractor.policy_net", "pi_features_extractor", "lstm_actor")
+CRITIC = ("value_net", "mlp_extractor.value_net", "vf_features_extractor", "lstm_critic", "critic")
+
+
+def owners_of(policy: Any, parameters: Sequence[th.nn.Parameter]) -> list[str]:
+    """Whose each weight is.
+
+    :param policy: any actor-critic policy.
+    :param parameters: some of its weights.
+    :return: ``"actor"``, ``"critic"`` or ``"shared"`` for each; shared is also what lies in none of the modules that
+        SB3's policies are made of, a deviation or exploration weights aside: those are the actor's.
+    """
+    actor, critic = ({id(weight) for name in names for weight in _weights(policy, name)} for names in (ACTOR, CRITIC))
+    actor.add(id(getattr(policy, "log_std", None)))
+
+    def owner(parameter: th.nn.Parameter) -> str:
+        is_actors, is_critics = id(parameter) in actor, id(parameter) in critic
+        return "shared" if is_actors == is_critics else "actor" if is_actors else "critic"
+
+    return [owner(parameter) for parameter in parameters]
+
+
+def _weights(policy: Any, name: str) -> Iterator[th.nn.Parameter]:
+    module = policy
+    for part in name.split("."):
+        module = getattr(module, part, None)
+    return module.parameters() if isinstance(module, th.nn.Module) else iter(())
 
 
 def split_parameters(policy: ActorCriticPolicy) -> tuple[list[th.nn.Parameter], list[th.nn.Parameter]]:

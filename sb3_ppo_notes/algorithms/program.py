@@ -12,7 +12,7 @@ from torch.func import functional_call, grad_and_value
 from sb3_ppo_notes.algorithms.elementwise import Elementwise
 from sb3_ppo_notes.algorithms.flat import FlatVector
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part
-from sb3_ppo_notes.algorithms.optimizers import Phase
+from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
 from sb3_ppo_notes.algorithms.report import ratio_statistics
 from sb3_ppo_notes.algorithms.stepping import clip_coefficient
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
@@ -20,6 +20,9 @@ from sb3_ppo_notes.rules import UpdateRule
 
 #: Numbers of a rule that a schedule may change: arguments of the compiled function, everything else is fixed in it.
 SCHEDULED = ("clip_range", "clip_range_vf")
+
+#: Of the gradient before it was clipped: of the whole, of the actor's own weights, of the critic's own.
+NORMS = ("gradient_norm", "actor_gradient_norm", "critic_gradient_norm")
 
 
 class Form(NamedTuple):
@@ -117,17 +120,19 @@ class Program:
 
         :param optimizer: how the weights are stepped, ``None`` if the code stops at the gradient.
         :param form: of the minibatch.
-        :return: (weights, gradient, *state, scalars, numbers, *others, *minibatch) -> (is_taken, statistics). It writes
-            to the first three.
+        :return: (weights, gradient, *state, scalars, numbers, owners, *others, *minibatch) -> (is_taken, statistics).
+            It writes to the weights, the gradient and the state.
         """
         n_state = 0 if optimizer is None else len(optimizer[0].names)
 
         def step(weights: th.Tensor, gradient: th.Tensor, *rest: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-            state, (scalars, numbers), rest = rest[:n_state], rest[n_state : n_state + 2], rest[n_state + 2 :]
+            state, (scalars, numbers, owners), rest = rest[:n_state], rest[n_state : n_state + 3], rest[n_state + 3 :]
             others, tensors = rest[: form.n_others], rest[form.n_others :]
             terms, slope = self._differentiated(weights, others, form.minibatch(tensors), numbers)
             norm = th.linalg.vector_norm(slope)
-            statistics = self._statistics(terms, numbers, norm)
+            # One reduction for both: kernels cost compile time.
+            norms = norm, *th.sqrt((slope**2 * owners).sum(1)).unbind()
+            statistics = self._statistics(terms, numbers, norms)
             is_taken = th.isfinite(terms.loss) & th.isfinite(norm)
             if self.early_stop is not None:
                 is_taken = is_taken & ~(statistics[self.early_stop.estimator] > numbers[-1])
@@ -165,18 +170,18 @@ class Program:
         terms = LossTerms(*found, *([] if self.rule.needs_exact_kl else [None]))
         return terms, self.layout.joined(slopes)
 
-    def _statistics(self, terms: LossTerms, numbers: th.Tensor, norm: th.Tensor) -> dict[str, th.Tensor]:
+    def _statistics(self, terms: LossTerms, numbers: th.Tensor, norms: tuple[th.Tensor, ...]) -> dict[str, th.Tensor]:
         clip_range = numbers[0] if hasattr(self.rule.policy_objective, "clip_range") else math.inf
         found = dict(zip(LossTerms._fields[:4], terms[:4], strict=True)) | ratio_statistics(terms.log_ratio, clip_range)
         if terms.exact_kl is not None:
             found["exact"] = terms.exact_kl
-        return found | {"gradient_norm": norm}
+        return found | dict(zip(NORMS, norms, strict=True))
 
     @property
     def statistic_names(self) -> list[str]:
         """What the statistics of a step are called, in their order."""
         exact = ["exact"] if self.rule.needs_exact_kl else []
-        return [*LossTerms._fields[:4], *ratio_statistics(th.zeros(1), math.inf), *exact, "gradient_norm"]
+        return [*LossTerms._fields[:4], *ratio_statistics(th.zeros(1), math.inf), *exact, *NORMS]
 
 
 class _Loss(th.nn.Module):
@@ -197,6 +202,22 @@ def tensors_of(policy: ActorCriticPolicy) -> dict[str, th.Tensor]:
     :return: its weights, then its buffers, by name.
     """
     return dict(policy.named_parameters()) | dict(policy.named_buffers())
+
+
+def owner_masks(policy: ActorCriticPolicy, parameters: Sequence[th.nn.Parameter]) -> th.Tensor:
+    """Which elements of a flat vector are the actor's own and which the critic's.
+
+    :param policy: the policy.
+    :param parameters: in the vector's order.
+    :return: ``[2, P]``, 1 or 0.
+    """
+    masks = []
+    for owner in ("actor", "critic"):
+        mask = FlatVector(parameters)
+        for part, whose in zip(mask.parts, owners_of(policy, parameters), strict=True):
+            part.fill_(whose == owner)
+        masks.append(mask.vector)
+    return th.stack(masks)
 
 
 def numbers_of(rule: UpdateRule, coefficients: LossCoefficients) -> th.Tensor:

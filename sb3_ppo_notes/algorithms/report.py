@@ -1,24 +1,58 @@
 """What one update did, in numbers."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.logger import Logger
 
-from sb3_ppo_notes.algorithms.loss import LossTerms
 from sb3_ppo_notes.formulas.diagnostics import clip_fraction, effective_sample_size
 from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
 
 
+class KLEstimates(NamedTuple):
+    """KL(old ‖ new) by every estimator of ``formulas.divergences``; nats.
+
+    :param k1: mean of −log ρ; NaN where it is not known.
+    :param k2: mean of ½·(log ρ)².
+    :param k3: mean of (ρ − 1) − log ρ.
+    :param exact: from the distributions' parameters, ``None`` where nobody asked for it.
+    :param standard_error: of k3 − exact, ``None`` without ``exact``.
+    """
+
+    k1: float
+    k2: float
+    k3: float
+    exact: float | None = None
+    standard_error: float | None = None
+
+
+class Scale(NamedTuple):
+    """How large the entries of a rollout array are."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, array: Any) -> "Scale":
+        """The scale of an array.
+
+        :param array: of any shape.
+        :return: in the array's units.
+        """
+        return cls(float(array.mean()), float(array.std()), float(array.min()), float(array.max()))
+
+
 @dataclass(frozen=True)
 class UpdateReport:
-    """One update in numbers. The windows are SB3's: means over *all* epochs, but ``approx_kl`` over the *last* one.
+    """One update in numbers, or one epoch or one minibatch of it.
+
+    The windows of what SB3 logs are SB3's: means over *all* minibatches of the update, but ``approx_kl`` over those of
+    the *last* epoch. A number that nobody measured is NaN: a stock SB3 model tells only what it logs, and a minibatch
+    from which only the critic learned has no ratios.
 
     :param policy_loss: mean over all minibatches, before any coefficient.
     :param value_loss: mean over all minibatches, before any coefficient.
@@ -31,18 +65,64 @@ class UpdateReport:
     :param gradient_norm: mean over all steps of the gradient's norm before it was clipped.
     :param n_gradient_steps: optimiser steps taken.
     :param stopped_in_epoch: the epoch that KL control ended early, ``None`` if it did not.
+    :param window: what these are the numbers of.
+    :param n_updates: epochs the policy has been trained for, SB3's ``train/n_updates``.
+    :param num_timesteps: environment steps so far.
+    :param epoch: number of the epoch within the update, ``None`` for a whole update.
+    :param minibatch: number of the minibatch within the epoch, ``None`` for anything longer.
+    :param stop_reason: what KL control saw when it stopped, ``None`` if it did not.
+    :param kl: of each epoch (or of the one epoch, or minibatch): means over its minibatches, each measured before its
+        step.
+    :param kl_after: of each epoch, after its last step, on up to 1,024 states of the rollout. Empty unless a callback
+        with ``needs_exact_kl`` watches.
+    :param ratio_min: smallest ρ.
+    :param ratio_max: largest ρ.
+    :param first_ratio_error: largest \\|ρ − 1\\| of the update's first minibatch, before any step: 0 but for rounding,
+        or the log-probabilities of acting and learning differ.
+    :param effective_sample_size: share of the samples that still count, mean over all minibatches.
+    :param actor_gradient_norm: as ``gradient_norm``, of the weights that only the actor uses.
+    :param critic_gradient_norm: as ``gradient_norm``, of the weights that only the critic uses.
+    :param clipped_steps: share of the steps whose gradient was longer than allowed.
+    :param learning_rate: of the (actor's) optimiser, at the end.
+    :param advantages: of the rollout, before any normalisation; reward units. ``None`` but in an update's report.
+    :param values: of the rollout, by the critic that gathered it; reward units. ``None`` likewise.
+    :param returns: of the rollout, the critic's targets; reward units. ``None`` likewise.
     """
 
     policy_loss: float
     value_loss: float
     entropy_loss: float
-    approx_kl: np.floating
+    approx_kl: np.floating | float
     clip_fraction: float
     loss: float
     explained_variance: float
     gradient_norm: float
     n_gradient_steps: int
     stopped_in_epoch: int | None
+    window: Literal["minibatch", "epoch", "update"] = "update"
+    n_updates: int = 0
+    num_timesteps: int = 0
+    epoch: int | None = None
+    minibatch: int | None = None
+    stop_reason: str | None = None
+    kl: tuple[KLEstimates, ...] = ()
+    kl_after: tuple[KLEstimates, ...] = ()
+    ratio_min: float = float("nan")
+    ratio_max: float = float("nan")
+    first_ratio_error: float = float("nan")
+    effective_sample_size: float = float("nan")
+    actor_gradient_norm: float = float("nan")
+    critic_gradient_norm: float = float("nan")
+    clipped_steps: float = float("nan")
+    learning_rate: float = float("nan")
+    advantages: Scale | None = None
+    values: Scale | None = None
+    returns: Scale | None = None
+
+    @property
+    def entropy(self) -> float:
+        """Mean entropy of the policy; nats."""
+        return -self.entropy_loss
 
 
 def ratio_statistics(log_ratio: th.Tensor, clip_range: Any) -> dict[str, th.Tensor]:
@@ -60,102 +140,6 @@ def ratio_statistics(log_ratio: th.Tensor, clip_range: Any) -> dict[str, th.Tens
         "ratio_max": ratio.amax(-1),
         "effective_sample_size": effective_sample_size(ratio),
     }
-
-
-@dataclass
-class UpdateRecord:
-    """Collects the minibatches of one update on the device; an epoch's are read when it is over.
-
-    :param clip_range: ε of the rule's clip; infinite for a rule without one.
-    """
-
-    clip_range: float = math.inf
-    #: For each epoch in which the policy was looked at: each statistic of its minibatches, ``[K]`` float32.
-    epochs: list[dict[str, np.ndarray]] = field(default_factory=list)
-    gradient_norms: list[float] = field(default_factory=list)
-    stopped_in_epoch: int | None = None
-    policy_is_stopped: bool = False
-    update_is_stopped: bool = False
-    _terms: list[LossTerms] = field(default_factory=list)
-    _rows: list[th.Tensor] = field(default_factory=list)
-
-    def add_minibatch(self, terms: LossTerms) -> None:
-        """Note what a minibatch gave.
-
-        :param terms: its losses.
-        """
-        # Detached, so that the graphs of a whole epoch are not kept alive.
-        loss, policy_loss, value_loss, entropy_loss = (each.detach() for each in terms[:4])
-        self._terms.append(LossTerms(loss, policy_loss, value_loss, entropy_loss, terms.log_ratio, terms.exact_kl))
-
-    def add_row(self, row: th.Tensor) -> None:
-        """Note what a compiled step gave.
-
-        :param row: ``[M]``, its statistics.
-        """
-        self._rows.append(row)
-
-    def end_epoch(self, names: Sequence[str] = ()) -> None:
-        """Close the epoch's books.
-
-        :param names: of a compiled step's statistics.
-        """
-        tables = []
-        if self._rows:
-            table = dict(zip(names, th.stack(self._rows, dim=1).cpu().numpy(), strict=True))
-            self.gradient_norms += table.pop("gradient_norm").tolist()
-            tables.append(table)
-        if self._terms:
-            tables.append(self._table(self._terms))
-        self._terms, self._rows = [], []
-        if tables:
-            common = [name for name in tables[-1] if all(name in table for table in tables)]
-            self.epochs.append({name: np.concatenate([table[name] for table in tables]) for name in common})
-
-    def _table(self, terms: list[LossTerms]) -> dict[str, np.ndarray]:
-        columns: dict[str, Any] = {}
-        for name in LossTerms._fields:
-            if name != "log_ratio" and getattr(terms[0], name) is not None:
-                columns["exact" if name == "exact_kl" else name] = [getattr(each, name) for each in terms]
-        lengths = [len(each.log_ratio) for each in terms]
-        for _, group in groupby(zip(lengths, terms, strict=True), key=itemgetter(0)):
-            # In one go where they are of one size. A row's mean is summed as that of a lone vector is: the same bits.
-            log_ratios = th.stack([each.log_ratio for _, each in group])
-            for name, values in ratio_statistics(log_ratios, self.clip_range).items():
-                columns.setdefault(name, []).extend(values.unbind())
-        return {name: th.stack(values).cpu().numpy() for name, values in columns.items()}
-
-    def mean_kl(self, estimator: str) -> np.float32:
-        """Mean KL(old ‖ new) over the minibatches of the last epoch, each weighing the same.
-
-        :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
-        :return: nats; float32.
-        """
-        return np.float32(th.from_numpy(self.epochs[-1][estimator]).mean().item())
-
-    def report(self, explained_variance: float) -> UpdateReport:
-        """Read everything.
-
-        :param explained_variance: of the rollout.
-        :return: the update in numbers.
-        """
-
-        # Each number is rounded to float32 by torch and averaged in float64, the KL in float32: as SB3 does.
-        def mean(name: str) -> float:
-            return float(np.mean(np.concatenate([epoch[name] for epoch in self.epochs]).astype(np.float64)))
-
-        return UpdateReport(
-            policy_loss=mean("policy_loss"),
-            value_loss=mean("value_loss"),
-            entropy_loss=mean("entropy_loss"),
-            approx_kl=np.mean(self.epochs[-1]["k3"]),
-            clip_fraction=mean("clip_fraction"),
-            loss=float(self.epochs[-1]["loss"][-1]),
-            explained_variance=explained_variance,
-            gradient_norm=float(np.mean(self.gradient_norms)) if self.gradient_norms else float("nan"),
-            n_gradient_steps=len(self.gradient_norms),
-            stopped_in_epoch=self.stopped_in_epoch,
-        )
 
 
 def dump_last_update(logger: Logger, num_timesteps: int) -> None:

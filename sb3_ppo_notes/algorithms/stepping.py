@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -11,6 +11,17 @@ from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
 from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.towers import TowerPass
+
+
+class GradientNorm(NamedTuple):
+    """How long a gradient was before it was clipped.
+
+    :param total: norm of the whole.
+    :param parts: ``[P]``, norm of each weight tensor's; 0 where a weight has none.
+    """
+
+    total: float
+    parts: th.Tensor
 
 
 class GradientSteps:
@@ -53,7 +64,7 @@ class GradientSteps:
         is_same = len(mine) == len(theirs) and all(one is other for one, other in zip(mine, theirs, strict=True))
         return is_same and phase.optimizer is self.phase.optimizer and phase.trains == self.phase.trains
 
-    def take(self, loss: th.Tensor, place: str, towers: TowerPass | None = None) -> float:
+    def take(self, loss: th.Tensor, place: str, towers: TowerPass | None = None) -> GradientNorm:
         """One step.
 
         The norm is the one of the whole gradient, actor and critic together: a large value error takes length away from
@@ -63,7 +74,7 @@ class GradientSteps:
         :param loss: scalar, with its graph.
         :param place: where in the training this is, for the error.
         :param towers: the minibatch's pass through the networks, where autograd has not seen it.
-        :return: the gradient's norm before it was clipped.
+        :return: how long the gradient was before it was clipped.
         :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
         """
         loss_value = loss.item()
@@ -84,13 +95,13 @@ class GradientSteps:
             return self._call_optimizer(gradients, place)
         with th.no_grad():
             th._foreach_copy_(flat.gradient.parts, found)
-            norm = _norm(flat.gradient.parts, place).item()
+            parts, norm = _norms(flat.gradient.parts, place)
             if self.phase.max_grad_norm is not None:
-                coefficient = _clip_coefficient(norm, self.phase.max_grad_norm)
+                coefficient = _clip_coefficient(norm.item(), self.phase.max_grad_norm)
                 if coefficient < 1.0:
                     flat.gradient.vector.mul_(coefficient)
             flat.step()
-        return norm
+        return GradientNorm(norm.item(), parts)
 
     @property
     def flat(self) -> FlatOptimizer | None:
@@ -126,7 +137,7 @@ class GradientSteps:
         for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
             parameter.grad = part
 
-    def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler) -> float:
+    def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler) -> GradientNorm:
         """Scale, backward, unscale, clip, step, update: the clip is on the true gradient, and an overflow skips the
         step and halves the scale.
         """
@@ -134,15 +145,21 @@ class GradientSteps:
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = th.linalg.vector_norm(th.stack(th._foreach_norm(gradients)))
+        parts = self._norms_of_all()
+        norm = th.linalg.vector_norm(parts)
         if self.phase.max_grad_norm is not None:
             th.nn.utils.clip_grads_with_norm_(self.parameters, self.phase.max_grad_norm, norm)
         scaler.step(optimizer)
         scaler.update()
-        return norm.item() if th.isfinite(norm) else 0.0
+        return GradientNorm(norm.item(), parts) if th.isfinite(norm) else GradientNorm(0.0, th.zeros_like(parts))
 
-    def _call_optimizer(self, source: Any, place: str) -> float:
+    def _norms_of_all(self) -> th.Tensor:
+        gradients = [parameter.grad for parameter in self.parameters]
+        norms = iter(th._foreach_norm([gradient for gradient in gradients if gradient is not None]))
+        nothing = th.zeros((), device=self.parameters[0].device)
+        return th.stack([nothing if gradient is None else next(norms) for gradient in gradients])
+
+    def _call_optimizer(self, source: Any, place: str) -> GradientNorm:
         """Step through the torch optimiser itself.
 
         :param source: the loss, or the gradients where they are known already.
@@ -154,11 +171,13 @@ class GradientSteps:
         else:
             for parameter, gradient in zip(self.parameters, source, strict=True):
                 parameter.grad = gradient
-        norm = _norm([parameter.grad for parameter in self.parameters if parameter.grad is not None], place)
+        parts, norm = _norms([parameter.grad for parameter in self.parameters if parameter.grad is not None], place)
+        if len(parts) < len(self.parameters):
+            parts = self._norms_of_all()
         if self.phase.max_grad_norm is not None:
             th.nn.utils.clip_grads_with_norm_(self.parameters, self.phase.max_grad_norm, norm)
         self.phase.optimizer.step()
-        return norm.item()
+        return GradientNorm(norm.item(), parts)
 
 
 def clip_coefficient(norm: th.Tensor, max_grad_norm: float) -> th.Tensor:
@@ -180,12 +199,15 @@ def _clip_coefficient(norm: float, max_grad_norm: float) -> float:
     return min(float(reciprocal * np.float32(max_grad_norm)), 1.0)
 
 
-def _norm(gradients: list[th.Tensor], place: str) -> th.Tensor:
-    """Norm of the norms of all tensors: the order of summation of ``torch.nn.utils.clip_grad_norm_``."""
-    norm: th.Tensor = th.linalg.vector_norm(th.stack(th._foreach_norm(gradients)))
+def _norms(gradients: list[th.Tensor], place: str) -> tuple[th.Tensor, th.Tensor]:
+    """The norm of each tensor ``[P]``, and of all: the norm of the norms, the order of summation of
+    ``torch.nn.utils.clip_grad_norm_``.
+    """
+    parts = th.stack(th._foreach_norm(gradients))
+    norm: th.Tensor = th.linalg.vector_norm(parts)
     if not math.isfinite(norm.item()):
         raise NonFiniteError(f"gradient must be finite, got norm {norm.item()} {place}; the weights were not touched")
-    return norm
+    return parts, norm
 
 
 def is_watched(parameter: Any) -> bool:

@@ -12,17 +12,19 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 
 from sb3_ppo_notes.algorithms.compiled import CompiledSteps, Compiler
-from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part, value_part
-from sb3_ppo_notes.algorithms.optimizers import Phase
-from sb3_ppo_notes.algorithms.report import UpdateRecord, UpdateReport
+from sb3_ppo_notes.algorithms.loss import LossCoefficients, mean_kl, minibatch_loss, policy_part, value_part
+from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
+from sb3_ppo_notes.algorithms.probe import Probe
+from sb3_ppo_notes.algorithms.record import UpdateRecord, Window
+from sb3_ppo_notes.algorithms.report import Scale, UpdateReport
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.towers import TowerPass, towers_of
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules import EarlyStop, KLPenalty, UpdateRule
-from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
 from sb3_ppo_notes.rules.state import RuleState
 
 
@@ -40,6 +42,8 @@ class Learner(Protocol):
     precision: str
     #: Takes the eager steps of each phase.
     gradient_steps: dict[str, GradientSteps]
+    #: Callbacks that want to see the update.
+    watchers: Watchers
     _n_updates: int
 
 
@@ -69,12 +73,18 @@ class Update:
         if isinstance(self.learner.rollout_buffer, NotesRolloutBuffer):
             # A callback may have changed an argument since the rollout began.
             self.learner.rollout_buffer.rule = self.rule
+        self.watchers = self.learner.watchers
+        self.watchers.begin_update()
+        is_probed = self.watchers.need_exact_kl
+        self.probe = Probe.of(self.learner.policy, self.learner.rollout_buffer) if is_probed else None
         if self.rule.needs_exact_kl:
             self._remember_old_parameters()
         self.towers = towers_of(self.learner.policy)
         for phase in phases:
             self.steps = self._steps_of(phase)
             self.compiled = self._compiled_steps(phase)
+            owners = owners_of(self.learner.policy, self.steps.parameters)
+            self.record.begin_phase(owners, phase.max_grad_norm)
             try:
                 self._run_phase(phase)
             finally:
@@ -82,7 +92,7 @@ class Update:
             if self.record.update_is_stopped:
                 break
         self._adapt_penalty()
-        return self.record.report(_explained_variance(self.learner.rollout_buffer))
+        return self._update_report(phases[0])
 
     def _steps_of(self, phase: Phase) -> GradientSteps:
         """The steps of the update before, if they were of these weights and this optimiser."""
@@ -105,11 +115,13 @@ class Update:
 
     def _run_phase(self, phase: Phase) -> None:
         for epoch in range(phase.n_epochs):
+            self.record.begin("epoch")
             if epoch > 0 and self.rule.computed == "every_epoch":
                 self._recompute_advantages()
             goes_on = self._critic_epoch(phase, epoch) if phase.trains == "critic" else self._epoch(phase, epoch)
             # SB3 counts epochs here, not optimiser steps, the one that was cut short included.
             self.learner._n_updates += 1
+            self._show_epoch(phase, epoch)
             if not goes_on or self.record.update_is_stopped:
                 break
             if phase.trains == "both" and self.record.policy_is_stopped:
@@ -120,32 +132,14 @@ class Update:
         early_stop = self.rule.early_stop
         goes_on = True
         for number, minibatch in enumerate(self.learner.rollout_buffer.get(self.batch_size)):
-            if self.record.policy_is_stopped:
-                self._step(self._value_loss(minibatch), epoch, number)
-                continue
-            row = None if self.compiled is None else self.compiled.take(minibatch)
-            if row is not None:
-                self.record.add_row(row)
-                continue
-            # Eager, or compiled and not taken: whatever the reason was, it shows again here.
-            towers = None if self.towers is None else self.towers.forward(minibatch.observations)
-            outputs = None if towers is None else towers.outputs
-            terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients, outputs)
-            self.record.add_minibatch(terms)
-            if (
-                early_stop
-                and early_stop.decided == "minibatch"
-                and self._is_too_far(early_stop, mean_kl(early_stop.estimator, terms), epoch)
-            ):
-                if early_stop.scope == "policy" and phase.trains == "both":
-                    self._step(self._value_loss(minibatch), epoch, number)
-                    continue
+            self.record.begin("minibatch")
+            is_too_far = self._learn(minibatch, phase, epoch, number)
+            self._show_minibatch(phase, epoch, number)
+            if is_too_far:
                 # The actor's own phase is over; any other scope is seen to by the record, or by the next epoch.
-                goes_on = early_stop.scope != "policy"
+                goes_on = early_stop is None or early_stop.scope != "policy"
                 break
-            loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
-            self._step(loss, epoch, number, towers)
-        self.record.end_epoch([] if self.compiled is None else self.compiled.statistic_names)
+        self.record.end_epoch(self._statistic_names())
         self._adapt_learning_rate(phase)
         if early_stop is None or early_stop.decided == "minibatch":
             return goes_on
@@ -153,17 +147,81 @@ class Update:
             goes_on = early_stop.scope != "policy" or phase.trains == "both"
         return goes_on
 
+    def _learn(self, minibatch: Any, phase: Phase, epoch: int, number: int) -> bool:
+        """Take a step; ``True`` if the KL has gone too far for one, and this epoch is over."""
+        early_stop = self.rule.early_stop
+        if self.record.policy_is_stopped:
+            self._step(self._value_loss(minibatch), epoch, number)
+            return False
+        row = None if self.compiled is None else self.compiled.take(minibatch)
+        if row is not None:
+            self.record.add_row(row)
+            return False
+        # Eager, or compiled and not taken: whatever the reason was, it shows again here.
+        towers = None if self.towers is None else self.towers.forward(minibatch.observations)
+        outputs = None if towers is None else towers.outputs
+        terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients, outputs)
+        self.record.add_minibatch(terms)
+        if (
+            early_stop
+            and early_stop.decided == "minibatch"
+            and self._is_too_far(early_stop, mean_kl(early_stop.estimator, terms), epoch)
+        ):
+            if early_stop.scope == "policy" and phase.trains == "both":
+                self._step(self._value_loss(minibatch), epoch, number)
+                return False
+            return True
+        loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
+        self._step(loss, epoch, number, towers)
+        return False
+
     def _critic_epoch(self, phase: Phase, epoch: int) -> bool:
         for number, minibatch in enumerate(self.learner.rollout_buffer.get(self.batch_size)):
+            self.record.begin("minibatch")
             self._step(self._value_loss(minibatch), epoch, number)
+            self._show_minibatch(phase, epoch, number)
+        self.record.end_epoch()
         return True
+
+    def _statistic_names(self) -> Sequence[str]:
+        return () if self.compiled is None else self.compiled.statistic_names
 
     def _value_loss(self, minibatch: Any) -> th.Tensor:
         return value_part(self.learner.policy, minibatch, self.rule, self.coefficients)
 
     def _step(self, loss: th.Tensor, epoch: int, number: int, towers: TowerPass | None = None) -> None:
         place = f"in epoch {epoch}, minibatch {number} of the update at step {self.learner.num_timesteps}"
-        self.record.gradient_norms.append(self.steps.take(loss, place, towers))
+        self.record.add_gradient(self.steps.take(loss, place, towers))
+
+    # -- what is reported ----------------------------------------------------------------------------------------
+
+    def _report(self, window: Window, phase: Phase, **known: Any) -> UpdateReport:
+        learner = self.learner
+        return self.record.report(
+            window,
+            n_updates=learner._n_updates,
+            num_timesteps=learner.num_timesteps,
+            learning_rate=phase.optimizer.param_groups[0]["lr"],
+            **{"explained_variance": math.nan} | known,
+        )
+
+    def _show_minibatch(self, phase: Phase, epoch: int, number: int) -> None:
+        if self.watchers.want("on_minibatch"):
+            self.record.end_minibatch(self._statistic_names())
+            self.watchers.tell("on_minibatch", self._report("minibatch", phase, epoch=epoch, minibatch=number))
+
+    def _show_epoch(self, phase: Phase, epoch: int) -> None:
+        if self.probe is not None and phase.trains != "critic":
+            self.record.kl_after.append(self.probe.kl())
+        if self.watchers.want("on_epoch"):
+            self.watchers.tell("on_epoch", self._report("epoch", phase, epoch=epoch))
+
+    def _update_report(self, phase: Phase) -> UpdateReport:
+        buffer = self.learner.rollout_buffer
+        scales = {}
+        if self.watchers.want("on_update"):
+            scales = {name: Scale.of(getattr(buffer, name)) for name in ("advantages", "values", "returns")}
+        return self._report("update", phase, explained_variance=_explained_variance(buffer), **scales)
 
     # -- KL control -------------------------------------------------------------------------------------------
 
@@ -171,6 +229,8 @@ class Update:
         if not early_stop.is_exceeded_by(kl):
             return False
         self.record.stopped_in_epoch = epoch
+        limit = early_stop.factor * early_stop.target
+        self.record.stop_reason = f"KL {kl:.3g} > {limit:.3g} nats ({early_stop.estimator}) in epoch {epoch}"
         self.record.policy_is_stopped = early_stop.scope == "policy"
         self.record.update_is_stopped = early_stop.scope == "update"
         if self.learner.verbose >= 1:
@@ -225,17 +285,6 @@ class Update:
         policy.set_training_mode(False)
         self.learner.rollout_buffer.recompute(value_of)  # type: ignore[attr-defined]
         policy.set_training_mode(True)
-
-
-def mean_kl(estimator: str, terms: LossTerms) -> np.float32:
-    """Mean KL(old ‖ new) of one minibatch.
-
-    :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
-    :param terms: of the minibatch.
-    :return: nats; float32, as SB3 compares it.
-    """
-    kl = terms.exact_kl if estimator == "exact" else SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean()
-    return np.float32(kl.item())  # type: ignore[union-attr]
 
 
 def _explained_variance(buffer: RolloutBuffer) -> float:

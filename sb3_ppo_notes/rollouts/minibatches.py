@@ -89,9 +89,7 @@ class MinibatchSource:
         if not self.full:
             held = f"it holds {self.pos} of {self.buffer_size} steps"
             raise InvalidValueError(f"rollout_buffer must be full before it is used, {held}")
-        if not self.generator_ready:
-            self._columns, self._observation_tensors = self._columns_as_tensors(), self._observations_as_tensors()
-            self.generator_ready = True
+        self._prepare()
         size = batch_size or self.buffer_size * self.n_envs
         if self._states:
             for portion in self._sequence_portions(size, self.rule.optimization):
@@ -99,6 +97,11 @@ class MinibatchSource:
                 yield self._minibatch(portion.observations, columns, portion.rows, portion.recurrence)
         else:
             yield from self.epoch(size)
+
+    def _prepare(self) -> None:
+        if not self.generator_ready:
+            self._columns, self._observation_tensors = self._columns_as_tensors(), self._observations_as_tensors()
+            self.generator_ready = True
 
     def portions(self, size: int) -> Iterator[Portion]:
         """All rows once, without shuffling.
@@ -114,6 +117,23 @@ class MinibatchSource:
         for start in range(0, n_samples, size):
             rows = th.arange(start, min(start + size, n_samples), device=self.device)
             yield Portion(rows, self._observation_rows(rows), self._mask_rows(rows), None)
+
+    def some_states(self, n: int) -> tuple[Any, th.Tensor, th.Tensor | None, Recurrence | None]:
+        """Some states of the rollout, without drawing a random number.
+
+        :param n: how many at most: evenly spread over all steps and environments. Of a recurrent policy's rollout the
+            first sequences, at least ``n`` steps of them if there are so many.
+        :return: observations, actions, masks and recurrence, of ``[N, ...]`` rows.
+        """
+        self._prepare()
+        n_samples = self.buffer_size * self.n_envs
+        if self._states:
+            portion = next(self._sequence_portions(n, Optimization(order="sequential")))
+        else:
+            rows = th.from_numpy(np.linspace(0, n_samples - 1, min(n, n_samples)).astype(np.int64)).to(self.device)
+            portion = Portion(rows, self._observation_rows(rows), self._mask_rows(rows), None)
+        actions = self._columns["actions"][portion.rows]
+        return portion.observations, actions, portion.action_masks, portion.recurrence
 
     def epoch(self, batch_size: int) -> Iterator[Minibatch]:
         """Go once through the rollout of a policy without memory. What :meth:`get` calls.

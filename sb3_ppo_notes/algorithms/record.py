@@ -1,0 +1,202 @@
+"""The books of an update: what each minibatch gave, kept on the device until an epoch is over."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+
+from sb3_ppo_notes.algorithms.loss import LossTerms
+from sb3_ppo_notes.algorithms.program import NORMS
+from sb3_ppo_notes.algorithms.report import KLEstimates, UpdateReport, ratio_statistics
+from sb3_ppo_notes.algorithms.stepping import GradientNorm
+
+#: Statistics of minibatches by name, ``[K]`` float32 each.
+Table = dict[str, np.ndarray]
+Window = Literal["minibatch", "epoch", "update"]
+
+
+@dataclass
+class UpdateRecord:
+    """Collects the minibatches of one update on the device; an epoch's are read when it is over.
+
+    :param clip_range: ε of the rule's clip; infinite for a rule without one.
+    """
+
+    clip_range: float = math.inf
+    #: For each epoch in which the policy was looked at: each statistic of its minibatches.
+    epochs: list[Table] = field(default_factory=list)
+    #: Of each step taken: three norms of its gradient, and whether it was clipped.
+    norms: list[tuple[float, ...]] = field(default_factory=list)
+    #: Of each epoch, after its last step, where somebody wants to know.
+    kl_after: list[KLEstimates] = field(default_factory=list)
+    stopped_in_epoch: int | None = None
+    stop_reason: str | None = None
+    policy_is_stopped: bool = False
+    update_is_stopped: bool = False
+    #: Tables of the epoch that is not over yet.
+    _open: list[Table] = field(default_factory=list)
+    _terms: list[LossTerms] = field(default_factory=list)
+    _rows: list[th.Tensor] = field(default_factory=list)
+    _gradients: list[GradientNorm] = field(default_factory=list)
+    _masks: th.Tensor | None = None
+    _max_grad_norm: float = math.inf
+    #: How many epochs and steps there were when the current epoch, and the current minibatch, began.
+    _marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def begin_phase(self, owners: Sequence[str], max_grad_norm: float | None) -> None:
+        """Other weights are stepped from now on.
+
+        :param owners: ``"actor"``, ``"critic"`` or ``"shared"`` for each of them.
+        :param max_grad_norm: longest gradient, ``None`` for no limit.
+        """
+        self._masks = th.tensor([[owner == name for owner in owners] for name in ("actor", "critic")])
+        self._max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
+
+    def add_minibatch(self, terms: LossTerms) -> None:
+        """Note what a minibatch gave.
+
+        :param terms: its losses.
+        """
+        # Detached, so that the graphs of a whole epoch are not kept alive.
+        loss, policy_loss, value_loss, entropy_loss = (each.detach() for each in terms[:4])
+        self._terms.append(LossTerms(loss, policy_loss, value_loss, entropy_loss, terms.log_ratio, terms.exact_kl))
+
+    def add_row(self, row: th.Tensor) -> None:
+        """Note what a compiled step gave.
+
+        :param row: ``[M]``, its statistics.
+        """
+        self._rows.append(row)
+
+    def add_gradient(self, norm: GradientNorm) -> None:
+        """Note an eager step.
+
+        :param norm: of its gradient, before it was clipped.
+        """
+        self._gradients.append(norm)
+
+    def begin(self, window: Window) -> None:
+        """An epoch, or a minibatch, begins.
+
+        :param window: which of them.
+        """
+        self._marks[window] = len(self.epochs), len(self.norms)
+
+    def end_minibatch(self, names: Sequence[str] = ()) -> None:
+        """Read what has been noted so far: for those who want to see every minibatch.
+
+        :param names: of a compiled step's statistics.
+        """
+        if self._rows:
+            table = dict(zip(names, th.stack(self._rows, dim=1).cpu().numpy(), strict=True))
+            for values in zip(*(table.pop(name).tolist() for name in NORMS), strict=True):
+                self._add_norms(values)
+            self._open.append(table)
+        if self._gradients and self._masks is not None:
+            parts = th.stack([norm.parts for norm in self._gradients]).cpu()
+            owned = th.sqrt((parts[:, None] ** 2 * self._masks).sum(-1)).tolist()
+            for norm, (actor, critic) in zip(self._gradients, owned, strict=True):
+                self._add_norms((norm.total, actor, critic))
+        if self._terms:
+            self._open.append(self._table(self._terms))
+        self._terms, self._rows, self._gradients = [], [], []
+
+    def _add_norms(self, norms: tuple[float, ...]) -> None:
+        self.norms.append((*norms, float(norms[0] > self._max_grad_norm)))
+
+    def end_epoch(self, names: Sequence[str] = ()) -> None:
+        """Close the epoch's books.
+
+        :param names: of a compiled step's statistics.
+        """
+        self.end_minibatch(names)
+        if self._open:
+            common = [name for name in self._open[-1] if all(name in table for table in self._open)]
+            self.epochs.append({name: np.concatenate([table[name] for table in self._open]) for name in common})
+        self._open = []
+
+    def _table(self, terms: list[LossTerms]) -> Table:
+        columns: dict[str, Any] = {}
+        for name in LossTerms._fields:
+            if name != "log_ratio" and getattr(terms[0], name) is not None:
+                columns["exact" if name == "exact_kl" else name] = [getattr(each, name) for each in terms]
+        lengths = [len(each.log_ratio) for each in terms]
+        for _, group in groupby(zip(lengths, terms, strict=True), key=itemgetter(0)):
+            # In one go where they are of one size. A row's mean is summed as that of a lone vector is: the same bits.
+            log_ratios = th.stack([each.log_ratio for _, each in group])
+            for name, values in ratio_statistics(log_ratios, self.clip_range).items():
+                columns.setdefault(name, []).extend(values.unbind())
+        return {name: th.stack(values).cpu().numpy() for name, values in columns.items()}
+
+    def mean_kl(self, estimator: str) -> np.float32:
+        """Mean KL(old ‖ new) over the minibatches of the last epoch, each weighing the same.
+
+        :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
+        :return: nats; float32.
+        """
+        return np.float32(th.from_numpy(self.epochs[-1][estimator]).mean().item())
+
+    def report(self, window: Window = "update", **known: Any) -> UpdateReport:
+        """Read everything.
+
+        :param window: of the whole update, of the epoch that has just ended, or of the last minibatch.
+        :param known: what the books do not hold, by the name of the report's field.
+        :return: in numbers.
+        """
+        first_epoch, first_step = (0, 0) if window == "update" else self._marks[window]
+        tables = self.epochs[first_epoch:]
+        if window == "minibatch":
+            tables = [{name: values[-1:] for name, values in table.items()} for table in self._open[-1:]]
+        steps = np.array(self.norms[first_step:], dtype=np.float64).reshape(-1, 4)
+        norms = steps.mean(axis=0).tolist() if len(steps) else [math.nan] * 4
+        after = self.kl_after if window == "update" else self.kl_after[-1:] if window == "epoch" else []
+        return UpdateReport(
+            **_summary(tables),
+            **dict(zip((*NORMS, "clipped_steps"), norms, strict=True)),
+            n_gradient_steps=len(steps),
+            stopped_in_epoch=self.stopped_in_epoch,
+            stop_reason=self.stop_reason,
+            window=window,
+            kl=tuple(map(_estimates, tables)),
+            kl_after=tuple(after),
+            first_ratio_error=self._first_ratio_error(),
+            **known,
+        )
+
+    def _first_ratio_error(self) -> float:
+        tables = self.epochs or self._open
+        if not tables:
+            return math.nan
+        return float(max(abs(tables[0][name][0] - 1.0) for name in ("ratio_min", "ratio_max")))
+
+
+def _summary(tables: Sequence[Table]) -> dict[str, Any]:
+    """The report's numbers that come from minibatches.
+
+    Each number is rounded to float32 by torch and averaged in float64, the KL in float32: as SB3 does.
+    """
+
+    def mean(name: str) -> float:
+        if not tables:
+            return math.nan
+        return float(np.mean(np.concatenate([table[name] for table in tables]).astype(np.float64)))
+
+    means = ("policy_loss", "value_loss", "entropy_loss", "clip_fraction", "effective_sample_size")
+    return {
+        **{name: mean(name) for name in means},
+        "approx_kl": np.mean(tables[-1]["k3"]) if tables else math.nan,
+        "loss": float(tables[-1]["loss"][-1]) if tables else math.nan,
+        "ratio_min": float(min((table["ratio_min"].min() for table in tables), default=math.nan)),
+        "ratio_max": float(max((table["ratio_max"].max() for table in tables), default=math.nan)),
+    }
+
+
+def _estimates(table: Table) -> KLEstimates:
+    exact = float(np.mean(table["exact"])) if "exact" in table else None
+    k1, k2, k3 = (float(np.mean(table[name])) for name in ("k1", "k2", "k3"))
+    return KLEstimates(k1, k2, k3, exact)
