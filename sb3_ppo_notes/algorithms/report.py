@@ -73,8 +73,8 @@ class UpdateReport:
     :param stop_reason: what KL control saw when it stopped, ``None`` if it did not.
     :param kl: of each epoch (or of the one epoch, or minibatch): means over its minibatches, each measured before its
         step.
-    :param kl_after: of each epoch, after its last step, on up to 1,024 states of the rollout. Empty unless a callback
-        with ``needs_exact_kl`` watches.
+    :param kl_after: of each epoch, after its last step, on a few states of the rollout (40 to 1,024). Empty unless a
+        callback with ``needs_exact_kl`` watches.
     :param ratio_min: smallest ρ.
     :param ratio_max: largest ρ.
     :param first_ratio_error: largest \\|ρ − 1\\| of the update's first minibatch, before any step: 0 but for rounding,
