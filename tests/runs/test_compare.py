@@ -9,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.runs import compare
+from sb3_ppo_notes.runs import compare_pair
 from sb3_ppo_notes.runs.charts import episodes_of
 
 FAST = ["--total-timesteps", "600", "--seeds", "2", "--n-envs", "2", "--n-eval-episodes", "2"]
@@ -44,7 +44,7 @@ def test_broken_parity_is_reported_and_exits_with_1(tmp_path, capsys, monkeypatc
             super().train()
             self.policy.value_net.bias.data += 1e-7
 
-    monkeypatch.setitem(compare.PAIRS, "ppo", (PPO, Broken))
+    monkeypatch.setitem(compare_pair.PAIRS, "ppo", (PPO, Broken))
     assert main(["compare", *FAST, "--outdir", str(tmp_path)]) == 1
     assert "parameters equal on every seed: NO" in capsys.readouterr().out
 
