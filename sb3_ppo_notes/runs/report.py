@@ -1,8 +1,11 @@
 """``report.html``: a comparison on one page, for somebody who was not there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from sb3_ppo_notes.formulas.statistics import MARGIN, SEEDS_FOR_A_VERDICT
 from sb3_ppo_notes.runs import report_page as html
@@ -14,6 +17,8 @@ from sb3_ppo_notes.runs.compare_verdict import AACheck, Judgement, Summary
 from sb3_ppo_notes.runs.compare_words import counted
 
 CARDS = {"as good": "good", "better": "better", "worse": "worse", "no difference shown": "open", None: "open"}
+#: Letters.
+LONGEST_TITLE = 70
 A_A_CARDS = {"passed": "good", "not conclusive": "open", "FAILED": "worse"}
 THE_RULE = (
     f"The rule was fixed before anything was measured. With the 95 % bootstrap intervals of the difference of the "
@@ -59,9 +64,11 @@ def report(made: Report) -> str:
     """
     arms = list(made.results.arms)
     title = f"{' and '.join(arms[1:])} against {arms[0]}"
+    if len(title) > LONGEST_TITLE:
+        title = f"{counted(len(arms) - 1, 'candidate')} against {arms[0]}"
     body = [
         f"<h1>{html.escaped(title)}</h1>",
-        html.paragraph(_what_was_done(made), "pale"),
+        *(html.paragraph(words, "pale") for words in (_who(made), _what_was_done(made))),
         *_verdicts(made),
         *_numbers(made),
         *_learning(made),
@@ -74,6 +81,25 @@ def report(made: Report) -> str:
     return html.page(title, body)
 
 
+def _who(made: Report) -> str:
+    """Names on the command line say little to somebody who did not write it."""
+    of_a_task = made.about["hyperparameters"][made.results.envs[0]]
+    said = []
+    for place, arm in enumerate(made.results.arms):
+        module, _, name = of_a_task[arm]["class"].rpartition(":")
+        who = f"the recipe {name} of sb3_ppo_notes" if module == "recipe" else f"{name} of {module}"
+        said.append(f"{arm} is {who}{', the baseline' if place == 0 else ''}")
+    return "; ".join(said) + "."
+
+
+def _plotted(drawn: Callable[[bool], Figure], name: str, described: str, caption: str = "") -> str:
+    broad, narrow = (
+        plots.svg(drawn(narrow), f"{name}-{kind}", described, kind)
+        for narrow, kind in ((False, "broad"), (True, "narrow"))
+    )
+    return html.plot(broad, narrow, caption)
+
+
 def _what_was_done(made: Report) -> str:
     results = made.results
     tasks = ", ".join(f"{env} ({made.budgets[env]:,} steps)" for env in results.envs)
@@ -83,7 +109,8 @@ def _what_was_done(made: Report) -> str:
     return (
         f"{counted(len(results.arms), 'algorithm')} trained on {tasks} with {counted(len(results.seeds), 'seed')} "
         f"each, then played {episodes} episodes without exploration, in environments that training never saw. The "
-        f"mean return of those episodes is a run's final return. {made.about['started']}, "
+        f"mean return of those episodes is a run's final return. A seed fixes all random numbers of a run, so that the "
+        f"spread over seeds is luck. {made.about['started']}, "
         f"{made.about['seconds'] / 60:.1f} minutes{resumed}."
     )
 
@@ -97,9 +124,14 @@ def _verdicts(made: Report) -> Iterator[str]:
             "Each verdict stands for itself: of many candidates that are all the same, some will look better.", "pale"
         )
     if made.a_a is None:
-        yield html.paragraph("A/A check (the baseline against itself): not made; --a-a makes it.", "pale")
+        yield html.paragraph(
+            "Does this comparison find differences that are not there? --a-a tests it (A/A check: the baseline against "
+            "itself); here it was left out.",
+            "pale",
+        )
     else:
-        yield html.card(A_A_CARDS[made.a_a.outcome], "A/A check", made.a_a.outcome, [made.a_a.meaning])
+        title = "A/A check: does this comparison find differences that are not there?"
+        yield html.card(A_A_CARDS[made.a_a.outcome], title, made.a_a.outcome, [made.a_a.meaning])
     if made.rows["verdicts"]:
         caption = (
             "What the verdict rests on: points are the measured values, bars their 95 % intervals. Left of the dashed "
@@ -107,9 +139,8 @@ def _verdicts(made: Report) -> Iterator[str]:
         )
         if any(judgement.identical for judgement in made.judgements):
             caption += " An arm that is identical has bars, too: they are as long as its own seeds scatter."
-        yield html.plot(
-            plots.svg(plots.verdict_figure(made.rows["verdicts"]), "verdict", "intervals of the verdict"), caption
-        )
+        drawn = partial(plots.verdict_figure, made.rows["verdicts"])
+        yield _plotted(drawn, "verdict", "intervals of the verdict", caption)
     yield html.details("The rule, word for word", html.paragraph(THE_RULE))
 
 
@@ -121,7 +152,8 @@ def _numbers(made: Report) -> Iterator[str]:
     yield html.heading("In numbers")
     yield html.paragraph(
         "Scores are on one scale for all tasks: 0 plays like a random policy, 1 like the reference. The interquartile "
-        "mean is the mean of the middle half of all runs. How early: the mean height of the curve while training.",
+        "mean is the mean of the middle half of all runs; the optimality gap is what is missing to 1 on average; how "
+        "early it learnt is the mean height of the curve while training. [In brackets: 95 % bootstrap intervals.]",
         "pale",
     )
     rows = [
@@ -149,9 +181,10 @@ def _numbers(made: Report) -> Iterator[str]:
 def _learning(made: Report) -> Iterator[str]:
     yield html.heading("While learning")
     envs, arms = list(made.results.envs), list(made.results.arms)
-    figure = plots.learning_curves(made.rows["learning_curves"], envs, arms)
-    yield html.plot(
-        plots.svg(figure, "curves", "learning curves"),
+    yield _plotted(
+        partial(plots.learning_curves, made.rows["learning_curves"], envs, arms),
+        "curves",
+        "learning curves",
         f"Return of the training episodes (with exploration), the mean of those that ended in each {POINTS}th of the "
         f"budget; line: interquartile mean over seeds, band: its 95 % bootstrap interval at each point "
         f"({RESAMPLES_OF_PLOTS:,} resamples). No other smoothing.",
@@ -161,13 +194,17 @@ def _learning(made: Report) -> Iterator[str]:
 def _finals(made: Report) -> Iterator[str]:
     yield html.heading("At the end")
     envs, arms = list(made.results.envs), list(made.results.arms)
-    yield html.plot(
-        plots.svg(plots.strips(made.rows["runs"], envs, arms), "strips", "final return of every run"),
+    yield _plotted(
+        partial(plots.strips, made.rows["runs"], envs, arms),
+        "strips",
+        "final return of every run",
         "Every run: a dot for each seed, from above in their order; a cross is a run that failed, black lines are "
         "medians. Two arms whose dots lie in the same places did the same.",
     )
-    yield html.plot(
-        plots.svg(plots.profiles(made.rows["performance_profile"], arms), "profile", "performance profile"),
+    yield _plotted(
+        partial(plots.profiles, made.rows["performance_profile"], arms),
+        "profile",
+        "performance profile",
         "Performance profile: for each score, the share of all runs that got more. Higher is better; where the curves "
         "cross, one number cannot rank the arms. Bands: 95 % intervals.",
     )
@@ -183,15 +220,17 @@ def _updates(made: Report) -> Iterator[str]:
         "pale",
     )
     for number, env in enumerate(made.results.envs):
-        figure = plots.diagnostics(made.rows["diagnostics"], env, list(made.results.arms))
-        yield html.plot(plots.svg(figure, f"updates{number}", f"diagnostics of {html.escaped(env)}"), f"On {env}.")
+        drawn = partial(plots.diagnostics, made.rows["diagnostics"], env, list(made.results.arms))
+        yield _plotted(drawn, f"updates{number}", f"diagnostics of {html.escaped(env)}")
 
 
 def _speed(made: Report) -> Iterator[str]:
     yield html.heading("Speed")
     envs, arms = list(made.results.envs), list(made.results.arms)
-    yield html.plot(
-        plots.svg(plots.speeds(made.rows["speed"], envs, arms), "speed", "environment steps per second"),
+    yield _plotted(
+        partial(plots.speeds, made.rows["speed"], envs, arms),
+        "speed",
+        "environment steps per second",
         f"Training alone, one thread a run, {made.about['jobs']} runs side by side; bars are medians, black lines 95 % "
         "intervals. Runs that share a machine disturb one another: the bench command measures speed by itself.",
     )

@@ -20,7 +20,8 @@ p { margin: .4rem 0; max-width: 46rem; }
 .good { border-color: #009e73; } .better { border-color: #0072b2; } .worse { border-color: #d55e00; }
 .open { border-color: #e69f00; }
 figure { margin: 1rem 0; } figcaption { max-width: 46rem; margin-top: .3rem; }
-svg.plot { display: block; width: 100%; height: auto; }
+svg.plot { display: block; width: 100%; height: auto; } svg.narrow { display: none; max-width: 32rem; }
+@media (max-width: 44rem) { svg.broad { display: none; } svg.narrow { display: block; } }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
@@ -97,14 +98,16 @@ def card(kind: str, title: str, headline: str, sentences: Iterable[str]) -> str:
     return f'<section class="card {kind}"><h3>{escaped(title)}</h3>{paragraph(headline, "headline")}{body}</section>'
 
 
-def plot(svg: str, caption: str) -> str:
+def plot(broad: str, narrow: str, caption: str = "") -> str:
     """A plot, and how it is read.
 
-    :param svg: the element.
+    :param broad: the ``svg`` element for a screen.
+    :param narrow: the one for a telephone; of the two only one is seen.
     :param caption: plain.
     :return: HTML.
     """
-    return f"<figure>{svg}<figcaption>{escaped(caption)}</figcaption></figure>"
+    below = f"<figcaption>{escaped(caption)}</figcaption>" if caption else ""
+    return f"<figure>{broad}{narrow}{below}</figure>"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], marked: Iterable[int] = ()) -> str:
@@ -124,7 +127,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], marked: Ite
     head = "".join(f"<th{kind}>{_breakable(text)}</th>" for kind, text in zip(kinds, headings, strict=True))
     lines = []
     for index, row in enumerate(body):
-        cells = "".join(f"<td{kind}>{_breakable(text)}</td>" for kind, text in zip(kinds, row, strict=True))
+        texts = [escaped(text) if kind else _breakable(text) for kind, text in zip(kinds, row, strict=True)]
+        cells = "".join(f"<td{kind}>{text}</td>" for kind, text in zip(kinds, texts, strict=True))
         lines.append(f"<tr{' class=differs' if index in marked else ''}>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 

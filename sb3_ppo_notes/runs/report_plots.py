@@ -18,7 +18,8 @@ from sb3_ppo_notes.formulas.statistics import MARGIN
 from sb3_ppo_notes.runs.charts import PALETTE
 from sb3_ppo_notes.runs.compare_series import Row
 
-WIDTH = 9.0
+#: Of a figure on a broad page, and of one on a telephone, whose letters would else be too small to read; inches.
+WIDTH, NARROW_WIDTH = 9.0, 4.3
 #: Colours after the baseline's orange.
 COLORS = (PALETTE[1], PALETTE[0], *PALETTE[2:])
 TITLES = {
@@ -51,9 +52,9 @@ def label(arm: str) -> str:
     return (arm if len(arm) <= 48 else arm[:47] + "…").replace("$", r"\$")
 
 
-def _names(axes: Axes, arms: Sequence[str]) -> None:
+def _names(axes: Axes, arms: Sequence[str], narrow: bool) -> None:
     """Arms from the top down, long names in several lines."""
-    lines = [textwrap.wrap(label(arm).replace(",", ", "), 26) for arm in arms]
+    lines = [textwrap.wrap(label(arm).replace(",", ", "), 14 if narrow else 26) for arm in arms]
     axes.set_yticks(range(len(arms)), ["\n".join(name) for name in lines])
     axes.set_ylim(len(arms) - 0.5, -0.5)
 
@@ -71,35 +72,36 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _axes_grid(number: int, height: float, share_names: bool = False) -> tuple[Figure, list[Axes]]:
-    columns = min(number, 2)
+def _axes_grid(number: int, height: float, narrow: bool, share_names: bool = False) -> tuple[Figure, list[Axes]]:
+    columns = 1 if narrow else min(number, 2)
     rows = -(-number // columns)
-    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    figure = Figure(figsize=(NARROW_WIDTH if narrow else WIDTH, height * rows), layout="constrained")
     made = list(figure.subplots(rows, columns, squeeze=False, sharey=share_names).ravel())
     for axes in made[number:]:
         axes.remove()
     return figure, made[:number]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
+    columns = 1 if narrow or max(map(len, labels)) > 30 else min(len(labels), 4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def verdict_figure(rows: Sequence[Row]) -> Figure:
+def verdict_figure(rows: Sequence[Row], narrow: bool = False) -> Figure:
     """The two intervals that each verdict rests on.
 
     :param rows: as ``interval_rows`` makes them, at least one.
+    :param narrow: whether one panel stands below the other.
     :return: the figure.
     """
-    figure = Figure(figsize=(WIDTH, 1.6 + 0.45 * len(rows)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = _axes_grid(2, 1.6 + 0.45 * len(rows), narrow, share_names=True)
     for axes, name in ((left, "difference"), (right, "improvement")):
         for place, row in enumerate(rows):
             color = COLORS[(place + 1) % len(COLORS)]
             axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [place, place], color=color, linewidth=3)
             axes.plot(row[name], place, "o", color=color, markersize=8)
-        _names(axes, [row["candidate"] for row in rows])
+        _names(axes, [row["candidate"] for row in rows], narrow)
         _plain(axes)
     baseline = label(rows[0]["baseline"])
     furthest = max(abs(row[end]) for row in rows for end in ("difference_low", "difference_high"))
@@ -113,15 +115,16 @@ def verdict_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def learning_curves(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str]) -> Figure:
+def learning_curves(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
     """Training returns over environment steps, a panel for each task.
 
     :param rows: as ``curve_rows`` makes them.
     :param envs: the tasks.
     :param arms: the baseline first.
+    :param narrow: whether the panels stand below one another.
     :return: the figure.
     """
-    figure, panels = _axes_grid(len(envs), height=3.2)
+    figure, panels = _axes_grid(len(envs), 3.0, narrow)
     for axes, env in zip(panels, envs, strict=True):
         for index, arm in enumerate(arms):
             of_arm = _of(rows, env=env, arm=arm)
@@ -134,19 +137,19 @@ def learning_curves(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.locator_params(axis="x", nbins=5)
         _plain(axes)
-    _legend(figure, panels[0])
+    _legend(figure, panels[0], narrow)
     return figure
 
 
-def profiles(rows: Sequence[Row], arms: Sequence[str]) -> Figure:
+def profiles(rows: Sequence[Row], arms: Sequence[str], narrow: bool = False) -> Figure:
     """Share of runs above each score.
 
     :param rows: as ``profile_rows`` makes them.
     :param arms: the baseline first.
+    :param narrow: whether it is as broad as one panel of two.
     :return: the figure.
     """
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = _axes_grid(1, 3.4, narrow)
     for index, arm in enumerate(arms):
         of_arm = _of(rows, arm=arm)
         style, thresholds = line_style(index), _column(of_arm, "threshold")
@@ -155,19 +158,20 @@ def profiles(rows: Sequence[Row], arms: Sequence[str]) -> Figure:
         axes.plot(thresholds, _column(of_arm, "share"), label=label(arm), **style)
     axes.set(xlabel="score (0: random policy, 1: reference)", ylabel="share of runs above it", ylim=(-0.03, 1.03))
     _plain(axes)
-    _legend(figure, axes)
+    _legend(figure, axes, narrow)
     return figure
 
 
-def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str]) -> Figure:
+def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
     """Every run's final return, a dot each; a cross for one that failed.
 
     :param rows: as ``run_rows`` makes them.
     :param envs: the tasks.
     :param arms: the baseline first.
+    :param narrow: whether the panels stand below one another.
     :return: the figure.
     """
-    figure, panels = _axes_grid(len(envs), height=1.2 + 0.5 * len(arms), share_names=True)
+    figure, panels = _axes_grid(len(envs), 1.2 + 0.5 * len(arms), narrow, share_names=True)
     for axes, env in zip(panels, envs, strict=True):
         for place, arm in enumerate(arms):
             of_arm = _of(rows, env=env, arm=arm)
@@ -179,7 +183,7 @@ def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str]) -> Fig
             axes.plot(returns[~is_failed], heights[~is_failed], "o", color=color, alpha=0.75, markersize=5)
             axes.plot(returns[is_failed], heights[is_failed], "x", color="black", markersize=7, markeredgewidth=2)
             axes.plot([np.median(returns)] * 2, [place - 0.36, place + 0.36], color="black", linewidth=1.5)
-        _names(axes, arms)
+        _names(axes, arms, narrow)
         axes.set(title=env, xlabel="final return")
         axes.ticklabel_format(useOffset=False, axis="x")
         axes.locator_params(axis="x", nbins=5)
@@ -187,15 +191,16 @@ def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str]) -> Fig
     return figure
 
 
-def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str]) -> Figure:
+def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str], narrow: bool = False) -> Figure:
     """What the updates did on one task: KL, entropy, clip fraction, explained variance.
 
     :param rows: as ``diagnostics_rows`` makes them.
     :param env: the task.
     :param arms: the baseline first.
+    :param narrow: whether the panels stand below one another.
     :return: the figure.
     """
-    figure, panels = _axes_grid(len(TITLES), height=2.3)
+    figure, panels = _axes_grid(len(TITLES), 2.0 if narrow else 2.3, narrow)
     for axes, (metric, title) in zip(panels, TITLES.items(), strict=True):
         for index, arm in enumerate(arms):
             of_arm = _of(rows, env=env, arm=arm, metric=metric)
@@ -209,22 +214,23 @@ def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str]) -> Figure:
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.locator_params(axis="x", nbins=5)
         _plain(axes)
-    for axes in panels[-2:]:
+    for axes in panels[-1 if narrow else -2 :]:
         axes.set_xlabel("environment steps")
     figure.suptitle(env)
-    _legend(figure, panels[0])
+    _legend(figure, panels[0], narrow)
     return figure
 
 
-def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str]) -> Figure:
+def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
     """Median steps per second, with its interval, and the seconds of a training.
 
     :param rows: as ``speed_rows`` makes them.
     :param envs: the tasks.
     :param arms: the baseline first.
+    :param narrow: whether the panels stand below one another.
     :return: the figure.
     """
-    figure, panels = _axes_grid(len(envs), height=1.1 + 0.5 * len(arms), share_names=True)
+    figure, panels = _axes_grid(len(envs), 1.1 + 0.5 * len(arms), narrow, share_names=True)
     for axes, env in zip(panels, envs, strict=True):
         of_env = [_of(rows, env=env, arm=arm)[0] for arm in arms]
         longest = max([row["high"] or 0.0 for row in of_env]) or 1.0
@@ -236,7 +242,7 @@ def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str]) -> Fig
             axes.plot([row["low"], row["high"]], [place, place], color="black", linewidth=2)
             words = f"{row['steps_per_second']:,.0f} steps/s\n{row['train_seconds']:,.1f} s a run"
             axes.text(1.04 * longest, place, words, va="center", fontsize=9)
-        _names(axes, arms)
+        _names(axes, arms, narrow)
         # Room for the words, to the right of every bar.
         axes.set(title=env, xlabel="environment steps per second", xlim=(0, 1.45 * longest))
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -245,12 +251,13 @@ def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str]) -> Fig
     return figure
 
 
-def svg(figure: Figure, name: str, described: str) -> str:
+def svg(figure: Figure, name: str, described: str, kind: str) -> str:
     """A figure as an element of a page.
 
     :param figure: the figure.
     :param name: unique in the page; begins every id.
     :param described: what is to be seen, for those who do not see it.
+    :param kind: ``"broad"`` or ``"narrow"``: on which pages it is seen.
     :return: one ``svg`` element that is as wide as its place and refers to nothing outside of the page.
     """
     stream = io.StringIO()
@@ -264,7 +271,7 @@ def svg(figure: Figure, name: str, described: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     size = re.search(r'viewBox="[^"]*"', text)
-    head = f'<svg {size.group() if size else ""} class="plot" role="img" aria-label="{described}">'
+    head = f'<svg {size.group() if size else ""} class="plot {kind}" role="img" aria-label="{described}">'
     return head + text[text.index(">") + 1 :].strip()
 
 

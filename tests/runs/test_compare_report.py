@@ -17,10 +17,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (apt-get install chromium)")
 
 MEASURE = """<script>
-const plots = [...document.querySelectorAll("svg")].map(plot => {
+const seen = [...document.querySelectorAll("svg")].filter(plot => getComputedStyle(plot).display !== "none");
+const plots = seen.map(plot => {
   const place = plot.getBoundingClientRect(), drawn = plot.getBBox();
   return {name: plot.getAttribute("aria-label"), width: place.width, height: place.height,
-          drawn: Math.min(drawn.width, drawn.height),
+          drawn: Math.min(drawn.width, drawn.height), scale: plot.getScreenCTM().a,
           words: [...plot.querySelectorAll("text")].filter(text => text.getBoundingClientRect().width > 0).length};
 });
 const found = {plots, words: document.body.innerText, wide: document.documentElement.scrollWidth,
@@ -83,7 +84,7 @@ def test_the_browser_would_complain_of_a_request(page, tmp_path):
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [1200, 500])
+@pytest.mark.parametrize("width", [1200, 760, 500])
 def test_every_plot_is_seen_and_nothing_is_loaded(made, page, width, tmp_path):
     # The page forbids scripts; the copy that measures itself has to allow its own.
     allowed = page.replace("style-src 'unsafe-inline'", "style-src 'unsafe-inline'; script-src 'unsafe-inline'")
@@ -104,6 +105,8 @@ def test_every_plot_is_seen_and_nothing_is_loaded(made, page, width, tmp_path):
     for plot in measured["plots"]:
         assert min(plot["width"], plot["height"], plot["drawn"]) > 50, plot
         assert plot["width"] <= width
+        # Letters are 9 to 12 units high, on a telephone too.
+        assert plot["scale"] > 0.9, plot
         assert plot["words"] >= 5, plot
     assert measured["wide"] <= width
     for judgement in made[0].judgements:
@@ -139,7 +142,7 @@ def test_the_page_refers_to_nothing_outside(page):
 
 def test_every_id_is_one_plots_own(page):
     by_plot = [set(re.findall(r'\bid="([^"]*)"', plot)) for plot in re.findall(r"<svg.*?</svg>", page, flags=re.S)]
-    assert len(by_plot) == 7
+    assert len(by_plot) == 2 * 7  # for broad pages and for narrow ones
     assert len(set.union(*by_plot)) == sum(map(len, by_plot))
     assert set(re.findall(r'href="#([^"]*)"', page)) <= set.union(*by_plot)
 
@@ -170,6 +173,7 @@ def test_the_page_says_what_a_newcomer_needs(made, page):
     outcome, _ = made
     text = re.sub(r"<svg.*?</svg>|<[^>]*>", "", page, flags=re.S)
     for words in (
+        "base is PPO of stable_baselines3, the baseline; same is PPO of stable_baselines3;",
         "4 algorithms trained on CartPole-v1 (4,000 steps), Pendulum-v1 (4,000 steps) with 10 seeds each",
         "better (preliminary)",
         "worse (preliminary)",
