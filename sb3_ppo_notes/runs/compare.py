@@ -3,6 +3,7 @@
 With ``--envs`` or ``--arms`` it compares any algorithms on any tasks and ends with a verdict.
 """
 
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ import tyro
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.runs.compare_experiment import experiment
 from sb3_ppo_notes.runs.compare_pair import Pair
+from sb3_ppo_notes.runs.interruption import exit_code, sigterm_raises
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Compare:
         """Do it.
 
         :return: 0 if every parameter of every seed is equal, else 1. With a verdict: 1 if an arm is worse than the
-            first, or the A/A check fails.
+            first, or the A/A check fails. 130 after Ctrl-C, 143 after SIGTERM.
         :raises ValueError: for an option out of range, before anything is trained or written.
         """
         if self.envs is not None or self.arms is not None:
@@ -73,7 +75,12 @@ class Compare:
             recipes=self.recipes,
             outdir=self.outdir,
         )
-        return pair()
+        try:
+            with sigterm_raises():
+                return pair()
+        except KeyboardInterrupt as interruption:
+            print("interrupted: nothing of this comparison is kept", file=sys.stderr)
+            return exit_code(interruption)
 
     def _experiment(self) -> int:
         if self.recipes is not None:

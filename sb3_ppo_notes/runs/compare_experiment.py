@@ -12,13 +12,14 @@ from rich.console import Console
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
-from sb3_ppo_notes.runs.bench import INTERRUPTED, machine
+from sb3_ppo_notes.runs.bench import machine
 from sb3_ppo_notes.runs.compare_files import Outcome, shown, write_files
 from sb3_ppo_notes.runs.compare_plan import Plan, planned
 from sb3_ppo_notes.runs.compare_results import Results, check_scores, completed_scales
-from sb3_ppo_notes.runs.compare_run import KILLED
-from sb3_ppo_notes.runs.compare_runs import FOLDER, Key, check_outdir, cores, perform, read_records
+from sb3_ppo_notes.runs.compare_run import Run
+from sb3_ppo_notes.runs.compare_runs import FOLDER, Key, check_outdir, cores, number_done, perform
 from sb3_ppo_notes.runs.compare_verdict import a_a_check, judge, summary
+from sb3_ppo_notes.runs.interruption import exit_code, sigterm_raises
 
 #: What an option is that was not given.
 DEFAULTS: dict[str, Any] = {"arms": "sb3,notes", "seeds": 10, "n_eval_episodes": 100}
@@ -30,7 +31,7 @@ def experiment(options: dict[str, Any], outdir: Path) -> int:
     :param options: ``envs``, ``arms``, ``algo``, ``seeds``, ``total_timesteps``, ``n_envs``, ``n_eval_episodes``,
         ``a_a``, ``jobs`` and ``resume``; ``None`` where nothing was given.
     :param outdir: where the results go.
-    :return: 0; 1 if an arm is worse than the first or the A/A check fails; 130 if interrupted.
+    :return: 0; 1 if an arm is worse than the first or the A/A check fails; 130 after Ctrl-C, 143 after SIGTERM.
     :raises ValueError: for an option out of range, before anything is trained or written.
     """
     options = {name: DEFAULTS.get(name) if value is None else value for name, value in options.items()}
@@ -38,19 +39,29 @@ def experiment(options: dict[str, Any], outdir: Path) -> int:
     _check(options, outdir)
     names = ("arms", "envs", "algo", "seeds", "a_a", "total_timesteps", "n_envs", "n_eval_episodes")
     plan = planned(**{name: options[name] for name in names})
-    runs, jobs = plan.runs(), options["jobs"] or cores()
+    runs = plan.runs()
     # What an earlier attempt has left is read before anything is begun, so that it is refused before, too.
-    done_before = sum(record["status"] != KILLED for record in read_records(runs, outdir).values())
-    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    done_before = number_done(runs, outdir)
     try:
-        records = perform(runs, outdir, jobs)
-    except KeyboardInterrupt:
-        done = len(read_records(runs, outdir))
+        with sigterm_raises():
+            outcome = _performed(plan, runs, options, outdir, done_before)
+            shown(outcome, console := Console())
+            written = write_files(outcome, outdir)
+    except KeyboardInterrupt as interruption:
+        done = number_done(runs, outdir)
         print(
             f"interrupted: {done} of {len(runs)} runs are done and kept; the same command with --resume goes on",
             file=sys.stderr,
         )
-        return INTERRUPTED
+        return exit_code(interruption)
+    console.print(f"written: {outdir}/{written[0]}, {', '.join(written[1:])}", soft_wrap=True, highlight=False)
+    return 1 if outcome.is_bad_news else 0
+
+
+def _performed(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Path, done_before: int) -> Outcome:
+    jobs = options["jobs"] or cores()
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    records = perform(runs, outdir, jobs)
     about = {
         "command": command(options, outdir),
         "options": options | {"outdir": str(outdir)},
@@ -60,12 +71,7 @@ def experiment(options: dict[str, Any], outdir: Path) -> int:
         "seconds": time.perf_counter() - clock,
         "runs_done_before": done_before,
     }
-    outcome = judged(plan, records, about)
-    console = Console()
-    shown(outcome, console)
-    written = write_files(outcome, outdir)
-    console.print(f"written: {outdir}/{written[0]}, {', '.join(written[1:])}", soft_wrap=True, highlight=False)
-    return 1 if outcome.is_bad_news else 0
+    return judged(plan, records, about)
 
 
 def _check(options: dict[str, Any], outdir: Path) -> None:

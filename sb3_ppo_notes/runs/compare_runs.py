@@ -66,6 +66,17 @@ def read_records(runs: Sequence[Run], outdir: Path) -> dict[Key, dict[str, Any]]
     return records
 
 
+def number_done(runs: Sequence[Run], outdir: Path) -> int:
+    """How many runs need not be repeated.
+
+    :param runs: of this comparison.
+    :param outdir: its folder.
+    :return: how many have finished, or failed by themselves; one that was killed has not.
+    :raises ValueError: as :func:`read_records`.
+    """
+    return sum(record["status"] != KILLED for record in read_records(runs, outdir).values())
+
+
 def _read(run: Run, path: Path) -> dict[str, Any]:
     def refuse(constant: str) -> float:
         raise NonFiniteError(f"scores must be finite, got {constant} in {path}")

@@ -237,9 +237,10 @@ def interrupted(tmp_path, end):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to look for processes in")
-def test_ctrl_c_ends_every_run_and_says_how_to_go_on(tmp_path):
-    code, error = interrupted(tmp_path, signal.SIGINT)
-    assert code == 130
+@pytest.mark.parametrize(("end", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_every_run_and_say_how_to_go_on(tmp_path, end, expected):
+    code, error = interrupted(tmp_path, end)
+    assert code == expected
     assert error.splitlines()[-1] == (
         "interrupted: 1 of 7 runs are done and kept; the same command with --resume goes on"
     )
