@@ -134,7 +134,8 @@ def _verdicts(made: Report) -> Iterator[str]:
         yield html.card(A_A_CARDS[made.a_a.outcome], title, made.a_a.outcome, [made.a_a.meaning])
     if made.rows["verdicts"]:
         caption = (
-            "What the verdict rests on: points are the measured values, bars their 95 % intervals. Left of the dashed "
+            "What the verdict rests on: points are the measured values, bars their 95 % intervals. Scores go from 0, a "
+            "random policy, to 1, the reference. Left of the dashed "
             "line a candidate is worse by more than the margin; a bar that crosses 0, or 0.5, may be chance."
         )
         if any(judgement.identical for judgement in made.judgements):
