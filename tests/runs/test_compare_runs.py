@@ -52,11 +52,23 @@ class LockedLevers(Levers):
         return np.array([True, False])
 
 
-for name, entry_point in (("CompareLevers-v0", Levers), ("CompareLockedLevers-v0", LockedLevers)):
+class Seeds(Levers):
+    """Every step pays the seed that the environment was given."""
+
+    def reset(self, *, seed=None, options=None):
+        self.given = seed if seed is not None else self.given
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float(self.given), True, False, {}
+
+
+ENTRIES = {"CompareLevers-v0": Levers, "CompareLockedLevers-v0": LockedLevers, "CompareSeeds-v0": Seeds}
+for name, entry_point in ENTRIES.items():
     if name not in gym.registry:
         gym.register(name, entry_point)
 # A process of its own finds the environment in the module before the colon.
-LEVERS, LOCKED = f"{HERE}:CompareLevers-v0", f"{HERE}:CompareLockedLevers-v0"
+LEVERS, LOCKED, SEEDS = (f"{HERE}:{name}" for name in ENTRIES)
 
 
 class OnFirePPO(PPO):
@@ -271,6 +283,16 @@ def test_a_run_is_what_training_by_hand_is():
     assert len(record["episode_returns"]) == 4
     assert record["score"] == np.mean(record["episode_returns"])
     assert performed(one_run(seed=1), told.append)["parameters"] != record["parameters"]
+
+
+def test_evaluation_has_seeds_of_its_own_and_is_deterministic():
+    of_a_seed = {seed: performed(one_run(seed=seed, env=SEEDS), lambda steps: None) for seed in (0, 3)}
+    # Four episodes in four environments; those of the training had the seeds 0 and 3.
+    assert of_a_seed[0]["episode_returns"] == [10_000, 10_001, 10_002, 10_003]
+    assert of_a_seed[3]["episode_returns"] == [10_030, 10_031, 10_032, 10_033]
+    # The lever that the policy prefers, always.
+    hardly_trained = performed(one_run(env=LEVERS, learning_rate=1e-9), lambda steps: None)
+    assert len(set(hardly_trained["episode_returns"])) == 1
 
 
 def test_watching_sees_what_the_logger_has_after_each_update():
