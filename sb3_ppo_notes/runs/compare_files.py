@@ -187,7 +187,8 @@ def _document(outcome: Outcome, about: Mapping[str, Any], runs: list[Row]) -> di
     for judgement, of in zip(judgements, outcome.judgements, strict=True):
         # As names, not as positions.
         judgement["numbers"] = None if of.numbers is None else of.numbers._asdict()
-        judgement["speed_ratio"] = {env: found and found._asdict() for env, found in of.speed_ratio.items()}
+        for name in ("speed_ratio", "cpu_speed_ratio"):
+            judgement[name] = {env: found and found._asdict() for env, found in getattr(of, name).items()}
     a_a = None
     if outcome.a_a is not None:
         a_a = {**asdict(outcome.a_a), "numbers": outcome.a_a.numbers._asdict()}

@@ -17,6 +17,8 @@ from sb3_ppo_notes.runs.compare_tasks import Scale
 RESAMPLES_OF_PLOTS = 2000
 #: Seed of every bootstrap, so that the same scores have the same intervals.
 BOOTSTRAP_SEED = 0
+#: Which seconds of a record a speed is by.
+SPEEDS = {"steps_per_second": "train_seconds", "steps_per_cpu_second": "cpu_seconds"}
 
 
 class Estimate(NamedTuple):
@@ -125,12 +127,12 @@ class Results:
 
         :param arm: who.
         :param env: on which task.
-        :param name: its name in the record, or ``"steps_per_second"``.
+        :param name: its name in the record, ``"steps_per_second"``, or ``"steps_per_cpu_second"``.
         :return: ``[finished runs]``.
         """
         finished = [self.record(arm, env, seed) for seed in self.seeds if not self.is_failed(arm, env, seed)]
-        if name == "steps_per_second":
-            return np.array([record["steps"] / record["train_seconds"] for record in finished], dtype=float)
+        if name in SPEEDS:
+            return np.array([record["steps"] / record[SPEEDS[name]] for record in finished], dtype=float)
         return np.array([record[name] for record in finished], dtype=float)
 
     def unlearnt(self) -> list[str]:

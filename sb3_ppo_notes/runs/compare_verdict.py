@@ -55,6 +55,7 @@ class Judgement:
     :param meaning: what that means, for somebody who has not read the protocol; sentences.
     :param numbers: what the rule looked at, ``None`` below ten seeds.
     :param speed_ratio: median steps per second over the baseline's, by task; ``None`` where runs are missing.
+    :param cpu_speed_ratio: the same by processor time, which others on the machine disturb less.
     """
 
     candidate: str
@@ -66,6 +67,7 @@ class Judgement:
     meaning: tuple[str, ...]
     numbers: Comparison | None
     speed_ratio: dict[str, Estimate | None]
+    cpu_speed_ratio: dict[str, Estimate | None]
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def judge(results: Results, candidate: str) -> Judgement:
         headline=headline(results, verdict, identical),
         meaning=meaning(results, candidate, baseline, verdict, identical, numbers),
         numbers=numbers,
-        speed_ratio={env: _speed_ratio(results, env, candidate, baseline) for env in results.envs},
+        speed_ratio=_speed_ratios(results, candidate, baseline, "steps_per_second"),
+        cpu_speed_ratio=_speed_ratios(results, candidate, baseline, "steps_per_cpu_second"),
     )
 
 
@@ -169,9 +172,12 @@ def are_identical(results: Results, one: str, other: str) -> bool:
     return True
 
 
-def _speed_ratio(results: Results, env: str, candidate: str, baseline: str) -> Estimate | None:
-    ours, theirs = (results.numbers(arm, env, "steps_per_second")[:, np.newaxis] for arm in (candidate, baseline))
-    return estimate(ratio_of_medians, ours, theirs) if min(len(ours), len(theirs)) >= 2 else None
+def _speed_ratios(results: Results, candidate: str, baseline: str, name: str) -> dict[str, Estimate | None]:
+    ratios = {}
+    for env in results.envs:
+        ours, theirs = (results.numbers(arm, env, name)[:, np.newaxis] for arm in (candidate, baseline))
+        ratios[env] = estimate(ratio_of_medians, ours, theirs) if min(len(ours), len(theirs)) >= 2 else None
+    return ratios
 
 
 def ratio_of_medians(ours: FloatArray, theirs: FloatArray) -> FloatArray:

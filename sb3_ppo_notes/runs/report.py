@@ -111,8 +111,14 @@ def _what_was_done(made: Report) -> str:
         f"each, then played {episodes} episodes without exploration, in environments that training never saw. The "
         f"mean return of those episodes is a run's final return. A seed fixes all random numbers of a run, so that the "
         f"spread over seeds is luck. {made.about['started']}, "
-        f"{made.about['seconds'] / 60:.1f} minutes{resumed}."
+        f"{made.about['seconds'] / 60:.1f} minutes{resumed}; all runs together {_seconds_of_runs(results) / 60:.1f} "
+        "minutes."
     )
+
+
+def _seconds_of_runs(results: Results) -> float:
+    names = ("train_seconds", "evaluation_seconds")
+    return float(sum(record.get(name, 0.0) for record in results.records.values() for name in names))
 
 
 def _verdicts(made: Report) -> Iterator[str]:
@@ -147,6 +153,10 @@ def _verdicts(made: Report) -> Iterator[str]:
 
 def _interval(found: Estimate, digits: int = 3) -> str:
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def _ratio(found: Estimate | None) -> str:
+    return "too few runs" if found is None else _interval(found, 2)
 
 
 def _numbers(made: Report) -> Iterator[str]:
@@ -233,14 +243,15 @@ def _speed(made: Report) -> Iterator[str]:
         "speed",
         "environment steps per second",
         f"Training alone, one thread a run, {made.about['jobs']} runs side by side; bars are medians, black lines 95 % "
-        "intervals. Runs that share a machine disturb one another: the bench command measures speed by itself.",
+        "intervals. Runs that share a machine disturb one another, which processor time does not count; the bench "
+        "command measures speed by itself.",
     )
     rows = [
-        (judgement.candidate, env, "too few runs" if ratio is None else f"{_interval(ratio, 2)}")
+        (judgement.candidate, env, _ratio(judgement.speed_ratio[env]), _ratio(judgement.cpu_speed_ratio[env]))
         for judgement in made.judgements
-        for env, ratio in judgement.speed_ratio.items()
+        for env in made.results.envs
     ]
-    yield html.table(("arm", "task", f"times as fast as {made.results.arms[0]}"), rows)
+    yield html.table(("arm", "task", f"times as fast as {made.results.arms[0]}", "by processor time"), rows)
 
 
 def _settings(made: Report) -> Iterator[str]:
@@ -260,7 +271,7 @@ def _settings(made: Report) -> Iterator[str]:
 
 
 def _repeat(made: Report) -> Iterator[str]:
-    yield html.heading("Again")
+    yield html.heading("The command that repeats it")
     yield html.preformatted(made.about["command"])
     machine = made.about["machine"]
     rows = [*made.versions.items(), *((name.replace("_", " "), value) for name, value in machine.items())]

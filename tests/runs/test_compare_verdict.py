@@ -61,6 +61,7 @@ def finished(score, parameters="same", steps_per_second=1000.0):
         "episode_returns": [score],
         "steps": 4096,
         "train_seconds": 4096 / steps_per_second,
+        "cpu_seconds": 4096 / (2 * steps_per_second),
         "evaluation_seconds": 0.1,
         "parameters": parameters,
         "curves": curves,
@@ -211,6 +212,16 @@ def test_unequal_tasks_are_refused():
     line = "arms must have run the same tasks and seeds: new on Pendulum-v1, seed 9 is missing"
     with pytest.raises(InvalidValueError, match=line):
         judged(plan, records, ABOUT)
+
+
+def test_speed_is_by_the_clock_and_by_processor_time():
+    slow, fast = (finished(450.0, steps_per_second=speed) for speed in (1000.0, 3000.0))
+    fast["cpu_seconds"] = slow["cpu_seconds"] / 2
+    runs = {"base": slow, "new": fast}
+    change = {(arm, env, seed): run for arm, run in runs.items() for env in TASKS for seed in range(10)}
+    judgement = outcome_of({"base": 0.9, "new": 0.9}, change=change).judgements[0]
+    assert judgement.speed_ratio["Pendulum-v1"] == pytest.approx((3, 3, 3))
+    assert judgement.cpu_speed_ratio["Pendulum-v1"] == pytest.approx((2, 2, 2))
 
 
 def test_the_same_runs_have_the_same_intervals():
