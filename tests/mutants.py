@@ -24,6 +24,9 @@ RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
 STOCK = "tests/parity/test_stock.py::"
+STATISTICS = "tests/formulas/test_statistics.py::"
+VERDICTS = "tests/runs/test_compare_verdict.py::"
+RUNS = "tests/runs/test_compare_runs.py::"
 
 MUTANTS = [
     Mutant(
@@ -438,5 +441,82 @@ MUTANTS = [
         "return (log_densities - math.log(2)).sum(dim=1)",
         "return log_densities.sum(dim=1)",
         DISTRIBUTIONS + "test_bounded_distributions_by_numerical_integration",
+    ),
+    Mutant(
+        "ties count as losses",
+        "formulas/statistics/scores.py",
+        "(2 * above + ties)",
+        "(2 * above)",
+        STATISTICS + "test_probability_of_improvement_golden_values",
+    ),
+    Mutant(
+        "all tasks resampled together",
+        "formulas/statistics/bootstrap.py",
+        "(resamples, seeds, tasks)), np.arange(tasks)",
+        "(resamples, seeds, 1)), np.arange(tasks)",
+        STATISTICS + "test_each_task_is_resampled_for_itself",
+    ),
+    Mutant(
+        "variance of a population",
+        "formulas/statistics/welch.py",
+        "ddof=1",
+        "ddof=0",
+        STATISTICS + "test_welch_golden_value",
+    ),
+    Mutant(
+        "Holm without the running maximum",
+        "formulas/statistics/welch.py",
+        "np.maximum.accumulate(multiplied)",
+        "multiplied",
+        STATISTICS + "test_holm_golden_values",
+    ),
+    Mutant(
+        "no correction for many tasks",
+        "formulas/statistics/protocol.py",
+        "p_values = holm_adjusted(test.p_values)",
+        "p_values = test.p_values",
+        STATISTICS + "test_comparison_holds_the_numbers_it_rests_on",
+    ),
+    Mutant(
+        "more failed runs forgiven",
+        "formulas/statistics/protocol.py",
+        "more_failures = failed_runs[0] > failed_runs[1]",
+        "more_failures = False",
+        VERDICTS + "test_a_failed_run_counts_as_a_random_policy_and_forbids_as_good",
+    ),
+    Mutant(
+        "a failed run left at what it had",
+        "runs/compare_results.py",
+        "random if self.is_failed(arm, env, seed) else",
+        "0.0 if self.is_failed(arm, env, seed) else",
+        VERDICTS + "test_a_failed_run_counts_as_a_random_policy_and_forbids_as_good",
+    ),
+    Mutant(
+        "identical by the weights of one run",
+        "runs/compare_verdict.py",
+        'if a["parameters"] != b["parameters"] or a["episode_returns"] != b["episode_returns"]:',
+        'if a["parameters"] != b["parameters"]:',
+        VERDICTS + "test_one_bit_in_one_run_ends_identity[episode_returns]",
+    ),
+    Mutant(
+        "A/A check with the same seeds",
+        "runs/compare_verdict.py",
+        "again = Results([arm], results.envs, others, results.records, results.scales)",
+        "again = Results([arm], results.envs, results.seeds, results.records, results.scales)",
+        VERDICTS + "test_the_a_a_check",
+    ),
+    Mutant(
+        "evaluated where it was trained",
+        "runs/compare_run.py",
+        "seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS",
+        "seed = run.seed",
+        RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
+    ),
+    Mutant(
+        "evaluated with exploration",
+        "runs/compare_run.py",
+        "deterministic=True, return_episode_rewards=True",
+        "deterministic=False, return_episode_rewards=True",
+        RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
     ),
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from sb3_ppo_notes.recipes import RECIPES
+from sb3_ppo_notes.runs.bench_report import write_whole
 from sb3_ppo_notes.runs.charts import PALETTE, Curve, draw_learning_curves, episodes_of, write_curves
 from sb3_ppo_notes.runs.evaluation import evaluate
 from sb3_ppo_notes.runs.progress import StepsProgress
@@ -86,11 +87,12 @@ def write_recipes(results: list[RecipeResult], curves: list[Curve], options: dic
     :param outdir: an existing folder.
     """
     document = {"options": options, "results": [asdict(result) for result in results]}
-    (outdir / "comparison.json").write_text(json.dumps(document, indent=2) + "\n")
-    write_curves(curves, outdir / "learning_curves.csv")
+    title, text = f"recipes on {options['env']}", json.dumps(document, indent=2) + "\n"
     names = list(dict.fromkeys(curve.arm for curve in curves))
     styles = {name: dict(color=PALETTE[i % len(PALETTE)], linewidth=1.5, label=name) for i, name in enumerate(names)}
-    draw_learning_curves(curves, f"recipes on {options['env']}", outdir / "learning_curves.png", styles=styles)
+    write_whole(outdir / "learning_curves.csv", lambda path: write_curves(curves, path))
+    write_whole(outdir / "learning_curves.png", lambda path: draw_learning_curves(curves, title, path, styles=styles))
+    write_whole(outdir / "comparison.json", lambda path: path.write_text(text))
 
 
 def parsed_recipes(words: str, check: Callable[[str, Any, tuple[str, ...]], None]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 
 import pytest
 from stable_baselines3 import PPO
@@ -9,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.runs import compare
+from sb3_ppo_notes.runs import compare_pair
 from sb3_ppo_notes.runs.charts import episodes_of
 
 FAST = ["--total-timesteps", "600", "--seeds", "2", "--n-envs", "2", "--n-eval-episodes", "2"]
@@ -44,9 +46,19 @@ def test_broken_parity_is_reported_and_exits_with_1(tmp_path, capsys, monkeypatc
             super().train()
             self.policy.value_net.bias.data += 1e-7
 
-    monkeypatch.setitem(compare.PAIRS, "ppo", (PPO, Broken))
+    monkeypatch.setitem(compare_pair.PAIRS, "ppo", (PPO, Broken))
     assert main(["compare", *FAST, "--outdir", str(tmp_path)]) == 1
     assert "parameters equal on every seed: NO" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_write_nothing_and_say_so(end, code, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare_pair.Pair, "_train_pair", lambda *_, **__: os.kill(os.getpid(), end))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["compare", *FAST, "--outdir", str(tmp_path / "out")]) == code
+    assert capsys.readouterr().err == "interrupted: nothing of this comparison is kept\n"
+    assert not (tmp_path / "out").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
