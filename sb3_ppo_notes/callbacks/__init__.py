@@ -1,6 +1,17 @@
 """What is watched while it trains."""
 
 from sb3_ppo_notes.callbacks.evaluation import MaskableEvalCallback, MaskedPredictor
+from sb3_ppo_notes.callbacks.phases import Phase, PhasesCallback
+from sb3_ppo_notes.callbacks.solved import StopWhenSolved
 from sb3_ppo_notes.callbacks.stopping import StopWhenAllSucceeded
+from sb3_ppo_notes.callbacks.video import VideoCallback
 
-__all__ = ["MaskableEvalCallback", "MaskedPredictor", "StopWhenAllSucceeded"]
+__all__ = [
+    "MaskableEvalCallback",
+    "MaskedPredictor",
+    "Phase",
+    "PhasesCallback",
+    "StopWhenAllSucceeded",
+    "StopWhenSolved",
+    "VideoCallback",
+]
