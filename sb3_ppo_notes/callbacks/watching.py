@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -24,6 +25,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
     is_vecenv_wrapped,
 )
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_ppo_notes.callbacks.evaluation import MaskedPredictor
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
@@ -57,7 +59,8 @@ def own_environment(env: Environment, training_env: VecEnv, seed: int) -> VecEnv
     """An environment beside those of the training, which shows the policy what it saw there.
 
     Frames are stacked and images transposed as in training. Observations are normalised by copies of the training's
-    statistics (see :func:`synchronize_normalizers`), which do not learn here; rewards are left as they are.
+    statistics (see :func:`synchronize_normalizers`), which do not learn here; rewards are left as they are. Other
+    wrappers of the training's VecEnv are left out: they are taken to change rewards only.
 
     :param env: an id or a function that makes one environment; or a VecEnv, which is taken as it is, except that its
         normalisers stop learning, and that the training's are put around it if it has none.
@@ -180,10 +183,16 @@ def _wrapped_like(env: VecEnv, training_env: VecEnv) -> VecEnv:
         if isinstance(wrapper, VecNormalize | StreamingNormalize):
             env = _frozen_copy(wrapper, env)
         elif isinstance(wrapper, VecFrameStack):
-            env = VecFrameStack(env, wrapper.stacked_obs.n_stack)
+            env = VecFrameStack(env, wrapper.stacked_obs.n_stack, _channels_order(wrapper.stacked_obs))
         elif isinstance(wrapper, VecTransposeImage):
             env = VecTransposeImage(env)
     return env
+
+
+def _channels_order(stacked: StackedObservations[Any]) -> Any:
+    if isinstance(stacked.observation_space, spaces.Dict):
+        return {key: _channels_order(part) for key, part in stacked.sub_stacked_observations.items()}
+    return "first" if stacked.channels_first else "last"
 
 
 def _frozen(env: VecEnv, training_env: VecEnv) -> VecEnv:

@@ -19,6 +19,7 @@ from torch import nn, optim
 
 from sb3_ppo_notes.algorithms.construction import made_environment
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
+from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts import LeanVecEnv
 from sb3_ppo_notes.runs.train_config import ALGORITHMS, RunConfig
 from sb3_ppo_notes.runs.train_zoo import ACTIVATIONS, OPTIMIZERS
@@ -57,7 +58,8 @@ def _environments(config: RunConfig) -> VecEnv:
     )
     if config.normalize:
         # Rewards are divided by the deviation of the discounted return: the discount is the algorithm's.
-        gamma = {"gamma": config.hyperparameters["gamma"]} if "gamma" in config.hyperparameters else {}
+        known = config.hyperparameters if config.recipe is None else RECIPES[config.recipe].hyperparameters
+        gamma = {key: value for key, value in (known | config.hyperparameters).items() if key == "gamma"}
         given = config.normalize if isinstance(config.normalize, dict) else {}
         env = VecNormalize(env, **gamma | given)
     # In rl_zoo3's order: what is stacked is normalised already.
