@@ -22,7 +22,7 @@ from sb3_ppo_notes.runs.progress import StepsProgress
 from sb3_ppo_notes.runs.train_config import KEYS, RunConfig, settled, written
 from sb3_ppo_notes.runs.train_files import CONFIG, MODEL, VIDEOS, checked_folder, new_folder, save_model
 from sb3_ppo_notes.runs.train_model import built_model, check_environment, environment_factory
-from sb3_ppo_notes.runs.train_watching import Evaluation
+from sb3_ppo_notes.runs.train_watching import Evaluation, evaluations_table
 from sb3_ppo_notes.runs.train_weights import count_weights, weights_table
 
 INTERRUPTED = 130
@@ -101,10 +101,17 @@ def _logger(folder: Path) -> Iterator[Logger]:
 def _trained(model: OnPolicyAlgorithm, config: RunConfig, folder: Path, logger: Logger, console: Console) -> int:
     model.set_logger(logger)
     make = environment_factory(config)
-    evaluation = Evaluation(make, folder, config.eval_every, config.n_eval_episodes, config.seed)
-    callbacks = [evaluation, *_asked_for(config, folder)]
     with StepsProgress(total=config.total_timesteps) as progress:
         progress.describe(config.name)
+        evaluation = Evaluation(
+            make,
+            folder,
+            config.eval_every,
+            config.n_eval_episodes,
+            config.seed,
+            on_result=lambda result: progress.describe(f"{config.name} (return {result.mean:.1f})"),
+        )
+        callbacks = [evaluation, *_asked_for(config, folder)]
         try:
             model.learn(config.total_timesteps, callback=[progress.callback(), *callbacks])
         except KeyboardInterrupt:
@@ -115,12 +122,14 @@ def _trained(model: OnPolicyAlgorithm, config: RunConfig, folder: Path, logger: 
             # The last update is in the files; what follows is a row of its own.
             logger.name_to_value.clear()
     save_model(model, folder)
-    mean, deviation = evaluation.evaluate()
+    result = evaluation.evaluate()
     logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
     logger.dump(model.num_timesteps)
+    if config.eval_every is not None:
+        console.print(evaluations_table(evaluation.results))
     console.print(
-        f"{config.name} on {config.env}: return {mean:.1f} +/- {deviation:.1f} over {config.n_eval_episodes} episodes "
-        f"after {model.num_timesteps:,} steps",
+        f"{config.env} after {model.num_timesteps:,} steps: return {result.mean:.1f} +/- {result.deviation:.1f} "
+        f"({config.n_eval_episodes} episodes)",
         soft_wrap=True,
     )
     console.print(f"written: {folder}/{MODEL}", soft_wrap=True)

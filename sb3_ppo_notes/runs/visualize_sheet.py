@@ -15,16 +15,22 @@ from sb3_ppo_notes.callbacks.video import Episode
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
 COLUMNS = 5
+#: More episodes than these make no picture that one looks at.
+MAX_ROWS = 20
 WIDTH_OF_A_PICTURE = 2.2  # inches
 
 
 def draw_contact_sheet(episodes: Sequence[Episode], title: str, path: Path) -> None:
-    """Draw the first, quarter, half, three-quarter and last frame of every episode, a row each.
+    """Draw the first, quarter, half, three-quarter and last frame of an episode, a row each.
 
-    :param episodes: at least one; the frames are read from their files, as a viewer will see them.
+    :param episodes: at least one, of which the first ``MAX_ROWS`` are drawn; the frames are read from their files, as a
+        viewer will see them.
     :param title: above all.
     :param path: the PNG.
     """
+    if len(episodes) > MAX_ROWS:
+        title = f"{title}, the first {MAX_ROWS} of {len(episodes)} episodes"
+        episodes = episodes[:MAX_ROWS]
     rows = [frames_at(episode.path, steps_of(episode)) for episode in episodes]
     height, width = rows[0][0].shape[:2]
     size = (COLUMNS * WIDTH_OF_A_PICTURE, len(rows) * (WIDTH_OF_A_PICTURE * height / width + 0.4) + 0.5)

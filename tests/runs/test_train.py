@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.runs import train, train_files, train_model
+from sb3_ppo_notes.runs import train, train_files, train_model, train_watching
 from sb3_ppo_notes.runs.evaluation import evaluate
 from sb3_ppo_notes.runs.train_config import RunConfig, settled
 from sb3_ppo_notes.runs.train_files import load_normalizer, load_weights, new_folder, normalizer_statistics, save_model
@@ -88,8 +88,9 @@ def test_the_folder_of_a_run(small, tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert "mlp_extractor.policy_net" in printed
-    assert "small on Pendulum-v1: return -" in printed
+    assert "Pendulum-v1 after 96 steps: return -" in printed
     assert "\r" not in printed  # no progress bar where there is no terminal
+    assert all(len(line) <= 80 for line in printed.splitlines() if not line.startswith("written"))
     # Two episodes at 40 and 80 steps (the first steps from there on) and at the end.
     rows = rows_of(folder / "evaluations.csv")
     assert [(row["timesteps"], row["episode"]) for row in rows] == [
@@ -97,6 +98,8 @@ def test_the_folder_of_a_run(small, tmp_path, capsys):
     ]
     assert {row["length"] for row in rows} == {"200"}
     assert all(-2000 < float(row["return"]) < 0 for row in rows)  # raw rewards, though training sees normalised ones
+    means = [f"{sum(float(row['return']) for row in rows[at : at + 2]) / 2:.1f}" for at in (0, 2, 4)]
+    assert re.findall(r"(\d+) +│ +(-[\d.]+) │", printed) == list(zip(["40", "80", "96"], means, strict=True))
     progress = rows_of(folder / "progress.csv")
     assert float(progress[-1]["eval/mean_reward"]) == pytest.approx(sum(float(row["return"]) for row in rows[-2:]) / 2)
     assert [row["time/total_timesteps"] for row in progress].count("96") == 3  # rollout, last update, last evaluation
@@ -132,6 +135,16 @@ def test_the_last_evaluation_is_that_of_the_saved_model(small, tmp_path):
     rows = rows_of(tmp_path / "run" / "evaluations.csv")
     mean = sum(float(row["return"]) for row in rows) / 2
     assert evaluate(model, "Pendulum-v1", config.seed, 2)[0] == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize(("returns", "best"), [([1, 3, 2], 64), ([1, 2, 3], 96), ([3, 3, 1], 32)])
+def test_the_best_model_is_kept_be_it_the_last(returns, best, small, tmp_path, monkeypatch):
+    given = iter(returns)
+    monkeypatch.setattr(train_watching, "evaluate_episodes", lambda *arguments: ([float(next(given))], [5]))
+    assert main(["train", "--config", small(), "--eval-every", "32", "--outdir", str(tmp_path / "run")]) == 0
+    assert NotesPPO.load(tmp_path / "run" / "best_model").num_timesteps == best
+    # At 96 steps it is evaluated once, after the last update.
+    assert [row["timesteps"] for row in rows_of(tmp_path / "run" / "evaluations.csv")] == ["32", "64", "96"]
 
 
 def test_weights_that_are_excluded_are_not_counted(small, tmp_path, capsys):

@@ -8,12 +8,13 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.callbacks import video
 from sb3_ppo_notes.callbacks.video import Episode, render_headless, video_file
-from sb3_ppo_notes.runs import visualize
+from sb3_ppo_notes.runs import visualize, visualize_sheet
 from sb3_ppo_notes.runs.visualize_sheet import frames_at, steps_of
 
 CONFIG = """
@@ -141,6 +142,21 @@ def test_a_contact_sheet_shows_five_steps_of_each_episode(tmp_path):
     assert [round(float(frame.mean()) * 255 / 25) for frame in frames_at(tmp_path / "x.mp4", [0, 0, 1])] == [0, 0, 1]
     with pytest.raises(ValueError, match=r"x.mp4 must have the frames \[0, 10\]"):
         frames_at(tmp_path / "x.mp4", [0, 10])
+
+
+def test_a_contact_sheet_of_many_episodes_shows_the_first_and_says_so(tmp_path, monkeypatch):
+    with video_file(tmp_path / "x.mp4", 30) as add_frame:
+        for _ in range(2):
+            add_frame(np.zeros((32, 48, 3), np.uint8))
+    seen = []
+    real = Figure.suptitle
+    monkeypatch.setattr(Figure, "suptitle", lambda figure, text, **kwargs: seen.append(text) or real(figure, text))
+    monkeypatch.setattr(visualize_sheet, "MAX_ROWS", 2)
+    for n in (2, 3):
+        episodes = [Episode(tmp_path / "x.mp4", 0.0, 1, is_cut=False)] * n
+        visualize_sheet.draw_contact_sheet(episodes, "run", tmp_path / f"{n}.png")
+    assert seen == ["run", "run, the first 2 of 3 episodes"]
+    assert imread(tmp_path / "2.png").shape == imread(tmp_path / "3.png").shape
 
 
 @pytest.mark.parametrize(("display", "given"), [(None, None), (":0", None), (None, "osmesa")])
