@@ -211,3 +211,25 @@ def test_an_environment_of_its_own_shows_what_the_training_sees(make, stack):
         if isinstance(training, VecNormalize):
             training.training = False
         ours, theirs = own.step([0])[0], training.step([0])[0]
+
+
+def test_an_environment_of_its_own_is_seeded():
+    training = DummyVecEnv([lambda: gym.make("Pendulum-v1")])
+    for seed in (3, 4):
+        own = own_environment("Pendulum-v1", training, seed=seed)
+        assert np.array_equal(own.reset()[0], gym.make("Pendulum-v1").reset(seed=seed)[0])
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(clip_obs=0.5), dict(epsilon=3.0), dict(norm_obs=False), dict(norm_reward=False, gamma=0.5)]
+)
+def test_an_environment_of_its_own_normalises_with_the_trainings_settings(settings):
+    training = VecNormalize(DummyVecEnv([CountingEnv] * 2), **settings)
+    training.reset()
+    for _ in range(9):
+        training.step([0, 0])
+    own = own_environment(CountingEnv, training, seed=0)
+    raw = np.array([[70.0, -3.0]], np.float32)
+    assert np.array_equal(own.normalize_obs(raw), training.normalize_obs(raw))
+    own.reset()
+    assert own.step([0])[1] == 1.0  # rewards as they are
