@@ -23,7 +23,10 @@ from sb3_ppo_notes.formulas.checks import (
     InvalidTypeError,
     InvalidValueError,
     check_choice,
+    check_flag,
+    check_fraction,
     check_integer,
+    check_positive,
 )
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.train_zoo import parsed_dict, zoo_config
@@ -115,7 +118,27 @@ class RunConfig:
         if not isinstance(self.normalize, bool):
             if not isinstance(self.normalize, dict):
                 raise InvalidTypeError(f"normalize must be true, false or names and values, got {self.normalize!r}")
-            check_known("normalize", self.normalize, list(inspect.signature(VecNormalize.__init__).parameters)[2:])
+            check_normalize(self.normalize)
+
+
+def check_normalize(arguments: dict[str, Any]) -> None:
+    """Refuse what ``VecNormalize`` would take and stumble over later.
+
+    :param arguments: names and values.
+    :raises ValueError: naming the argument.
+    """
+    check_known("normalize", arguments, list(inspect.signature(VecNormalize.__init__).parameters)[2:])
+    for key, value in arguments.items():
+        name = f"normalize.{key}"
+        if key in ("clip_obs", "clip_reward", "epsilon"):
+            check_positive(name, value)
+        elif key == "gamma":
+            check_fraction(name, value)
+        elif key == "norm_obs_keys":
+            if not (value is None or (isinstance(value, list) and all(isinstance(part, str) for part in value))):
+                raise InvalidTypeError(f"{name} must be a list of words, got {value!r}")
+        else:
+            check_flag(name, value)
 
 
 KEYS = tuple(key.name for key in dataclasses.fields(RunConfig))

@@ -38,12 +38,18 @@ def built_model(config: RunConfig) -> OnPolicyAlgorithm:
     if "policy_kwargs" in arguments:
         arguments["policy_kwargs"] = with_classes(arguments["policy_kwargs"])
     algorithm = ALGORITHMS[config.algo]
+    policy = config.policy
+    if policy is not None:
+        check_policy(policy, env.observation_space)
     model: OnPolicyAlgorithm
-    if config.recipe is None:
-        model = algorithm(config.policy or suggested_policy(env.observation_space), env, **arguments)
-    else:
-        policy = {} if config.policy is None else {"policy": config.policy}
-        model = algorithm.from_recipe(config.recipe, env, **policy, **arguments)
+    try:
+        if config.recipe is None:
+            model = algorithm(policy or suggested_policy(env.observation_space), env, **arguments)
+        else:
+            given = {} if policy is None else {"policy": policy}
+            model = algorithm.from_recipe(config.recipe, env, **given, **arguments)
+    except NotImplementedError as error:  # SB3's word for a space that it has no network for
+        raise InvalidValueError(f"env {config.env!r} must have spaces that SB3 knows: {error}") from error
     return model
 
 
@@ -101,7 +107,7 @@ def check_environment(config: RunConfig, render: bool = False) -> None:
         made_environment(gym.make(config.env, **config.env_kwargs), verbose=0).close()
         if render:
             _check_rendering(config)
-    except gym.error.DependencyNotInstalled as error:
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
         package = re.search(r"gymnasium\[[\w-]+\]", str(error))
         line = str(error).splitlines()[0]
         raise InvalidValueError(
@@ -155,6 +161,24 @@ def suggested_policy(space: spaces.Space[Any]) -> str:
     if isinstance(space, spaces.Dict):
         return "MultiInputPolicy"
     return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+def check_policy(policy: str, space: spaces.Space[Any]) -> None:
+    """Refuse a policy that cannot see.
+
+    :param policy: its name.
+    :param space: of the observations.
+    :raises ValueError: if it is for other observations.
+    """
+    is_fitting = {
+        "Multi": isinstance(space, spaces.Dict),
+        # With normalize_images=False they are numbers between 0 and 1.
+        "Cnn": is_image_space(space, normalized_image=True),
+        "Mlp": not isinstance(space, spaces.Dict),
+    }
+    kind = next((kind for kind in is_fitting if policy.startswith(kind)), None)
+    if kind is not None and not is_fitting[kind]:
+        raise InvalidValueError(f"policy must be one for observations of {space}, got {policy!r}")
 
 
 def with_classes(policy_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,18 @@ def test_an_environment_that_computes_all_at_once_is_watched_in_single_ones(tmp_
     ]
 
 
+@pytest.mark.parametrize("env", ["normalised lean", "normalised gymnasium", "streaming gymnasium"])
+def test_all_normalise_with_what_the_training_has_learned_so_far(env, tmp_path):
+    model = built("NotesPPO", env)
+    phases = PhasesCallback([Phase("train", 32, is_training=True), Phase("eval", 5)], CountingEnv)
+    video = VideoCallback(lambda: CountingEnv(render_mode="rgb_array"), tmp_path, every=32)
+    solved = StopWhenSolved(100.0, n_episodes=1, env=CountingEnv, every=32)
+    model.learn(32, callback=[phases, video, solved])
+    for own in (phases._own_env, video._stage.env, solved._own_env):
+        for ours, theirs in zip(statistics(own)[:3], statistics(model.get_env())[:3], strict=True):
+            assert np.array_equal(ours, theirs)
+
+
 class Pictures(gym.Env):
     """Its observation is a picture, brighter with every step."""
 

@@ -310,6 +310,36 @@ def test_a_package_that_is_missing_is_named(env, raised, package, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("env: Blackjack-v1", "env 'Blackjack-v1' must have spaces that SB3 knows: Tuple"),
+        ("env: CartPole-v1\npolicy: CnnPolicy", "policy must be one for observations of Box"),
+        ("env: CartPole-v1\nnormalize: {clip_obs: x}", "normalize.clip_obs must be > 0 and finite, got str 'x'"),
+        ("env: CartPole-v1\nhyperparameters: {n_steps: 0}", "n_steps must be"),
+        ("env: CartPole-v1\nhyperparameters: {policy_kwargs: {net_arch: abc}}", ""),
+        ("env: CartPole-v1\nhyperparameters: {policy_kwargs: {log_std: 0}}", ""),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_leaves_nothing_behind(text, line, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(text)
+    assert main(["train", "--config", "bad.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {line}")
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+def test_a_module_that_an_environment_wants_is_named(monkeypatch):
+    def make(*args, **kwargs):
+        raise ModuleNotFoundError("No module named 'jax'")
+
+    monkeypatch.setattr(train_model.gym, "make", make)
+    with pytest.raises(ValueError, match="env 'phys2d/CartPole-v1': No module named 'jax'"):
+        check_environment(RunConfig(name="x", env="phys2d/CartPole-v1"))
+
+
+@pytest.mark.parametrize(
     ("env", "wrapper", "missing", "package"),
     [
         ("PongNoFrameskip-v4", [], "ale_py", "gymnasium[atari]"),

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import nn, optim
 
 from sb3_ppo_notes.runs.train_config import SHIPPED, RunConfig, read_config, settled, written
-from sb3_ppo_notes.runs.train_model import suggested_policy, with_classes
+from sb3_ppo_notes.runs.train_model import check_policy, suggested_policy, with_classes
 from sb3_ppo_notes.runs.train_weights import count_weights, weights_table
 from sb3_ppo_notes.runs.train_zoo import parsed_dict
 
@@ -231,6 +231,11 @@ def test_names_become_classes_and_unknown_ones_are_refused():
         ("env: CartPole-v1\nhyperparameters: {rule: 4}", "hyperparameters must not hold the unknown key 'rule'"),
         ("env: CartPole-v1\nnormalize: {norm: 4}", "normalize must not hold the unknown key 'norm'"),
         ("env: CartPole-v1\nnormalize: 4", "normalize must be true, false or names and values, got 4"),
+        ("env: CartPole-v1\nnormalize: {clip_obs: x}", "normalize.clip_obs must be > 0 and finite, got str 'x'"),
+        ("env: CartPole-v1\nnormalize: {epsilon: 0}", "normalize.epsilon must be > 0 and finite, got 0"),
+        ("env: CartPole-v1\nnormalize: {gamma: 7}", "normalize.gamma must be in [0, 1], got 7"),
+        ("env: CartPole-v1\nnormalize: {norm_obs: 1}", "normalize.norm_obs must be True or False, got int 1"),
+        ("env: CartPole-v1\nnormalize: {norm_obs_keys: a}", "normalize.norm_obs_keys must be a list of words, got 'a'"),
         ("env: CartPole-v1\nalgo: sac", "algo must be one of 'ppo', 'a2c', got 'sac'"),
         ("env: CartPole-v1\npolicy: Mlp", "policy must be one of 'MlpPolicy'"),
         ("env: CartPole-v1\nhyperparameters: 4", "hyperparameters must be names and values, got 4"),
@@ -341,7 +346,31 @@ def test_the_table_of_weights_sums_up_modules():
     assert [list(column.cells) for column in table.columns] == [["a", "foo", "foo.bar", "all"], ["6", "10", "2", "18"]]
 
 
+PLAIN, IMAGE = spaces.Box(-1, 1, (4,)), spaces.Box(0, 255, (36, 36, 3), "uint8")
+
+
+@pytest.mark.parametrize(
+    ("policy", "space", "is_fitting"),
+    [
+        ("MlpPolicy", PLAIN, True),
+        ("MlpLstmPolicy", IMAGE, True),
+        ("MlpPolicy", spaces.Dict(a=PLAIN), False),
+        ("CnnPolicy", IMAGE, True),
+        ("CnnLstmPolicy", spaces.Box(0, 1, (3, 36, 36)), True),
+        ("CnnPolicy", PLAIN, False),
+        ("MultiInputPolicy", spaces.Dict(a=PLAIN), True),
+        ("MultiInputLstmPolicy", PLAIN, False),
+    ],
+)
+def test_a_policy_that_cannot_see_is_refused(policy, space, is_fitting):
+    if is_fitting:
+        check_policy(policy, space)
+        return
+    with pytest.raises(ValueError, match=f"policy must be one for observations of .*, got '{policy}'"):
+        check_policy(policy, space)
+
+
 def test_policies_are_suggested_by_observations():
-    image = spaces.Box(0, 255, (36, 36, 3), "uint8")
+    image = IMAGE
     assert suggested_policy(image) == "CnnPolicy"
     assert suggested_policy(spaces.Dict(a=image)) == "MultiInputPolicy"
