@@ -9,8 +9,9 @@ import tyro
 from sb3_ppo_notes.runs.bench import Bench
 from sb3_ppo_notes.runs.compare import Compare
 from sb3_ppo_notes.runs.train import Train
+from sb3_ppo_notes.runs.visualize import Visualize
 
-COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "compare": Compare, "bench": Bench}
+COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "compare": Compare, "visualize": Visualize, "bench": Bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
