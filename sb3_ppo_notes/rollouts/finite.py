@@ -8,7 +8,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, NonFiniteError
 
 
 def check_finite(what: str, array: Any, step: int) -> None:
@@ -32,6 +32,16 @@ def check_finite(what: str, array: Any, step: int) -> None:
         f"{what} must be finite, got {array[position]}{place} from environment {position[0]} at step {step}; "
         "nothing was learned from it"
     )
+
+
+def check_reward(reward: Any) -> None:
+    """Refuse what NumPy would turn into a number, or into a NaN, though it is none: ``"1"``, ``None``.
+
+    :param reward: of one environment, as it paid it.
+    :raises TypeError: if it is no number.
+    """
+    if type(reward) is not float and (reward is None or isinstance(reward, str | bytes)):
+        raise InvalidTypeError(f"reward must be a number, got {type(reward).__name__} {reward!r}")
 
 
 class FiniteGuard:
