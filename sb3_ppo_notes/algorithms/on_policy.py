@@ -20,6 +20,7 @@ from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
+from sb3_ppo_notes.rollouts.restarts import restarts_of
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.schedules import value_at
 
@@ -157,6 +158,9 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             self._log_learning_rate()
         if isinstance(rule.policy_objective, KLPenalty):
             self.logger.record("notes/kl_coef", coefficients.kl_coef)
+        restarts = restarts_of(self.env)
+        if restarts is not None:
+            self.logger.record("notes/env_restarts", restarts)
         self._log(self.last_report, rule)
         self.watchers.tell("on_update", self.last_report)
 

@@ -8,7 +8,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, NonFiniteError
+from sb3_ppo_notes.formulas.checks import NonFiniteError
 
 
 def check_finite(what: str, array: Any, step: int) -> None:
@@ -41,7 +41,7 @@ def check_reward(reward: Any) -> None:
     :raises TypeError: if it is no number.
     """
     if type(reward) is not float and (reward is None or isinstance(reward, str | bytes)):
-        raise InvalidTypeError(f"reward must be a number, got {type(reward).__name__} {reward!r}")
+        raise TypeError(f"reward must be a number, got {type(reward).__name__} {reward!r}")
 
 
 class FiniteGuard:

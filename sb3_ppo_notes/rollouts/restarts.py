@@ -3,6 +3,9 @@
 import logging
 import time
 from collections import Counter, deque
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_ppo_notes.rollouts.worker_errors import EnvWorkerError
 
@@ -50,3 +53,14 @@ class RestartBudget:
         each = ", ".join(f"environment {number}: {count}" for number, count in sorted(counts.items()))
         message = f"{error}; it is not restarted, because {self._allowed} are used up ({each or 'none is allowed'})"
         return type(error)(message, index, error.traceback, error.exitcode, error.kind)
+
+
+def restarts_of(env: Any) -> int | None:
+    """How many broken environments have been built anew.
+
+    :param env: the training environments, wrapped or not.
+    :return: ``None`` if they do not count, because they cannot be restarted.
+    """
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return getattr(env, "restarts", None)

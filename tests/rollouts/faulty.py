@@ -100,6 +100,12 @@ class CrashingCartPole(CartPoleEnv):
         self.p_crash = p_crash
         self.dice = np.random.default_rng()
 
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            # Given by the seed, so that a whole run can be repeated, faults included.
+            self.dice = np.random.default_rng(seed)
+        return super().reset(seed=seed, options=options)
+
     def step(self, action):
         if self.dice.random() < self.p_crash:
             fail(self.dice.choice(["raise", "exit", "sigkill"]))
