@@ -59,6 +59,9 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         the eager ones up to rounding. Needs a C++ compiler; what it cannot take stays eager, and the log says why.
     :param precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``: what the networks compute in (autocast); weights
         and optimiser stay in float32. float16 scales its loss and leaves out steps that overflow.
+    :param on_nonfinite: what a loss, a gradient or a weight that is NaN or infinite leads to: ``"raise"`` a
+        NonFiniteError, or ``"skip_update"``: leave out that step (if it is a weight: undo the update), count it as
+        ``notes/skipped_updates``, and raise only after ten updates of which nothing was left.
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -95,15 +98,26 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         action_masking: bool = False,
         compile: bool = False,
         precision: str = "float32",
+        on_nonfinite: str = "raise",
     ):
-        names = ("self", "__class__", "rule", "action_masking", "compile", "precision", "rms_prop_eps", "use_rms_prop")
+        names = (
+            "self",
+            "__class__",
+            "rule",
+            "action_masking",
+            "compile",
+            "precision",
+            "on_nonfinite",
+            "rms_prop_eps",
+            "use_rms_prop",
+        )
         arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
         check_arguments({"rms_prop_eps": rms_prop_eps, "use_rms_prop": use_rms_prop})
         if use_rms_prop and "optimizer_class" not in (policy_kwargs or {}):
             settings = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
             rms_prop = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": settings}
             arguments["policy_kwargs"] = (policy_kwargs or {}) | rms_prop
-        self._construct(arguments, rule, action_masking, compile, precision)
+        self._construct(arguments, rule, action_masking, compile, precision, on_nonfinite)
         if _init_setup_model:
             self._setup_model()
 

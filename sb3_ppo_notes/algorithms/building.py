@@ -15,6 +15,7 @@ from sb3_ppo_notes.algorithms.arguments import check_arguments, check_rollout_si
 from sb3_ppo_notes.algorithms.compiled import Compiler
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
+from sb3_ppo_notes.algorithms.nonfinite import CHOICES
 from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
@@ -30,7 +31,7 @@ from sb3_ppo_notes.policies.recurrent import (
     NotesRecurrentPolicy,
     States,
 )
-from sb3_ppo_notes.rollouts import NotesDictRolloutBuffer, NotesRolloutBuffer, guard_normalizer
+from sb3_ppo_notes.rollouts import NotesDictRolloutBuffer, NotesRolloutBuffer, guard_environments
 from sb3_ppo_notes.rules import UpdateRule
 from sb3_ppo_notes.rules.state import RuleState
 
@@ -80,6 +81,14 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     gradient_steps: dict[str, GradientSteps]
     #: Callbacks of the current run that want to see its updates.
     watchers: Watchers
+    #: What a loss, gradient or weight that is not finite leads to.
+    on_nonfinite: str = "raise"
+    #: Steps left out because something was not finite, in all updates so far ...
+    skipped_updates: int = 0
+    #: ... and how many updates in a row have taken no step for that reason.
+    barren_updates: int = 0
+    #: The last checkpoint written of this model: set by whoever writes one, named in errors.
+    last_checkpoint_path: Any = None
     _given_rule: UpdateRule | None = None
     #: What a recurrent policy remembers of each training environment.
     _last_states: States | None = None
@@ -91,6 +100,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         action_masking: bool,
         compile: bool,
         precision: str,
+        on_nonfinite: str,
     ) -> None:
         """The constructor's common half.
 
@@ -99,10 +109,12 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         :param action_masking: whether the environments say which actions are allowed.
         :param compile: whether updates and acting are compiled.
         :param precision: what the networks compute in.
+        :param on_nonfinite: what a loss, gradient or weight that is not finite leads to.
         """
         check_flag("action_masking", action_masking)
         check_flag("compile", compile)
         check_choice("precision", precision, tuple(PRECISIONS))
+        check_choice("on_nonfinite", on_nonfinite, CHOICES)
         if not (rule is None or isinstance(rule, UpdateRule)):
             raise InvalidTypeError(f"rule must be an UpdateRule or None, got {rule!r}")
         is_new = arguments.pop("_init_setup_model")
@@ -126,6 +138,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         self.action_masking = action_masking
         self.compile = compile
         self.precision = precision
+        self.on_nonfinite = on_nonfinite
         if rule is not None:
             take_arguments_from(rule, self)
         if env is not None:
@@ -231,6 +244,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
             "compiler",
             "gradient_steps",
             "watchers",
+            "last_checkpoint_path",
             *said_by_rule,
         ]
 
@@ -250,4 +264,4 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        return guard_normalizer(OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper))
+        return guard_environments(OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper))

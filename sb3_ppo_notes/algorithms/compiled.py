@@ -131,6 +131,7 @@ class CompiledSteps:
         :param coefficients: ent_coef, vf_coef and β.
         """
         self.steps.adopt_all()
+        self.steps.remember()
         self.numbers = numbers_of(rule, coefficients).to(self.compiler.policy.device)
         self.others = [tensor.detach() for tensor in self._untrained]
         made_for = rule, coefficients.has_bonus, self.steps.phase.max_grad_norm

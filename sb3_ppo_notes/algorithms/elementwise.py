@@ -185,6 +185,23 @@ class FlatOptimizer:
             maximize=False,
         )
 
+    def remembered(self) -> tuple[list[th.Tensor], int]:
+        """Copies of everything that a step changes.
+
+        :return: for :meth:`restore`.
+        """
+        return [vector.clone() for vector in (self.weights.vector, *self.state)], self.n_steps
+
+    def restore(self, remembered: tuple[list[th.Tensor], int]) -> None:
+        """Go back to what was remembered.
+
+        :param remembered: by :meth:`remembered`.
+        """
+        copies, self.n_steps = remembered
+        th._foreach_copy_((self.weights.vector, *self.state), copies)
+        self._counts.fill_(self.n_steps)
+        self.give_back()
+
     def give_back(self) -> None:
         """Show the state where ``optimizer.state_dict()`` looks for it: as views of the vectors."""
         if self.n_steps == 0:

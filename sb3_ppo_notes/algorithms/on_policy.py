@@ -13,13 +13,15 @@ from sb3_ppo_notes.algorithms.arguments import check_learn_arguments
 from sb3_ppo_notes.algorithms.building import BuiltFromArguments
 from sb3_ppo_notes.algorithms.compiled import CompiledActing, Compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
+from sb3_ppo_notes.algorithms.nonfinite import name_checkpoint
 from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
-from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
+from sb3_ppo_notes.rollouts.restarts import restarts_of
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.schedules import value_at
 
@@ -157,6 +159,9 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             self._log_learning_rate()
         if isinstance(rule.policy_objective, KLPenalty):
             self.logger.record("notes/kl_coef", coefficients.kl_coef)
+        restarts = restarts_of(self.env)
+        if restarts is not None:
+            self.logger.record("notes/env_restarts", restarts)
         self._log(self.last_report, rule)
         self.watchers.tell("on_update", self.last_report)
 
@@ -207,14 +212,18 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if self.env is None:
             raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
         before = self.last_report
-        super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type]
-            tb_log_name,
-            reset_num_timesteps,
-            progress_bar,
-        )
+        try:
+            super().learn(
+                total_timesteps,
+                callback,
+                log_interval,  # type: ignore[arg-type]
+                tb_log_name,
+                reset_num_timesteps,
+                progress_bar,
+            )
+        except NonFiniteError as error:
+            name_checkpoint(error, self.last_checkpoint_path)
+            raise
         if log_interval is not None and self.last_report is not before:
             dump_last_update(self.logger, self.num_timesteps)
         return self

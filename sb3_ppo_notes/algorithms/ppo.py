@@ -70,6 +70,9 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         the eager ones up to rounding. Needs a C++ compiler; what it cannot take stays eager, and the log says why.
     :param precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``: what the networks compute in (autocast); weights
         and optimiser stay in float32. float16 scales its loss and leaves out steps that overflow.
+    :param on_nonfinite: what a loss, a gradient or a weight that is NaN or infinite leads to: ``"raise"`` a
+        NonFiniteError, or ``"skip_update"``: leave out that step (if it is a weight: undo the update), count it as
+        ``notes/skipped_updates``, and raise only after ten updates of which nothing was left.
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -109,10 +112,11 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         action_masking: bool = False,
         compile: bool = False,
         precision: str = "float32",
+        on_nonfinite: str = "raise",
     ):
-        names = ("self", "__class__", "rule", "action_masking", "compile", "precision")
+        names = ("self", "__class__", "rule", "action_masking", "compile", "precision", "on_nonfinite")
         arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
-        self._construct(arguments, rule, action_masking, compile, precision)
+        self._construct(arguments, rule, action_masking, compile, precision, on_nonfinite)
         if _init_setup_model:
             self._setup_model()
 

@@ -66,6 +66,15 @@ class UpdateRecord:
         loss, policy_loss, value_loss, entropy_loss = (each.detach() for each in terms[:4])
         self._terms.append(LossTerms(loss, policy_loss, value_loss, entropy_loss, terms.log_ratio, terms.exact_kl))
 
+    def forget(self) -> None:
+        """Forget everything: the update has been undone."""
+        self.epochs, self.norms, self.kl_after = [], [], []
+        self._open, self._terms, self._rows, self._gradients = [], [], [], []
+
+    def drop_minibatch(self) -> None:
+        """Forget the minibatch noted last: it is not finite, and would be all that is left of every mean."""
+        self._terms.pop()
+
     def add_row(self, row: th.Tensor) -> None:
         """Note what a compiled step gave.
 
@@ -139,6 +148,9 @@ class UpdateRecord:
         :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
         :return: nats; float32.
         """
+        if not self.epochs:
+            # Every minibatch was skipped.
+            return np.float32(math.nan)
         return np.float32(th.from_numpy(self.epochs[-1][estimator]).mean().item())
 
     def report(self, window: Window = "update", **known: Any) -> UpdateReport:

@@ -9,6 +9,7 @@ import torch as th
 
 from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
 from sb3_ppo_notes.algorithms.optimizers import Phase
+from sb3_ppo_notes.algorithms.undo import Undo
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.towers import TowerPass
 
@@ -45,6 +46,10 @@ class GradientSteps:
         #: The vectors of the update before: taken up again if nobody has touched what they show.
         self._kept: FlatOptimizer | None = None
         self._is_decided = False
+        #: What to go back to if this update's steps turn out to have spoilt the weights; ``None`` before the first.
+        self.undo: Undo | None = None
+        #: Steps left out because float16 was too small for them.
+        self.overflows = 0
 
     def begin(self, phase: Phase) -> None:
         """Begin another update.
@@ -53,6 +58,11 @@ class GradientSteps:
         """
         self.phase = phase
         self._is_decided = False
+        self.undo = None
+
+    def remember(self) -> None:
+        """Keep what to go back to, once in an update, before its first step."""
+        self.undo = self.undo or Undo(self.phase.optimizer, self._flat)
 
     def belongs_to(self, phase: Phase) -> bool:
         """Whether these can take the steps of a phase.
@@ -79,9 +89,9 @@ class GradientSteps:
         """
         loss_value = loss.item()
         if not math.isfinite(loss_value):
-            raise NonFiniteError(f"loss must be finite, got {loss_value} {place}; the weights were not touched")
+            raise NonFiniteError(f"loss must be finite, got {loss_value} {place}")
         if self.scaler is not None:
-            return self._scaled_step(loss, self.scaler)
+            return self._scaled_step(loss, self.scaler, place)
         if towers is not None:
             gradients: Sequence[th.Tensor | None] = towers.gradients(loss, self.parameters)
         elif any(map(is_watched, self.parameters)):
@@ -93,6 +103,7 @@ class GradientSteps:
         flat, found = self._flat, [gradient for gradient in gradients if gradient is not None]
         if flat is None or len(found) < len(self.parameters):
             return self._call_optimizer(gradients, place)
+        self.remember()
         with th.no_grad():
             th._foreach_copy_(flat.gradient.parts, found)
             parts, norm = _norms(flat.gradient.parts, place)
@@ -137,21 +148,29 @@ class GradientSteps:
         for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
             parameter.grad = part
 
-    def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler) -> GradientNorm:
+    def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler, place: str) -> GradientNorm:
         """Scale, backward, unscale, clip, step, update: the clip is on the true gradient, and an overflow skips the
-        step and halves the scale.
+        step and halves the scale. What is not finite without any scale is no overflow.
         """
+        self.remember()
         optimizer = self.phase.optimizer
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         parts = self._norms_of_all()
         norm = th.linalg.vector_norm(parts)
+        if scaler.get_scale() <= 1.0 and not th.isfinite(norm):
+            # Halved again and again, the scale would end at 0.
+            scaler.update(1.0)
+            raise NonFiniteError(f"gradient must be finite, got norm {norm.item()} {place}")
         if self.phase.max_grad_norm is not None:
             th.nn.utils.clip_grads_with_norm_(self.parameters, self.phase.max_grad_norm, norm)
         scaler.step(optimizer)
         scaler.update()
-        return GradientNorm(norm.item(), parts) if th.isfinite(norm) else GradientNorm(0.0, th.zeros_like(parts))
+        if th.isfinite(norm):
+            return GradientNorm(norm.item(), parts)
+        self.overflows += 1
+        return GradientNorm(0.0, th.zeros_like(parts))
 
     def _norms_of_all(self) -> th.Tensor:
         gradients = [parameter.grad for parameter in self.parameters]
@@ -165,6 +184,7 @@ class GradientSteps:
         :param source: the loss, or the gradients where they are known already.
         """
         self.finish()
+        self.remember()
         self.phase.optimizer.zero_grad()
         if isinstance(source, th.Tensor):
             source.backward()  # type: ignore[no-untyped-call]
@@ -206,7 +226,7 @@ def _norms(gradients: list[th.Tensor], place: str) -> tuple[th.Tensor, th.Tensor
     parts = th.stack(th._foreach_norm(gradients))
     norm: th.Tensor = th.linalg.vector_norm(parts)
     if not math.isfinite(norm.item()):
-        raise NonFiniteError(f"gradient must be finite, got norm {norm.item()} {place}; the weights were not touched")
+        raise NonFiniteError(f"gradient must be finite, got norm {norm.item()} {place}")
     return parts, norm
 
 

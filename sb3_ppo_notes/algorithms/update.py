@@ -3,48 +3,29 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 
-from sb3_ppo_notes.algorithms.compiled import CompiledSteps, Compiler
-from sb3_ppo_notes.algorithms.loss import LossCoefficients, mean_kl, minibatch_loss, policy_part, value_part
+from sb3_ppo_notes.algorithms.compiled import CompiledSteps
+from sb3_ppo_notes.algorithms.learner import Learner
+from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, mean_kl, minibatch_loss, policy_part, value_part
+from sb3_ppo_notes.algorithms.nonfinite import Safeguard, UpdateAbandoned
 from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.record import UpdateRecord, Window
 from sb3_ppo_notes.algorithms.report import Scale, UpdateReport
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
-from sb3_ppo_notes.algorithms.watching import Watchers
+from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.towers import TowerPass, towers_of
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules import EarlyStop, KLPenalty, UpdateRule
-from sb3_ppo_notes.rules.state import RuleState
-
-
-class Learner(Protocol):
-    """What the update needs of an algorithm."""
-
-    policy: ActorCriticPolicy
-    rollout_buffer: RolloutBuffer
-    num_timesteps: int
-    verbose: int
-    rule_state: RuleState
-    device: th.device
-    #: Compiles the steps; ``None`` for eager ones.
-    compiler: Compiler | None
-    precision: str
-    #: Takes the eager steps of each phase.
-    gradient_steps: dict[str, GradientSteps]
-    #: Callbacks that want to see the update.
-    watchers: Watchers
-    _n_updates: int
 
 
 class Update:
@@ -62,13 +43,14 @@ class Update:
         self.coefficients = coefficients
         self.batch_size = batch_size
         self.record = UpdateRecord(getattr(rule.policy_objective, "clip_range", math.inf))
+        self.safeguard = Safeguard(learner)
 
     def run(self, phases: Sequence[Phase]) -> UpdateReport:
         """Do it.
 
         :param phases: one for actor and critic together, or first one for the actor and then one for the critic.
         :return: what happened, in numbers.
-        :raises NonFiniteError: if a loss or a gradient is not finite; the step it would have made is not taken.
+        :raises NonFiniteError: if a loss, a gradient or a weight is not finite; the step is not taken, or undone.
         """
         if isinstance(self.learner.rollout_buffer, NotesRolloutBuffer):
             # A callback may have changed an argument since the rollout began.
@@ -85,12 +67,18 @@ class Update:
             self.compiled = self._compiled_steps(phase)
             owners = owners_of(self.learner.policy, self.steps.parameters)
             self.record.begin_phase(owners, phase.max_grad_norm)
+            self.safeguard.begin(self.steps)
             try:
                 self._run_phase(phase)
+                self.safeguard.end()
+            except UpdateAbandoned:
+                self.record.forget()
+                break
             finally:
                 self.steps.finish()
             if self.record.update_is_stopped:
                 break
+        self.safeguard.conclude(len(self.record.norms))
         self._adapt_penalty()
         return self._update_report(phases[0])
 
@@ -172,7 +160,7 @@ class Update:
                 return False
             return True
         loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
-        self._step(loss, epoch, number, towers)
+        self._step(loss, epoch, number, towers, terms)
         return False
 
     def _critic_epoch(self, phase: Phase, epoch: int) -> bool:
@@ -189,9 +177,21 @@ class Update:
     def _value_loss(self, minibatch: Any) -> th.Tensor:
         return value_part(self.learner.policy, minibatch, self.rule, self.coefficients)
 
-    def _step(self, loss: th.Tensor, epoch: int, number: int, towers: TowerPass | None = None) -> None:
+    def _step(
+        self,
+        loss: th.Tensor,
+        epoch: int,
+        number: int,
+        towers: TowerPass | None = None,
+        terms: LossTerms | None = None,
+    ) -> None:
         place = f"in epoch {epoch}, minibatch {number} of the update at step {self.learner.num_timesteps}"
-        self.record.add_gradient(self.steps.take(loss, place, towers))
+        try:
+            self.record.add_gradient(self.steps.take(loss, place, towers))
+        except NonFiniteError as error:
+            self.safeguard.meet(error, loss, terms)
+            if terms is not None:
+                self.record.drop_minibatch()
 
     # -- what is reported ----------------------------------------------------------------------------------------
 

@@ -2,17 +2,22 @@
 
 from sb3_ppo_notes.rollouts.buffers import NotesDictRolloutBuffer, NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.collector import collect_rollouts
-from sb3_ppo_notes.rollouts.finite import FiniteGuard, guard_normalizer
+from sb3_ppo_notes.rollouts.finite import FiniteGuard, guard_environments
 from sb3_ppo_notes.rollouts.lean_vec_env import LeanVecEnv
+from sb3_ppo_notes.rollouts.supervised_vec_env import SupervisedVecEnv
 from sb3_ppo_notes.rollouts.vector_env import GymnasiumVecEnv, make_gymnasium_vec
+from sb3_ppo_notes.rollouts.worker_errors import EnvWorkerError, EnvWorkerTimeoutError
 
 __all__ = [
+    "EnvWorkerError",
+    "EnvWorkerTimeoutError",
     "FiniteGuard",
     "GymnasiumVecEnv",
     "LeanVecEnv",
     "NotesDictRolloutBuffer",
     "NotesRolloutBuffer",
+    "SupervisedVecEnv",
     "collect_rollouts",
-    "guard_normalizer",
+    "guard_environments",
     "make_gymnasium_vec",
 ]

@@ -13,13 +13,14 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
-from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.actor_critic import values_of
 from sb3_ppo_notes.policies.masks import gathered_masks
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy, Recurrence, States
+from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
-from sb3_ppo_notes.rollouts.finite import check_finite
+from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
+from sb3_ppo_notes.rollouts.places import add_place
 
 
 def collect_rollouts(
@@ -77,7 +78,8 @@ def collect_rollouts(
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
         last_values = values_of(model.policy, last_obs, _recurrence(model, model._last_episode_starts))
-    _check_policy_output(rollout_buffer, last_values, model.num_timesteps)
+    check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
+    warn_of_far_observations(model, env, rollout_buffer)
     if _will_recompute(rollout_buffer):
         rollout_buffer.note_end(model._last_obs, step["dones"])
     rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])
@@ -119,6 +121,7 @@ class _Stepping:
         with th.no_grad():
             choice = self.acting.choose(obs_tensor, mask_tensor, recurrence)
             sampled = choice.actions.cpu().numpy()
+            check_actions(sampled, model.policy, model.num_timesteps)
             clipped_actions = environment_actions(model.policy, sampled)
             # While environments in other processes compute, the critic speaks and the buffer is written.
             if self._is_split:
@@ -128,7 +131,11 @@ class _Stepping:
             actions = sampled.reshape(-1, 1) if self.is_discrete else sampled
             starts = model._last_episode_starts
             self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
-        new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
+        try:
+            new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
+        except Exception as error:
+            add_place(error, clipped_actions, model.num_timesteps + env.num_envs)
+            raise
         check_finite("reward", rewards, model.num_timesteps + env.num_envs)
         check_finite("observation", new_obs, model.num_timesteps + env.num_envs)
         return {
@@ -235,7 +242,7 @@ def _terminal_values(
     """V(last observation) of each truncated episode, 0 elsewhere: ``[B]``."""
     values = np.zeros(n_envs, dtype=np.float32)
     for index, observation in truncated:
-        _check_terminal_observation(observation, index)
+        check_terminal_observation(observation, index)
         # One environment at a time, though a batch would be quicker: a matrix product of another shape may round
         # differently.
         with th.no_grad():
@@ -245,31 +252,3 @@ def _terminal_values(
                 recurrence = policy.one_step(own, th.zeros(1, device=policy.device))
             values[index] = values_of(policy, policy.obs_to_tensor(observation)[0], recurrence)[0].item()
     return values
-
-
-def _check_terminal_observation(observation: Any, index: int) -> None:
-    """Refuse a NaN or an infinity in the last observation of an episode: its value would be added to a reward."""
-    parts = observation.values() if isinstance(observation, dict) else [observation]
-    for part in map(np.asarray, parts):
-        if part.dtype.kind == "f" and not np.isfinite(part).all():
-            bad = part[~np.isfinite(part)][0]
-            raise NonFiniteError(
-                f"terminal_observation must be finite, got {bad} from environment {index} at the end of an episode; "
-                "nothing was learned from it"
-            )
-
-
-def _check_policy_output(rollout_buffer: RolloutBuffer, last_values: th.Tensor, step: int) -> None:
-    """Refuse a rollout in which the network itself gave NaN or infinity, before advantages are made of it."""
-    for what in ("values", "log_probs"):
-        stored = getattr(rollout_buffer, what)
-        if not np.isfinite(stored).all():
-            row, environment = (int(index) for index in np.argwhere(~np.isfinite(stored))[0][:2])
-            raise NonFiniteError(
-                f"{what} of the policy must be finite, got {stored[row, environment]} in environment {environment} at "
-                f"row {row} of the rollout that ends at step {step}; the weights were not touched"
-            )
-    if not th.isfinite(last_values).all():
-        raise NonFiniteError(
-            f"values of the policy must be finite, got {last_values.flatten().tolist()} at step {step}"
-        )

@@ -5,7 +5,9 @@ them.
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ppo_notes.formulas.checks import NonFiniteError
@@ -24,7 +26,13 @@ def check_finite(what: str, array: Any, step: int) -> None:
             check_finite(f"{what}[{key!r}]", part, step)
         return
     # Images and other integers cannot be NaN, and looking at each pixel would cost more than the step.
-    if array.dtype.kind != "f" or np.isfinite(array).all():
+    if array.dtype.kind != "f":
+        return
+    if array.dtype.itemsize > 4:
+        # Networks compute in float32, where 1e300 is infinite too.
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    if np.isfinite(array).all():
         return
     position = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
     place = f" at index {position[1:]}" if len(position) > 1 else ""
@@ -32,6 +40,99 @@ def check_finite(what: str, array: Any, step: int) -> None:
         f"{what} must be finite, got {array[position]}{place} from environment {position[0]} at step {step}; "
         "nothing was learned from it"
     )
+
+
+def check_actions(actions: np.ndarray, policy: th.nn.Module, step: int) -> None:
+    """Refuse actions that are not finite before an environment is given them, and answers in kind.
+
+    :param actions: ``[B, ...]``.
+    :param policy: that drew them.
+    :param step: environment steps taken so far, for the message.
+    :raises NonFiniteError: naming the environment, the step, and the weight that is to blame if there is one.
+    """
+    if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        position = tuple(int(index) for index in np.argwhere(~np.isfinite(actions))[0])
+        raise NonFiniteError(
+            f"actions of the policy must be finite, got {actions[position]} for environment {position[0]} at step "
+            f"{step}{_blame(policy)}; no environment was given them"
+        )
+
+
+def check_terminal_observation(observation: Any, index: int) -> None:
+    """Refuse a NaN or an infinity in the last observation of an episode: its value would be added to a reward.
+
+    :param observation: of one environment; an array, or a dict of such.
+    :param index: of the environment.
+    :raises NonFiniteError: naming the environment and, in a dict, the key.
+    """
+    parts = observation.items() if isinstance(observation, dict) else [(None, observation)]
+    for key, part in ((key, np.asarray(part)) for key, part in parts):
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            where = "" if key is None else f"[{key!r}]"
+            raise NonFiniteError(
+                f"terminal_observation{where} must be finite, got {part[~np.isfinite(part)][0]} from environment "
+                f"{index} at the end of an episode; nothing was learned from it"
+            )
+
+
+def check_policy_output(rollout_buffer: RolloutBuffer, last_values: th.Tensor, policy: th.nn.Module, step: int) -> None:
+    """Refuse a rollout in which the network itself gave NaN or infinity, before advantages are made of it.
+
+    :param rollout_buffer: full.
+    :param last_values: ``[B]``, of the observations after it.
+    :param policy: that gave them.
+    :param step: environment steps taken so far, for the message.
+    :raises NonFiniteError: naming what, the environment, the row, and the weight that is to blame if there is one.
+    """
+    for what in ("values", "log_probs"):
+        stored = getattr(rollout_buffer, what)
+        if not np.isfinite(stored).all():
+            row, environment = (int(index) for index in np.argwhere(~np.isfinite(stored))[0][:2])
+            raise NonFiniteError(
+                f"{what} of the policy must be finite, got {stored[row, environment]} in environment {environment} at "
+                f"row {row} of the rollout that ends at step {step}{_blame(policy)}; the weights were not touched"
+            )
+    if not th.isfinite(last_values).all():
+        raise NonFiniteError(
+            f"values of the policy must be finite, got {last_values.flatten().tolist()} at step {step}{_blame(policy)}"
+        )
+
+
+def _blame(policy: th.nn.Module) -> str:
+    bad = first_bad_weight(policy)
+    return "" if bad is None else f" (weight {bad})"
+
+
+def first_bad_weight(policy: th.nn.Module) -> str | None:
+    """Name and value of the first weight, or buffer, that is not finite.
+
+    :param policy: any module.
+    :return: ``None`` if all are finite.
+    """
+    for name, tensor in [*policy.named_parameters(), *policy.named_buffers()]:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name} = {tensor[~tensor.isfinite()][0].item()}"
+    return None
+
+
+def check_reward(reward: Any, index: int | None = None) -> None:
+    """Refuse what NumPy would turn into a number, or into a NaN, though it is none: ``"1"``, ``None``.
+
+    :param reward: of one environment, as it paid it.
+    :param index: of the environment, for the message.
+    :raises TypeError: if it is no number.
+    """
+    if type(reward) is not float and (reward is None or isinstance(reward, str | bytes)):
+        whose = "" if index is None else f" from environment {index}"
+        raise TypeError(f"reward must be a number, got {type(reward).__name__} {reward!r}{whose}")
+
+
+class CheckedRewards(np.ndarray):
+    """The rewards of a ``DummyVecEnv``, one an environment, that take numbers only."""
+
+    def __setitem__(self, index: Any, reward: Any) -> None:
+        check_reward(reward, index if isinstance(index, int) else None)
+        super().__setitem__(index, reward)
 
 
 class FiniteGuard:
@@ -72,11 +173,12 @@ class FiniteGuard:
         return observations, rewards, dones, infos
 
 
-def guard_normalizer(env: VecEnv) -> VecEnv:
-    """Put a :class:`FiniteGuard` under every ``VecNormalize`` that has none yet.
+def guard_environments(env: VecEnv) -> VecEnv:
+    """Put a :class:`FiniteGuard` under every ``VecNormalize`` that has none yet, and :class:`CheckedRewards` into a
+    ``DummyVecEnv``.
 
     This reaches into the caller's environments, on purpose and once: there is no place outside from which the
-    statistics could be saved.
+    statistics could be saved, or a reward be seen before it is converted.
 
     :param env: the training environments.
     :return: the same object.
@@ -89,4 +191,7 @@ def guard_normalizer(env: VecEnv) -> VecEnv:
             wrapper.venv.reset = guard.reset  # type: ignore[method-assign]
             wrapper.venv.step_wait = guard.step_wait  # type: ignore[method-assign]
         wrapper = wrapper.venv
+    if type(wrapper) is DummyVecEnv:
+        # step_wait() returns a copy of them, which is a plain array again.
+        wrapper.buf_rews = wrapper.buf_rews.view(CheckedRewards)
     return env

@@ -9,6 +9,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
+from sb3_ppo_notes.rollouts.finite import check_reward
+
 
 class LeanVecEnv(DummyVecEnv):
     """Environments stepped one after the other in this process, as ``DummyVecEnv`` steps them.
@@ -50,7 +52,9 @@ class LeanVecEnv(DummyVecEnv):
         infos: list[dict[str, Any]] = []
         actions, rows = self.actions, self.buf_obs.get(None)  # type: ignore[call-overload]
         for index, env in enumerate(self.envs):
-            observation, rewards[index], terminated, truncated, info = env.step(actions[index])
+            observation, reward, terminated, truncated, info = env.step(actions[index])
+            check_reward(reward, index)
+            rewards[index] = reward
             info["TimeLimit.truncated"] = truncated and not terminated
             done = dones[index] = terminated or truncated
             if done:

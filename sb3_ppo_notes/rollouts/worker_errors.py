@@ -1,0 +1,126 @@
+"""What is raised when an environment in another process fails: which one, why, and what its own traceback was."""
+
+import signal
+from typing import Any
+
+
+class EnvWorkerError(RuntimeError):
+    """An environment's process raised, died, or could not be asked.
+
+    The message is one line. The traceback from inside the process is ``traceback``, and is shown above this error's
+    own as its cause.
+
+    :param message: names the environment and what it was doing.
+    :param index: of the environment; ``None`` if it is no single one's fault.
+    :param traceback: from inside the process, if it could still write one.
+    :param exitcode: of the process if it has ended; −n if signal n killed it.
+    :param kind: name of the class of the exception that the environment raised, if it did.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        index: int | None = None,
+        traceback: str | None = None,
+        exitcode: int | None = None,
+        kind: str | None = None,
+    ):
+        super().__init__(message)
+        self.index = index
+        self.traceback = traceback
+        self.exitcode = exitcode
+        self.kind = kind
+        if traceback is not None:
+            self.__cause__ = WorkerTraceback(traceback)
+
+    @property
+    def signal(self) -> int | None:
+        """Number of the signal that killed the process, ``None`` if none did."""
+        return -self.exitcode if self.exitcode is not None and self.exitcode < 0 else None
+
+    def __reduce__(self) -> Any:
+        # An exception is pickled as its class and its args: without this, index and traceback would stay behind when
+        # it passes through a process pool.
+        return type(self), (str(self), self.index, self.traceback, self.exitcode, self.kind)
+
+
+class EnvWorkerTimeoutError(EnvWorkerError, TimeoutError):
+    """An environment's process did not answer in time, and was killed."""
+
+
+class WorkerTraceback(Exception):
+    """A traceback of another process, as text."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text}"
+
+
+def raised_in_worker(index: int, doing: str, kind: str, text: str, traceback: str) -> EnvWorkerError:
+    """The error of an environment that raised.
+
+    :param index: of the environment.
+    :param doing: what it was asked to do.
+    :param kind: name of the exception's class.
+    :param text: what the exception says.
+    :param traceback: from inside the process.
+    :return: to be raised.
+    """
+    line = " ".join(text.split())
+    return EnvWorkerError(f"environment {index} raised {kind} in {doing}: {line}", index, traceback, kind=kind)
+
+
+def died(index: int, doing: str, exitcode: int | None) -> EnvWorkerError:
+    """The error of an environment whose process has ended.
+
+    :param index: of the environment.
+    :param doing: what it was asked to do.
+    :param exitcode: of its process, ``None`` if it cannot be known.
+    :return: to be raised.
+    """
+    what = f"exited with code {exitcode}"
+    if exitcode is None:
+        what = "closed its connection"
+    elif exitcode < 0:
+        what = f"was killed by signal {-exitcode}{_name_of(-exitcode)}"
+        if -exitcode == getattr(signal, "SIGKILL", 9):
+            what += " (the system does that when memory runs out: see the kernel's log for 'Out of memory')"
+    return EnvWorkerError(f"environment {index}: its process {what} in {doing}", index, None, exitcode)
+
+
+def too_late(index: int, doing: str, seconds: float, argument: str) -> EnvWorkerTimeoutError:
+    """The error of an environment that does not answer.
+
+    :param index: of the environment.
+    :param doing: what it was asked to do.
+    :param seconds: that it was given.
+    :param argument: the name of that limit.
+    :return: to be raised.
+    """
+    return EnvWorkerTimeoutError(
+        f"environment {index} did not answer {doing} within {argument}={seconds:g} s; its process was killed", index
+    )
+
+
+def unreadable(index: int, doing: str, error: Exception) -> EnvWorkerError:
+    """The error of an environment whose answer cannot be unpickled here.
+
+    :param index: of the environment.
+    :param doing: what it was asked to do.
+    :param error: of pickle.
+    :return: to be raised.
+    """
+    kind = type(error).__name__
+    return EnvWorkerError(
+        f"environment {index}: its answer to {doing} cannot be read: {kind}: {error}", index, kind=kind
+    )
+
+
+def _name_of(number: int) -> str:
+    try:
+        return f", {signal.Signals(number).name}"
+    except ValueError:
+        return ""
