@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch as th
 from torch import fx
@@ -51,7 +52,7 @@ def compiled(function: Callable[..., Any], arguments: Sequence[th.Tensor]) -> Ca
             node.meta.clear()
         mode = FakeTensorMode(shape_env=ShapeEnv())
         fakes: list[Any] = [mode.from_tensor(argument.detach(), static_shapes=True) for argument in arguments]
-        with th.no_grad(), _quiet():
+        with th.no_grad(), _quiet(), _trusted_processor():
             return inductor_compile(graph, fakes, options=OPTIONS)  # type: ignore[no-any-return]
     except CannotCompile:
         raise
@@ -107,6 +108,21 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _trusted_processor() -> Iterator[None]:
+    """Keep Inductor from compiling small programs that try the processor's newer vector instructions: a second of the
+    ten that a first compilation takes. The processor has been asked for each of them before; a compiler that does not
+    know them fails later, and training is eager then.
+    """
+    from torch._inductor import cpu_vec_isa
+
+    if not hasattr(cpu_vec_isa.VecISA, "check_build"):
+        yield
+        return
+    with mock.patch.object(cpu_vec_isa.VecISA, "check_build", return_value=True):
+        yield
 
 
 def _check_constants(graph: fx.GraphModule) -> None:
