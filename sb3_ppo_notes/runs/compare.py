@@ -60,12 +60,19 @@ class Compare:
             first, or the A/A check fails. 130 after Ctrl-C, 143 after SIGTERM.
         :raises ValueError: for an option out of range, before anything is trained or written.
         """
-        if self.envs is not None or self.arms is not None:
-            return self._experiment()
+        try:
+            with sigterm_raises():
+                return self._experiment() if self.envs is not None or self.arms is not None else self._pair()
+        except KeyboardInterrupt as interruption:
+            # An experiment that has begun to train says by itself what it keeps.
+            print("interrupted: nothing of it is kept", file=sys.stderr)
+            return exit_code(interruption)
+
+    def _pair(self) -> int:
         for name in ("a_a", "resume", "jobs"):
-            if getattr(self, name):
+            if getattr(self, name) is not None and getattr(self, name) is not False:
                 raise InvalidValueError(f"{name} needs --envs or --arms, got neither")
-        pair = Pair(
+        return Pair(
             env=self.env,
             algo=self.algo,
             total_timesteps=50_000 if self.total_timesteps is None else self.total_timesteps,
@@ -74,13 +81,7 @@ class Compare:
             n_eval_episodes=20 if self.n_eval_episodes is None else self.n_eval_episodes,
             recipes=self.recipes,
             outdir=self.outdir,
-        )
-        try:
-            with sigterm_raises():
-                return pair()
-        except KeyboardInterrupt as interruption:
-            print("interrupted: nothing of this comparison is kept", file=sys.stderr)
-            return exit_code(interruption)
+        )()
 
     def _experiment(self) -> int:
         if self.recipes is not None:

@@ -19,7 +19,7 @@ from sb3_ppo_notes.runs.compare_results import Results, check_scores, completed_
 from sb3_ppo_notes.runs.compare_run import Run
 from sb3_ppo_notes.runs.compare_runs import FOLDER, Key, check_outdir, cores, number_done, perform
 from sb3_ppo_notes.runs.compare_verdict import a_a_check, judge, summary
-from sb3_ppo_notes.runs.interruption import exit_code, sigterm_raises
+from sb3_ppo_notes.runs.interruption import exit_code
 
 #: What an option is that was not given.
 DEFAULTS: dict[str, Any] = {"arms": "sb3,notes", "seeds": 10, "n_eval_episodes": 100}
@@ -43,10 +43,9 @@ def experiment(options: dict[str, Any], outdir: Path) -> int:
     # What an earlier attempt has left is read before anything is begun, so that it is refused before, too.
     done_before = number_done(runs, outdir)
     try:
-        with sigterm_raises():
-            outcome = _performed(plan, runs, options, outdir, done_before)
-            shown(outcome, console := Console())
-            written = write_files(outcome, outdir)
+        outcome = _performed(plan, runs, options, outdir, done_before)
+        shown(outcome, console := Console())
+        written = write_files(outcome, outdir)
     except KeyboardInterrupt as interruption:
         done = number_done(runs, outdir)
         print(

@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.runs import compare_pair
+from sb3_ppo_notes.runs import compare_experiment, compare_pair
 from sb3_ppo_notes.runs.charts import episodes_of
 
 FAST = ["--total-timesteps", "600", "--seeds", "2", "--n-envs", "2", "--n-eval-episodes", "2"]
@@ -56,9 +56,16 @@ def test_ctrl_c_and_sigterm_write_nothing_and_say_so(end, code, tmp_path, capsys
     monkeypatch.setattr(compare_pair.Pair, "_train_pair", lambda *_, **__: os.kill(os.getpid(), end))
     before = signal.getsignal(signal.SIGTERM)
     assert main(["compare", *FAST, "--outdir", str(tmp_path / "out")]) == code
-    assert capsys.readouterr().err == "interrupted: nothing of this comparison is kept\n"
+    assert capsys.readouterr().err == "interrupted: nothing of it is kept\n"
     assert not (tmp_path / "out").exists()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_before_the_first_run_is_no_traceback(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare_experiment, "planned", lambda **_: os.kill(os.getpid(), signal.SIGINT))
+    assert main(["compare", "--arms", "sb3,notes", "--outdir", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "interrupted: nothing of it is kept\n"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def test_a_run_made_otherwise_is_refused(tmp_path, capsys):
         (["--envs", "CartPole-v1", "--recipes", "skrl"], "error: recipes must be written among the arms"),
         (["--envs", "CartPole-v1", "--env", "Pendulum-v1"], "error: env must be left out when there are envs"),
         (["--resume"], "error: resume needs --envs or --arms, got neither"),
+        (["--jobs", "0"], "error: jobs needs --envs or --arms, got neither"),
         (["--a-a"], "error: a_a needs --envs or --arms, got neither"),
     ],
 )
