@@ -178,6 +178,36 @@ def test_all_normalise_with_what_the_training_has_learned_so_far(env, tmp_path):
             assert np.array_equal(ours, theirs)
 
 
+class Recorded(CountingEnv):
+    """Always the same observation; it remembers what was done."""
+
+    def __init__(self, actions, render_mode=None):
+        super().__init__(render_mode=render_mode, continuous=True)
+        self.actions = actions
+
+    def _observation(self):
+        return np.full(2, 0.5, np.float32)
+
+    def step(self, action):
+        self.actions.append(float(action[0]))
+        return super().step(action)
+
+
+def test_all_play_the_deterministic_policy(tmp_path):
+    training, phased, filmed, solving = [], [], [], []
+    env = DummyVecEnv([lambda: Recorded(training)])
+    model = PPO("MlpPolicy", env, **SIZES | dict(learning_rate=0.0), **MINIBATCHES)
+    callbacks = [
+        PhasesCallback([Phase("train", 16, is_training=True), Phase("eval", 6)], lambda: Recorded(phased)),
+        VideoCallback(lambda: Recorded(filmed, "rgb_array"), tmp_path, every=16),
+        StopWhenSolved(100.0, n_episodes=1, env=lambda: Recorded(solving), every=16),
+    ]
+    model.learn(16, callback=callbacks)
+    action = float(np.clip(model.predict(np.full(2, 0.5, np.float32), deterministic=True)[0][0], -1, 1))
+    assert (phased, filmed, solving) == ([action] * 6, [action] * 5, [action] * 5)
+    assert len(set(training)) > 10
+
+
 class Pictures(gym.Env):
     """Its observation is a picture, brighter with every step."""
 

@@ -147,6 +147,15 @@ def test_the_best_model_is_kept_be_it_the_last(returns, best, small, tmp_path, m
     assert [row["timesteps"] for row in rows_of(tmp_path / "run" / "evaluations.csv")] == ["32", "64", "96"]
 
 
+def test_every_evaluation_begins_alike(small, tmp_path):
+    config = small("Pendulum-v1", more="learning_rate: 1.0e-30")
+    assert main(["train", "--config", config, "--eval-every", "32", "--outdir", str(tmp_path / "run")]) == 0
+    returns = [row["return"] for row in rows_of(tmp_path / "run" / "evaluations.csv")]
+    # Two episodes each, of a policy that learns nothing.
+    assert returns[:2] == returns[2:4] == returns[4:]
+    assert returns[0] != returns[1]
+
+
 def test_weights_that_are_excluded_are_not_counted(small, tmp_path, capsys):
     options = ["--exclude", "mlp_extractor", "--total-timesteps", "32", "--outdir", str(tmp_path / "run")]
     assert main(["train", "--config", small(), *options]) == 0
