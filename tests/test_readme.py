@@ -71,3 +71,9 @@ def test_the_table_of_combinations_is_generated():
     from tests.policies.combinations import markdown_table
 
     assert markdown_table() in README
+
+
+def test_the_table_of_symptoms_is_generated():
+    from sb3_ppo_notes.callbacks.symptoms import markdown_table
+
+    assert markdown_table() in README

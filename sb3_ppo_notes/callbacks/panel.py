@@ -92,6 +92,7 @@ def _draw(axes: Any, plot: Plot, history: Sequence[Mapping[str, float]]) -> None
         axes.set_yticks([])
     elif plot.log and _spans_a_decade(axes):
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
     axes.tick_params(labelsize=8)
     axes.xaxis.set_major_formatter(_thousands)
     axes.grid(alpha=0.25)

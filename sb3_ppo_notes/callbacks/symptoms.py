@@ -141,3 +141,19 @@ SYMPTOMS: dict[str, Symptom] = {
         "observation/outside", above, 0.01, 1, "{value:.1%} of an observation component's values lie outside of "
         "observation_space: the space is not what the environment says it is"),
 }  # fmt: skip
+
+
+WORDS = {above: "above", below: "below", at_least: "at least", at_most: "at most"}
+
+
+def markdown_table() -> str:
+    """The table of the symptoms, for the README.
+
+    :return: Markdown.
+    """
+    lines = ["| warning | when, for how many looks in a row |", "|---|---|"]
+    for name, symptom in SYMPTOMS.items():
+        after = f", after {symptom.not_before:.0%} of the training" if symptom.not_before else ""
+        condition = f"`{symptom.measure}` {WORDS[symptom.is_bad]} {symptom.limit:.3g}"
+        lines.append(f"| `{name}` | {condition}, {symptom.patience}{after} |")
+    return "\n".join(lines)
