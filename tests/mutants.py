@@ -23,6 +23,8 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+WATCHING = "tests/algorithms/test_watching.py::"
+CALLBACKS = "tests/callbacks/"
 STOCK = "tests/parity/test_stock.py::"
 STATISTICS = "tests/formulas/test_statistics.py::"
 VERDICTS = "tests/runs/test_compare_verdict.py::"
@@ -518,5 +520,61 @@ MUTANTS = [
         "deterministic=True, return_episode_rewards=True",
         "deterministic=False, return_episode_rewards=True",
         RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
+    ),
+    Mutant(
+        "a callback that skips updates is told of them",
+        "algorithms/watching.py",
+        'if not hasattr(each, "asks") or each.asks()',
+        "",
+        WATCHING + "test_a_callback_may_skip_updates",
+    ),
+    Mutant(
+        "first ratio is the last",
+        "algorithms/record.py",
+        "tables[0][name][0] - 1.0",
+        "tables[-1][name][-1] - 1.0",
+        WATCHING + "test_the_first_ratio_is_one_and_the_second_is_not",
+    ),
+    Mutant(
+        "actor and critic swapped",
+        "algorithms/optimizers.py",
+        '"actor" if is_actors else "critic"',
+        '"critic" if is_actors else "actor"',
+        WATCHING + "test_actor_and_critic_norms_are_those_of_their_own_weights",
+    ),
+    Mutant(
+        "KL of the wrong order",
+        "algorithms/probe.py",
+        "exact = formulas.kl(self.before, now)",
+        "exact = formulas.kl(now, self.before)",
+        CALLBACKS + "test_watching_callbacks.py::test_the_exact_kl_is_measured_after_the_update",
+    ),
+    Mutant(
+        "probe in training mode",
+        "algorithms/probe.py",
+        "        self.policy.set_training_mode(is_training)\n",
+        "",
+        WATCHING + "test_a_probe_leaves_the_mode_as_it_was",
+    ),
+    Mutant(
+        "warned at the first bad look",
+        "callbacks/diagnostics.py",
+        "if self._counts[name] >= symptom.patience:",
+        "if self._counts[name] >= 1:",
+        CALLBACKS + "test_diagnostics.py::test_patience_and_limits_are_kept_to",
+    ),
+    Mutant(
+        "hooks stay on the layers",
+        "callbacks/measures.py",
+        "            hook.remove()",
+        "            pass",
+        CALLBACKS + "test_diagnostics.py::test_hooks_on_layers_are_gone_afterwards",
+    ),
+    Mutant(
+        "entropy's largest value counts masked actions",
+        "formulas/distributions/dimensions.py",
+        "th.log((first > -FORBIDDEN).sum(dim=1).float())",
+        "th.log((first > -math.inf).sum(dim=1).float())",
+        "tests/formulas/test_diagnostics.py::test_masked_actions_do_not_count_as_choices",
     ),
 ]

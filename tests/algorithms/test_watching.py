@@ -292,3 +292,11 @@ def test_watchers_are_not_saved(tmp_path):
     model = trained(Witness())
     model.save(tmp_path / "model.zip")
     assert NotesPPO.load(tmp_path / "model.zip").watchers.all == []
+
+
+def test_a_probe_leaves_the_mode_as_it_was():
+    model = trained(None, steps=64)
+    for is_training in (True, False):
+        model.policy.set_training_mode(is_training)
+        Probe.of(model.policy, model.rollout_buffer).kl()
+        assert model.policy.training == is_training
