@@ -26,6 +26,9 @@ RECURRENT = "tests/policies/test_recurrent.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
 CALLBACKS = "tests/callbacks/"
 STOCK = "tests/parity/test_stock.py::"
+FAULTS = "tests/rollouts/test_supervised_faults.py::"
+SUPERVISED = "tests/rollouts/test_supervised_vec_env.py::"
+NONFINITE = "tests/algorithms/test_nonfinite.py::"
 STATISTICS = "tests/formulas/test_statistics.py::"
 VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
@@ -576,5 +579,131 @@ MUTANTS = [
         "th.log((first > -FORBIDDEN).sum(dim=1).float())",
         "th.log((first > -math.inf).sum(dim=1).float())",
         "tests/formulas/test_diagnostics.py::test_masked_actions_do_not_count_as_choices",
+    ),
+    Mutant(
+        "a lost episode ends as terminal",
+        "rollouts/supervised_vec_env.py",
+        '"TimeLimit.truncated": True,',
+        '"TimeLimit.truncated": False,',
+        FAULTS + "test_training_survives_a_crash_and_bootstraps_from_the_last_observation",
+    ),
+    Mutant(
+        "a lost episode ends with the new one's first observation",
+        "rollouts/supervised_vec_env.py",
+        '"terminal_observation": self._last_observations[index],',
+        '"terminal_observation": observation,',
+        FAULTS + "test_a_broken_environment_begins_anew_and_its_episode_ends_as_truncated",
+    ),
+    Mutant(
+        "restarts are never forgotten",
+        "rollouts/restarts.py",
+        "self._recent.popleft()",
+        "break",
+        FAULTS + "test_restarts_outside_the_window_are_forgotten",
+    ),
+    Mutant(
+        "one restart too many",
+        "rollouts/restarts.py",
+        "if len(self._recent) >= self.max_restarts:",
+        "if len(self._recent) > self.max_restarts:",
+        FAULTS + "test_a_crash_loop_ends_with_a_summary",
+    ),
+    Mutant(
+        "attributes are not set again",
+        "rollouts/supervised_vec_env.py",
+        "self._set_attributes[index][attr_name] = value",
+        "pass",
+        FAULTS + "test_an_environment_that_begins_anew_has_a_seed_of_its_own_and_its_attributes",
+    ),
+    Mutant(
+        "steps are awaited one by one",
+        "rollouts/supervised_vec_env.py",
+        'worker.send("step", action)',
+        'worker.send("step", action) or worker._wait()',
+        SUPERVISED + "test_a_step_is_begun_everywhere_before_any_is_awaited",
+    ),
+    Mutant(
+        "the reset at an episode's end has the time of a step",
+        "rollouts/workers.py",
+        'self._expect("reset", "reset")',
+        'self._expect("reset", "step")',
+        FAULTS + "test_a_hanging_reset_at_the_end_of_an_episode_is_called_a_reset",
+    ),
+    Mutant(
+        "only the environment is killed, not what it started",
+        "rollouts/workers.py",
+        "os.killpg(self.process.pid, signal.SIGKILL)",
+        "pass",
+        FAULTS + "test_programs_that_an_environment_started_are_killed_with_it",
+    ),
+    Mutant(
+        "processes die with the thread that started them",
+        "rollouts/workers.py",
+        'dies_with_thread = method == "forkserver" or threading.current_thread() is threading.main_thread()',
+        "dies_with_thread = True",
+        FAULTS + "test_environments_outlive_the_thread_that_started_them",
+    ),
+    Mutant(
+        "unread answers keep a process from closing",
+        "rollouts/workers.py",
+        "                self.connection.recv_bytes()\n",
+        "                break\n",
+        SUPERVISED + "test_a_message_larger_than_any_buffer_passes",
+    ),
+    Mutant(
+        "nothing to go back to",
+        "algorithms/undo.py",
+        "                self.flat.restore(self._kept)\n",
+        "",
+        NONFINITE + "test_weights_that_a_step_has_spoilt_are_as_they_were_before_the_update[eager]",
+    ),
+    Mutant(
+        "the optimiser is not undone",
+        "algorithms/elementwise.py",
+        "th._foreach_copy_((self.weights.vector, *self.state), copies)",
+        "self.weights.vector.copy_(copies[0])",
+        NONFINITE + "test_weights_that_a_step_has_spoilt_are_as_they_were_before_the_update[a2c]",
+    ),
+    Mutant(
+        "weights are not looked at after an update",
+        "algorithms/nonfinite.py",
+        "        self.steps.overflows = 0\n        self._undo_if_spoilt()\n",
+        "        self.steps.overflows = 0\n",
+        NONFINITE + "test_weights_that_a_step_has_spoilt_are_as_they_were_before_the_update[a2c]",
+    ),
+    Mutant(
+        "only the phase that failed is undone",
+        "algorithms/nonfinite.py",
+        "for steps in self._begun:",
+        "for steps in self._begun[-1:]:",
+        NONFINITE + "test_a_bad_loss_or_gradient_is_named_and_reaches_no_weight[separate-nan return]",
+    ),
+    Mutant(
+        "a skipped minibatch stays in the means",
+        "algorithms/update.py",
+        "                self.record.drop_minibatch()\n",
+        "                pass\n",
+        NONFINITE + "test_one_bad_sample_costs_one_step_an_epoch[eager]",
+    ),
+    Mutant(
+        "float16 halves its scale for ever",
+        "algorithms/stepping.py",
+        "if scaler.get_scale() <= 1.0 and not th.isfinite(norm):",
+        "if False:",
+        NONFINITE + "test_float16_does_not_take_a_bad_gradient_for_an_overflow_for_ever",
+    ),
+    Mutant(
+        "actions go to the environments unseen",
+        "rollouts/collector.py",
+        "            check_actions(sampled, model.policy, model.num_timesteps)\n",
+        "",
+        NONFINITE + "test_a_policy_that_gives_nan_is_blamed_and_no_environment[action_net-eager]",
+    ),
+    Mutant(
+        "float64 is not looked at as float32",
+        "rollouts/finite.py",
+        "if array.dtype.itemsize > 4:",
+        "if False:",
+        NONFINITE + "test_a_number_too_large_for_float32_counts_as_infinite",
     ),
 ]

@@ -143,7 +143,7 @@ SYMPTOMS: dict[str, Symptom] = {
 }  # fmt: skip
 
 
-WORDS = {above: "above", below: "below", at_least: "at least", at_most: "at most"}
+WORDS: dict[Test, str] = {above: "above", below: "below", at_least: "at least", at_most: "at most"}
 
 
 def markdown_table() -> str:

@@ -1,6 +1,5 @@
 """Environments in processes of their own that are watched: what breaks is named, ended, and begun again if wished."""
 
-import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -112,12 +111,14 @@ class SupervisedVecEnv(WorkerAttributes):
         :raises EnvWorkerError: if an environment fails and is not to be restarted.
         """
         self._check_open()
-        self._drop_step()
+        broken = self._drop_step()
         for worker, seed, options in zip(self._workers, self._seeds, self._options, strict=True):
             worker.send("reset", (seed, options))
         results = []
         for index in range(self.num_envs):
             try:
+                if index in broken:
+                    raise broken[index]
                 results.append(self._workers[index].receive())
             except EnvWorkerError as error:
                 results.append(self._built_anew(index, error, self._seeds[index], self._options[index]))
@@ -129,14 +130,20 @@ class SupervisedVecEnv(WorkerAttributes):
         self._last_observations, self.reset_infos = [list(column) for column in zip(*results, strict=True)]
         return stacked(self._last_observations, self.observation_space)
 
-    def _drop_step(self) -> None:
-        # Ctrl-C may have come when some had answered and some had not.
+    def _drop_step(self) -> dict[int, EnvWorkerError]:
+        """Read the answers that nobody wants any more; what broke meanwhile, by environment."""
+        broken = {}
         for worker in self._workers:
-            if worker.owes:
-                with contextlib.suppress(EnvWorkerError):
+            # Ctrl-C may have come when some had answered and some had not.
+            try:
+                if worker.owes:
                     worker.receive()
+            except EnvWorkerError as error:
+                if error.kind is None:
+                    broken[worker.index] = error
         self.waiting = False
         self._begun_anew.clear()
+        return broken
 
     def step_async(self, actions: np.ndarray) -> None:
         """Begin a step in all environments at once.

@@ -80,6 +80,8 @@ class Worker:
             # Held here as well, it would never report the end of the process; held by the next one to be forked
             # neither.
             theirs.close()
+        #: Of the process, once it is known to have ended.
+        self.exitcode: int | None = None
         self._is_ready = _readiness(self.connection)
         if limits.step_timeout is not None and limits.reset_timeout is not None:
             _limit_transfers(self.connection, max(limits.step_timeout, limits.reset_timeout))
@@ -153,7 +155,7 @@ class Worker:
             if left is not None and left <= 0:
                 self._give_up()
             # Programs that the environment started may hold its end of the connection open after it.
-            if not self.process.is_alive() and not self._is_ready(0):
+            if not self.is_alive and not self._is_ready(0):
                 raise self._death()
 
     def _give_up(self) -> None:
@@ -161,10 +163,20 @@ class Worker:
         raise too_late(self.index, self.doing, self.seconds or 0.0, self.argument)
 
     def _death(self) -> EnvWorkerError:
-        self.process.join(PATROL)
-        error = died(self.index, self.doing, self.process.exitcode)
+        with contextlib.suppress(ValueError):
+            self.process.join(PATROL)
+            self.exitcode = self.process.exitcode
         self.kill()
-        return error
+        return died(self.index, self.doing, self.exitcode)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        try:
+            return self.process.is_alive()  # type: ignore[no-any-return]
+        except ValueError:
+            # Killed, and its files given back.
+            return False
 
     def is_gone(self, until: float) -> bool:
         """Wait for the process to end, and throw away what it still says.
@@ -176,8 +188,9 @@ class Worker:
         with contextlib.suppress(EOFError, OSError):
             while self._is_ready(max(0.0, until - time.monotonic())):
                 self.connection.recv_bytes()
-        self.process.join(max(0.0, until - time.monotonic()))
-        return not self.process.is_alive()
+        with contextlib.suppress(ValueError):
+            self.process.join(max(0.0, until - time.monotonic()))
+        return not self.is_alive
 
     def kill(self, wait: float = PATROL) -> None:
         """End the process, and the programs it has started, now.
@@ -185,11 +198,15 @@ class Worker:
         :param wait: seconds to wait for the system to have done so.
         """
         with contextlib.suppress(OSError, ValueError):
-            if self.process.is_alive() and hasattr(os, "killpg") and os.getpgid(self.process.pid) == self.process.pid:
+            if self.is_alive and hasattr(os, "killpg") and os.getpgid(self.process.pid) == self.process.pid:
                 os.killpg(self.process.pid, signal.SIGKILL)
         with contextlib.suppress(OSError, ValueError):
             self.process.kill()
-        self.process.join(wait)
+        with contextlib.suppress(ValueError):
+            self.process.join(wait)
+            self.exitcode = self.process.exitcode if self.exitcode is None else self.exitcode
+            # Two files a process; refused while it is still running.
+            self.process.close()
         self.connection.close()
 
 
@@ -210,7 +227,8 @@ def stop(workers: Sequence[Worker], seconds: float) -> None:
         # All at once, then wait for all.
         worker.kill(0.0)
     for worker in left:
-        worker.process.join(max(0.0, begin + seconds - time.monotonic()))
+        with contextlib.suppress(ValueError):
+            worker.process.join(max(0.0, begin + seconds - time.monotonic()))
     for worker in workers:
         with contextlib.suppress(OSError):
             worker.connection.close()
@@ -221,7 +239,7 @@ def _readiness(connection: Any) -> Callable[[float], bool]:
     which costs as much as a small environment's step.
     """
     if not hasattr(select, "poll"):
-        return connection.poll  # type: ignore[no-any-return]
+        return lambda seconds: not connection.closed and connection.poll(seconds)
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN)
 

@@ -203,6 +203,42 @@ def test_what_is_asked_after_an_error_says_what_ended_the_environments():
         env.reset()
 
 
+def test_a_step_that_was_interrupted_by_ctrl_c_is_dropped_by_the_next_reset(monkeypatch):
+    env = broken("nothing")
+    env.reset()
+    with monkeypatch.context() as patch:
+        patch.setattr(env._workers[1], "receive", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            env.step(ACTIONS)
+    # The first has answered and been read, the other two have not.
+    assert env.reset()[:, 0].tolist() == [0, 0, 0]
+    assert env.step(ACTIONS)[0][:, 0].tolist() == [1, 1, 1]
+    env.close()
+
+
+@pytest.mark.parametrize("restart", ["never", "worker"])
+def test_an_environment_that_hangs_in_a_dropped_step_is_named_for_that(restart, tmp_path):
+    env = broken("hang", 1, tmp_path / "broke", restart=restart, step_timeout=1.0)
+    env.reset()
+    env.step_async(ACTIONS)
+    if restart == "never":
+        with pytest.raises(EnvWorkerTimeoutError, match="^environment 1 did not answer step within step_timeout=1 s"):
+            env.reset()
+        return
+    assert env.reset()[:, 0].tolist() == [0, 0, 0]
+    assert env.restarts == 1
+    assert not env.step(ACTIONS)[2].any()
+    env.close()
+
+
+def test_an_error_in_a_dropped_step_is_dropped_too():
+    env = broken("raise", 1)
+    env.reset()
+    env.step_async(ACTIONS)
+    assert env.reset()[:, 0].tolist() == [0, 0, 0]
+    env.close()
+
+
 # -- close ------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +436,18 @@ def test_an_environment_that_cannot_be_built_again_at_once_is_tried_again(tmp_pa
     assert dones.tolist() == [True]
     assert observations[:, 0].tolist() == [0]
     assert env.restarts == 3
+    env.close()
+
+
+def test_restarts_leave_no_open_files():
+    env = broken("exit", 1, restart="worker")
+    env.reset()
+    env.step(ACTIONS)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(8):
+        env.step(ACTIONS)
+    assert env.restarts == 9
+    assert len(os.listdir("/proc/self/fd")) <= before
     env.close()
 
 
