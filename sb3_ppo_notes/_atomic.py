@@ -3,6 +3,7 @@
 Whatever in the package writes a file writes it this way; ``persistence.atomic`` is the public name.
 """
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     :return: open for writing, with ``seek``.
     """
     target = Path(os.path.realpath(path))
+    _remove_leftovers(target)
     temporary = temporary_beside(target)
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -68,6 +70,27 @@ def temporary_beside(target: Path) -> Path:
         told by it.
     """
     return target.with_name(f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """What processes that are gone have left of the same file."""
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.tmp-*-*"):
+        number = leftover.name.rsplit("-", 2)[1]
+        if number.isdigit() and not _is_alive(int(number)):
+            with suppress(OSError):
+                leftover.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # There, signal 0 is no question.
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -18,6 +18,7 @@ from sb3_ppo_notes.algorithms.nonfinite import name_checkpoint
 from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
+from sb3_ppo_notes.algorithms.sinks import guard_sinks
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
@@ -250,6 +251,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         assert self.env is not None
+        guard_sinks(self.logger)
         self.between_steps = []
         self._is_learning = True
         # Of a run that is resumed, rollouts are counted on: every log_interval-th of the whole run is logged.

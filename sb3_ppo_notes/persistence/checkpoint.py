@@ -128,10 +128,10 @@ def load_checkpoint(
 
 
 def _class_of(name: str) -> type[NotesOnPolicyAlgorithm]:
-    found: type[NotesOnPolicyAlgorithm] | None = {"NotesPPO": NotesPPO, "NotesA2C": NotesA2C}.get(name)
-    if found is None:
+    known: dict[str, type[NotesOnPolicyAlgorithm]] = {"NotesPPO": NotesPPO, "NotesA2C": NotesA2C}
+    if name not in known:
         raise InvalidValueError(f"algorithm must be given for a checkpoint of {name!r}: it is none of this package's")
-    return found
+    return known[name]
 
 
 def _check_spaces(model: NotesOnPolicyAlgorithm, spaces: dict[str, str]) -> None:

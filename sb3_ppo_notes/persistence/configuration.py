@@ -112,13 +112,10 @@ def read(text: str) -> Any:
     >>> read("LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)")
     LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)
     """
-    known_class = re.fullmatch(r"<class '([\w.]+)'>", text)
-    if known_class:
-        return found_class(known_class.group(1))
     if len(text) > LONGEST:
         raise UnreadableError(f"a description must have at most {LONGEST:,} characters, got {len(text):,}")
     try:
-        tree = ast.parse(text, mode="eval")
+        tree = ast.parse(re.sub(r"<class '([\w.]+)'>", r"__class__('\1')", text), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UnreadableError(f"{text[:80]!r} cannot be read") from error
     return _value(tree.body, 0)
@@ -148,6 +145,8 @@ def _value(node: ast.expr, depth: int) -> Any:
 
 def _built(node: ast.Call, depth: int) -> Any:
     assert isinstance(node.func, ast.Name)
+    if node.func.id == "__class__" and len(node.args) == 1 and not node.keywords:
+        return found_class(str(_value(node.args[0], depth + 1)))
     builder = SCHEDULES.get(node.func.id) or RULES.get(node.func.id)
     if builder is None or any(keyword.arg is None for keyword in node.keywords):
         raise UnreadableError(f"{node.func.id} is neither a schedule nor a part of a rule")

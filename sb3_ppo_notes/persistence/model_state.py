@@ -74,7 +74,7 @@ def held_model(model: NotesOnPolicyAlgorithm, snapshot: Snapshot) -> dict[str, A
         "buffer": {name: getattr(model.rollout_buffer, name) for name in ("gamma", "gae_lambda")},
         "log": _pending_log(model),
     }
-    return {name: snapshot.add(part, name) for name, part in parts.items()}
+    return {name: snapshot.add(part, "model" if name == "attributes" else name) for name, part in parts.items()}
 
 
 def held_random(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:

@@ -193,3 +193,7 @@ def assert_equal(mine, theirs):
         assert getattr(mine, name) == getattr(theirs, name), name
     episodes = [[(info["r"], info["l"]) for info in model.ep_info_buffer] for model in (mine, theirs)]
     assert episodes[0] == episodes[1]
+
+
+def falling_name(progress):
+    return 1e-2 * progress
