@@ -46,7 +46,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     #: Whether ``learn`` is going on, or was cut short by an exception.
     _is_learning: bool = False
     #: What tells the checkpoints of this run from those of another; given with the first.
-    _run: str | None = None
+    _run_id: str | None = None
     #: Rollouts since learning began.
     _iteration: int = 0
 
@@ -122,8 +122,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if self._last_obs is not before:
             # The environments were reset: nothing is left to remember, and no rollout to take up.
             self._last_states = None
-        self.watchers = Watchers(result[1])
             self._paused_at = None
+        self.watchers = Watchers(result[1])
         return result
 
     def collect_rollouts(

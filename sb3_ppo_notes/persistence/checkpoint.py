@@ -62,9 +62,9 @@ def save_checkpoint(
             "model must be between two steps to be resumed exactly, and it is within one: add ExactCheckpoint to the "
             "callbacks, or save after learn (StopOnSignal ends it between two steps)"
         )
-    if model._run is None:
+    if model._run_id is None:
         # Not from NumPy's or Python's generator: saving must not change what the run draws next.
-        model._run = secrets.token_hex(8)
+        model._run_id = secrets.token_hex(8)
     snapshot = Snapshot()
     document = {
         "algorithm": type(model).__name__,
@@ -72,14 +72,16 @@ def save_checkpoint(
         "spaces": {"observation_space": str(model.observation_space), "action_space": str(model.action_space)},
         "num_timesteps": model.num_timesteps,
         "total_timesteps": model._total_timesteps,
-        "run": model._run,
+        "run": model._run_id,
         "versions": _versions(),
         "model": held_model(model, snapshot),
         "environments": None if model.env is None else held_environments(model.env, snapshot),
         "callbacks": [] if callback is None else held_callbacks(callback, snapshot),
     }
     document["problems"] = [f"{place}: {what}" for place, what in snapshot.problems]
-    return write_checkpoint(Path(path), document, snapshot.arrays, keep)
+    # Named in the error, should something not be finite later.
+    written = model.last_checkpoint_path = write_checkpoint(Path(path), document, snapshot.arrays, keep)
+    return written
 
 
 def load_checkpoint(

@@ -5,12 +5,12 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.revival import KEPT, Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name
-from sb3_ppo_notes.rollouts import GymnasiumVecEnv
+from sb3_ppo_notes.rollouts import GymnasiumVecEnv, SupervisedVecEnv
 
 #: Said by :class:`Restorable` in another process: its state is all there is to that environment.
 WHOLE = "holds_everything"
@@ -90,7 +90,7 @@ def is_in_this_process(base: VecEnv) -> bool:
     :return: ``False`` for workers in other processes.
     """
     inner = base.env.unwrapped if isinstance(base, GymnasiumVecEnv) else base
-    return not isinstance(inner, AsyncVectorEnv) and not hasattr(inner, "processes") and not hasattr(inner, "remotes")
+    return not isinstance(inner, AsyncVectorEnv | SubprocVecEnv | SupervisedVecEnv) and not hasattr(inner, "processes")
 
 
 def _states_of_workers(base: VecEnv) -> tuple[list[Any] | None, list[str]]:

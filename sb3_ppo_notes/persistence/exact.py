@@ -45,7 +45,7 @@ class ExactCheckpoint(BaseCallback):
             raise InvalidTypeError(f"model must be a NotesPPO or NotesA2C, got {type(self.model).__name__}")
         self.path.mkdir(parents=True, exist_ok=True)
         there = run_in(self.path)
-        if there is not None and there != self.model._run:
+        if there is not None and there != self.model._run_id:
             raise InvalidValueError(
                 f"path must be a folder without another run's checkpoints, got {self.path}: go on with that run by "
                 "load_checkpoint, or give another folder"

@@ -15,6 +15,7 @@ from sb3_ppo_notes.persistence import Restorable, load_checkpoint
 from sb3_ppo_notes.persistence.environments import held_environments, put_back_environments
 from sb3_ppo_notes.persistence.revival import Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
+from sb3_ppo_notes.rollouts import SupervisedVecEnv
 from tests.persistence.cases import SMALL, TOTAL, assert_equal, cart_poles, run_to
 
 
@@ -130,11 +131,12 @@ def test_a_walk_goes_on_as_it_would_have(build):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "build", [lambda: make_vec_env(OwnWord, 2, vec_env_cls=SubprocVecEnv, wrapper_class=Restorable)]
-)
-def test_workers_with_restorable_go_on_as_they_would_have(build):
-    assert_same(halves(build))
+@pytest.mark.parametrize("kind", [SubprocVecEnv, SupervisedVecEnv])
+def test_workers_with_restorable_go_on_as_they_would_have(kind):
+    fork = {"start_method": "fork"}
+    assert_same(
+        halves(lambda: make_vec_env(OwnWord, 2, vec_env_cls=kind, vec_env_kwargs=fork, wrapper_class=Restorable))
+    )
 
 
 @pytest.mark.slow
@@ -188,7 +190,8 @@ def test_where_environments_cannot_be_held_new_episodes_begin_and_the_report_say
 @pytest.mark.slow
 def test_workers_without_state_are_named_with_what_to_do(tmp_path):
     def env(**settings):
-        return make_vec_env("CartPole-v1", 2, seed=3, vec_env_cls=SubprocVecEnv, **settings)
+        fork = {"start_method": "fork"}
+        return make_vec_env("CartPole-v1", 2, seed=3, vec_env_cls=SubprocVecEnv, vec_env_kwargs=fork, **settings)
 
     run_to(NotesPPO("MlpPolicy", env(), **SMALL), 100, tmp_path / "plain")
     model = load_checkpoint(tmp_path / "plain", env(), device="cpu")
