@@ -62,6 +62,11 @@ def save_checkpoint(
             "model must be between two steps to be resumed exactly, and it is within one: add ExactCheckpoint to the "
             "callbacks, or save after learn (StopOnSignal ends it between two steps)"
         )
+    if model.on_resume is not None:
+        raise InvalidValueError(
+            "model must have gone on with its run before it is saved again, "
+            f"got it as {model.resume_report.path} holds it"
+        )
     if model._run_id is None:
         # Not from NumPy's or Python's generator: saving must not change what the run draws next.
         model._run_id = secrets.token_hex(8)

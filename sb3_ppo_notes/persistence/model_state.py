@@ -174,7 +174,9 @@ def _pending_log(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
         return {}
     found = {name: value for name, value in logger.name_to_value.items() if isinstance(value, int | float | np.generic)}
     counts = {name: logger.name_to_count.get(name, 0) for name in found}
-    return {"values": found, "counts": counts, "excluded": {name: logger.name_to_excluded[name] for name in found}}
+    # After learn the last update's numbers have been written and are still there, without what they are excluded from.
+    excluded = {name: logger.name_to_excluded[name] for name in found if name in logger.name_to_excluded}
+    return {"values": found, "counts": counts, "excluded": excluded}
 
 
 def put_back_log(model: NotesOnPolicyAlgorithm, log: dict[str, Any]) -> None:

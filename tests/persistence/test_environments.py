@@ -150,17 +150,19 @@ def test_atari_goes_on_as_it_would_have():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Ant-v5"])
-def test_mujoco_goes_on_as_it_would_have(name, tmp_path):
+def test_mujoco_goes_on_as_it_would_have(name, tmp_path, monkeypatch):
     """Ant's reward is computed from positions that lag by a substep: derived arrays have to be held too."""
     pytest.importorskip("mujoco")
+    # MuJoCo logs into the folder it is called from.
+    monkeypatch.chdir(tmp_path)
 
     def model():
         env = make_vec_env(name, 2, seed=3)
         return NotesPPO("MlpPolicy", env, **SMALL, policy_kwargs=dict(net_arch=[8]))
 
     expected = model().learn(TOTAL)
-    run_to(model(), 101, tmp_path)
-    again = load_checkpoint(tmp_path, model().env, device="cpu")
+    run_to(model(), 101, tmp_path / "run")
+    again = load_checkpoint(tmp_path / "run", model().env, device="cpu")
     assert again.resume_report.is_exact, again.resume_report
     again.learn(again.resume_report.remaining_timesteps, reset_num_timesteps=False)
     assert_equal(again, expected)

@@ -457,10 +457,26 @@ def test_row_29_a_compiled_run_equals_the_straight_run(tmp_path):
     from tests.persistence.cases import CASES
 
     expected = CASES["compiled"]().learn(TOTAL)
-    for cut in (20, 100, 200):
-        folder = tmp_path / str(cut)
-        run_to(CASES["compiled"](), cut, folder)
-        model = resumed("compiled", folder)
-        model.learn(model.resume_report.remaining_timesteps, reset_num_timesteps=False)
-        assert model.compiler.reason is None
-        assert_equal(model, expected)
+    run_to(CASES["compiled"](), 100, tmp_path)
+    model = resumed("compiled", tmp_path)
+    model.learn(model.resume_report.remaining_timesteps, reset_num_timesteps=False)
+    assert model.compiler.reason is None
+    assert_equal(model, expected)
+
+
+def test_a_run_that_was_loaded_and_not_gone_on_with_is_not_saved_again(tmp_path):
+    save_checkpoint(model_of(), tmp_path)
+    model = load_checkpoint(tmp_path, cart_poles())
+    with pytest.raises(ValueError, match="^model must have gone on with its run before it is saved again"):
+        save_checkpoint(model, tmp_path)
+
+
+def test_a_finished_run_is_saved_and_goes_on(tmp_path):
+    straight = model_of().learn(128)
+    straight.learn(64, reset_num_timesteps=False)
+    model = model_of().learn(128)
+    path = save_checkpoint(model, tmp_path)
+    assert model.last_checkpoint_path == path
+    again = load_checkpoint(tmp_path, cart_poles(), device="cpu")
+    assert again.resume_report.remaining_timesteps == 0
+    assert_equal(again.learn(64, reset_num_timesteps=False), straight)

@@ -27,6 +27,8 @@ def check(name, cuts, tmp_path):
         model = resumed(name, tmp_path)
         assert model.resume_report.is_exact, model.resume_report
         model, rows = with_rows(model)
+        # Whoever has loaded a run may draw numbers before it goes on.
+        disturb()
     model.learn(model.resume_report.remaining_timesteps, reset_num_timesteps=False)
     assert (th.rand(1).item(), np.random.rand(), random.random()) == expected_generators
     assert_equal(model, expected)
@@ -40,8 +42,6 @@ def same(row, other):
     return row.keys() == other.keys() and all(np.array_equal(row[key], other[key], equal_nan=True) for key in row)
 
 
-# StreamingNormalize rescales observations, and is warned of as if it had not.
-@pytest.mark.filterwarnings("ignore::sb3_ppo_notes.rollouts.bounds.ObservationRangeWarning")
 @pytest.mark.parametrize("name", [name for name in CASES if name != "compiled"])
 def test_a_run_cut_at_a_random_step_equals_the_straight_run(name, tmp_path):
     generator = random.Random(f"one cut of {name}")

@@ -67,7 +67,12 @@ MODELS = {
 } | {
     f"recipe {name}": (
         lambda name=name: (NotesPPO if RECIPES[name].algorithm == "ppo" else NotesA2C).from_recipe(
-            name, "Pendulum-v1" if name == "batch_ppo" else "CartPole-v1", n_envs=2, seed=3, device="cpu"
+            name,
+            "Pendulum-v1" if name == "batch_ppo" else "CartPole-v1",
+            n_envs=2,
+            seed=3,
+            device="cpu",
+            **({"n_steps": 64} if name == "spinning_up" else {}),
         )
     )
     for name in RECIPES
