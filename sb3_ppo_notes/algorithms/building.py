@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -19,6 +20,7 @@ from sb3_ppo_notes.algorithms.nonfinite import CHOICES
 from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
+from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
@@ -38,7 +40,7 @@ from sb3_ppo_notes.rules.state import RuleState
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="BuiltFromArguments")
 
 
-class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
+class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
     """How NotesPPO and NotesA2C come about: from arguments, from a recipe, from a file. How they learn is in
     ``on_policy``.
     """
@@ -89,6 +91,8 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     barren_updates: int = 0
     #: The last checkpoint written of this model: set by whoever writes one, named in errors.
     last_checkpoint_path: Any = None
+    #: Asked between two environment steps whether to go on: where a run can be saved or left. Emptied by ``learn``.
+    between_steps: list[Callable[[], bool]]
     _given_rule: UpdateRule | None = None
     #: What a recurrent policy remembers of each training environment.
     _last_states: States | None = None
@@ -135,6 +139,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
         self._given_rule = rule
         self.gradient_steps = {}
         self.watchers = Watchers()
+        self.between_steps = []
         self.action_masking = action_masking
         self.compile = compile
         self.precision = precision
@@ -245,6 +250,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
             "gradient_steps",
             "watchers",
             "last_checkpoint_path",
+            *unsaved_names(),
             *said_by_rule,
         ]
 

@@ -8,6 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
+from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
+
 
 class ObservationRangeWarning(UserWarning):
     """Observations lie far outside their space. A filter makes it an error: ``warnings.simplefilter("error", ...)``."""
@@ -20,7 +22,7 @@ def warn_of_far_observations(model: Any, env: VecEnv, rollout_buffer: RolloutBuf
     that is a little too narrow is common and harmless.
 
     :param model: remembers that it has warned.
-    :param env: the training environments; what ``VecNormalize`` has rescaled is not compared with the raw bounds.
+    :param env: the training environments; what a normaliser has rescaled is not compared with the raw bounds.
     :param rollout_buffer: full.
     """
     if getattr(model, "_warned_of_range", False) or _is_rescaled(env):
@@ -63,7 +65,7 @@ def share_far_outside(observations: np.ndarray, space: spaces.Space[Any]) -> flo
 
 def _is_rescaled(env: VecEnv) -> bool:
     while isinstance(env, VecEnvWrapper):
-        if isinstance(env, VecNormalize) and env.norm_obs:
+        if isinstance(env, StreamingNormalize) or (isinstance(env, VecNormalize) and env.norm_obs):
             return True
         env = env.venv
     return False
