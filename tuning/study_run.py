@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import tyro
+from optuna.storages import BaseStorage
 
 from tuning.report import write_report
 from tuning.selection import Protocol
@@ -94,7 +95,8 @@ class Run(Place):
         entry = zoo_entry(self.env, self.algo)
         self._check()
         address, name = self.address(), self.named()
-        storage, stored = None, {}
+        storage: BaseStorage | None = None
+        stored: dict[str, Any] = {}
         if not address.is_journal or address.path.exists():  # type: ignore[union-attr]
             storage = open_storage(address, self.heartbeat, Patience(self.patience))
             there = existing_study(name, storage)
