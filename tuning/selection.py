@@ -1,101 +1,150 @@
 """Selection that holds up: search on one seed, the finalists again on fresh ones, the winner on seeds nobody tuned on.
 
-Pure functions of any evaluator ``(configuration, seed, fraction of the steps) -> score``; no Optuna, no training.
+Pure functions of any evaluator ``(configuration, seed, fraction of the steps) -> score``: no Optuna and no training, so
+that a whole study can be replayed on a table of published results. The best of many noisy scores is a lucky one;
+what is done about it, in the order of what it is worth:
+
+1. a run's score is the mean of its last three evaluations, not the last one;
+2. the best few run again on fresh seeds, and the winner's score is told from those alone, without the search's luck;
+3. at every mark from 30 % on, a run below the median of those that got as far stops, and pays for further ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tuning.selection_decisions import (
+    Candidate,
+    Choice,
+    choose,
+    finalist_round,
+    optimism,
+    pick_finalists,
+    run_score,
+    should_prune,
+)
+from tuning.selection_protocol import Protocol
+
 Evaluator = Callable[[Any, int, float], float]
 
+__all__ = [
+    "Candidate",
+    "Choice",
+    "Evaluator",
+    "Protocol",
+    "Run",
+    "Selected",
+    "choose",
+    "finalist_round",
+    "finalists",
+    "optimism",
+    "pick_finalists",
+    "run_score",
+    "search",
+    "select",
+    "should_prune",
+    "test",
+]
+
 
 @dataclass(frozen=True)
-class Protocol:
-    """The rules of a study. Checked when it is made: "test seeds [3] also used for tuning".
+class Run:
+    """One run of the search.
 
-    :param search_seeds: of the search, one each trial (the first; more only when asked for).
-    :param finalist_seeds: of the finalists, fresh.
-    :param test_seeds: of the winner and its baselines, used for nothing else.
-    :param n_finalists: how many configurations are run again.
-    :param marks: fractions of the steps at which a run is evaluated; the last is 1.
-    :param n_averaged: a run's score is the mean of its last so many evaluations.
-    :param prune_from: no run is pruned before this fraction of its steps.
-    :param n_startup: no run is pruned before so many others have got as far.
+    :param index: of its configuration.
+    :param evaluations: one a mark, as far as it got.
+    :param used: its compute, in full runs.
+    :param outcome: ``"complete"``, ``"pruned"`` or ``"diverged"``.
     """
 
-    search_seeds: tuple[int, ...] = (0,)
-    finalist_seeds: tuple[int, ...] = (1, 2, 3, 4)
-    test_seeds: tuple[int, ...] = tuple(range(100, 110))
-    n_finalists: int = 5
-    marks: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    n_averaged: int = 3
-    prune_from: float = 0.3
-    n_startup: int = 8
-
-    def marks_in_steps(self, total_timesteps: int) -> tuple[int, ...]:
-        """The marks in environment steps; the last is exactly ``total_timesteps``."""
-        raise NotImplementedError
-
-    def fingerprint(self) -> dict[str, Any]:
-        """JSON-able values by name: what a resumed study compares."""
-        raise NotImplementedError
+    index: int
+    evaluations: tuple[float, ...]
+    used: float
+    outcome: str
 
 
-def run_score(evaluations: Sequence[float], protocol: Protocol) -> float:
-    """The mean of a run's last three evaluations."""
-    raise NotImplementedError
+def search(
+    configurations: Sequence[Any], evaluator: Evaluator, budget: float, protocol: Protocol, rng: np.random.Generator
+) -> list[Run]:
+    """Try configurations in random order, each on one seed, until the budget is spent.
 
-
-def should_prune(evaluations: Sequence[float], others: Sequence[Sequence[float]], protocol: Protocol) -> bool:
-    """Whether a run that has these evaluations so far (one a mark) is to stop; ``others`` are the other runs'."""
-    raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A finalist: its key (trial number), score in the search, and scores on the finalists' seeds, in their order."""
-
-    key: Hashable
-    search_score: float
-    finalist_scores: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The winner among the candidates.
-
-    :param key: of the winner.
-    :param score: its honest tuning score: shrunk towards the other finalists, so that it is not too optimistic.
-    :param mean: the plain mean of its scores.
-    :param standard_error: of that mean.
+    :param configurations: what to try; at most each once.
+    :param evaluator: called at every mark of a run in turn.
+    :param budget: compute, in full runs. No run is begun that could exceed it.
+    :param protocol: the rules.
+    :param rng: decides the order.
+    :return: the runs in their order.
     """
+    runs: list[Run] = []
+    used = 0.0
+    for place, index in enumerate(rng.permutation(len(configurations))):
+        if used + 1 > budget + 1e-9:
+            break
+        others = [run.evaluations for run in runs]
+        seed = protocol.search_seeds[place % len(protocol.search_seeds)]
+        run = _run(int(index), configurations[index], seed, evaluator, protocol, others)
+        runs.append(run)
+        used += run.used
+    return runs
 
-    key: Hashable
-    score: float
-    mean: float
-    standard_error: float
+
+def finalists(
+    configurations: Sequence[Any], runs: Sequence[Run], evaluator: Evaluator, protocol: Protocol
+) -> list[Candidate]:
+    """Run the best completed runs of the search again on fresh seeds.
+
+    :param configurations: as in the search.
+    :param runs: of the search.
+    :param evaluator: as in the search.
+    :param protocol: the rules.
+    :return: the finalists with all their scores.
+    :raises ValueError: if no run of the search was completed.
+    """
+    complete = {run.index: run for run in runs if run.outcome == "complete"}
+    scores = {index: run_score(run.evaluations, protocol) for index, run in complete.items()}
+    evaluations = {index: [list(complete[index].evaluations)] for index in pick_finalists(scores, protocol)}
+    if not evaluations:
+        raise ValueError(f"configurations must give at least 1 finite run, got {len(runs)} runs and none")
+    floor = min(score for run in runs for score in run.evaluations if math.isfinite(score))
+    while True:
+        candidates = [_candidate(index, seen, protocol) for index, seen in evaluations.items()]
+        due = finalist_round(candidates, protocol)
+        if not due:
+            return candidates
+        for index, seed in due:
+            run = _run(index, configurations[index], seed, evaluator, protocol, None)
+            evaluations[index].append(list(run.evaluations) if run.outcome == "complete" else [floor])
 
 
-def pick_finalists(scores: Mapping[Hashable, float], protocol: Protocol) -> list[Hashable]:
-    """The keys of the best ``n_finalists`` completed runs, best first."""
-    raise NotImplementedError
+def test(configuration: Any, evaluator: Evaluator, protocol: Protocol) -> tuple[float, ...]:
+    """Scores on the seeds nobody tuned on.
 
-
-def choose(candidates: Sequence[Candidate], search_scores: Sequence[float], protocol: Protocol) -> Choice:
-    """The winner. ``search_scores``: of every completed run of the search, which say how much scores are worth."""
-    raise NotImplementedError
+    :param configuration: the winner's, or a baseline's.
+    :param evaluator: as in the search.
+    :param protocol: the test seeds.
+    :return: one score a test seed.
+    """
+    runs = [_run(0, configuration, seed, evaluator, protocol, None) for seed in protocol.test_seeds]
+    return tuple(run_score(run.evaluations, protocol) for run in runs)
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What :func:`select` found: index of the configuration, its honest score, and the compute used in full runs."""
+    """What :func:`select` found.
+
+    :param index: of the winning configuration.
+    :param score: its tuning score.
+    :param choice: the winner as its candidates were compared.
+    :param used: compute, in full runs.
+    """
 
     index: int
+    score: float
     choice: Choice
     used: float
 
@@ -103,5 +152,49 @@ class Selected:
 def select(
     configurations: Sequence[Any], evaluator: Evaluator, budget: float, protocol: Protocol, rng: np.random.Generator
 ) -> Selected:
-    """Search and finalists together, with the compute of ``budget`` full runs."""
-    raise NotImplementedError
+    """Search and finalists together; the test is not part of it, its seeds stay untouched.
+
+    :param configurations: what to try; at most each once.
+    :param evaluator: ``(configuration, seed, fraction of the steps) -> score``, called at every mark of a run in turn.
+    :param budget: compute, in full runs, of both stages together.
+    :param protocol: the rules.
+    :param rng: decides the order of the search.
+    :return: the winner.
+    :raises ValueError: if the budget does not even pay for the finalists, or nothing gave a finite score.
+    """
+    reserved = protocol.finalist_runs
+    if budget < reserved + protocol.n_finalists:
+        raise ValueError(
+            f"budget must be >= {reserved + protocol.n_finalists} full runs for {protocol.n_finalists} finalists on "
+            f"{len(protocol.finalist_seeds)} seeds, got {budget} (Protocol.fitted makes a smaller protocol)"
+        )
+    runs = search(configurations, evaluator, budget - reserved, protocol, rng)
+    candidates = finalists(configurations, runs, evaluator, protocol)
+    choice = choose(candidates, protocol)
+    used = sum(run.used for run in runs) + sum(len(candidate.finalist_scores) for candidate in candidates)
+    return Selected(choice.key, choice.score, choice, used)
+
+
+def _run(
+    index: int,
+    configuration: Any,
+    seed: int,
+    evaluator: Evaluator,
+    protocol: Protocol,
+    others: Sequence[Sequence[float]] | None,
+) -> Run:
+    """One run, mark by mark; pruned against ``others``, unless they are ``None``."""
+    evaluations: list[float] = []
+    for mark in protocol.marks:
+        score = float(evaluator(configuration, seed, mark))
+        if not math.isfinite(score):
+            return Run(index, tuple(evaluations), mark, "diverged")
+        evaluations.append(score)
+        if others is not None and should_prune(evaluations, others, protocol):
+            return Run(index, tuple(evaluations), mark, "pruned")
+    return Run(index, tuple(evaluations), 1.0, "complete")
+
+
+def _candidate(index: int, seen: list[list[float]], protocol: Protocol) -> Candidate:
+    first, *fresh = (run_score(evaluations, protocol) for evaluations in seen)
+    return Candidate(index, first, tuple(fresh), float(np.mean(seen[0])))
