@@ -67,7 +67,7 @@ class Limits:
     timeout: float | None
     n_reruns: int
     least: int
-    _start: float = field(default_factory=time.monotonic, compare=False)
+    _start: float = field(default_factory=lambda: time.monotonic(), compare=False)
 
     def __post_init__(self) -> None:
         if self.env_steps is None and self.max_trials is None and self.timeout is None:
