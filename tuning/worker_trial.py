@@ -40,7 +40,7 @@ class Heart(threading.Thread):
         super().__init__(daemon=True, name=f"heart of trial {trial_id}")
         self._storage, self._trial_id, self._seconds = storage, trial_id, seconds
         self._orphaned, self._signals = orphaned, signals
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self._worker = whereabouts()
 
     def __enter__(self) -> Heart:
@@ -51,13 +51,13 @@ class Heart(threading.Thread):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join(timeout=self._seconds)
 
     def run(self) -> None:
         """Beat until the trial ends. A storage that fails is asked again at the next beat."""
         beat = 0
-        while not self._stop.wait(self._seconds):
+        while not self._ended.wait(self._seconds):
             beat += 1
             if self._orphaned():
                 self._signals.stop()
