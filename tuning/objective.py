@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -138,13 +137,10 @@ class Marks(BaseCallback):
 
         :param model: in training.
         :param mark: environment step of the report.
-        :raises NonFiniteError: if the return is not finite.
         """
         if mark in self.evaluations:
             return
         value = self.evaluator.evaluate(model)
-        if not math.isfinite(value):
-            raise NonFiniteError(f"return must be finite, got {value} in the evaluation at step {mark}")
         self.evaluations[mark] = value
         self.control.report(mark, value)
 

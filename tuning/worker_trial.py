@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from sb3_ppo_notes.formulas.checks import NonFiniteError
 from tuning.objective import Objective, PreemptedError, Run, is_divergence
 from tuning.objective_checkpoint import Checkpoints, Progress
 from tuning.selection import Protocol, run_score, should_prune
@@ -134,8 +136,11 @@ class TrialControl:
 
         :param step: environment steps.
         :param value: mean return.
+        :raises NonFiniteError: if it is not finite, before anybody is told.
         :raises optuna.TrialPruned: if the run is worse than the others so far.
         """
+        if not math.isfinite(value):
+            raise NonFiniteError(f"return must be finite, got {value} in the evaluation at step {step}")
         self.evaluations[step] = value
         self.storage.set_trial_intermediate_value(self.trial._trial_id, step, value)
         self.attribute("env_steps", self.env_steps)

@@ -177,27 +177,6 @@ def test_an_environment_that_cannot_be_made_leaves_no_other_open(tmp_path, envir
     assert not OPEN
 
 
-def test_a_return_that_is_no_number_is_divergence(tmp_path, environments):
-    class Model:
-        num_timesteps = 0
-
-        def predict(self, observation, **kwargs):
-            return np.zeros(len(observation), dtype=int), None
-
-    from tuning.objective import Marks
-
-    env = training_environments("CartPole-v1", SMALL, 0)
-    evaluator = Evaluator("CartPole-v1", 2, 0, env)
-    evaluator.evaluate = lambda model: float("nan")
-    listener = Listener(tmp_path)
-    marks = Marks(run(), listener, evaluator, Progress())
-    with pytest.raises(NonFiniteError, match="return must be finite"):
-        marks.evaluate(Model(), 100)
-    assert not listener.reports
-    env.close()
-    evaluator.close()
-
-
 def test_only_non_finite_numbers_are_divergence():
     assert is_divergence(NonFiniteError("observations must be finite"))
     with pytest.raises(ValueError, match="constraint") as error:
