@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -18,6 +19,7 @@ from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments,
 from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
+from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
 from sb3_ppo_notes.policies.masks import check_masking
@@ -36,7 +38,7 @@ from sb3_ppo_notes.rules.state import RuleState
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="BuiltFromArguments")
 
 
-class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
+class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
     """How NotesPPO and NotesA2C come about: from arguments, from a recipe, from a file. How they learn is in
     ``on_policy``.
     """
@@ -77,6 +79,8 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
     compiler: Compiler | None = None
     #: Takes the eager steps of each phase of an update.
     gradient_steps: dict[str, GradientSteps]
+    #: Asked between two environment steps whether to go on: where a run can be saved or left. Emptied by ``learn``.
+    between_steps: list[Callable[[], bool]]
     _given_rule: UpdateRule | None = None
     #: What a recurrent policy remembers of each training environment.
     _last_states: States | None = None
@@ -119,6 +123,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
                 setattr(self, name, value)
         self._given_rule = rule
         self.gradient_steps = {}
+        self.between_steps = []
         self.action_masking = action_masking
         self.compile = compile
         self.precision = precision
@@ -226,6 +231,7 @@ class BuiltFromArguments(SuggestsKeywords, OnPolicyAlgorithm):
             "_last_states",
             "compiler",
             "gradient_steps",
+            *unsaved_names(),
             *said_by_rule,
         ]
 

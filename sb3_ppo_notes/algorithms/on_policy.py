@@ -1,6 +1,7 @@
 """What NotesPPO and NotesA2C have in common: everything but their arguments and the names they log under."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -31,6 +32,17 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     Subclasses give the arguments, build the default rule from them and name what is logged. All the learning is in
     ``algorithms.update``, all the gathering in ``rollouts.collector``.
     """
+
+    #: What to do with the callbacks when learning goes on from a checkpoint; ``None`` without one.
+    on_resume: Callable[[BaseCallback], None] | None = None
+    #: What of a resumed run is exact and what is not; ``None`` without a checkpoint.
+    resume_report: Any = None
+    #: The step between whose neighbours a rollout was left; ``None`` if none was.
+    _paused_at: int | None = None
+    #: Whether ``learn`` is going on, or was cut short by an exception.
+    _is_learning: bool = False
+    #: Rollouts since learning began.
+    _iteration: int = 0
 
     def _n_epochs(self) -> int:
         """Passes over each rollout."""
@@ -102,8 +114,9 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         before = self._last_obs
         result = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self._last_obs is not before:
-            # The environments were reset: nothing is left to remember.
+            # The environments were reset: nothing is left to remember, and no rollout to take up.
             self._last_states = None
+            self._paused_at = None
         return result
 
     def collect_rollouts(
@@ -204,14 +217,28 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if self.env is None:
             raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
         before = self.last_report
-        super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type]
-            tb_log_name,
-            reset_num_timesteps,
-            progress_bar,
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        self.between_steps = []
+        self._is_learning = True
+        # Of a run that is resumed, rollouts are counted on: every log_interval-th of the whole run is logged.
+        iteration = self._iteration if self.on_resume is not None else 0
+        callback.on_training_start(locals(), globals())
+        if self.on_resume is not None:
+            self.on_resume(callback)
+            self.on_resume = None
+        while self.num_timesteps < total_timesteps:
+            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, n_rollout_steps=self.n_steps):
+                break
+            iteration += 1
+            self._iteration = iteration
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            if log_interval is not None and iteration % log_interval == 0:
+                self.dump_logs(iteration)
+            self.train()
+        self._is_learning = False
+        callback.on_training_end()
         if log_interval is not None and self.last_report is not before:
             dump_last_update(self.logger, self.num_timesteps)
         return self

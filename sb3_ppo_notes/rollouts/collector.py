@@ -20,6 +20,7 @@ from sb3_ppo_notes.policies.masks import gathered_masks
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy, Recurrence, States
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_finite
+from sb3_ppo_notes.rollouts.pausing import begun, goes_on
 
 
 def collect_rollouts(
@@ -45,16 +46,13 @@ def collect_rollouts(
     :param n_rollout_steps: T, steps of each environment.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
     :param acting: how actions are chosen; ``None`` to ask the policy.
-    :return: ``False`` if the callback asked to stop; the rollout is then incomplete.
+    :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
     check_finite("observation", model._last_obs, model.num_timesteps)
     # Evaluation mode: dropout and batch normalisation must not differ between one step and the next.
     model.policy.set_training_mode(False)
-    rollout_buffer.reset()
-    if model.use_sde:
-        model.policy.reset_noise(env.num_envs)
-    callback.on_rollout_start()
+    first = begun(model, env, callback, rollout_buffer)
     visible: dict[str, Any] = {
         "self": model,
         "env": env,
@@ -63,7 +61,9 @@ def collect_rollouts(
         "n_rollout_steps": n_rollout_steps,
     }
     stepping = _Stepping(model, env, rollout_buffer, acting or Acting(model.policy))
-    for n_steps in range(n_rollout_steps):
+    for n_steps in range(first, n_rollout_steps):
+        if not goes_on(model, n_steps):
+            return False
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(env.num_envs)
         step = stepping.step()

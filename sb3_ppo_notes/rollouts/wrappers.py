@@ -8,6 +8,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer, check_positive
 from sb3_ppo_notes.formulas.normalization import Moments, merged_moments, streaming_std
 
@@ -164,7 +165,7 @@ class StreamingNormalize(VecEnvWrapper):
         """
         statistics = {"observation": self.observation_moments, "reward": self.reward_moments}
         document = {name: [m.n, m.mean.tolist(), m.deviations.tolist()] for name, m in statistics.items()}
-        Path(path).write_text(json.dumps(document))
+        write_text(path, json.dumps(document))
 
     def load(self, path: str | Path) -> None:
         """Read statistics that :meth:`save` wrote.
