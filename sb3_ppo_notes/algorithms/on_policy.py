@@ -41,6 +41,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     _paused_at: int | None = None
     #: Whether ``learn`` is going on, or was cut short by an exception.
     _is_learning: bool = False
+    #: What tells the checkpoints of this run from those of another; given with the first.
+    _run: str | None = None
     #: Rollouts since learning began.
     _iteration: int = 0
 

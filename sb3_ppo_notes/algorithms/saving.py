@@ -82,4 +82,4 @@ def unsaved_names() -> list[str]:
 
     :return: their names; a checkpoint holds what they stand for.
     """
-    return ["between_steps", "on_resume", "resume_report", "_paused_at", "_is_learning", "_iteration"]
+    return ["between_steps", "on_resume", "resume_report", "_paused_at", "_is_learning", "_iteration", "_run"]

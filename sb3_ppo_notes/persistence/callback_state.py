@@ -1,0 +1,112 @@
+"""What callbacks remember: the best score so far, how often they were called."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ppo_notes.persistence.environments import held_environments, put_back_environments
+from sb3_ppo_notes.persistence.revival import KEPT, Revival
+from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, is_kept, is_simple
+
+#: Attributes that SB3 gives every callback, and that the next run gives anew.
+WIRING = frozenset({"model", "parent", "locals", "globals", "logger", "training_env", "callback", "callbacks"})
+#: Callbacks without a memory worth keeping.
+FORGETFUL = frozenset({"CallbackList", "ConvertCallback", "ProgressBarCallback", "StopOnSignal", "ExactCheckpoint"})
+
+
+def family_of(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """A callback and those inside it, from the outside in.
+
+    :param callback: the one that ``learn`` calls.
+    :return: each once.
+    """
+    yield callback
+    for value in vars(callback).values():
+        for child in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(child, BaseCallback) and child is not callback.parent:
+                yield from family_of(child)
+
+
+def held_callbacks(callback: BaseCallback, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Write what callbacks remember.
+
+    An attribute that has the name of a constructor's argument is a setting, which the next run gives; every other one
+    that can be written is memory. Environments (of an ``EvalCallback``) are held like those of the training.
+
+    :param callback: the one that ``learn`` calls.
+    :param snapshot: takes it.
+    :return: one entry a callback.
+    """
+    entries = []
+    for each in family_of(callback):
+        name = type(each).__name__
+        if name in FORGETFUL:
+            continue
+        entry: dict[str, Any] = {"class": class_name(each), "memory": {}, "environments": {}}
+        settings = settings_of(each)
+        for attribute, value in vars(each).items():
+            if isinstance(value, VecEnv):
+                entry["environments"][attribute] = held_environments(value, snapshot)
+            elif attribute in settings or isinstance(value, BaseCallback) or is_kept(value):
+                continue
+            elif is_simple(value):
+                entry["memory"][attribute] = snapshot.add(value, f"{name}.{attribute}")
+            else:
+                snapshot.problems.append((f"{name}.{attribute}", class_name(value)))
+        entries.append(entry)
+    return entries
+
+
+def settings_of(callback: BaseCallback) -> set[str]:
+    """Attributes of a callback that are not its memory.
+
+    :param callback: any.
+    :return: their names.
+    """
+    names = set(WIRING)
+    for base in type(callback).__mro__:
+        names |= set(inspect.signature(base.__init__).parameters)  # type: ignore[misc]
+    return names
+
+
+def put_back_callbacks(callback: BaseCallback, entries: list[dict[str, Any]], revival: Revival) -> list[str]:
+    """Let callbacks remember: the first of a class what the first of that class did, and so on.
+
+    :param callback: the one that ``learn`` calls.
+    :param entries: of :func:`held_callbacks`.
+    :param revival: of the same snapshot.
+    :return: what could not be put back.
+    """
+    waiting = list(entries)
+    lost = []
+    for each in family_of(callback):
+        entry = next((entry for entry in waiting if entry["class"] == class_name(each)), None)
+        if entry is None:
+            continue
+        waiting.remove(entry)
+        before = len(revival.problems)
+        for attribute, node in entry["memory"].items():
+            value = revival.read(node, vars(each).get(attribute), f"{type(each).__name__}.{attribute}")
+            if value is not KEPT:
+                vars(each)[attribute] = value
+        lost += [f"{place}: {why}" for place, why in revival.problems[before:]]
+        lost += _put_back_environments(each, entry["environments"], revival)
+    counts = {"n_calls", "num_timesteps"}
+    missing = [entry["class"].rsplit(".", 1)[-1] for entry in waiting if set(entry["memory"]) - counts]
+    return lost + [f"{name}: there is no such callback now" for name in missing]
+
+
+def _put_back_environments(callback: BaseCallback, held: dict[str, Any], revival: Revival) -> list[str]:
+    lost = []
+    for attribute, environments in held.items():
+        env = getattr(callback, attribute, None)
+        place = f"{type(callback).__name__}.{attribute}"
+        if not isinstance(env, VecEnv) or env.num_envs != environments["n_envs"]:
+            lost.append(f"{place}: other environments")
+            continue
+        env.reset()
+        lost += [f"{place}: {problem}" for problem in put_back_environments(env, environments, revival, None)]
+    return lost

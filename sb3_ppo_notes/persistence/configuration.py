@@ -1,0 +1,201 @@
+"""What a model is built from, as text that can be read without running it.
+
+Schedules and rules are written as Python writes them (``LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)``) and
+read by a parser that knows literals and the names below, and nothing else: no attribute access, no operators, no other
+call. Classes are looked up in a list of names; what is not on it is refused, not imported.
+"""
+
+import ast
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+
+import sb3_ppo_notes.rules as rules
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+
+SCHEDULES: dict[str, Callable[..., Any]] = {
+    cls.__name__: cls for cls in (FloatSchedule, ConstantSchedule, LinearSchedule)
+}
+RULES: dict[str, type] = {
+    name: value for name, value in vars(rules).items() if isinstance(value, type) and dataclasses.is_dataclass(value)
+}
+#: Modules, and the names in them that a model may be built from.
+CLASSES = {
+    "stable_baselines3.common.policies": (
+        "ActorCriticPolicy",
+        "ActorCriticCnnPolicy",
+        "MultiInputActorCriticPolicy",
+    ),
+    "stable_baselines3.common.torch_layers": ("FlattenExtractor", "NatureCNN", "CombinedExtractor"),
+    "stable_baselines3.common.buffers": ("RolloutBuffer", "DictRolloutBuffer"),
+    "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
+    "sb3_contrib.common.maskable.policies": (
+        "MaskableActorCriticPolicy",
+        "MaskableActorCriticCnnPolicy",
+        "MaskableMultiInputActorCriticPolicy",
+    ),
+    "sb3_contrib.common.recurrent.policies": (
+        "RecurrentActorCriticPolicy",
+        "RecurrentActorCriticCnnPolicy",
+        "RecurrentMultiInputActorCriticPolicy",
+    ),
+    "sb3_ppo_notes.policies.networks": (
+        "NotesActorCriticPolicy",
+        "NotesActorCriticCnnPolicy",
+        "NotesMultiInputPolicy",
+    ),
+    "sb3_ppo_notes.policies.recurrent": (
+        "NotesRecurrentPolicy",
+        "NotesCnnRecurrentPolicy",
+        "NotesMultiInputRecurrentPolicy",
+    ),
+    "sb3_ppo_notes.policies.trunk": ("SharedTrunk",),
+    "sb3_ppo_notes.rollouts.buffers": ("NotesRolloutBuffer", "NotesDictRolloutBuffer"),
+}
+#: Modules of which every class of a kind will do.
+FAMILIES = {"torch.nn.modules.activation": th.nn.Module, "torch.optim": th.optim.Optimizer}
+DEEPEST = 20
+LONGEST = 20_000
+
+
+class UnreadableError(InvalidValueError):
+    """Text that says something else than what may be said here."""
+
+
+def found_class(name: str) -> type:
+    """A class by its full name, if a model may be built from it.
+
+    :param name: module and name.
+    :return: the class.
+    :raises ValueError: for any other name.
+    """
+    module, _, own = name.rpartition(".")
+    if own in CLASSES.get(module, ()):
+        try:
+            found: type = getattr(importlib.import_module(module), own)
+        except (ImportError, AttributeError) as error:
+            raise UnreadableError(f"class {name} is not there: {error}") from error
+        return found
+    for family, base in FAMILIES.items():
+        if module == family or module.startswith(family + "."):
+            candidate = getattr(th.optim if base is th.optim.Optimizer else th.nn, own, None)
+            if isinstance(candidate, type) and issubclass(candidate, base) and candidate.__module__ == module:
+                return candidate
+    raise UnreadableError(f"class {name} is not one that a model is built from here")
+
+
+def class_text(kind: type) -> str | None:
+    """The full name of a class that :func:`found_class` will find again.
+
+    :param kind: a class.
+    :return: ``None`` for one that it will not.
+    """
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        return name if found_class(name) is kind else None
+    except UnreadableError:
+        return None
+
+
+def read(text: str) -> Any:
+    """The value that some text describes.
+
+    :param text: literals, schedules, rules, ``<class 'module.name'>``.
+    :return: the value.
+    :raises ValueError: for anything else.
+
+    >>> read("LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)")
+    LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)
+    """
+    known_class = re.fullmatch(r"<class '([\w.]+)'>", text)
+    if known_class:
+        return found_class(known_class.group(1))
+    if len(text) > LONGEST:
+        raise UnreadableError(f"a description must have at most {LONGEST:,} characters, got {len(text):,}")
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UnreadableError(f"{text[:80]!r} cannot be read") from error
+    return _value(tree.body, 0)
+
+
+def _value(node: ast.expr, depth: int) -> Any:
+    if depth > DEEPEST:
+        raise UnreadableError("values are nested too deeply")
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str | None):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
+        return float(node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _value(node.operand, depth + 1)
+        if isinstance(value, int | float):
+            return -value
+    if isinstance(node, ast.Tuple | ast.List):
+        values = [_value(item, depth + 1) for item in node.elts]
+        return tuple(values) if isinstance(node, ast.Tuple) else values
+    if isinstance(node, ast.Dict):
+        keys = [_value(key, depth + 1) for key in node.keys if key is not None]
+        return dict(zip(keys, [_value(item, depth + 1) for item in node.values], strict=True))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return _built(node, depth)
+    raise UnreadableError(f"{ast.unparse(node)[:80]!r} is not a plain value")
+
+
+def _built(node: ast.Call, depth: int) -> Any:
+    assert isinstance(node.func, ast.Name)
+    builder = SCHEDULES.get(node.func.id) or RULES.get(node.func.id)
+    if builder is None or any(keyword.arg is None for keyword in node.keywords):
+        raise UnreadableError(f"{node.func.id} is neither a schedule nor a part of a rule")
+    positional = [_value(argument, depth + 1) for argument in node.args]
+    named = {str(keyword.arg): _value(keyword.value, depth + 1) for keyword in node.keywords}
+    try:
+        return builder(*positional, **named)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UnreadableError(f"{ast.unparse(node)[:80]!r} cannot be built: {error}") from error
+
+
+def written(value: Any) -> Any:
+    """A part of a model's configuration as JSON.
+
+    :param value: an argument of the constructor.
+    :return: a JSON value; ``{"$": "unreadable", ...}`` for what cannot be written.
+    """
+    if value is None or isinstance(value, bool | int | str) or (type(value) is float and value - value == 0):
+        return value
+    if isinstance(value, list):
+        return {"$": "list", "items": [written(item) for item in value]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"$": "dict", "items": {key: written(item) for key, item in value.items()}}
+    if isinstance(value, type):
+        name = class_text(value)
+        return {"$": "unreadable", "what": repr(value)} if name is None else {"$": "text", "text": f"<class '{name}'>"}
+    text = repr(value)
+    try:
+        if repr(read(text)) == text:
+            return {"$": "text", "text": text}
+    except UnreadableError:
+        pass
+    return {"$": "unreadable", "what": text[:200]}
+
+
+def taken(node: Any) -> Any:
+    """The other direction of :func:`written`.
+
+    :param node: JSON.
+    :return: the value.
+    :raises ValueError: for what could not be written.
+    """
+    if not isinstance(node, dict):
+        return node
+    if node["$"] == "list":
+        return [taken(item) for item in node["items"]]
+    if node["$"] == "dict":
+        return {key: taken(item) for key, item in node["items"].items()}
+    if node["$"] == "text":
+        return read(node["text"])
+    raise UnreadableError(f"{node['what']} could not be written down")

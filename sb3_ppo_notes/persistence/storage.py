@@ -1,0 +1,235 @@
+"""Where checkpoints lie: one folder a run, in it one folder a checkpoint, in that two files and a manifest.
+
+::
+
+    run/000007-step-14336/state.json           everything that is no array; plain JSON
+                          arrays.safetensors   every array
+                          manifest.json        length and SHA-256 of the two; written last
+
+A checkpoint is written under another name and renamed when all of it is on the disk. So a folder with a checkpoint's
+name is whole, unless somebody has damaged it since, which the manifest tells.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from sb3_ppo_notes._atomic import sync_folder
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.persistence.locks import FolderLock
+
+FORMAT = "sb3_ppo_notes checkpoint"
+VERSION = 1
+STATE, ARRAYS, MANIFEST = "state.json", "arrays.safetensors", "manifest.json"
+NAME = re.compile(r"(\d{6,})-step-(\d+)")
+
+
+class CheckpointCorruptError(ValueError):
+    """A checkpoint that is not what was written: says which file, and what is wrong with it."""
+
+
+class CheckpointVersionError(ValueError):
+    """A checkpoint of a later release, whose format this one does not know."""
+
+
+class Stored(NamedTuple):
+    """A checkpoint that was read.
+
+    :param path: its folder.
+    :param document: everything that is no array.
+    :param arrays: the others, by key.
+    :param skipped: newer ones that are damaged, and how.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    skipped: tuple[str, ...]
+
+
+def write_checkpoint(folder: Path, document: dict[str, Any], arrays: dict[str, np.ndarray], keep: int) -> Path:
+    """Add a checkpoint to a run, and remove the oldest ones of the same run.
+
+    :param folder: the run's; made if it is missing.
+    :param document: plain JSON, with ``run`` and ``num_timesteps``.
+    :param arrays: by key.
+    :param keep: how many of this run stay.
+    :return: the checkpoint's folder.
+    :raises OSError: if it cannot be written; what was there is as before.
+    """
+    content = {
+        STATE: json.dumps(document, allow_nan=False).encode(),
+        ARRAYS: safetensors_numpy.save(arrays or {"nothing": np.zeros(0)}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(folder):
+        _remove_leftovers(folder)
+        content[MANIFEST] = _manifest(content, document["run"])
+        number = 1 + max((int(_matched(path)[1]) for path in checkpoints_in(folder)), default=0)
+        target = folder / f"{number:06d}-step-{document['num_timesteps']}"
+        temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            temporary.mkdir()
+            for name, part in content.items():
+                _write_synced(temporary / name, part)
+            sync_folder(temporary)
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(folder)
+        _remove_oldest(folder, document["run"], keep)
+    return target
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _manifest(content: dict[str, bytes], run: str) -> bytes:
+    files = {name: {"bytes": len(part), "sha256": _digest(part)} for name, part in content.items()}
+    fields = {"format": FORMAT, "version": VERSION, "run": run, "files": files}
+    return json.dumps(fields | {"sha256": _digest_of_fields(fields)}, indent=1).encode()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of_fields(fields: dict[str, Any]) -> str:
+    """Of a manifest without its own digest. The same in every version, so that a later one can be told from damage."""
+    return _digest(json.dumps(fields, sort_keys=True).encode())
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the oldest first, damaged ones included.
+
+    :param folder: of a run.
+    :return: their folders.
+    """
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(_matched(path)[1]))
+
+
+def _matched(path: Path) -> re.Match[str]:
+    match = NAME.fullmatch(path.name)
+    assert match is not None, path
+    return match
+
+
+def read_checkpoint(path: Path) -> Stored:
+    """The newest checkpoint that is whole.
+
+    :param path: a run's folder, or one checkpoint in it.
+    :return: what it holds.
+    :raises ValueError: if there is none.
+    :raises CheckpointCorruptError: if none is whole.
+    :raises CheckpointVersionError: if the newest whole one is of a later release.
+    """
+    is_single = NAME.fullmatch(path.name) is not None and not checkpoints_in(path)
+    candidates = [path] if is_single and path.is_dir() else checkpoints_in(path)[::-1]
+    if not candidates:
+        raise InvalidValueError(f"path must be a folder with checkpoints, got {path}")
+    skipped: list[str] = []
+    for candidate in candidates:
+        try:
+            document, arrays = _verified(candidate)
+        except CheckpointCorruptError as error:
+            skipped.append(str(error))
+            continue
+        return Stored(candidate, document, arrays, tuple(skipped))
+    raise CheckpointCorruptError(f"path holds no checkpoint that is whole: {'; '.join(skipped)}")
+
+
+def _verified(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    manifest = read_manifest(path)
+    content = {}
+    for name in (STATE, ARRAYS):
+        stated = manifest["files"].get(name)
+        try:
+            content[name] = (path / name).read_bytes()
+        except OSError as error:
+            raise CheckpointCorruptError(f"{path.name}/{name} cannot be read: {error}") from error
+        if stated is None or len(content[name]) != stated["bytes"]:
+            wanted = "no entry" if stated is None else f"{stated['bytes']:,} bytes"
+            raise CheckpointCorruptError(f"{path.name}/{name} has {len(content[name]):,} bytes, the manifest {wanted}")
+        if _digest(content[name]) != stated["sha256"]:
+            raise CheckpointCorruptError(f"{path.name}/{name} is not what was written (its SHA-256 differs)")
+    try:
+        document: dict[str, Any] = json.loads(content[STATE])
+        return document, safetensors_numpy.load(content[ARRAYS])
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointCorruptError(f"{path.name} cannot be read: {error}") from error
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    :param path: its folder.
+    :return: the manifest, which agrees with its own digest.
+    :raises CheckpointCorruptError: if it is missing or damaged.
+    :raises CheckpointVersionError: if it is of a later release.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        fields = {name: value for name, value in manifest.items() if name != "sha256"}
+        is_whole = manifest["sha256"] == _digest_of_fields(fields) and manifest["format"] == FORMAT
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointCorruptError(f"{path.name}/{MANIFEST} cannot be read: {error}") from error
+    if not is_whole:
+        raise CheckpointCorruptError(f"{path.name}/{MANIFEST} is not what was written")
+    if manifest["version"] > VERSION:
+        raise CheckpointVersionError(
+            f"{path} is a checkpoint of format {manifest['version']}, this release reads formats up to {VERSION}: "
+            "update sb3_ppo_notes"
+        )
+    result: dict[str, Any] = manifest
+    return result
+
+
+def run_in(folder: Path) -> str | None:
+    """Whose checkpoints lie in a folder.
+
+    :param folder: of a run.
+    :return: of the newest that says so; ``None`` if none does.
+    """
+    for path in checkpoints_in(folder)[::-1]:
+        try:
+            return str(read_manifest(path)["run"])
+        except CheckpointCorruptError:
+            continue
+    return None
+
+
+def _remove_oldest(folder: Path, run: str, keep: int) -> None:
+    own = []
+    for path in checkpoints_in(folder):
+        try:
+            if read_manifest(path)["run"] == run:
+                own.append(path)
+        except ValueError:
+            # Damaged, or of a later release: not ours to judge.
+            continue
+    for path in own[:-keep]:
+        # First out of sight: half a checkpoint shall never be found under a checkpoint's name.
+        hidden = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        path.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a killed process has not finished writing, or removing. Nobody else is writing now: the lock is ours."""
+    for path in folder.glob(".tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
