@@ -69,6 +69,7 @@ class StudyRecord:
     :param tuning_score: its honest tuning score.
     :param tested: the arms of the final test, the tuned one first.
     :param warm_start_problems: what could not be started from, and why.
+    :param sampler: what proposed the configurations.
     """
 
     name: str
@@ -88,3 +89,4 @@ class StudyRecord:
     tuning_score: float | None = None
     tested: tuple[TestedSetup, ...] = ()
     warm_start_problems: tuple[str, ...] = ()
+    sampler: str = ""
