@@ -95,14 +95,16 @@ def train(run: Run, control: Control) -> None:
         resources.callback(env.close)
         evaluator = Evaluator(run.env_id, run.n_eval_episodes, run.eval_seed, env)
         resources.callback(evaluator.close)
-        model = build(run, env)
-        progress = control.checkpoints.restore(model) or Progress()
+        model, progress = control.checkpoints.restore(env) or (build(run, env), Progress())
         control.resume(progress)
         marks = Marks(run, control, evaluator, progress)
-        left = run.total_timesteps - model.num_timesteps
+        left = run.total_timesteps - progress.env_steps
         if left > 0:
-            model.learn(left, callback=marks, log_interval=None, reset_num_timesteps=model.num_timesteps == 0)
+            model.learn(left, callback=marks, log_interval=None, reset_num_timesteps=progress.env_steps == 0)
         control.count(model.num_timesteps)
+        if marks.is_stopped:
+            marks.save(model)
+            raise PreemptedError(f"stopped after {model.num_timesteps} environment steps")
         marks.evaluate(model, run.marks[-1])
 
 
@@ -118,7 +120,7 @@ def build(run: Run, env: VecEnv) -> Any:
 
 
 class Marks(BaseCallback):
-    """Evaluates at each mark, and writes checkpoints where a run can go on exactly: between two rollouts.
+    """Evaluates at each mark, and writes checkpoints between two steps, where a run can go on exactly.
 
     :param run: what is trained.
     :param control: who listens.
@@ -130,6 +132,16 @@ class Marks(BaseCallback):
         super().__init__()
         self.run, self.control, self.evaluator = run, control, evaluator
         self.evaluations = dict(progress.evaluations)
+        #: Whether the run was told to stop, and has.
+        self.is_stopped = False
+        self._last_checkpoint = time.monotonic()
+
+    def save(self, model: Any) -> None:
+        """Write a checkpoint.
+
+        :param model: between two steps.
+        """
+        self.control.checkpoints.save(model, Progress(model.num_timesteps, dict(self.evaluations)))
         self._last_checkpoint = time.monotonic()
 
     def evaluate(self, model: Any, mark: int) -> None:
@@ -151,12 +163,16 @@ class Marks(BaseCallback):
                 self.evaluate(self.model, mark)
         return True
 
-    def _on_rollout_start(self) -> None:
+    def _on_training_start(self) -> None:
+        self.model.between_steps.append(self._between_steps)  # type: ignore[attr-defined]
+
+    def _between_steps(self) -> bool:
         self.control.count(self.num_timesteps)
-        stopping = self.control.is_stopping()
-        every = self.control.checkpoints.every_seconds
-        if stopping or time.monotonic() - self._last_checkpoint >= every:
-            self.control.checkpoints.save(self.model, Progress(self.num_timesteps, dict(self.evaluations)))
-            self._last_checkpoint = time.monotonic()
-        if stopping:
-            raise PreemptedError(f"stopped after {self.num_timesteps} environment steps")
+        if self.num_timesteps >= self.run.total_timesteps:
+            return True  # the last rollout is filled up and learned from; learn could not be asked for its rest alone
+        if self.control.is_stopping():
+            self.is_stopped = True
+            return False
+        if time.monotonic() - self._last_checkpoint >= self.control.checkpoints.every_seconds:
+            self.save(self.model)
+        return True
