@@ -19,7 +19,7 @@ BEST = 1e-3
 
 
 def learning_rate(run: Run) -> float:
-    return float(run.setup.arguments.get("learning_rate", 3e-4))
+    return float(str(run.setup.arguments.get("learning_rate", 3e-4)).removeprefix("lin_"))
 
 
 def value_at(run: Run, mark: int) -> float:
