@@ -33,37 +33,39 @@ def checklist(record: StudyRecord) -> str:
 
 
 def _answers(record: StudyRecord) -> list[tuple[str, str]]:
-    protocol, counts = record.protocol, outcomes(record)
+    return [*_on_seeds(record), *_on_tuning(record), *_on_what_was_found(record)]
+
+
+def _on_seeds(record: StudyRecord) -> list[tuple[str, str]]:
+    protocol = record.protocol
     tuning = [*protocol.get("search_seeds", []), *protocol.get("finalist_seeds", [])]
     test = protocol.get("test_seeds", [])
     shared = sorted(set(tuning) & set(test))
-    trials = ranked(record)
-    budget = "without limit" if record.budget is None else f"of {record.budget:,}"
-    arms = [arm_numbers(arm) for arm in record.tested if arm.scores]
-    spread = "; ".join(
-        f"{arm.name} {number(arm.mean)}"
-        + (f", 95 % interval of the IQM [{number(arm.low)}, {number(arm.high)}]" if math.isfinite(arm.low) else "")
-        for arm in arms
-    )
-    difference = optimism_of(record)
     return [
         ("Is what was tuned on apart from what is tested on?", _apart(shared, tuning, test)),
         ("Which seeds were tuned on?", f"{tuning}"),
         ("Which seeds were tested on, and how many?", f"{test} ({len(test)}; 10 or more make a headline)"),
+        (
+            "How are seeds put together while tuning?",
+            "one in the search; the finalists' score is the mean over fresh seeds, the search's left out",
+        ),
+    ]
+
+
+def _on_tuning(record: StudyRecord) -> list[tuple[str, str]]:
+    protocol = record.protocol
+    budget = "without limit" if record.budget is None else f"of {record.budget:,}"
+    return [
         ("Is the search space given, with ranges and choices?", f"yes: {', '.join(record.space)}; see `study.json`"),
         ("What was not searched, and what was it set to?", f"`{record.base}`; everything else as in SB3"),
         ("Which tuner, with which settings?", record.sampler or "Optuna's default sampler"),
         (
             "How is a trial stopped early?",
-            f"below the median at a mark, from {protocol.get('prune_from')} of its steps on",
+            f"below the median of those that got as far, at any mark from {protocol.get('prune_from')} of its steps on",
         ),
         (
             "What is optimised?",
             f"the mean return of a trial's last {protocol.get('n_averaged')} evaluations, larger is better",
-        ),
-        (
-            "How are seeds put together while tuning?",
-            "one in the search; the finalists' score is the mean over fresh seeds, the search's left out",
         ),
         (
             "What did tuning cost?",
@@ -71,9 +73,22 @@ def _answers(record: StudyRecord) -> list[tuple[str, str]]:
         ),
         (
             "Did what it is compared with get the same space and budget?",
-            "no: SB3's defaults and rl_zoo3's values are taken as they are, without tuning here. Read the comparison "
-            "as what tuning brings, not as one algorithm against another",
+            "no: SB3's defaults and rl_zoo3's values are taken as they are, without tuning here. Read the "
+            "comparison as what tuning brings, not as one algorithm against another",
         ),
+    ]
+
+
+def _on_what_was_found(record: StudyRecord) -> list[tuple[str, str]]:
+    counts, trials, difference = outcomes(record), ranked(record), optimism_of(record)
+    arms = [arm_numbers(arm) for arm in record.tested if arm.scores]
+    spread = "; ".join(
+        f"{arm.name} {number(arm.mean)}"
+        + (f", 95 % interval of the IQM [{number(arm.low)}, {number(arm.high)}]" if math.isfinite(arm.low) else "")
+        for arm in arms
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    return [
         (
             "Is the configuration that was found given?",
             f"yes: trial {best_trial(record).number}, in `best.yml`" if trials else "not yet: no trial was completed",
@@ -88,10 +103,7 @@ def _answers(record: StudyRecord) -> list[tuple[str, str]]:
             f"{counts['failed']} failed, {counts['diverged']} diverged, {counts['pruned']} pruned; all are in "
             "`trials.csv` and count towards the budget",
         ),
-        (
-            "Can it be repeated?",
-            ", ".join(f"{name} {version}" for name, version in record.versions.items()) or "no versions",
-        ),
+        ("Can it be repeated?", f"with {versions}" if versions else "no versions are known"),
     ]
 
 

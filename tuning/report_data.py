@@ -43,6 +43,8 @@ class TestedSetup:
     :param learning_curves: evaluations by environment step, by test seed.
     """
 
+    __test__ = False  # its name begins like a test's, which it is not
+
     name: str
     scores: dict[int, float]
     learning_curves: dict[int, dict[int, float]] = field(default_factory=dict)

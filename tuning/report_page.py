@@ -24,7 +24,8 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-t
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; margin: .6rem 0; }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
-th { border-bottom: 2px solid #888; white-space: nowrap; } td { overflow-wrap: anywhere; min-width: 3.2rem; }
+th { border-bottom: 2px solid #888; white-space: nowrap; } td { overflow-wrap: anywhere; }
+.wide td { white-space: nowrap; }
 img { max-width: 100%; height: auto; display: block; } figure { margin: 1rem 0; }
 figcaption { color: #555; font-size: .85rem; }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem; }
@@ -92,4 +93,5 @@ def _table(section: Section) -> str:
         return ""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in section.header)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in section.rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    kind = "scroll wide" if len(section.header) > 4 else "scroll"
+    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
