@@ -4,52 +4,51 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
-from typing import Any
+import time
+from types import TracebackType
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+from sb3_ppo_notes.persistence import GracefulStop
+
+#: Seconds between two looks whether a signal came, while there is nothing else to do.
+LOOK_SECONDS = 0.1
 
 
 class StopSignals:
-    """Notes the first signal, so that the run can end where it may go on; the second one interrupts at once.
+    """A request to stop, by a signal or by :meth:`stop`; a second SIGINT interrupts at once.
 
-    Used as a context manager; outside of a process's main thread it only hears :meth:`stop`.
+    A context manager: only within it signals are heard, and only in a process's main thread.
     """
 
     def __init__(self) -> None:
-        self._number: int | None = None
+        self._signals = GracefulStop()
+        self._told: int | None = None
         self._event = threading.Event()
-        self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in EXIT_CODES:
-                self._old[number] = signal.signal(number, self._hear)
+        self._signals.__enter__()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._event.is_set():
-            raise KeyboardInterrupt
-        self.stop(number)
+        self._signals.__exit__(kind, error, traceback)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Stop as if the signal had come.
+        """Stop as if a signal had come.
 
         :param number: of the signal.
         """
-        if self._number is None:
-            self._number = number
+        self._told = self._told or number
         self._event.set()
 
+    @property
+    def number(self) -> int | None:
+        """The signal that came, ``None`` so far."""
+        return self._signals.requested or self._told
+
     def is_stopping(self) -> bool:
-        """Whether a signal came."""
-        return self._event.is_set()
+        """Whether one came."""
+        return self.number is not None
 
     def wait(self, seconds: float) -> bool:
         """Sleep, but not through a signal.
@@ -57,9 +56,12 @@ class StopSignals:
         :param seconds: at most.
         :return: whether a signal came.
         """
-        return self._event.wait(seconds)
+        deadline = time.monotonic() + seconds
+        while not self.is_stopping() and (left := deadline - time.monotonic()) > 0:
+            self._event.wait(min(left, LOOK_SECONDS))
+        return self.is_stopping()
 
     @property
     def exit_code(self) -> int:
-        """130 after SIGINT, 143 after SIGTERM, 0 otherwise."""
-        return 0 if self._number is None else EXIT_CODES[signal.Signals(self._number)]
+        """130 after SIGINT, 143 after SIGTERM, 0 if none came."""
+        return 0 if self.number is None else 128 + self.number

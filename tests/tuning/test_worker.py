@@ -106,20 +106,25 @@ def test_a_timeout_ends_the_search_and_not_the_finalists(tmp_path, monkeypatch):
     assert record.winner is not None
 
 
-def test_the_same_seed_and_one_worker_is_the_same_study_twice(tmp_path):
-    for sampler in ("tpe", "random"):
-        one, two, other = (
-            results(
-                worked(made_settings(tmp_path, storage=str(tmp_path / f"{name}.journal"), seed=seed, sampler=sampler))
-            )
-            for name, seed in ((f"{sampler}1", 0), (f"{sampler}2", 0), (f"{sampler}3", 1))
-        )
-        assert one == two
-        assert one != other
-
-
 #: By number and not by steps: the cheap objective has no checkpoint, and takes the steps of a stopped trial twice.
 FEW = dict(budget=None, max_trials=14)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A study that nobody interrupted: its trials, and what it found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuning.storage_journal.os.fsync", lambda descriptor: None)
+        settings = made_settings(tmp_path_factory.mktemp("straight"), **FEW)
+        study = worked(settings)
+    record = read_record(study, opened(settings), "")
+    return results(study), study.best_params, (record.tuning_score, record.tested)
+
+
+def test_the_same_seed_and_one_worker_is_the_same_study_twice(tmp_path, straight):
+    assert results(worked(made_settings(tmp_path, **FEW), stages=("search",))) == straight[0]
+    other = made_settings(tmp_path, storage=str(tmp_path / "other.journal"), seed=1, **FEW)
+    assert results(worked(other, stages=("search",))) != straight[0]
 
 
 class StopAfter(StopSignals):
@@ -137,19 +142,18 @@ class StopAfter(StopSignals):
 
 
 @pytest.mark.parametrize("questions", [1, 17, 53, 90])
-def test_a_study_that_is_interrupted_and_taken_up_again_finds_the_same_best(tmp_path, questions):
-    straight = worked(made_settings(tmp_path, storage=str(tmp_path / "straight.journal"), **FEW))
+def test_a_study_that_is_interrupted_and_taken_up_again_finds_the_same_best(tmp_path, straight, questions):
     settings = made_settings(tmp_path, **FEW)
     signals = StopAfter(questions)
     interrupted = worked(settings, signals)
     assert signals.exit_code == 130
     assert not [trial for trial in interrupted.trials if trial.state is RUNNING]
     resumed = worked(settings)
-    assert resumed.best_params == straight.best_params
+    assert resumed.best_params == straight[1]
     # Not only the best: no suggestion is repeated, none is different.
-    assert results(resumed) == results(straight)
-    one, two = (read_record(study, study._storage, "") for study in (resumed, straight))
-    assert (one.tuning_score, one.tested) == (two.tuning_score, two.tested)
+    assert results(resumed) == straight[0]
+    record = read_record(resumed, opened(settings), "")
+    assert (record.tuning_score, record.tested) == straight[2]
 
 
 def test_an_interrupted_trial_is_failed_as_preempted_and_queued_again(tmp_path):
@@ -409,14 +413,13 @@ def test_a_trial_that_two_workers_queued_again_is_run_once(tmp_path):
 # Two studies in one file ----------------------------------------------------------------------------------------------
 
 
-def test_two_studies_in_one_journal_keep_out_of_each_others_way(tmp_path):
-    alone = results(worked(made_settings(tmp_path, storage=str(tmp_path / "alone.journal"), **FEW)))
+def test_two_studies_in_one_journal_keep_out_of_each_others_way(tmp_path, straight):
     settings = made_settings(tmp_path, **FEW)
     other = made_settings(tmp_path, study="other", seed=5)
     signals = StopAfter(40)
     worked(settings, signals)
     worked(other)
-    assert results(worked(settings)) == alone
+    assert results(worked(settings)) == straight[0]
     assert len(loaded(other).trials) > 4
 
 
