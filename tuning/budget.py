@@ -113,14 +113,12 @@ class Limits:
         """
         others = [trial for trial in trials if trial.number != number]
         running = [trial for trial in others if trial.state is TrialState.RUNNING and _comes_before(trial, number)]
-        if (
-            self.max_trials is not None
-            and sum(trial.state in DONE for trial in others) + len(running) >= self.max_trials
-        ):
+        retries = [trial for trial in others if trial.state is TrialState.WAITING and "retry_of" in trial.user_attrs]
+        done = sum(trial.state in DONE for trial in others)
+        if self.max_trials is not None and done + len(running) + len(retries) >= self.max_trials:
             return False
         if self.env_steps is None:
             return True
-        retries = [trial for trial in others if trial.state is TrialState.WAITING and "retry_of" in trial.user_attrs]
         promised = sum(steps_left_of(trial, self.least) for trial in [*running, *retries])
         ran = [trial for trial in others if trial.user_attrs.get("admitted") or trial in retries]
         own = [trial for trial in trials if trial.number == number]

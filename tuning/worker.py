@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 
 import optuna
@@ -43,7 +44,7 @@ from tuning.worker_stages import (
     queue_job,
     test_jobs,
 )
-from tuning.worker_trial import Heart, TrialControl, finish, run_trial, worst
+from tuning.worker_trial import Heart, TrialControl, finish, run_trial, tell_error, worst
 
 #: So many failures one after another, or the very first trial's, stop a study.
 FAILURES_IN_A_ROW = 3
@@ -98,7 +99,13 @@ class Worker:
         while not self.signals.is_stopping():
             reaper.reap()
             self._check_failures(study)
-            if not step():
+            try:
+                goes_on = step()
+            except UpdateFinishedTrialError:
+                # Whoever took the trial over has told its result; there will be another for us.
+                print(f"a trial of {study.study_name} was taken over by another worker", file=sys.stderr, flush=True)
+                continue
+            if not goes_on:
                 # Others are still at it; one of them may die and leave its trial to us.
                 if not any(trial.state is TrialState.RUNNING for trial in study.get_trials(deepcopy=False)):
                     break
@@ -130,11 +137,8 @@ class Worker:
             return False
         trial = asked_trial(self.search)
         with Heart(self.storage, trial._trial_id, self.settings.heartbeat, self.orphaned, self.signals):
-            try:
-                if not self._search_trial(trial):
-                    self._full_after = ended
-            except UpdateFinishedTrialError:
-                self._tell_taken_over(self.search, trial.number)
+            if not self._search_trial(trial):
+                self._full_after = ended
         return True
 
     def _search_trial(self, trial: optuna.Trial) -> bool:
@@ -143,8 +147,13 @@ class Worker:
         earlier = [t for t in self.search.get_trials(deepcopy=False) if t.number < number]
         index = sum("retry_of" not in t.user_attrs for t in earlier)
         self.search.sampler = made_sampler(settings.sampler, sampler_seed(settings.seed, index), settings.seed)
-        configuration = settings.space.sample(trial)
-        setup = setup_of(settings, number, configuration)
+        try:
+            configuration = settings.space.sample(trial)
+            setup = setup_of(settings, number, configuration)
+        except (ValueError, TypeError, KeyError):
+            # Such as a choice that the trials so far did not have, after --allow-changed-config.
+            tell_error(self.storage, trial._trial_id, self.address.hide(traceback.format_exc()))
+            return True
         control = self._control(self.search, trial._trial_id, setup, settings.protocol.search_seeds[0], 0)
         planned = settings.planned(setup)
         control.attribute("configuration", configuration)
@@ -246,10 +255,8 @@ class Worker:
     def _run(self, control: TrialControl) -> None:
         outcome = run_trial(control, self.settings.objective, self._floor, self.address.hide)
         if outcome == "taken over":
-            self._tell_taken_over(control.study, control.trial.number)
-
-    def _tell_taken_over(self, study: optuna.Study, number: int) -> None:
-        print(f"trial {number} of {study.study_name} was taken over by another worker", file=sys.stderr, flush=True)
+            what = f"trial {control.trial.number} of {control.study.study_name}"
+            print(f"{what} was taken over by another worker", file=sys.stderr, flush=True)
 
     def _floor(self) -> float:
         """The score of a run that diverged: no better than acting at random, and than any run so far."""

@@ -190,6 +190,18 @@ def finish(control: TrialControl, state: TrialState, value: float | None = None,
     control.storage.set_trial_state_values(control.trial._trial_id, state, None if value is None else [value])
 
 
+def tell_error(storage: BaseStorage, trial_id: int, text: str) -> None:
+    """Tell that a trial failed by an error in the code.
+
+    :param storage: of the study.
+    :param trial_id: Optuna's.
+    :param text: the traceback, without passwords.
+    """
+    storage.set_trial_user_attr(trial_id, "reason", "error")
+    storage.set_trial_user_attr(trial_id, "error", text[-TRACEBACK_CHARACTERS:])
+    storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+
 def run_trial(
     control: TrialControl, objective: Objective, floor: Callable[[], float], hide: Callable[[str], str]
 ) -> str:
@@ -230,8 +242,9 @@ def _outcome(
         if is_away(error):
             raise  # nobody can be told; the trial is retried from its checkpoint
         if not is_divergence(error):
-            text = hide(traceback.format_exc())[-TRACEBACK_CHARACTERS:]
-            finish(control, TrialState.FAIL, reason="error", error=text)
+            text = hide(traceback.format_exc())
+            control.attribute("env_steps", control.env_steps)
+            tell_error(control.storage, control.trial._trial_id, text)
             control.checkpoints.clear()
             return text
         finish(control, TrialState.COMPLETE, floor(), reason="diverged", diverged=True, error=hide(str(error)))

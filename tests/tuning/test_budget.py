@@ -104,6 +104,9 @@ def test_max_trials_counts_complete_and_pruned_ones():
     assert few.allow([*done, trial(2, FAIL)], 3, 10)
     assert not few.allow([*done, trial(2, PRUNED)], 3, 10)
     assert not few.allow([*done, trial(2, RUNNING)], 3, 10)  # it may become the third
+    queued = [*done, trial(2, FAIL), trial(3, WAITING, retry_of=2)]
+    assert not few.allow(queued, 4, 10)  # the third is the retry
+    assert few.allow(queued, 3, 10)
 
 
 def test_a_timeout_runs_by_a_clock_that_nobody_can_set_back(monkeypatch):
