@@ -11,7 +11,7 @@ import yaml
 from tuning.report_data import StudyRecord
 from tuning.report_files import without_passwords, write_atomically
 from tuning.report_numbers import arm_numbers, best_trial, optimism_of
-from tuning.space_arguments import plain_arguments, zoo_algorithm
+from tuning.space_arguments import RULE_ARGUMENTS, constructor_arguments, plain_arguments, zoo_algorithm
 from tuning.space_rules import rule_as_yaml
 
 
@@ -25,6 +25,9 @@ def best_entry(record: StudyRecord) -> dict[str, Any]:
     configuration = best_trial(record).configuration
     n_envs = int(record.base.get("n_envs", 1))
     arguments = plain_arguments(configuration, n_envs, record.base, record.algo)
+    rule = constructor_arguments(configuration, n_envs, record.base, record.algo).get("rule")
+    if rule is not None:  # it says what these would say
+        arguments = {name: value for name, value in arguments.items() if name not in RULE_ARGUMENTS}
     entry: dict[str, Any] = {"n_envs": n_envs, "n_timesteps": float(record.total_timesteps)}
     normalize = record.base.get("normalize")
     if normalize:
@@ -36,10 +39,8 @@ def best_entry(record: StudyRecord) -> dict[str, Any]:
     entry |= {name: value for name, value in arguments.items() if value is not None and name != "policy_kwargs"}
     if arguments.get("policy_kwargs"):
         entry["policy_kwargs"] = _expression(arguments["policy_kwargs"])
-    slots = {name.removeprefix("rule."): choice for name, choice in configuration.items() if name.startswith("rule.")}
-    rule = rule_as_yaml(slots, record.algo)
-    if rule:
-        entry["rule"] = rule
+    if rule is not None:
+        entry["rule"] = rule_as_yaml(rule)
     return entry
 
 
@@ -64,12 +65,12 @@ def best_yaml(record: StudyRecord) -> str:
             f"# test score {numbers.mean:.1f} over {len(numbers.scores)} seeds that nobody tuned on; "
             f"tuning score minus test score {difference:+.1f}"
         )
-    if "rule" in entry:
-        lines.append("# 'rule' is NotesPPO's: stock SB3 refuses it")
     lines.append(f"# train with: python -m sb3_ppo_notes train --config best.yml --env {record.env_id}")
-    lines.append(
-        f"# or: python -m rl_zoo3.train --algo {zoo_algorithm(record.algo)} --env {record.env_id} -conf best.yml"
-    )
+    if "rule" in entry:
+        lines.append("# 'rule' is NotesPPO's and NotesA2C's: stock SB3, and so rl_zoo3, refuses it")
+    else:
+        zoo = zoo_algorithm(record.algo)
+        lines.append(f"# or: python -m rl_zoo3.train --algo {zoo} --env {record.env_id} -conf best.yml")
     words = yaml.safe_dump({record.env_id: entry}, sort_keys=False, allow_unicode=True, width=1000)
     return "\n".join(line.replace("\n", " ") for line in lines) + "\n" + words
 

@@ -12,6 +12,7 @@ from tuning.export import best_entry, best_yaml, write_best
 from tuning.report_data import TrialRecord
 from tuning.report_numbers import best_trial
 from tuning.space_arguments import baseline_setup, make_setup
+from tuning.space_rules import rule_choices, rule_from_yaml
 from tuning.space_warm_starts import parsed_entry
 
 REASON = "rl_zoo3 with its loader is not installed"
@@ -100,11 +101,41 @@ def test_no_password_is_exported():
 
 
 def test_a_rule_is_exported_by_the_names_of_its_classes_and_stock_refuses_it():
-    study = with_winner(record(vary=["rule.value_objective"]), **{"rule.value_objective": "huber"})
+    study = with_winner(
+        record(vary=["rule.value_objective"]), **{"rule.value_objective": "huber", "clip_range": "lin_0.4"}
+    )
     entry = best_entry(study)
-    assert entry["rule"] == {"value_objective": {"HuberValueError": {"beta": 1.0}}}
-    assert "stock SB3 refuses it" in best_yaml(study)
-    assert "rule" not in best_entry(with_winner(study, **{"rule.value_objective": "stock"}))
+    assert entry["rule"]["value_objective"] == {"HuberValueError": {"beta": 1.0}}
+    assert entry["rule"]["policy_objective"] == {"ClippedSurrogate": {"clip_range": "lin_0.4"}}
+    assert not {"clip_range", "target_kl", "gae_lambda"} & set(entry)
+    assert "rl_zoo3, refuses it" in best_yaml(study)
+    assert "rl_zoo3.train" not in best_yaml(study)
+    stock = with_winner(study, **{"rule.value_objective": "stock"})
+    assert "rule" not in best_entry(stock)
+    assert "rl_zoo3.train" in best_yaml(stock)
+
+
+@pytest.mark.parametrize(("algo", "slots"), [(algo, tuple(rule_choices(algo))) for algo in ("notes_ppo", "notes_a2c")])
+def test_every_choice_of_a_rule_comes_back_from_the_file(algo, slots):
+    study = record(algo=algo, vary=[f"rule.{slot}" for slot in slots])
+    for slot in slots:
+        for choice in rule_choices(algo)[slot]:
+            changed = with_winner(study, **{f"rule.{other}": "stock" for other in slots} | {f"rule.{slot}": choice})
+            tuned = make_setup("x", algo, best_trial(changed).configuration, changed.base).arguments
+            exported = baseline_setup("x", algo, parsed_entry(yaml.safe_load(best_yaml(changed))["CartPole-v1"]))
+            # Schedules compare by identity; what they are is in the words.
+            wanted, found = (str(one.get("rule")).split(" object at ")[0] for one in (tuned, exported.arguments))
+            assert wanted == found
+
+
+def test_a_rule_that_cannot_be_is_refused():
+    for words in (
+        {"bogus": 1},
+        {"value_objective": {"system": {}}},
+        {"value_objective": {"HuberValueError": {"beta": -1}}},
+    ):
+        with pytest.raises(ValueError, match="^rule must map slots to choices of sb3_ppo_notes.rules"):
+            rule_from_yaml(words)
 
 
 @pytest.fixture

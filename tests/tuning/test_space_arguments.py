@@ -131,10 +131,9 @@ def test_recipes_are_choices():
 
 
 def test_a_rule_as_yaml_names_its_classes():
-    slots = {"value_objective": "huber", "kl_controls": "exact_early_stop", "truncation": "skrl", "computed": "stock"}
-    words = rule_as_yaml(slots, "notes_ppo")
+    slots = {"rule.value_objective": "huber", "rule.kl_controls": "exact_early_stop", "rule.truncation": "skrl"}
+    words = rule_as_yaml(constructor_arguments(point() | slots, 8)["rule"])
     assert words["value_objective"] == {"HuberValueError": {"beta": 1.0}}
     assert words["kl_controls"][0]["EarlyStop"]["estimator"] == "exact"
     assert words["truncation"] == "terminal"
-    assert "computed" not in words
-    assert UpdateRule().truncation == "bootstrap"
+    assert rule_as_yaml(UpdateRule()) == {}
