@@ -12,6 +12,7 @@ if not __package__:  # started as a file: Python then looks for modules in its f
 
 import tyro
 
+from tuning.storage_database import close_databases
 from tuning.study_run import Run
 from tuning.study_verbs import Compare, Export, Report, Status
 
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {command.hide(str(error))}", file=sys.stderr)
         return 2
+    finally:
+        close_databases()
 
 
 if __name__ == "__main__":

@@ -15,18 +15,16 @@ from tuning.budget import steps_used
 from tuning.report_data import StudyRecord, TestedSetup, TrialRecord
 from tuning.selection import Choice, Protocol
 from tuning.study_identity import IDENTITY
+from tuning.worker_choice import chosen, job_scores, search_scores
 from tuning.worker_requeue import is_dead
 from tuning.worker_stages import (
     FINALISTS,
     TEST,
     arm_of,
-    chosen,
     existing_study,
     failed,
-    job_scores,
     key_of,
     never_ran,
-    search_scores,
 )
 
 STATES = {

@@ -21,6 +21,7 @@ from tuning.space_arguments import Setup
 from tuning.storage import Address, open_storage
 from tuning.storage_database import GRACE_BEATS
 from tuning.storage_patience import Patience
+from tuning.worker_choice import chosen, finalist_jobs, test_jobs
 from tuning.worker_requeue import Reaper, is_duplicate
 from tuning.worker_settings import Settings, made_sampler, sampler_seed, setup_of
 from tuning.worker_signals import StopSignals
@@ -30,19 +31,16 @@ from tuning.worker_stages import (
     Job,
     arm_of,
     asked_trial,
-    chosen,
     claimed_trial,
     existing_study,
     failed,
     failed_too_often,
-    finalist_jobs,
     is_surplus,
     joined_study,
     key_of,
     missing_jobs,
     never_ran,
-    queue_job,
-    test_jobs,
+    started_job,
 )
 from tuning.worker_trial import Heart, TrialControl, finish, run_trial, tell_error, worst
 
@@ -212,13 +210,14 @@ class Worker:
 
     def _next_job(self, study: optuna.Study, stage: int, jobs: list[Job]) -> bool:
         trials = study.get_trials(deepcopy=False)
-        for job in missing_jobs(jobs, trials):
-            queue_job(study, job)
         if (error := failed_too_often(jobs, trials[self._first_new[study.study_name] :])) is not None:
             raise StudyStoppedError(error)
         own = claimed_trial(study, self.storage)
         if own is None:
-            return False
+            missing = missing_jobs(jobs, study.get_trials(deepcopy=False))
+            if not missing:
+                return False
+            own = started_job(study, self.storage, missing)
         with Heart(self.storage, own._trial_id, self.settings.heartbeat, self.orphaned, self.signals):
             setup = next((job.setup for job in jobs if job.key == key_of(own)), None)
             if setup is None or is_surplus(own, study.get_trials(deepcopy=False), jobs):

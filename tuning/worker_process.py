@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 import optuna
 
 from tuning.storage import Address
+from tuning.storage_database import close_databases
 from tuning.worker import STAGES, StudyStoppedError, Worker
 from tuning.worker_settings import Settings
 from tuning.worker_signals import StopSignals
@@ -51,6 +52,8 @@ def worker_main(settings: Settings, stages: Sequence[str]) -> None:
         except Exception as error:
             print(f"error: {hide(str(error)) or type(error).__name__}", file=sys.stderr, flush=True)
             sys.exit(BAD_INPUT if isinstance(error, ValueError | TypeError) else STOPPED)
+        finally:
+            close_databases()
         sys.exit(signals.exit_code)
 
 

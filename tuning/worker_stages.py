@@ -6,23 +6,23 @@ arm and the seed in its attributes. So all three have the same heartbeats, retri
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.budget import NEVER_RAN
-from tuning.selection import Candidate, Choice, Protocol, choose, finalist_round, pick_finalists, run_score
 from tuning.space_arguments import Setup
-from tuning.worker_requeue import MOST_DEATHS
-from tuning.worker_trial import in_order
+from tuning.worker_requeue import MOST_DEATHS, whereabouts
 
 FINALISTS, TEST = ".finalists", ".test"
+#: Workers that look for a run at the same moment take one of the next so many.
+MOST_APART = 8
 #: A run that failed so often will not succeed.
 MOST_FAILURES = 3
 
@@ -138,7 +138,7 @@ def missing_jobs(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> list[Job
 
     :param jobs: all runs.
     :param trials: of the stage.
-    :return: those to queue.
+    :return: those to begin.
     """
     taken = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
     return [job for job in jobs if job.key not in taken]
@@ -179,14 +179,18 @@ def died(trial: FrozenTrial) -> bool:
     return trial.state is TrialState.FAIL and trial.user_attrs.get("reason", "stale") == "stale"
 
 
-def queue_job(study: optuna.Study, job: Job) -> None:
-    """Queue one run.
+def started_job(study: optuna.Study, storage: optuna.storages.BaseStorage, missing: Sequence[Job]) -> FrozenTrial:
+    """A trial for one of the runs that nobody is at.
 
     :param study: of the stage.
-    :param job: the run.
+    :param storage: of the study.
+    :param missing: those runs. Workers that look at once mostly take different ones.
+    :return: running.
     """
-    attributes: dict[str, Any] = {"arm": job.arm, "seed": job.seed}
-    study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs=attributes))
+    job = missing[os.getpid() % min(len(missing), MOST_APART)]
+    attributes: dict[str, Any] = {"arm": job.arm, "seed": job.seed, "worker": whereabouts()}
+    template = optuna.create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+    return storage.get_trial(storage.create_new_trial(study._study_id, template))
 
 
 def is_surplus(trial: FrozenTrial, trials: Sequence[FrozenTrial], jobs: Sequence[Job]) -> bool:
@@ -204,95 +208,3 @@ def is_surplus(trial: FrozenTrial, trials: Sequence[FrozenTrial], jobs: Sequence
     return any(
         other.state is TrialState.COMPLETE or (is_queued(other) and other.number < trial.number) for other in rivals
     )
-
-
-def search_scores(trials: Sequence[FrozenTrial]) -> dict[int, float]:
-    """Scores of the completed trials of the search; one that diverged is no candidate, whatever its floor is.
-
-    :param trials: of the search.
-    :return: by number.
-    """
-    return {
-        trial.number: float(trial.values[0])
-        for trial in trials
-        if trial.state is TrialState.COMPLETE and not trial.user_attrs.get("diverged") and trial.values
-    }
-
-
-def job_scores(trials: Sequence[FrozenTrial], protocol: Protocol) -> dict[tuple[str, int], float]:
-    """Scores of the finished runs of a stage.
-
-    :param trials: of the stage.
-    :param protocol: says how many evaluations are averaged.
-    :return: by arm and seed.
-    """
-    scores = {}
-    for trial in trials:
-        if trial.state is TrialState.COMPLETE and trial.values:
-            whole = len(trial.intermediate_values) == len(protocol.marks) and not trial.user_attrs.get("diverged")
-            value = run_score(in_order(trial.intermediate_values), protocol) if whole else trial.values[0]
-            scores[key_of(trial)] = float(value)
-    return scores
-
-
-def candidates(search: Sequence[FrozenTrial], finalists: Sequence[FrozenTrial], protocol: Protocol) -> list[Candidate]:
-    """The finalists with what is known of them.
-
-    :param search: its trials.
-    :param finalists: trials of the second stage.
-    :param protocol: how many, and on which seeds.
-    :return: the search's best first.
-    """
-    scores, reruns = search_scores(search), job_scores(finalists, protocol)
-    curves = {key_of(trial): trial.intermediate_values for trial in finalists if trial.state is TrialState.COMPLETE}
-    by_number = {trial.number: trial for trial in search}
-    found = []
-    for number in pick_finalists(scores, protocol):
-        keys = [(arm_of(number), seed) for seed in protocol.finalist_seeds]
-        # Seeds are run in their order; those after a missing one do not count yet.
-        ran = keys[: next((place for place, key in enumerate(keys) if key not in reruns), len(keys))]
-        evaluations = [by_number[number].intermediate_values, *(curves[key] for key in ran)]
-        area = float(np.mean([np.mean(in_order(curve)) for curve in evaluations if curve]))
-        found.append(Candidate(number, scores[number], tuple(reruns[key] for key in ran), area))
-    return found
-
-
-def finalist_jobs(
-    search: Sequence[FrozenTrial],
-    finalists: Sequence[FrozenTrial],
-    protocol: Protocol,
-    setup: Callable[[FrozenTrial], Setup],
-) -> list[Job]:
-    """The runs of the second stage that are due now.
-
-    :param search: its trials.
-    :param finalists: trials of the second stage so far.
-    :param protocol: its seeds.
-    :param setup: of a trial.
-    :return: the runs; none when the winner can be chosen.
-    """
-    by_number = {trial.number: trial for trial in search}
-    due = finalist_round(candidates(search, finalists, protocol), protocol)
-    return [Job(arm_of(number), seed, setup(by_number[number])) for number, seed in due]
-
-
-def chosen(search: Sequence[FrozenTrial], finalists: Sequence[FrozenTrial], protocol: Protocol) -> Choice | None:
-    """The winner of the finalists.
-
-    :param search: its trials.
-    :param finalists: trials of the second stage.
-    :param protocol: of the study.
-    :return: its key is a trial's number; ``None`` until all finalists have run.
-    """
-    found = candidates(search, finalists, protocol)
-    return choose(found, protocol) if found and not finalist_round(found, protocol) else None
-
-
-def test_jobs(arms: Sequence[tuple[str, Setup]], seeds: Sequence[int]) -> list[Job]:
-    """The runs of the third stage, seed by seed, so that all arms get as far when it is cut short.
-
-    :param arms: the winner and its baselines.
-    :param seeds: on which nobody tuned.
-    :return: the runs.
-    """
-    return [Job(arm, seed, setup) for seed in seeds for arm, setup in arms]

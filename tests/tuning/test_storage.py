@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
 from tuning.storage import Address, open_storage
-from tuning.storage_database import PatientDatabase, stale_callback_name
+from tuning.storage_database import PatientDatabase, close_databases, stale_callback_name
 from tuning.storage_journal import RepairingBackend, journal_lock, repair
 from tuning.storage_patience import Patience
 from tuning.worker_stages import asked_trial
@@ -258,6 +258,12 @@ def test_patience_is_for_databases_that_are_away_and_not_for_mistakes():
 
 def database(tmp_path, **changes):
     return open_storage(Address(f"sqlite:///{tmp_path}/a.db"), 60, Patience(600.0, say=lambda text: None))
+
+
+@pytest.fixture(autouse=True)
+def all_closed():
+    yield
+    close_databases()
 
 
 def test_every_request_to_a_database_is_patient(tmp_path, monkeypatch):

@@ -15,10 +15,10 @@ from tuning.storage_patience import Patience
 from tuning.study_identity import created_or_joined
 from tuning.study_record import read_record, summary
 from tuning.worker import StudyStoppedError, Worker
+from tuning.worker_choice import search_scores
 from tuning.worker_requeue import MOST_DEATHS, Reaper, requeue, whereabouts
 from tuning.worker_settings import check_sampler, sampler_seed
 from tuning.worker_signals import StopSignals
-from tuning.worker_stages import search_scores
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
