@@ -43,6 +43,10 @@ def test_the_file_is_the_winner_under_the_environments_id(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["best.yml"]
 
 
+def test_what_is_none_is_left_out_for_rl_zoo3_refuses_some_of_it():
+    assert "target_kl" not in best_entry(with_winner(record(), target_kl=None))
+
+
 @pytest.mark.parametrize("algo", ["notes_ppo", "notes_a2c"])
 def test_what_is_exported_trains_what_was_tuned(algo):
     base = {"n_envs": 6, "normalize": {"norm_obs": True}, "policy_kwargs": {"log_std_init": -1.5, "ortho_init": False}}

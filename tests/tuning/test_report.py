@@ -199,6 +199,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
     assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
 
 
+def test_who_reads_while_it_is_written_sees_the_old_file(tmp_path):
+    path = tmp_path / "report.md"
+    write_atomically(path, "old")
+    with path.open() as reader:
+        write_atomically(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_passwords_are_hidden_wherever_they_stand():
     hidden = without_passwords({"a": ["mysql+pymysql://u:p@ss@h:3306/db", ("redis://:pw@h",)], "b": "http://h:80/x@y"})
     assert hidden == {"a": ["mysql+pymysql://u:***@h:3306/db", ("redis://:***@h",)], "b": "http://h:80/x@y"}

@@ -238,3 +238,21 @@ def test_a_finalist_that_diverges_on_a_fresh_seed_gets_the_floor():
 def test_a_budget_that_pays_for_no_search_is_refused():
     with pytest.raises(ValueError, match=r"budget must be >= 19 full runs for 5 finalists on 4 seeds, got 10"):
         select(range(40), constant, 10, Protocol(), np.random.default_rng(0))
+
+
+def test_what_a_later_seed_shows_does_not_call_back_who_was_out():
+    protocol = Protocol(n_finalists=3, finalist_seeds=(1, 2))
+    sank, second, out = (
+        Candidate("sank", 9.0, (9.0, -99.0)),
+        Candidate("second", 8.0, (8.0, 8.0)),
+        Candidate("out", 7.0, (7.0,)),
+    )
+    assert finalist_round([sank, second, out], protocol) == []
+    assert choose([sank, second, out], protocol).key == "second"
+
+
+def test_a_run_that_diverges_late_is_no_finalist_however_good_it_was():
+    def evaluator(configuration, seed, fraction):
+        return math.nan if configuration == 9 and fraction > 0.5 else float(configuration)
+
+    assert select(range(10), evaluator, 40.0, Protocol(), np.random.default_rng(0)).index == 8
