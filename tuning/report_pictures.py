@@ -178,7 +178,7 @@ def _parallel_coordinates(record: StudyRecord) -> Figure | None:
     for trial, score in zip(trials, scores, strict=True):
         heights = [_height(one, trial.configuration[one.name]) for one in dimensions]
         is_winner = trial.number == record.winner
-        line: dict[str, Any] = dict(color=color.get_cmap()(color.norm(score)), alpha=0.7)
+        line: dict[str, Any] = dict(color=color.to_rgba(np.array(score)), alpha=0.7)
         if is_winner:
             line = dict(color="black", linewidth=2.4, zorder=3)
         axes.plot(range(len(dimensions)), heights, **line)
