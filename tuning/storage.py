@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 from optuna.storages import BaseStorage
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from tuning.storage_database import PatientDatabase, open_database
 from tuning.storage_journal import open_journal
@@ -23,6 +24,7 @@ DRIVERS = {
     "mysql": (("pymysql", "pymysql", "pymysql"), ("MySQLdb", "mysqldb", "mysqlclient")),
 }
 HIDDEN = "***"
+TABLE_ATTEMPTS, TABLE_PAUSE = 4, 0.5
 #: A shorter password is hidden in URLs only: it would be found in every other word.
 LEAST_SECRET = 4
 
@@ -112,13 +114,17 @@ def _with_driver(text: str) -> URL:
     raise ValueError(f"storage {hidden!r} needs a driver that is not installed: pip install '{drivers[0][2]}'")
 
 
-def open_storage(address: Address, heartbeat: int, patience: Patience, must_exist: bool = False) -> BaseStorage:
+def open_storage(
+    address: Address, heartbeat: int, patience: Patience, must_exist: bool = False, is_known: bool = False
+) -> BaseStorage:
     """The storage, opened: a journal's torn end is repaired first, a database is waited for when it goes away.
 
     :param address: where.
     :param heartbeat: seconds between two signs of life of a running trial in a database.
     :param patience: how long a database may be away.
     :param must_exist: whether a journal or SQLite file that is not there is an error, and not made.
+    :param is_known: whether a database has been opened before, so that one that does not answer is away and not a
+        mistake.
     :return: for Optuna.
     :raises ValueError: if there is nothing, or nothing that can be opened.
     """
@@ -133,12 +139,24 @@ def open_storage(address: Address, heartbeat: int, patience: Patience, must_exis
         return open_journal(address.path)
     assert address.url is not None
     try:
-        return open_database(address.url, heartbeat, patience)
+        if is_known:
+            return patience.call(_opened_database, address.url, heartbeat, patience)
+        return _opened_database(address.url, heartbeat, patience)
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         reason = address.hide(str(getattr(error, "orig", None) or error)).strip().splitlines()
         raise ValueError(
             f"storage must be a database that can be opened, got {str(address)!r}: {reason[0] if reason else error!r}"
         ) from None
+
+
+def _opened_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
+    for _ in range(TABLE_ATTEMPTS):
+        try:
+            return open_database(url, heartbeat, patience)
+        except (IntegrityError, ProgrammingError):
+            # Another machine makes the tables of an empty database at this very moment.
+            time.sleep(TABLE_PAUSE)
+    return open_database(url, heartbeat, patience)
 
 
 def is_database(storage: BaseStorage) -> bool:

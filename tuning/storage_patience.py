@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 T = TypeVar("T")
 #: Once asked to stop, a worker waits this long for the database to hear why.
@@ -23,7 +23,8 @@ def is_away(error: BaseException) -> bool:
     :return: ``True`` if it is worth asking again.
     """
     cause: BaseException | None = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if isinstance(cause, OperationalError | InterfaceError):
+    # The last of these: the connection was lost within a request of several parts, and an outer part noticed.
+    if isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
         return True
     return isinstance(cause, DBAPIError) and cause.connection_invalidated
 

@@ -67,7 +67,7 @@ class Worker:
         self.settings, self.signals, self.orphaned = settings, signals, orphaned
         self.address = Address(settings.storage)
         patience = Patience(settings.patience, signals.is_stopping)
-        self.storage = open_storage(self.address, settings.heartbeat, patience)
+        self.storage = open_storage(self.address, settings.heartbeat, patience, is_known=True)
         self.search = optuna.load_study(study_name=settings.study, storage=self.storage)
         # Through the study, whose cache of finished trials saves most of the traffic with a database.
         self.storage = self.search._storage

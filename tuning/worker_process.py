@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 
 import optuna
+from optuna.exceptions import StorageInternalError
 
 from tuning.storage import Address
 from tuning.storage_database import close_databases
@@ -50,7 +51,9 @@ def worker_main(settings: Settings, stages: Sequence[str]) -> None:
         except KeyboardInterrupt:
             signals.stop(signal.SIGINT)
         except Exception as error:
-            print(f"error: {hide(str(error)) or type(error).__name__}", file=sys.stderr, flush=True)
+            # Optuna's own words for a failed request guess at its reason; the database's give it.
+            cause = error.__cause__ if isinstance(error, StorageInternalError) else None
+            print(f"error: {hide(str(cause or error)) or type(error).__name__}", file=sys.stderr, flush=True)
             sys.exit(BAD_INPUT if isinstance(error, ValueError | TypeError) else STOPPED)
         finally:
             close_databases()

@@ -8,12 +8,12 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError, ProgrammingError
 
 from tuning.storage import Address, open_storage
 from tuning.storage_database import PatientDatabase, close_databases, stale_callback_name
 from tuning.storage_journal import RepairingBackend, journal_lock, repair
-from tuning.storage_patience import Patience
+from tuning.storage_patience import Patience, is_away
 from tuning.worker_stages import asked_trial
 
 SECRET = "s3cr:t/p@ss"
@@ -242,6 +242,46 @@ def test_patience_ends(monkeypatch):
     with pytest.raises(OperationalError):
         Patience(600.0, is_stopping=lambda: True, say=lambda text: None).call(ask)
     assert clock[0] == pytest.approx(10.0)  # whoever is to stop waits for last words only
+
+
+def test_a_connection_that_is_lost_within_a_request_is_a_database_that_is_away():
+    error = optuna.exceptions.StorageInternalError("commit")
+    error.__cause__ = PendingRollbackError("Can't reconnect until invalid transaction is rolled back")
+    assert is_away(error)
+    error.__cause__ = IntegrityError("INSERT", {}, Away("duplicate key"))
+    assert not is_away(error)
+
+
+def test_a_database_that_was_there_before_is_waited_for_also_at_its_opening(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    errors = [gone(), gone()]
+    original = PatientDatabase.__init__
+
+    def away_twice(self, *arguments, **keywords):
+        if errors:
+            raise errors.pop()
+        original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(PatientDatabase, "__init__", away_twice)
+    with pytest.raises(ValueError, match="^storage must be a database that can be opened"):
+        database(tmp_path)
+    errors[:] = [gone(), gone()]
+    address, patience = Address(f"sqlite:///{tmp_path}/a.db"), Patience(600.0, say=lambda text: None)
+    assert isinstance(open_storage(address, 60, patience, is_known=True), PatientDatabase)
+
+
+def test_tables_that_another_machine_makes_at_this_moment_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("tuning.storage.TABLE_PAUSE", 0.0)
+    errors = [ProgrammingError("CREATE TABLE", {}, Away("already exists")), IntegrityError("", {}, Away("pg_type"))]
+    original = PatientDatabase.__init__
+
+    def beaten(self, *arguments, **keywords):
+        if errors:
+            raise errors.pop()
+        original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(PatientDatabase, "__init__", beaten)
+    assert isinstance(database(tmp_path), PatientDatabase)
 
 
 def test_patience_is_for_databases_that_are_away_and_not_for_mistakes():
