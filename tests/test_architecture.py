@@ -19,6 +19,20 @@ OUTSIDE = {
     "rules": {"numpy", "torch"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+TUNING = PACKAGE.parent / "tuning"
+TUNING_FILES = sorted(TUNING.rglob("*.py"))
+# What a user of the package may import, and so may tuning.
+PUBLIC_MODULES = {
+    "sb3_ppo_notes",
+    "sb3_ppo_notes.callbacks",
+    "sb3_ppo_notes.formulas.checks",  # the errors
+    "sb3_ppo_notes.formulas.statistics",
+    "sb3_ppo_notes.persistence",
+    "sb3_ppo_notes.persistence.atomic",
+    "sb3_ppo_notes.recipes",
+    "sb3_ppo_notes.rollouts",
+    "sb3_ppo_notes.rules",
+}
 MODULES = [
     name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "sb3_ppo_notes.") if not name.endswith("__main__")
 ]
@@ -67,8 +81,24 @@ def test_the_package_never_imports_optuna():
     assert not [path for path in FILES if any(module.split(".")[0] == "optuna" for module in imports_of(path))]
 
 
+@pytest.mark.parametrize("path", TUNING_FILES, ids=lambda path: path.name)
+def test_tuning_uses_the_public_api_only(path):
+    ours = {module for module in imports_of(path) if module.split(".")[0] == "sb3_ppo_notes"}
+    assert ours <= PUBLIC_MODULES, f"{path}: {ours - PUBLIC_MODULES}"
+
+
+def test_the_package_never_imports_tuning():
+    assert TUNING_FILES
+    assert not [path for path in FILES if any(module.split(".")[0] == "tuning" for module in imports_of(path))]
+
+
+def is_documented_elsewhere(cls, method):
+    """Optuna's interfaces are Optuna's to explain."""
+    return any(method in vars(base) for base in cls.__mro__[1:] if base.__module__.startswith("optuna"))
+
+
 def public_objects():
-    for name in MODULES:
+    for name in [*MODULES, *(f"tuning.{path.stem}" for path in TUNING_FILES if path.stem != "__init__")]:
         module = importlib.import_module(name)
         for attribute, value in vars(module).items():
             if attribute.startswith("_") or getattr(value, "__module__", None) != name:
@@ -77,6 +107,8 @@ def public_objects():
                 yield f"{name}.{attribute}", value
                 if inspect.isclass(value):
                     for method, function in vars(value).items():
+                        if name.startswith("tuning.") and is_documented_elsewhere(value, method):
+                            continue
                         if not method.startswith("_") and inspect.isfunction(function):
                             yield f"{name}.{attribute}.{method}", function
 
@@ -124,7 +156,7 @@ def test_every_formula_has_its_parts(name):
     assert is_trivial or "Source:" in text, f"{name} cites no source"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", [*FILES, *TUNING_FILES], ids=lambda path: str(path.relative_to(PACKAGE.parent)))
 def test_sizes(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 300, f"{path} has {len(text.splitlines())} lines"

@@ -1,0 +1,48 @@
+"""A whole study on CartPole, as a user runs it: it must find something that holds up on seeds nobody tuned on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tuning.objective import Run, build
+from tuning.objective_environments import training_environments
+from tuning.space_arguments import baseline_setup
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STEPS = 3_000
+
+pytestmark = pytest.mark.slow
+
+
+def test_sixty_thousand_steps_of_cartpole_beat_sb3s_defaults(tmp_path):
+    command = ["run", "--env", "CartPole-v1", "--algo", "notes_ppo", "--budget", "60000", "--workers", "2"]
+    command += ["--study", "cartpole", "--outdir", str(tmp_path / "out"), "--n-timesteps", str(STEPS)]
+    finished = subprocess.run(
+        [sys.executable, "tuning/study.py", *command, "--n-eval-episodes", "5"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    study = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert study["env_steps"] <= 60_000
+    scores = {arm["name"]: list(arm["scores"].values()) for arm in study["tested"]}
+    assert len(scores["tuned"]) == len(scores["SB3 defaults"]) == 10
+    assert np.mean(scores["tuned"]) > np.mean(scores["SB3 defaults"]) + 20
+    assert "minus test score" in finished.stdout
+    # What is exported builds what was tuned.
+    best = yaml.safe_load((tmp_path / "out" / "best.yml").read_text())["CartPole-v1"]
+    assert best["n_timesteps"] == STEPS
+    setup = baseline_setup("best", "notes_ppo", best)
+    env = training_environments("CartPole-v1", setup, 0)
+    model = build(Run(setup, "CartPole-v1", 0, STEPS, (STEPS,)), env)
+    assert model.n_steps == best["n_steps"]
+    assert (model.n_steps * model.n_envs) % model.batch_size == 0
+    env.close()

@@ -1,0 +1,166 @@
+"""Choices of the update rule as parameters of a search: a name for each choice, and the rule that names make."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_ppo_notes import rules
+from sb3_ppo_notes.recipes import RECIPES
+from sb3_ppo_notes.rules import (
+    GAE,
+    AdaptiveLearningRate,
+    AdvantageNormalization,
+    ClippedSurrogate,
+    ClippedValueError,
+    EarlyStop,
+    HuberValueError,
+    KLPenalty,
+    Optimization,
+    PessimisticValueError,
+    PolicyGradient,
+    UpdateRule,
+)
+
+#: The choice that SB3's arguments describe (clip_range, gae_lambda, target_kl, normalize_advantage).
+STOCK = "stock"
+OWN: dict[str, dict[str, Any]] = {
+    "policy_objective": {"kl_penalty_paper": KLPenalty(adaptation="paper", cutoff_coef=0.0)},
+    "value_objective": {
+        "clipped": ClippedValueError(0.2),
+        "pessimistic": PessimisticValueError(0.2),
+        "huber": HuberValueError(1.0),
+    },
+    "kl_controls": {
+        "adaptive_learning_rate": (AdaptiveLearningRate(),),
+        "exact_early_stop": (EarlyStop(0.02, estimator="exact"),),
+    },
+}
+# Slots that SB3's arguments describe well enough by themselves are not varied by a recipe's mere number.
+DESCRIBED = (ClippedSurrogate, GAE)
+
+
+@cache
+def rule_choices(algo: str) -> Mapping[str, Mapping[str, Any]]:
+    """What each slot of the rule may hold: stock's, ours, and what the recipes of this algorithm hold there.
+
+    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+    :return: choices by name (a recipe's by the recipe's), by slot; ``None`` for stock's.
+    """
+    stock = UpdateRule() if algo == "notes_ppo" else _a2c_rule()
+    table: dict[str, dict[str, Any]] = {}
+    for slot in (field.name for field in dataclasses.fields(UpdateRule)):
+        if slot == "reward_scaling":
+            continue  # the one choice there is destroys what a constant reward says
+        choices: dict[str, Any] = {STOCK: None}
+        if algo == "notes_ppo" or slot == "value_objective":
+            choices |= OWN.get(slot, {})
+        for name, recipe in RECIPES.items():
+            choice = _without_own_optimizers(getattr(recipe.rule, slot))
+            is_new = choice != getattr(stock, slot) and choice not in choices.values()
+            if f"notes_{recipe.algorithm}" == algo and is_new and not isinstance(choice, DESCRIBED):
+                choices[name] = choice
+        if len(choices) > 1:
+            table[slot] = choices
+    return table
+
+
+def rule_of(slots: Mapping[str, str], arguments: Mapping[str, Any], algo: str) -> UpdateRule | None:
+    """The rule that named choices make, together with what SB3's arguments describe.
+
+    :param slots: names of choices by slot.
+    :param arguments: of the constructor; ``clip_range``, ``gae_lambda``, ``target_kl``, ``clip_range_vf`` and
+        ``normalize_advantage`` say what is stock.
+    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+    :return: the rule, ``None`` if every choice is stock's.
+    """
+    chosen = {slot: rule_choices(algo)[slot][name] for slot, name in slots.items() if name != STOCK}
+    if not chosen:
+        return None
+    is_ppo = algo == "notes_ppo"
+    scope = "minibatch" if arguments.get("normalize_advantage", is_ppo) else "none"
+    described: dict[str, Any] = {
+        "advantage_estimator": GAE(arguments.get("gae_lambda", 0.95 if is_ppo else 1.0)),
+        "advantage_normalization": AdvantageNormalization(scope),  # type: ignore[arg-type]
+        "policy_objective": _clip(arguments) if is_ppo else PolicyGradient(),
+    }
+    if arguments.get("clip_range_vf") is not None:
+        described["value_objective"] = ClippedValueError(_schedule(arguments["clip_range_vf"]))
+    if arguments.get("target_kl") is not None:
+        described["kl_controls"] = (EarlyStop(arguments["target_kl"]),)
+    return UpdateRule(**{**described, **chosen})
+
+
+def rule_as_yaml(rule: UpdateRule) -> dict[str, Any]:
+    """A rule as plain values: classes by name with their arguments, schedules as ``lin_0.2``.
+
+    :param rule: any whose schedules are linear ones to 0.
+    :return: by slot; what is as in ``UpdateRule()`` is left out.
+    """
+    stock = UpdateRule()
+    slots = (field.name for field in dataclasses.fields(UpdateRule))
+    return {slot: _plain(getattr(rule, slot)) for slot in slots if getattr(rule, slot) != getattr(stock, slot)}
+
+
+def rule_from_yaml(words: Mapping[str, Any]) -> UpdateRule:
+    """The rule that :func:`rule_as_yaml` wrote.
+
+    :param words: by slot.
+    :return: an equal rule.
+    :raises ValueError: for an unknown slot, class or argument.
+    """
+    try:
+        return UpdateRule(**{slot: _built(value) for slot, value in words.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"rule must map slots to choices of sb3_ppo_notes.rules, got {dict(words)}: {error}"
+        ) from error
+
+
+def _built(words: Any) -> Any:
+    if isinstance(words, list):
+        return tuple(map(_built, words))
+    if not isinstance(words, Mapping):
+        return _schedule(words) if isinstance(words, str) and words.startswith("lin_") else words
+    (name, arguments), *rest = words.items()
+    if rest or name not in rules.__all__:
+        raise ValueError(f"{name!r} is no choice")
+    return getattr(rules, name)(**{key: _built(value) for key, value in arguments.items()})
+
+
+def _plain(choice: Any) -> Any:
+    if isinstance(choice, tuple):
+        return [_plain(one) for one in choice]
+    if isinstance(choice, LinearSchedule):
+        return f"lin_{choice.start!r}"
+    if dataclasses.is_dataclass(choice):
+        values = {field.name: getattr(choice, field.name) for field in dataclasses.fields(choice) if field.init}
+        return {type(choice).__name__: {name: _plain(value) for name, value in values.items()}}
+    return choice
+
+
+def _a2c_rule() -> UpdateRule:
+    return UpdateRule(
+        advantage_estimator=GAE(1.0),
+        advantage_normalization=AdvantageNormalization("none"),
+        policy_objective=PolicyGradient(),
+    )
+
+
+def _without_own_optimizers(choice: Any) -> Any:
+    """Separate optimisers have learning rates of their own, which no parameter of the search would reach."""
+    return dataclasses.replace(choice, separate=None) if isinstance(choice, Optimization) else choice
+
+
+def _clip(arguments: Mapping[str, Any]) -> ClippedSurrogate:
+    return ClippedSurrogate(_schedule(arguments.get("clip_range", 0.2)))
+
+
+def _schedule(value: Any) -> Any:
+    if isinstance(value, str):
+        return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
+    return value

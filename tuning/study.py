@@ -1,0 +1,46 @@
+"""The shell's door: ``python tuning/study.py run | status | report | export | compare``. It only dispatches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started as a file: Python then looks for modules in its folder, and not in the one above
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import tyro
+
+from tuning.storage_database import close_databases
+from tuning.study_run import Run
+from tuning.study_verbs import Compare, Export, Report, Status
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": Run,
+    "status": Status,
+    "report": Report,
+    "export": Export,
+    "compare": Compare,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    :param arguments: words of the command line, ``None`` for the process's own.
+    :return: the exit code: 0 done, 1 the study was stopped by its failures, 2 bad input, 130 or 143 after a signal.
+    """
+    # Each command is a dataclass: its fields are the options, their docstrings the help, calling it does the work.
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="tuning/study.py", args=arguments)
+    try:
+        return int(command())
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {command.hide(str(error))}", file=sys.stderr)
+        return 2
+    finally:
+        close_databases()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
