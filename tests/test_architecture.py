@@ -24,6 +24,7 @@ TUNING_FILES = sorted(TUNING.rglob("*.py"))
 # What a user of the package may import, and so may tuning.
 PUBLIC_MODULES = {
     "sb3_ppo_notes",
+    "sb3_ppo_notes.algorithms.rule_words",  # rules in files, as train reads them
     "sb3_ppo_notes.callbacks",
     "sb3_ppo_notes.formulas.checks",  # the errors
     "sb3_ppo_notes.formulas.statistics",

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from sb3_ppo_notes.algorithms.rule_words import rule_as_words
 from tuning.report_data import StudyRecord
 from tuning.report_files import without_passwords, write_atomically
 from tuning.report_numbers import arm_numbers, best_trial, optimism_of
 from tuning.space_arguments import RULE_ARGUMENTS, constructor_arguments, plain_arguments, zoo_algorithm
-from tuning.space_rules import rule_as_yaml
 
 
 def best_entry(record: StudyRecord) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def best_entry(record: StudyRecord) -> dict[str, Any]:
     if arguments.get("policy_kwargs"):
         entry["policy_kwargs"] = _expression(arguments["policy_kwargs"])
     if rule is not None:
-        entry["rule"] = rule_as_yaml(rule)
+        entry["rule"] = rule_as_words(rule)
     return entry
 
 

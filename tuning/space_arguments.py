@@ -11,8 +11,9 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.algorithms.rule_words import rule_from_words
 from tuning.space_defaults import ALGORITHMS
-from tuning.space_rules import rule_from_yaml, rule_of
+from tuning.space_rules import rule_of
 
 CLASSES: dict[str, type[NotesPPO] | type[NotesA2C]] = {"notes_ppo": NotesPPO, "notes_a2c": NotesA2C}
 #: rl_zoo3's networks by rl_zoo3's names.
@@ -74,7 +75,7 @@ def constructor_arguments(
     arguments["policy_kwargs"] = _with_classes(arguments.get("policy_kwargs", {}))
     slots = {name.removeprefix("rule."): value for name, value in configuration.items() if name.startswith("rule.")}
     written = (base or {}).get("rule")
-    rule = rule_of(slots, arguments, algo) or (rule_from_yaml(written) if written else None)
+    rule = rule_of(slots, arguments, algo) or (rule_from_words(written) if written else None)
     if rule is not None:
         arguments = {name: value for name, value in arguments.items() if name not in RULE_ARGUMENTS}
         arguments["rule"] = rule

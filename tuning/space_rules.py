@@ -9,7 +9,6 @@ from typing import Any
 
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_ppo_notes import rules
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rules import (
     GAE,
@@ -93,54 +92,6 @@ def rule_of(slots: Mapping[str, str], arguments: Mapping[str, Any], algo: str) -
     if arguments.get("target_kl") is not None:
         described["kl_controls"] = (EarlyStop(arguments["target_kl"]),)
     return UpdateRule(**{**described, **chosen})
-
-
-def rule_as_yaml(rule: UpdateRule) -> dict[str, Any]:
-    """A rule as plain values: classes by name with their arguments, schedules as ``lin_0.2``.
-
-    :param rule: any whose schedules are linear ones to 0.
-    :return: by slot; what is as in ``UpdateRule()`` is left out.
-    """
-    stock = UpdateRule()
-    slots = (field.name for field in dataclasses.fields(UpdateRule))
-    return {slot: _plain(getattr(rule, slot)) for slot in slots if getattr(rule, slot) != getattr(stock, slot)}
-
-
-def rule_from_yaml(words: Mapping[str, Any]) -> UpdateRule:
-    """The rule that :func:`rule_as_yaml` wrote.
-
-    :param words: by slot.
-    :return: an equal rule.
-    :raises ValueError: for an unknown slot, class or argument.
-    """
-    try:
-        return UpdateRule(**{slot: _built(value) for slot, value in words.items()})
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"rule must map slots to choices of sb3_ppo_notes.rules, got {dict(words)}: {error}"
-        ) from error
-
-
-def _built(words: Any) -> Any:
-    if isinstance(words, list):
-        return tuple(map(_built, words))
-    if not isinstance(words, Mapping):
-        return _schedule(words) if isinstance(words, str) and words.startswith("lin_") else words
-    (name, arguments), *rest = words.items()
-    if rest or name not in rules.__all__:
-        raise ValueError(f"{name!r} is no choice")
-    return getattr(rules, name)(**{key: _built(value) for key, value in arguments.items()})
-
-
-def _plain(choice: Any) -> Any:
-    if isinstance(choice, tuple):
-        return [_plain(one) for one in choice]
-    if isinstance(choice, LinearSchedule):
-        return f"lin_{choice.start!r}"
-    if dataclasses.is_dataclass(choice):
-        values = {field.name: getattr(choice, field.name) for field in dataclasses.fields(choice) if field.init}
-        return {type(choice).__name__: {name: _plain(value) for name, value in values.items()}}
-    return choice
 
 
 def _a2c_rule() -> UpdateRule:

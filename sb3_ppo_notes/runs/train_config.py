@@ -19,6 +19,7 @@ import yaml
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO, __version__
+from sb3_ppo_notes.algorithms.rule_words import rule_from_words
 from sb3_ppo_notes.formulas.checks import (
     InvalidTypeError,
     InvalidValueError,
@@ -42,7 +43,6 @@ NOT_IN_YAML: tuple[str, ...] = (
     "device",
     "verbose",
     "tensorboard_log",
-    "rule",
     "_init_setup_model",
 )
 NOT_IN_YAML += ("rollout_buffer_class", "rollout_buffer_kwargs")
@@ -115,6 +115,8 @@ class RunConfig:
                 raise InvalidTypeError(f"{key} must be names and values, got {getattr(self, key)!r}")
         known = inspect.signature(ALGORITHMS[self.algo].__init__).parameters
         check_known("hyperparameters", self.hyperparameters, [name for name in known if name not in NOT_IN_YAML])
+        if "rule" in self.hyperparameters:
+            rule_from_words(self.hyperparameters["rule"])
         if not isinstance(self.normalize, bool):
             if not isinstance(self.normalize, dict):
                 raise InvalidTypeError(f"normalize must be true, false or names and values, got {self.normalize!r}")

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from torch import nn, optim
 
 from sb3_ppo_notes.algorithms.construction import made_environment
+from sb3_ppo_notes.algorithms.rule_words import rule_from_words
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts import LeanVecEnv
@@ -37,6 +38,8 @@ def built_model(config: RunConfig) -> OnPolicyAlgorithm:
     arguments = dict(config.hyperparameters, seed=config.seed, device=config.device)
     if "policy_kwargs" in arguments:
         arguments["policy_kwargs"] = with_classes(arguments["policy_kwargs"])
+    if "rule" in arguments:
+        arguments["rule"] = rule_from_words(arguments["rule"])
     algorithm = ALGORITHMS[config.algo]
     policy = config.policy
     if policy is not None:

@@ -9,8 +9,9 @@ import yaml
 from gymnasium import spaces
 from torch import nn, optim
 
+from sb3_ppo_notes.rules import HuberValueError, KLPenalty
 from sb3_ppo_notes.runs.train_config import SHIPPED, RunConfig, read_config, settled, written
-from sb3_ppo_notes.runs.train_model import check_policy, suggested_policy, with_classes
+from sb3_ppo_notes.runs.train_model import built_model, check_policy, suggested_policy, with_classes
 from sb3_ppo_notes.runs.train_weights import count_weights, weights_table
 from sb3_ppo_notes.runs.train_zoo import parsed_dict
 
@@ -228,7 +229,11 @@ def test_names_become_classes_and_unknown_ones_are_refused():
             "env: CartPole-v1\nhyperparameters: {n_step: 4}",
             "hyperparameters must not hold the unknown key 'n_step' (did",
         ),
-        ("env: CartPole-v1\nhyperparameters: {rule: 4}", "hyperparameters must not hold the unknown key 'rule'"),
+        (
+            "env: CartPole-v1\nhyperparameters: {rule: 4}",
+            "rule must map slots to choices of sb3_ppo_notes.rules, got 4",
+        ),
+        ("env: CartPole-v1\nhyperparameters: {rule: {policy_objective: {Clip: {}}}}", "'Clip' is no choice"),
         ("env: CartPole-v1\nnormalize: {norm: 4}", "normalize must not hold the unknown key 'norm'"),
         ("env: CartPole-v1\nnormalize: 4", "normalize must be true, false or names and values, got 4"),
         ("env: CartPole-v1\nnormalize: {clip_obs: x}", "normalize.clip_obs must be > 0 and finite, got str 'x'"),
@@ -374,3 +379,17 @@ def test_policies_are_suggested_by_observations():
     image = IMAGE
     assert suggested_policy(image) == "CnnPolicy"
     assert suggested_policy(spaces.Dict(a=image)) == "MultiInputPolicy"
+
+
+def test_a_rule_in_a_file_is_the_models_rule(tmp_path):
+    """As tuning's best.yml writes it; config.yaml of the run says it again."""
+    words = {
+        "policy_objective": {"KLPenalty": {"coefficient": 2.0}},
+        "value_objective": {"HuberValueError": {"beta": 1.0}},
+    }
+    text = yaml.safe_dump({"CartPole-v1": {"n_envs": 2, "n_steps": 16, "batch_size": 16, "rule": words}})
+    (tmp_path / "best.yml").write_text(text)
+    run, _ = settled(str(tmp_path / "best.yml"), {})
+    model = built_model(run)
+    assert model.rule.policy_objective == KLPenalty(coefficient=2.0)
+    assert model.rule.value_objective == HuberValueError(1.0)

@@ -7,12 +7,13 @@ import yaml
 from torch import nn
 
 from sb3_ppo_notes import NotesPPO
+from sb3_ppo_notes.algorithms.rule_words import rule_from_words
 from tests.tuning.records import record
 from tuning.export import best_entry, best_yaml, write_best
 from tuning.report_data import TrialRecord
 from tuning.report_numbers import best_trial
 from tuning.space_arguments import baseline_setup, make_setup
-from tuning.space_rules import rule_choices, rule_from_yaml
+from tuning.space_rules import rule_choices
 from tuning.space_warm_starts import parsed_entry
 
 REASON = "rl_zoo3 with its loader is not installed"
@@ -139,7 +140,7 @@ def test_a_rule_that_cannot_be_is_refused():
         {"value_objective": {"HuberValueError": {"beta": -1}}},
     ):
         with pytest.raises(ValueError, match="^rule must map slots to choices of sb3_ppo_notes.rules"):
-            rule_from_yaml(words)
+            rule_from_words(words)
 
 
 @pytest.fixture
