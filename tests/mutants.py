@@ -32,6 +32,8 @@ NONFINITE = "tests/algorithms/test_nonfinite.py::"
 STATISTICS = "tests/formulas/test_statistics.py::"
 VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
+PERSISTENCE = "tests/persistence/"
+RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
 
 MUTANTS = [
     Mutant(
@@ -705,5 +707,61 @@ MUTANTS = [
         "if array.dtype.itemsize > 4:",
         "if False:",
         NONFINITE + "test_a_number_too_large_for_float32_counts_as_infinite",
+    ),
+    Mutant(
+        "the normaliser's running returns left out of a checkpoint",
+        "persistence/snapshot.py",
+        'frozenset({"class_attributes",',
+        'frozenset({"returns", "class_attributes",',
+        RESUME + "[normalize]",
+    ),
+    Mutant(
+        "a checkpoint's arrays copied into another memory order",
+        "persistence/snapshot.py",
+        "if native.size == 0 or native.strides",
+        "if True or native.strides",
+        RESUME + "[cnn]",
+    ),
+    Mutant(
+        "generators not put back when learning begins",
+        "persistence/checkpoint.py",
+        "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    put_back_random",
+        "    (lambda *_: None)",
+        RESUME + "[mlp]",
+    ),
+    Mutant(
+        "digests of a checkpoint not compared",
+        "persistence/storage.py",
+        'if _digest(content[name]) != stated["sha256"]:',
+        "if False:",
+        PERSISTENCE + "test_faults.py::test_row_24_two_hundred_flipped_bits_are_all_noticed",
+    ),
+    Mutant(
+        "a file's temporary left behind",
+        "_atomic.py",
+        "            temporary.unlink()\n",
+        "            pass\n",
+        PERSISTENCE + "test_faults.py::test_row_22_a_full_disk_leaves_the_old_model_file",
+    ),
+    Mutant(
+        "best score forgotten by a checkpoint",
+        "persistence/callback_state.py",
+        "FORGETFUL = frozenset({",
+        'FORGETFUL = frozenset({"EvalCallback", ',
+        PERSISTENCE + "test_faults.py::test_row_31_a_better_model_is_not_overwritten_after_a_resume",
+    ),
+    Mutant(
+        "load_safe unpickles weights",
+        "persistence/archive.py",
+        "weights_only=True)",
+        "weights_only=False)",
+        PERSISTENCE + "test_safe.py::test_row_25_a_pickle_in_the_weights_is_never_run",
+    ),
+    Mutant(
+        "load_safe imports any class",
+        "persistence/configuration.py",
+        "if own in CLASSES.get(module, ()):",
+        "if module:",
+        PERSISTENCE + "test_safe.py::test_row_25_a_class_by_another_name_is_refused_and_not_imported",
     ),
 ]

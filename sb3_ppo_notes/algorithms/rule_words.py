@@ -6,7 +6,7 @@ from typing import Any
 
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-from sb3_ppo_notes import rules
+import sb3_ppo_notes.rules as rules
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rules import UpdateRule
 

@@ -236,10 +236,13 @@ def is_simple(value: Any, depth: int = 0) -> bool:
 
     :param value: anything.
     :param depth: containers around it.
-    :return: ``False`` for an object with attributes, and for containers in containers in containers without end.
+    :return: ``False`` for an object with attributes, and for containers in containers in containers without end. A
+        function among numbers is no hindrance: it stays as the program has it.
     """
     if depth > 10:
         return False
+    if depth > 0 and is_kept(value):
+        return True
     if isinstance(value, dict):
         return all(is_simple(item, depth + 1) for item in (*value.keys(), *value.values()))
     if isinstance(value, list | tuple | deque | set | frozenset):

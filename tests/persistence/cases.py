@@ -94,7 +94,11 @@ CASES = {
         rule=UpdateRule(kl_controls=(AdaptiveLearningRate(threshold=1e-3),)),
     ),
     "every_epoch": lambda: NotesPPO(
-        "MlpPolicy", make_vec_env("Pendulum-v1", 2, seed=7), **SMALL, **NET, rule=UpdateRule(computed="every_epoch")
+        "MlpPolicy",
+        make_vec_env("Pendulum-v1", 2, seed=7, wrapper_class=lambda env: gym.wrappers.TimeLimit(env, 11)),
+        **SMALL,
+        **NET,
+        rule=UpdateRule(computed="every_epoch"),
     ),
     "separate": lambda: NotesPPO(
         "MlpPolicy",

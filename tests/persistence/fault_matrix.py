@@ -5,6 +5,8 @@ A row is (number, fault, what happens, tests). Numbers are those of the fault ma
 
 from typing import NamedTuple
 
+from tests.rollouts import fault_rows
+
 
 class Row(NamedTuple):
     number: int
@@ -149,6 +151,9 @@ ROWS = [
         ),
     ),
 ]
+
+#: Those of environments and numbers are kept beside their own tests.
+ROWS += [Row(row.number, row.fault, row.happens, (row.test,)) for row in fault_rows.ROWS]
 
 
 def markdown_table():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 
+from sb3_ppo_notes.callbacks import DiagnosticsCallback, EntropyCallback, KLCallback
 from tests.persistence.cases import CASES, TOTAL, assert_equal, disturb, resumed, run_to, with_rows
 
 
@@ -44,5 +45,47 @@ def same(row, other):
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "compiled"])
 def test_a_run_cut_at_a_random_step_equals_the_straight_run(name, tmp_path):
+    """And before or after that in the middle of the second rollout."""
     generator = random.Random(f"one cut of {name}")
-    check(name, [generator.randrange(1, TOTAL)], tmp_path)
+    check(name, sorted({generator.randrange(1, TOTAL), 104}), tmp_path)
+
+
+@pytest.mark.parametrize("log_interval", [1, 2])
+def test_what_is_logged_after_a_cut_is_what_would_have_been(log_interval, tmp_path):
+    """An update's numbers are written after the next rollout, and every so many rollouts since the run began."""
+    model, expected = with_rows(CASES["mlp"]())
+    model.learn(TOTAL, log_interval=log_interval)
+    run_to(with_rows(CASES["mlp"]())[0], 150, tmp_path, log_interval=log_interval)
+    model, found = with_rows(resumed("mlp", tmp_path))
+    model.learn(model.resume_report.remaining_timesteps, log_interval=log_interval, reset_num_timesteps=False)
+    late = [row for row in expected.rows if row["step"] > 150]
+    assert len(late) == {1: 4, 2: 2}[log_interval]
+    assert len(found.rows) == len(late)
+    assert all(same(row, other) for row, other in zip(found.rows, late, strict=True))
+
+
+def test_the_callbacks_of_this_package_remember_too(tmp_path):
+    """What they had seen before the cut, they know after it."""
+
+    def callbacks():
+        return [KLCallback(), EntropyCallback(), DiagnosticsCallback()]
+
+    straight = callbacks()
+    CASES["mlp"]().learn(TOTAL, straight)
+    first = callbacks()
+    run_to(CASES["mlp"](), 150, tmp_path, callbacks=first)
+    model, then = resumed("mlp", tmp_path), callbacks()
+    assert model.resume_report.is_exact, model.resume_report
+    model.learn(model.resume_report.remaining_timesteps, then, reset_num_timesteps=False)
+    assert model.resume_report.is_exact, model.resume_report
+    for one, other in zip(then, straight, strict=True):
+        assert one.n_calls == other.n_calls
+        for name, value in vars(other).items():
+            if name == "history":
+                assert [without_time(entry) for entry in one.history] == [without_time(entry) for entry in value]
+            elif name.startswith(("_n_", "_counts", "warned", "_scales")):
+                assert getattr(one, name) == value, name
+
+
+def without_time(entry):
+    return str({name: value for name, value in entry.items() if "share" not in name and "seconds" not in name})
