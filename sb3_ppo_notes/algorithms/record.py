@@ -43,18 +43,18 @@ class UpdateRecord:
     _terms: list[LossTerms] = field(default_factory=list)
     _rows: list[th.Tensor] = field(default_factory=list)
     _gradients: list[GradientNorm] = field(default_factory=list)
-    _masks: th.Tensor | None = None
+    _owned: np.ndarray | None = None
     _max_grad_norm: float = math.inf
     #: How many epochs and steps there were when the current epoch, and the current minibatch, began.
     _marks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def begin_phase(self, owners: Sequence[str], max_grad_norm: float | None) -> None:
+    def begin_phase(self, owned: np.ndarray, max_grad_norm: float | None) -> None:
         """Other weights are stepped from now on.
 
-        :param owners: ``"actor"``, ``"critic"`` or ``"shared"`` for each of them.
+        :param owned: ``[2, P]``, which weight tensors are the actor's own and which the critic's.
         :param max_grad_norm: longest gradient, ``None`` for no limit.
         """
-        self._masks = th.tensor([[owner == name for owner in owners] for name in ("actor", "critic")])
+        self._owned = owned
         self._max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
 
     def add_minibatch(self, terms: LossTerms) -> None:
@@ -106,9 +106,9 @@ class UpdateRecord:
             for values in zip(*(table.pop(name).tolist() for name in NORMS), strict=True):
                 self._add_norms(values)
             self._open.append(table)
-        if self._gradients and self._masks is not None:
-            parts = th.stack([norm.parts for norm in self._gradients]).cpu()
-            owned = th.sqrt((parts[:, None] ** 2 * self._masks).sum(-1)).tolist()
+        if self._gradients and self._owned is not None:
+            parts = th.stack([norm.parts for norm in self._gradients]).cpu().numpy()
+            owned = np.sqrt(parts**2 @ self._owned.T).tolist()
             for norm, (actor, critic) in zip(self._gradients, owned, strict=True):
                 self._add_norms((norm.total, actor, critic))
         if self._terms:
@@ -164,12 +164,13 @@ class UpdateRecord:
         tables = self.epochs[first_epoch:]
         if window == "minibatch":
             tables = [{name: values[-1:] for name, values in table.items()} for table in self._open[-1:]]
-        steps = np.array(self.norms[first_step:], dtype=np.float64).reshape(-1, 4)
-        norms = steps.mean(axis=0).tolist() if len(steps) else [math.nan] * 4
+        steps = self.norms[first_step:]
+        means = [sum(column) / len(steps) for column in zip(*steps, strict=True)] if steps else [math.nan] * 4
+        norms: dict[str, Any] = dict(zip((*NORMS, "clipped_steps"), means, strict=True))
         after = self.kl_after if window == "update" else self.kl_after[-1:] if window == "epoch" else []
         return UpdateReport(
             **_summary(tables),
-            **dict(zip((*NORMS, "clipped_steps"), norms, strict=True)),
+            **norms,
             n_gradient_steps=len(steps),
             stopped_in_epoch=self.stopped_in_epoch,
             stop_reason=self.stop_reason,
@@ -196,6 +197,8 @@ def _summary(tables: Sequence[Table]) -> dict[str, Any]:
     def mean(name: str) -> float:
         if not tables:
             return math.nan
+        if len(tables) == len(tables[0][name]) == 1:
+            return float(tables[0][name][0])  # a single minibatch, as in A2C: nothing to average
         return float(np.mean(np.concatenate([table[name] for table in tables]).astype(np.float64)))
 
     means = ("policy_loss", "value_loss", "entropy_loss", "clip_fraction", "effective_sample_size")

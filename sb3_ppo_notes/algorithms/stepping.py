@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 
 from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
-from sb3_ppo_notes.algorithms.optimizers import Phase
+from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
 from sb3_ppo_notes.algorithms.undo import Undo
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.towers import TowerPass
@@ -34,14 +34,19 @@ class GradientSteps:
 
     :param phase: whose weights, with which optimiser and which longest gradient.
     :param is_exact: whether there is a stock SB3 to be equal to; sb3-contrib's recurrent PPO is equalled to rounding.
+    :param policy: whose weights they are, to tell the actor's from the critic's; ``None`` if nobody asks.
     """
 
-    def __init__(self, phase: Phase, is_exact: bool = True):
+    def __init__(self, phase: Phase, is_exact: bool = True, policy: Any = None):
         self.phase = phase
         self.is_exact = is_exact
         #: Scales the loss of a policy in float16.
         self.scaler: th.amp.GradScaler | None = None
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
+        owners = owners_of(policy, self.parameters)
+        #: ``[2, P]``: which weight tensors are the actor's own and which the critic's. Made out once: an A2C update is
+        #: over in a millisecond.
+        self.owned = np.array([[owner == name for owner in owners] for name in ("actor", "critic")], dtype=np.float32)
         self._flat: FlatOptimizer | None = None
         #: The vectors of the update before: taken up again if nobody has touched what they show.
         self._kept: FlatOptimizer | None = None

@@ -14,7 +14,7 @@ from sb3_ppo_notes.algorithms.compiled import CompiledSteps
 from sb3_ppo_notes.algorithms.learner import Learner
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, mean_kl, minibatch_loss, policy_part, value_part
 from sb3_ppo_notes.algorithms.nonfinite import Safeguard, UpdateAbandoned
-from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
+from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.record import UpdateRecord, Window
 from sb3_ppo_notes.algorithms.report import Scale, UpdateReport
@@ -61,12 +61,11 @@ class Update:
         self.probe = Probe.of(self.learner.policy, self.learner.rollout_buffer) if is_probed else None
         if self.rule.needs_exact_kl:
             self._remember_old_parameters()
-        self.towers = towers_of(self.learner.policy)
         for phase in phases:
             self.steps = self._steps_of(phase)
             self.compiled = self._compiled_steps(phase)
-            owners = owners_of(self.learner.policy, self.steps.parameters)
-            self.record.begin_phase(owners, phase.max_grad_norm)
+            self.towers = towers_of(self.learner.policy) if self.compiled is None else None
+            self.record.begin_phase(self.steps.owned, phase.max_grad_norm)
             self.safeguard.begin(self.steps)
             try:
                 self._run_phase(phase)
@@ -86,7 +85,8 @@ class Update:
         """The steps of the update before, if they were of these weights and this optimiser."""
         kept = self.learner.gradient_steps.get(phase.trains)
         if kept is None or not kept.belongs_to(phase):
-            kept = GradientSteps(phase, is_exact=not isinstance(self.learner.policy, NotesRecurrentPolicy))
+            policy = self.learner.policy
+            kept = GradientSteps(phase, not isinstance(policy, NotesRecurrentPolicy), policy)
             self.learner.gradient_steps[phase.trains] = kept
             if self.learner.precision == "float16":
                 kept.scaler = th.amp.GradScaler(self.learner.device.type)

@@ -136,7 +136,9 @@ def test_one_update_equals_the_eager_one(name):
     eager, compiled = after_one_update(env_name, **with_steady_adam(changes))
     assert difference(eager, compiled) < 1e-5
     for field, expected in vars(eager.last_report).items():
-        close = expected if expected is None else pytest.approx(expected, rel=2e-4, abs=1e-5)
+        if isinstance(expected, str | tuple):
+            continue  # words, and what is compared number by number in test_watching
+        close = expected if expected is None else pytest.approx(expected, rel=2e-4, abs=1e-5, nan_ok=True)
         assert getattr(compiled.last_report, field) == close, field
     assert eager.rule_state == compiled.rule_state
 
