@@ -13,6 +13,7 @@ import yaml
 from tuning.objective import Run, build
 from tuning.objective_environments import training_environments
 from tuning.space_arguments import baseline_setup
+from tuning.space_warm_starts import parsed_entry
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: So short that stock PPO's two rollouts of 2048 steps would run on for half as long again; A2C's are as long as they say.
@@ -41,7 +42,7 @@ def test_sixty_thousand_steps_of_cartpole_beat_sb3s_defaults(tmp_path):
     # What is exported builds what was tuned.
     best = yaml.safe_load((tmp_path / "out" / "best.yml").read_text())["CartPole-v1"]
     assert best["n_timesteps"] == STEPS
-    setup = baseline_setup("best", "notes_a2c", best)
+    setup = baseline_setup("best", "notes_a2c", parsed_entry(best))
     env = training_environments("CartPole-v1", setup, 0)
     model = build(Run(setup, "CartPole-v1", 0, STEPS, (STEPS,)), env)
     assert model.n_steps == best["n_steps"]
