@@ -63,6 +63,8 @@ def test_a_worker_goes_through_search_finalists_and_test(tmp_path):
     record = read_record(study, opened(settings), "here")
     complete = [trial for trial in record.trials if trial.state == "complete"]
     assert len(complete) >= 5
+    # Nobody suggests anything twice, as one seed for all trials would.
+    assert len({trial.configuration["learning_rate"] for trial in record.trials}) == len(record.trials)
     assert any(trial.state == "pruned" and trial.reason == "median" for trial in record.trials)
     finalists = sorted(complete, key=lambda trial: -trial.score)[:2]
     assert [len(trial.finalist_scores) for trial in finalists] == [2, 2]
