@@ -13,6 +13,7 @@ from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_ppo_notes.algorithms.report import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
 from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
@@ -140,6 +141,8 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
             is_cut = model.num_timesteps < run.total_timesteps or model._paused_at is not None
             if stop.requested is not None and is_cut:
                 return _interrupted(model, folder, stop.exit_code, console)
+            if model.last_report is None:
+                dump_last_update(logger, model.num_timesteps)  # killed before learn could: no update was left to make
             # The last update is in the files; what follows is a row of its own.
             logger.name_to_value.clear()
             _finish(run, folder, evaluation, callbacks, console)
