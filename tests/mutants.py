@@ -32,6 +32,7 @@ NONFINITE = "tests/algorithms/test_nonfinite.py::"
 STATISTICS = "tests/formulas/test_statistics.py::"
 VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
+RESUME = "tests/runs/test_train_resume.py::"
 
 MUTANTS = [
     Mutant(
@@ -705,5 +706,26 @@ MUTANTS = [
         "if array.dtype.itemsize > 4:",
         "if False:",
         NONFINITE + "test_a_number_too_large_for_float32_counts_as_infinite",
+    ),
+    Mutant(
+        "a rollout beyond the last step is not finished",
+        "algorithms/on_policy.py",
+        "total_timesteps or self._paused_at is not None:",
+        "total_timesteps:",
+        RESUME + "test_a_run_that_is_cut_in_the_rollout_beyond_its_last_step_finishes_that_rollout",
+    ),
+    Mutant(
+        "TensorBoard shows the lost steps twice",
+        "runs/train_log.py",
+        "begin = Event(step=num_timesteps + 1",
+        "begin = Event(step=10**9",
+        RESUME + "test_tensorboard_shows_what_it_shows_of_the_straight_run",
+    ),
+    Mutant(
+        "an edited configuration goes unseen",
+        "runs/train_resume.py",
+        "if then.get(name) != now[name]:",
+        "if False:",
+        RESUME + "test_bad_input_is_one_line_and_changes_nothing",
     ),
 ]

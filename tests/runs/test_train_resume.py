@@ -394,8 +394,8 @@ def test_a_run_that_still_goes_on_is_not_resumed(begun, capsys):
 LONG = {
     "cartpole": "{env: CartPole-v1, n_envs: 4, total_timesteps: 12000, eval_every: 5000, n_eval_episodes: 1, "
     "checkpoint_every: 1000, hyperparameters: {n_steps: 64, batch_size: 64, n_epochs: 4, learning_rate: lin_1e-3}}",
-    "pendulum": "{env: Pendulum-v1, normalize: true, n_envs: 2, total_timesteps: 12000, n_eval_episodes: 1, "
-    "eval_every: 5000, checkpoint_every: 700, hyperparameters: {n_steps: 128, batch_size: 64, n_epochs: 4}}",
+    "pendulum": "{env: Pendulum-v1, normalize: true, n_envs: 2, total_timesteps: 8000, n_eval_episodes: 1, "
+    "eval_every: 3000, checkpoint_every: 700, hyperparameters: {n_steps: 128, batch_size: 64, n_epochs: 4}}",
 }
 
 
