@@ -34,6 +34,7 @@ VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
 PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
+TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 
 MUTANTS = [
     Mutant(
@@ -763,5 +764,26 @@ MUTANTS = [
         "if own in CLASSES.get(module, ()):",
         "if module:",
         PERSISTENCE + "test_safe.py::test_row_25_a_class_by_another_name_is_refused_and_not_imported",
+    ),
+    Mutant(
+        "a rollout beyond the last step is not finished",
+        "algorithms/on_policy.py",
+        "total_timesteps or self._paused_at is not None:",
+        "total_timesteps:",
+        TRAIN_RESUME + "test_a_run_that_is_cut_in_the_rollout_beyond_its_last_step_finishes_that_rollout",
+    ),
+    Mutant(
+        "TensorBoard shows the lost steps twice",
+        "runs/train_log.py",
+        "begin = Event(step=num_timesteps + 1",
+        "begin = Event(step=10**9",
+        TRAIN_RESUME + "test_tensorboard_shows_what_it_shows_of_the_straight_run",
+    ),
+    Mutant(
+        "an edited configuration goes unseen",
+        "runs/train_resume.py",
+        "if then.get(name) != now[name]:",
+        "if False:",
+        TRAIN_RESUME + "test_bad_input_is_one_line_and_changes_nothing",
     ),
 ]

@@ -206,7 +206,12 @@ def scheduled(value: Any) -> Any:
 
 
 def check_learn_arguments(
-    total_timesteps: Any, callback: Any, log_interval: Any, reset_num_timesteps: Any, progress_bar: Any
+    total_timesteps: Any,
+    callback: Any,
+    log_interval: Any,
+    reset_num_timesteps: Any,
+    progress_bar: Any,
+    minimum: int = 1,
 ) -> int:
     """Refuse wrong arguments of ``learn`` before the environment is touched.
 
@@ -215,6 +220,7 @@ def check_learn_arguments(
     :param log_interval: updates between two dumps of the log, or ``None``.
     :param reset_num_timesteps: whether to count from 0.
     :param progress_bar: whether to show one.
+    :param minimum: steps that there must be; 0 where a rollout that was left is finished and no more.
     :return: total_timesteps as an int.
     :raises TypeError: for a wrong type.
     :raises ValueError: for a wrong value.
@@ -222,8 +228,8 @@ def check_learn_arguments(
     if isinstance(total_timesteps, float) and total_timesteps.is_integer():
         total_timesteps = int(total_timesteps)
     if isinstance(total_timesteps, float):
-        raise InvalidValueError(f"total_timesteps must be an int >= 1 (1e5 will do), got {total_timesteps}")
-    check_integer("total_timesteps", total_timesteps, minimum=1)
+        raise InvalidValueError(f"total_timesteps must be an int >= {minimum} (1e5 will do), got {total_timesteps}")
+    check_integer("total_timesteps", total_timesteps, minimum=minimum)
     if log_interval is not None:
         check_integer("log_interval", log_interval, minimum=1, because=" or None")
     check_flag("reset_num_timesteps", reset_num_timesteps)

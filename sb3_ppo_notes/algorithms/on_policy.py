@@ -222,8 +222,10 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         :param progress_bar: show one.
         :return: this model.
         """
+        # A run that was cut in its last rollout, beyond the steps asked for, has none left and yet has to finish it.
+        minimum = 1 if self.on_resume is None else 0
         total_timesteps = check_learn_arguments(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, minimum
         )
         if self.env is None:
             raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
@@ -260,7 +262,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if self.on_resume is not None:
             self.on_resume(callback)
             self.on_resume = None
-        while self.num_timesteps < total_timesteps:
+        while self.num_timesteps < total_timesteps or self._paused_at is not None:
             if not self.collect_rollouts(self.env, callback, self.rollout_buffer, n_rollout_steps=self.n_steps):
                 break
             iteration += 1

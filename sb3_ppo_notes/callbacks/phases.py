@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -132,6 +133,21 @@ class PhaseLoop:
         mean = float(np.mean(finished)) if finished else None
         return Report(position.phase.name, self.step, mean, len(finished))
 
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps.
+
+        :return: the steps made, and the scores since each phase's last report.
+        """
+        return {"step": self.step, "scores": self._scores}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where another loop was.
+
+        :param state: of :meth:`get_state`; scores of phases that are no more are left out.
+        """
+        self.step = state["step"]
+        self._scores = {phase.name: list(state["scores"].get(phase.name, [])) for phase in self.phases}
+
     def step_after_training(self, training_steps: int) -> int:
         """The loop's step when so much has been trained, and every evaluation that follows it is over.
 
@@ -156,9 +172,8 @@ class PhasesCallback(BaseCallback):
     normalisation as it stands; an episode that the end of the phase cuts does not count. Nothing of the training
     changes by it. A report is logged as ``notes/phases/NAME/mean_return`` and ``…/n_episodes``.
 
-    After a resume (``learn(reset_num_timesteps=False)``, or a loaded model) the phase follows from the model's
-    ``num_timesteps``. An evaluation runs within the very step that ends the training before it; a model saved at that
-    step counts as evaluated.
+    Of a loaded model the phase follows from its ``num_timesteps``; a checkpoint holds the scores too. An evaluation
+    runs within the very step that ends the training before it; a model saved at that step counts as evaluated.
 
     Source: batch-ppo, ``tools/loop.py`` and ``scripts/train.py``.
     Deviation: environments for evaluation are separate, so that the training's episodes go on over an evaluation (there
@@ -187,11 +202,15 @@ class PhasesCallback(BaseCallback):
         if env is None and not all(phase.is_training for phase in phases):
             raise InvalidValueError("env must be given when a phase evaluates, got None")
         check_integer("seed", seed, minimum=0)
-        #: Every report so far, the oldest first.
-        self.reports: list[Report] = []
+        self._reported: list[tuple[str, int, float | None, int]] = []
         self._env, self._seed, self._on_report = env, seed, on_report
         self._own_env: VecEnv | None = None
         self._training_steps = -1
+
+    @property
+    def reports(self) -> list[Report]:
+        """Every report so far, the oldest first."""
+        return [Report(*fields) for fields in self._reported]
 
     def _on_training_start(self) -> None:
         training_env = self.training_env
@@ -249,7 +268,7 @@ class PhasesCallback(BaseCallback):
     def _note(self, report: Report | None) -> None:
         if report is None:
             return
-        self.reports.append(report)
+        self._reported.append((report.phase, report.step, report.mean, report.n_episodes))
         name = f"notes/phases/{report.phase}"
         self.logger.record(f"{name}/n_episodes", report.n_episodes)
         if report.mean is not None:

@@ -18,12 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.watching import (
-    own_environment,
-    predictor,
-    synchronize_normalizers,
-    untouched_generators,
-)
+from sb3_ppo_notes.callbacks.watching import own_environment, predictor, synchronize_normalizers, untouched_generators
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 
 #: An episode without an end is cut after so many steps.
@@ -107,6 +102,11 @@ class VideoCallback(BaseCallback):
             except OSError as error:
                 warnings.warn(f"no video at step {self.num_timesteps}: {error}", stacklevel=2)
         return True
+
+    def close(self) -> None:
+        """Close its environment, after the last training."""
+        if self._stage is not None:
+            self._stage.env.close()
 
     def _film(self) -> None:
         assert self._stage is not None  # since training started

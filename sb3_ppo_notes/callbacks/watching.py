@@ -144,6 +144,20 @@ class FinishedEpisodes:
         self._is_monitored = is_vecenv_wrapped(env, VecMonitor) or env.env_is_wrapped(Monitor)[0]
         self._sums = np.zeros(env.num_envs)
 
+    def get_state(self) -> np.ndarray:
+        """What a checkpoint keeps.
+
+        :return: ``[B]``, sums of rewards since each episode began.
+        """
+        return self._sums
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Go on in the middle of episodes.
+
+        :param state: of :meth:`get_state`.
+        """
+        self._sums = np.array(state)
+
     def step(
         self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> tuple[np.ndarray, np.ndarray]:

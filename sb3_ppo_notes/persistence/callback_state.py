@@ -9,12 +9,16 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.persistence.environments import held_environments, put_back_environments
 from sb3_ppo_notes.persistence.revival import KEPT, Revival
-from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, is_kept, is_simple
+from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, has_own_state, is_kept, is_simple
 
 #: Attributes that SB3 gives every callback, and that the next run gives anew.
 WIRING = frozenset({"model", "parent", "locals", "globals", "logger", "training_env", "callback", "callbacks"})
 #: Callbacks without a memory worth keeping.
-FORGETFUL = frozenset({"CallbackList", "ConvertCallback", "ProgressBarCallback", "StopOnSignal", "ExactCheckpoint"})
+FORGETFUL = frozenset(
+    {"CallbackList", "ConvertCallback", "ProgressBarCallback", "StopOnSignal", "ExactCheckpoint"}
+    # What was filmed is in the files, and when to film again follows from the steps made.
+    | {"VideoCallback"}
+)
 
 
 def family_of(callback: BaseCallback) -> Iterator[BaseCallback]:
@@ -34,7 +38,8 @@ def held_callbacks(callback: BaseCallback, snapshot: Snapshot) -> list[dict[str,
     """Write what callbacks remember.
 
     An attribute that has the name of a constructor's argument is a setting, which the next run gives; every other one
-    that can be written is memory. Environments (of an ``EvalCallback``) are held like those of the training.
+    that can be written is memory, also of an object with ``get_state`` and ``set_state``. Environments (of an
+    ``EvalCallback``) are held like those of the training.
 
     :param callback: the one that ``learn`` calls.
     :param snapshot: takes it.
@@ -52,8 +57,9 @@ def held_callbacks(callback: BaseCallback, snapshot: Snapshot) -> list[dict[str,
                 entry["environments"][attribute] = held_environments(value, snapshot)
             elif attribute in settings or isinstance(value, BaseCallback) or is_kept(value):
                 continue
-            elif is_simple(value):
-                entry["memory"][attribute] = snapshot.add(value, f"{name}.{attribute}")
+            elif has_own_state(value) or is_simple(value):
+                held = value.get_state() if has_own_state(value) else value
+                entry["memory"][attribute] = snapshot.add(held, f"{name}.{attribute}")
             else:
                 snapshot.problems.append((f"{name}.{attribute}", class_name(value)))
         entries.append(entry)
@@ -89,8 +95,11 @@ def put_back_callbacks(callback: BaseCallback, entries: list[dict[str, Any]], re
         waiting.remove(entry)
         before = len(revival.problems)
         for attribute, node in entry["memory"].items():
-            value = revival.read(node, vars(each).get(attribute), f"{type(each).__name__}.{attribute}")
-            if value is not KEPT:
+            present: Any = vars(each).get(attribute)
+            value = revival.read(node, present, f"{type(each).__name__}.{attribute}")
+            if has_own_state(present):
+                present.set_state(value)
+            elif value is not KEPT:
                 vars(each)[attribute] = value
         lost += [f"{place}: {why}" for place, why in revival.problems[before:]]
         lost += _put_back_environments(each, entry["environments"], revival)

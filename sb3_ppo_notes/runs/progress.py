@@ -12,13 +12,14 @@ class StepsProgress:
     """Counts environment steps over several training runs.
 
     :param total: steps of all runs together.
+    :param done: of them, before.
     """
 
-    def __init__(self, total: int):
+    def __init__(self, total: int, done: int = 0):
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True)
-        self._task = self._progress.add_task("", total=total)
+        self._task = self._progress.add_task("", total=total, completed=done)
 
     def __enter__(self) -> "StepsProgress":
         self._progress.start()
@@ -45,13 +46,17 @@ class StepsProgress:
 
 
 class _Advance(BaseCallback):
-    def __init__(self, progress: Progress, task: object):
+    def __init__(self, progress: Progress, task: object, seen: int = 0):
         super().__init__()
-        self._progress, self._task_id, self._seen = progress, task, 0
+        # Named as the arguments: nothing that a checkpoint should remember.
+        self.progress, self.task, self.seen = progress, task, seen
+
+    def _on_training_start(self) -> None:
+        self.seen = self.model.num_timesteps
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        self._progress.advance(self._task_id, self.model.num_timesteps - self._seen)  # type: ignore[arg-type]
-        self._seen = self.model.num_timesteps
+        self.progress.advance(self.task, self.model.num_timesteps - self.seen)  # type: ignore[arg-type]
+        self.seen = self.model.num_timesteps

@@ -1,7 +1,8 @@
 """``train``: one model, from a configuration, a recipe or with stock settings, and how good it is."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,23 +10,30 @@ from typing import Annotated, Literal
 import torch as th
 import tyro
 from rich.console import Console
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_ppo_notes.algorithms.report import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
 from sb3_ppo_notes.callbacks.video import render_headless
+from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
+from sb3_ppo_notes.persistence.locks import FolderLock
+from sb3_ppo_notes.persistence.storage import checkpoints_in
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.bench_report import write_whole
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
+from sb3_ppo_notes.runs.interruption import INTERRUPTED
 from sb3_ppo_notes.runs.progress import StepsProgress
 from sb3_ppo_notes.runs.train_config import KEYS, RunConfig, settled, written
-from sb3_ppo_notes.runs.train_files import CONFIG, MODEL, VIDEOS, checked_folder, new_folder, save_model
+from sb3_ppo_notes.runs.train_files import CHECKPOINTS, CONFIG, MODEL, VIDEOS, checked_folder, new_folder, save_model
+from sb3_ppo_notes.runs.train_log import RunState, run_logger
 from sb3_ppo_notes.runs.train_model import built_model, check_environment, environment_factory
+from sb3_ppo_notes.runs.train_resume import Resumed, check_alone, check_run, resumed
 from sb3_ppo_notes.runs.train_watching import Evaluation, evaluations_table
 from sb3_ppo_notes.runs.train_weights import count_weights, weights_table
 
-INTERRUPTED = 130
+#: How many checkpoints of a run stay.
+KEPT = 3
 
 
 @dataclass
@@ -61,16 +69,25 @@ class Train:
     """Where the run gets a folder of its own, <time>-<config>."""
     outdir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run's own folder, new or empty, in place of one in LOGDIR."""
+    checkpoint_every: int | None = None
+    """Environment steps between two checkpoints of which the last three are kept; the configuration's, or 20,000; 0 for
+    one at the end only, which a signal is too."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with the run in this folder where it was cut. Of the other options only --total-timesteps, for more."""
 
     def __call__(self) -> int:
         """Do it.
 
-        :return: 0, or 130 if it was interrupted; what was trained until then is saved.
+        :return: 0; 130 after Ctrl-C, 143 after SIGTERM: the run can then be resumed.
         :raises ValueError: for an option out of range, before anything is trained or written.
         """
+        th.set_num_threads(1)
+        with GracefulStop() as stop:
+            return self._begun(stop) if self.resume is None else self._resumed(self.resume, stop)
+
+    def _begun(self, stop: GracefulStop) -> int:
         checked_folder(self.logdir, self.outdir)
         config, notes = settled(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
-        th.set_num_threads(1)
         if config.video_every is not None:
             render_headless()
             check_environment(config, render=True)
@@ -83,48 +100,80 @@ class Train:
             self.outdir.mkdir(parents=True, exist_ok=True)
         folder = self.outdir or new_folder(self.logdir, config.name)
         write_whole(folder / CONFIG, lambda path: path.write_text(written(config), encoding="utf-8"))
+        (folder / CHECKPOINTS).mkdir()
         console.print(weights_table(model.policy, self.exclude))
-        with _logger(folder) as logger:
-            return _trained(model, config, folder, logger, console)
+        with FolderLock(folder / CHECKPOINTS):
+            return _trained(Resumed(config, model, RunState(), config.total_timesteps), folder, stop, console)
+
+    def _resumed(self, folder: Path, stop: GracefulStop) -> int:
+        check_alone(vars(self), vars(Train()))
+        check_run(folder)
+        with FolderLock(folder / CHECKPOINTS):
+            run = resumed(folder, self.total_timesteps)
+            if run.config.video_every is not None:
+                render_headless()
+            console = Console()
+            console.print(str(run.model.resume_report), soft_wrap=True, markup=False, highlight=False)
+            return _trained(run, folder, stop, console)
 
 
-@contextmanager
-def _logger(folder: Path) -> Iterator[Logger]:
-    """SB3's own formats, none of them on the terminal; closed whatever happens, so that the files are complete."""
-    logger = configure(str(folder), ["csv", "json", "tensorboard"])
-    try:
-        yield logger
-    finally:
-        logger.close()
-
-
-def _trained(model: OnPolicyAlgorithm, config: RunConfig, folder: Path, logger: Logger, console: Console) -> int:
-    model.set_logger(logger)
-    make = environment_factory(config)
-    with StepsProgress(total=config.total_timesteps) as progress:
+def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -> int:
+    """From where the run is to its end, or to a signal."""
+    config, model = run.config, run.model
+    is_new = model.on_resume is None
+    begun_at = 0 if is_new else model.num_timesteps
+    with run_logger(folder, run.state, begun_at) as logger, StepsProgress(run.total_timesteps, begun_at) as progress:
+        model.set_logger(logger)
         progress.describe(config.name)
         evaluation = Evaluation(
-            make,
+            environment_factory(config),
             folder,
             config.eval_every,
             config.n_eval_episodes,
             config.seed,
             on_result=lambda result: progress.describe(f"{config.name} (return {result.mean:.1f})"),
         )
-        callbacks = [evaluation, *_asked_for(config, folder)]
+        keeping = ExactCheckpoint(config.checkpoint_every or sys.maxsize, keep=KEPT, path=folder / CHECKPOINTS)
+        own = [evaluation, *_asked_for(config, folder), run.state, keeping, StopOnSignal(stop)]
+        callbacks = CallbackList([progress.callback(), *own])
         try:
-            model.learn(config.total_timesteps, callback=[progress.callback(), *callbacks])
-        except KeyboardInterrupt:
-            save_model(model, folder)
-            console.print(f"interrupted after {model.num_timesteps:,} steps, written: {folder}/{MODEL}", soft_wrap=True)
-            return INTERRUPTED
-        finally:
+            model.learn(max(run.total_timesteps - begun_at, 0), callbacks, reset_num_timesteps=is_new)
+            is_cut = model.num_timesteps < run.total_timesteps or model._paused_at is not None
+            if stop.requested is not None and is_cut:
+                return _interrupted(model, folder, stop.exit_code, console)
+            if model.last_report is None:
+                dump_last_update(logger, model.num_timesteps)  # killed before learn could: no update was left to make
             # The last update is in the files; what follows is a row of its own.
             logger.name_to_value.clear()
+            _finish(run, folder, evaluation, callbacks, console)
+        except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
+            return _interrupted(model, folder, INTERRUPTED, console)
+        finally:
+            _close(model, own)
+    return 0
+
+
+def _interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, console: Console) -> int:
+    save_model(model, folder)
+    can_go_on = checkpoints_in(folder / CHECKPOINTS)
+    then = f"go on with: train --resume {shlex.quote(str(folder))}" if can_go_on else f"written: {folder}/{MODEL}"
+    line = f"interrupted after {model.num_timesteps:,} steps, {then}"
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    return code
+
+
+def _finish(run: Resumed, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
+    config, model = run.config, run.model
     save_model(model, folder)
     result = evaluation.evaluate()
-    logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
-    logger.dump(model.num_timesteps)
+    model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+    model.logger.dump(model.num_timesteps)
+    run.state.is_finished = True
+    try:
+        # Once more, with the last evaluation: more steps than these may be asked for some day.
+        save_checkpoint(model, folder / CHECKPOINTS, callbacks, KEPT)
+    except OSError as error:
+        console.print(f"note: the last checkpoint was not written ({error})", soft_wrap=True, markup=False)
     if config.eval_every is not None:
         console.print(evaluations_table(evaluation.results))
     console.print(
@@ -133,7 +182,14 @@ def _trained(model: OnPolicyAlgorithm, config: RunConfig, folder: Path, logger: 
         soft_wrap=True,
     )
     console.print(f"written: {folder}/{MODEL}", soft_wrap=True)
-    return 0
+
+
+def _close(model: OnPolicyAlgorithm, callbacks: Iterable[BaseCallback]) -> None:
+    for callback in callbacks:
+        if isinstance(callback, Evaluation | VideoCallback):
+            callback.close()
+    assert model.env is not None
+    model.env.close()
 
 
 def _asked_for(config: RunConfig, folder: Path) -> list[BaseCallback]:

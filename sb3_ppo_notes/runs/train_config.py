@@ -71,6 +71,7 @@ class RunConfig:
     :param eval_every: environment steps between two evaluations, ``None`` for one at the end only.
     :param n_eval_episodes: of each evaluation.
     :param video_every: environment steps between two videos, ``None`` for no videos.
+    :param checkpoint_every: environment steps between two checkpoints, 0 for one at the end only.
     :param versions: of what it was run with; information, nothing depends on it.
     """
 
@@ -92,6 +93,7 @@ class RunConfig:
     eval_every: int | None = None
     n_eval_episodes: int = 20
     video_every: int | None = None
+    checkpoint_every: int = 20_000
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,7 +108,8 @@ class RunConfig:
         check_choice("policy", self.policy, (*policies, None))
         for key in ("total_timesteps", "n_eval_episodes"):
             check_integer(key, getattr(self, key), minimum=1)
-        check_integer("seed", self.seed, minimum=0)
+        for key in ("seed", "checkpoint_every"):
+            check_integer(key, getattr(self, key), minimum=0)
         for key in ("n_envs", "frame_stack", "eval_every", "video_every"):
             if getattr(self, key) is not None:
                 check_integer(key, getattr(self, key), minimum=1, because=" or nothing")
@@ -118,17 +121,17 @@ class RunConfig:
         if "rule" in self.hyperparameters:
             rule_from_words(self.hyperparameters["rule"])
         if not isinstance(self.normalize, bool):
-            if not isinstance(self.normalize, dict):
-                raise InvalidTypeError(f"normalize must be true, false or names and values, got {self.normalize!r}")
             check_normalize(self.normalize)
 
 
-def check_normalize(arguments: dict[str, Any]) -> None:
+def check_normalize(arguments: Any) -> None:
     """Refuse what ``VecNormalize`` would take and stumble over later.
 
     :param arguments: names and values.
     :raises ValueError: naming the argument.
     """
+    if not isinstance(arguments, dict):
+        raise InvalidTypeError(f"normalize must be true, false or names and values, got {arguments!r}")
     check_known("normalize", arguments, list(inspect.signature(VecNormalize.__init__).parameters)[2:])
     for key, value in arguments.items():
         name = f"normalize.{key}"
@@ -167,7 +170,7 @@ def settled(config: str | None, options: dict[str, Any]) -> tuple[RunConfig, lis
         values.setdefault("algo", RECIPES[values["recipe"]].algorithm)
         values.setdefault("source", f"recipe {values['recipe']}")
     values.setdefault("name", f"{values.get('recipe') or values.get('algo', 'ppo')}-{values.get('env', RunConfig.env)}")
-    for key in ("total_timesteps", "n_envs", "eval_every", "video_every"):
+    for key in ("total_timesteps", "n_envs", "eval_every", "video_every", "checkpoint_every"):
         if isinstance(values.get(key), float) and values[key].is_integer():
             values[key] = int(values[key])  # 1e6 is a float in YAML
     run = RunConfig(**values)

@@ -20,12 +20,13 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
 from sb3_ppo_notes.runs.bench_report import write_whole
 
-CONFIG, MODEL, NORMALIZER, EVALUATIONS, VIDEOS = (
+CONFIG, MODEL, NORMALIZER, EVALUATIONS, VIDEOS, CHECKPOINTS = (
     "config.yaml",
     "model.zip",
     "normalizer.json",
     "evaluations.csv",
     "videos",
+    "checkpoints",
 )
 
 

@@ -11,13 +11,13 @@ import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from torch import nn, optim
 
 from sb3_ppo_notes.algorithms.construction import made_environment
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.algorithms.rule_words import rule_from_words
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
@@ -26,7 +26,7 @@ from sb3_ppo_notes.runs.train_config import ALGORITHMS, RunConfig
 from sb3_ppo_notes.runs.train_zoo import ACTIVATIONS, OPTIMIZERS
 
 
-def built_model(config: RunConfig) -> OnPolicyAlgorithm:
+def built_model(config: RunConfig) -> NotesOnPolicyAlgorithm:
     """A model that is ready to learn, with its environments.
 
     :param config: of the run.
@@ -44,7 +44,7 @@ def built_model(config: RunConfig) -> OnPolicyAlgorithm:
     policy = config.policy
     if policy is not None:
         check_policy(policy, env.observation_space)
-    model: OnPolicyAlgorithm
+    model: NotesOnPolicyAlgorithm
     try:
         if config.recipe is None:
             model = algorithm(policy or suggested_policy(env.observation_space), env, **arguments)

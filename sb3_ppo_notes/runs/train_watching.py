@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.callbacks.watching import evaluate_episodes, own_environment, synchronize_normalizers
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
@@ -35,7 +36,7 @@ class Evaluation(BaseCallback):
 
     Every episode goes into ``evaluations.csv``; means are logged under SB3's names, ``eval/mean_reward`` and
     ``eval/mean_ep_length``; with ``every``, the best model so far is kept as ``best_model.zip``. The evaluation at the
-    end, after the last update, is the caller's.
+    end, after the last update, is the caller's. All that it remembers are the episodes, which a checkpoint holds.
 
     :param env: makes the environment.
     :param folder: of the run.
@@ -58,11 +59,10 @@ class Evaluation(BaseCallback):
         self.folder = folder
         self.every = every
         self.n_episodes = n_episodes
-        #: One an evaluation, the newest last.
-        self.results: list[Result] = []
         self._make, self._seed, self._on_result = env, seed + EVALUATION_SEED_OFFSET, on_result
         self._rows: list[tuple[int, int, float, int]] = []
         self._count = 0
+        self._env: VecEnv | None = None
 
     def _init_callback(self) -> None:
         self._env = own_environment(self._make, self.training_env, self._seed)
@@ -74,26 +74,45 @@ class Evaluation(BaseCallback):
                 self.evaluate()
         return True
 
+    @property
+    def results(self) -> list[Result]:
+        """One an evaluation, the newest last."""
+        found: list[list[tuple[int, int, float, int]]] = []
+        for row in self._rows:
+            if row[1] == 1:
+                found.append([])
+            found[-1].append(row)
+        return [_result(rows) for rows in found]
+
+    def close(self) -> None:
+        """Close its environment."""
+        if self._env is not None:
+            self._env.close()
+
     def evaluate(self) -> Result:
         """Evaluate now.
 
         :return: what was found.
         """
+        assert self._env is not None  # since training started
         self._env.seed(self._seed)
         synchronize_normalizers(self.training_env, self._env)
         returns, lengths = evaluate_episodes(self.model, self._env, self.n_episodes)
-        steps = self.model.num_timesteps
+        steps, best = self.model.num_timesteps, max((earlier.mean for earlier in self.results), default=-np.inf)
         self._rows += [(steps, number, *row) for number, row in enumerate(zip(returns, lengths, strict=True), start=1)]
         write_evaluations(self._rows, self.folder)
-        result = Result(steps, float(np.mean(returns)), float(np.std(returns)), float(np.mean(lengths)))
-        best = max((earlier.mean for earlier in self.results), default=-np.inf)
+        result = self.results[-1]
         if self.every is not None and result.mean > best:
             save_model(self.model, self.folder, "best_model.zip", "best_normalizer.json")  # type: ignore[arg-type]
-        self.results.append(result)
         self.logger.record("eval/mean_reward", result.mean)
         self.logger.record("eval/mean_ep_length", result.length)
         self._on_result(result)
         return result
+
+
+def _result(rows: Sequence[tuple[int, int, float, int]]) -> Result:
+    returns, lengths = [row[2] for row in rows], [row[3] for row in rows]
+    return Result(rows[0][0], float(np.mean(returns)), float(np.std(returns)), float(np.mean(lengths)))
 
 
 def evaluations_table(results: Sequence[Result]) -> Table:

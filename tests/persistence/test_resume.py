@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_ppo_notes.callbacks import DiagnosticsCallback, EntropyCallback, KLCallback
+from sb3_ppo_notes.callbacks import DiagnosticsCallback, EntropyCallback, KLCallback, Phase, PhasesCallback
 from tests.persistence.cases import CASES, TOTAL, assert_equal, disturb, resumed, run_to, with_rows
 
 
@@ -89,3 +89,32 @@ def test_the_callbacks_of_this_package_remember_too(tmp_path):
 
 def without_time(entry):
     return str({name: value for name, value in entry.items() if "share" not in name and "seconds" not in name})
+
+
+def test_phases_that_are_cut_report_the_same_scores(tmp_path):
+    def phases():
+        turns = [Phase("train", 100, report_every=70, is_training=True), Phase("evaluate", 120, report_every=150)]
+        return PhasesCallback(turns, "CartPole-v1", seed=5)
+
+    expected = phases()
+    CASES["mlp"]().learn(TOTAL, [expected])
+    assert any(report.mean is not None for report in expected.reports if report.phase == "evaluate")
+    for cut in (65, 130, 202, 260):
+        folder = tmp_path / str(cut)
+        run_to(CASES["mlp"](), cut, folder, callbacks=[phases()])
+        model, found = resumed("mlp", folder), phases()
+        model.learn(model.resume_report.remaining_timesteps, [found], reset_num_timesteps=False)
+        assert model.resume_report.is_exact, model.resume_report
+        assert found.reports == expected.reports
+
+
+def test_a_run_that_is_cut_beyond_its_last_step_finishes_its_rollout(tmp_path):
+    # 300 steps are asked for, and 320 made: whole rollouts.
+    straight = CASES["mlp"]().learn(300)
+    run_to(CASES["mlp"](), 310, tmp_path, total=300)
+    model = resumed("mlp", tmp_path)
+    assert (model.num_timesteps, model.resume_report.remaining_timesteps) == (310, 0)
+    model.learn(0, reset_num_timesteps=False)
+    assert_equal(model, straight)
+    with pytest.raises(ValueError, match="^total_timesteps must be an int >= 1, got 0"):
+        model.learn(0, reset_num_timesteps=False)

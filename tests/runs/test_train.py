@@ -74,8 +74,11 @@ def test_the_folder_of_a_run(small, tmp_path, capsys):
     assert re.fullmatch(r"\d{8}T\d{6}-small", folder.name)
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("events.out.tfevents")}
+    checkpoints = {name for name in names if name.startswith("checkpoints/0")}
+    assert {name.split("/")[1] for name in checkpoints} == {"000001-step-96", "000002-step-96"}  # with the evaluation
     video = f"videos/{folder.name}-Pendulum-v1-step-000000064-episode-1.mp4"
-    assert names - events == {
+    assert names - events - checkpoints == {
+        "checkpoints/.lock",
         "config.yaml",
         "model.zip",
         "normalizer.json",
