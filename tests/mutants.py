@@ -747,8 +747,8 @@ MUTANTS = [
     Mutant(
         "best score forgotten by a checkpoint",
         "persistence/callback_state.py",
-        "FORGETFUL = frozenset({",
-        'FORGETFUL = frozenset({"EvalCallback", ',
+        '{"CallbackList", "ConvertCallback", ',
+        '{"EvalCallback", "CallbackList", "ConvertCallback", ',
         PERSISTENCE + "test_faults.py::test_row_31_a_better_model_is_not_overwritten_after_a_resume",
     ),
     Mutant(

@@ -128,6 +128,7 @@ def check_normalize(arguments: Any) -> None:
     """Refuse what ``VecNormalize`` would take and stumble over later.
 
     :param arguments: names and values.
+    :raises TypeError: for anything else.
     :raises ValueError: naming the argument.
     """
     if not isinstance(arguments, dict):
