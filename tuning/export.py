@@ -65,11 +65,11 @@ def best_yaml(record: StudyRecord) -> str:
             f"# test score {numbers.mean:.1f} over {len(numbers.scores)} seeds that nobody tuned on; "
             f"tuning score minus test score {difference:+.1f}"
         )
-    lines.append(f"# train with: python -m sb3_ppo_notes train --config best.yml --env {record.env_id}")
+    zoo = zoo_algorithm(record.algo)
+    lines.append(f"# train with: python -m sb3_ppo_notes train --algo {zoo} --config best.yml --env {record.env_id}")
     if "rule" in entry:
         lines.append("# 'rule' is NotesPPO's and NotesA2C's: stock SB3, and so rl_zoo3, refuses it")
     else:
-        zoo = zoo_algorithm(record.algo)
         lines.append(f"# or: python -m rl_zoo3.train --algo {zoo} --env {record.env_id} -conf best.yml")
     words = yaml.safe_dump({record.env_id: entry}, sort_keys=False, allow_unicode=True, width=1000)
     return "\n".join(line.replace("\n", " ") for line in lines) + "\n" + words

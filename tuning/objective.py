@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -46,7 +46,6 @@ class Run:
     n_eval_episodes: int = 10
     eval_seed: int = 1_000_000
     compile: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Control(Protocol):
@@ -55,13 +54,23 @@ class Control(Protocol):
     checkpoints: Checkpoints
 
     def resume(self, progress: Progress) -> None:
-        """The run goes on from a checkpoint."""
+        """Take what the run starts with, before its first step.
+
+        :param progress: of the checkpoint it goes on from; of no steps if there is none.
+        """
 
     def report(self, step: int, value: float) -> None:
-        """An evaluation at an environment step; raises to end the run."""
+        """Take an evaluation; raises to end the run.
+
+        :param step: environment step of the mark.
+        :param value: mean return over the episodes, in reward units.
+        """
 
     def count(self, env_steps: int) -> None:
-        """Environment steps taken since the very beginning."""
+        """Take the environment steps so far.
+
+        :param env_steps: since the very beginning, those before a checkpoint included.
+        """
 
     def is_stopping(self) -> bool:
         """Whether the run shall write a checkpoint and raise :class:`PreemptedError`."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.algorithms.rule_words import rule_from_words
+from sb3_ppo_notes.runs.train_config import settled
 from tests.tuning.records import record
 from tuning.export import best_entry, best_yaml, write_best
 from tuning.report_data import TrialRecord
@@ -63,6 +64,16 @@ def test_the_comments_say_what_is_to_be_expected():
     assert "test score 463.2 over 10 seeds that nobody tuned on" in best_yaml(record())
     assert "not tested yet" in best_yaml(record(tested=False))
     assert "the finalists have not run" in best_yaml(record(finalists=False))
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_the_command_in_the_comments_is_one_that_train_reads_the_file_with(tmp_path, algo):
+    path = write_best(record(algo=f"notes_{algo}"), tmp_path)
+    (command,) = [line for line in path.read_text().splitlines() if line.startswith("# train with: ")]
+    options = command.rpartition(" train ")[2].split()
+    asked = dict(zip(options[::2], options[1::2], strict=True))
+    config, _ = settled(str(path), {"algo": asked["--algo"], "env": asked["--env"]})
+    assert (asked["--config"], config.algo, config.env, config.n_envs) == (path.name, algo, "CartPole-v1", 8)
 
 
 def test_before_the_finalists_the_best_of_the_search_that_did_not_diverge_is_exported():
