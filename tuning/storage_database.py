@@ -39,15 +39,22 @@ class PatientDatabase(RDBStorage):
     def __init__(self, patience: Patience, **arguments: Any):
         # A wrong password or host shall be told at once: nobody waits before the first answer.
         self._patience = Patience(0.0)
-        super().__init__(**arguments)
+        try:
+            super().__init__(**arguments)
+        except BaseException:
+            self.close()  # beaten to the tables, or not let in: its connection is nobody's
+            raise
         self._patience = patience
         OPEN.add(self)
 
     def close(self) -> None:
         """Give the connections back."""
         OPEN.discard(self)
-        self.scoped_session.remove()
-        self.engine.dispose()
+        # Of one whose opening failed both may be missing.
+        if hasattr(self, "scoped_session"):
+            self.scoped_session.remove()
+        if hasattr(self, "engine"):
+            self.engine.dispose()
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's. A result whose receipt was lost with the connection counts as told.

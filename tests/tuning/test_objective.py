@@ -1,6 +1,8 @@
 """One run: seeds that nobody shares, evaluations at fixed steps, nothing left open, nothing lost when it is stopped."""
 
 import gc
+import itertools
+from types import SimpleNamespace
 from typing import ClassVar
 
 import gymnasium as gym
@@ -237,8 +239,19 @@ def test_compiling_pays_for_long_runs_only():
 # Stopped and gone on with -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setup", [SMALL, A2C, NORMALIZED], ids=lambda setup: setup.name)
-@pytest.mark.parametrize("stop_after", [1, 640, 990])
+AT_EVERY_PLACE = [(SMALL, 1), (SMALL, 990), (A2C, 1), (A2C, 990), (NORMALIZED, 1), (NORMALIZED, 990)]
+
+
+@pytest.mark.parametrize(
+    ("setup", "stop_after"),
+    [
+        (SMALL, 640),
+        (A2C, 640),
+        (NORMALIZED, 640),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in AT_EVERY_PLACE),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_a_run_that_was_stopped_goes_on_exactly(tmp_path, setup, stop_after):
     straight = Listener(tmp_path / "straight")
     train(run(setup), straight)
@@ -262,7 +275,9 @@ def test_a_run_that_is_told_to_stop_in_its_last_rollout_ends_well(tmp_path):
     assert told.env_steps == 1024
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
+    # A second for each look at the clock, on a machine of any speed.
+    monkeypatch.setattr("tuning.objective.time", SimpleNamespace(monotonic=itertools.count().__next__))
     straight = Listener(tmp_path / "straight")
     train(run(), straight)
 
@@ -273,7 +288,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(run(), Killed(tmp_path / "cut", every_seconds=0.3))
+        train(run(), Killed(tmp_path / "cut", every_seconds=100))
     second = Listener(tmp_path / "cut", number=4, history=(0, 3))
     train(run(), second)
     assert 0 < second.resumed.env_steps <= 500
@@ -306,7 +321,7 @@ def test_checkpoints_are_cleared_with_those_they_came_from(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path):
+def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path, monkeypatch, environments):
     from tuning.storage import Address, open_storage
     from tuning.storage_patience import Patience
     from tuning.study_identity import created_or_joined
@@ -315,15 +330,19 @@ def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path):
 
     settings = made_settings(
         tmp_path,
+        env_id="Counted-v0",  # its episodes are short, whoever acts
         objective=train,
         space=small_space(),
-        base={"n_envs": 2, "n_steps": 32, "batch_size": 32},
-        total_timesteps=100,
+        base={"n_envs": 2, "n_steps": 8, "batch_size": 16},
+        total_timesteps=32,
+        sampler="random",
         budget=None,
         max_trials=200,
         n_eval_episodes=1,
         checkpoint_seconds=0.0,
     )
+    # Nobody pulls the plug, and waiting for the disk is most of what such short trials would do.
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     created_or_joined(settings, open_storage(Address(settings.storage), 60, Patience(1.0)), [])
     process, seen = psutil.Process(), []
 
@@ -337,3 +356,4 @@ def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path):
     Worker(settings, StopSignals()).work(("search",))
     assert len(seen) == 2
     assert seen[0] == seen[1]
+    assert not OPEN

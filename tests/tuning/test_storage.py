@@ -189,6 +189,7 @@ def test_a_repair_waits_for_the_journals_lock(tmp_path):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_lock_of_a_dead_process_is_broken_also_from_another_folder(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("tuning.storage_journal.LOCK_GRACE_SECONDS", 3)
     path = tmp_path / "a.journal"
@@ -224,6 +225,24 @@ def test_patience_asks_again_until_the_database_answers(monkeypatch):
     assert Patience(600.0, say=said.append).call(ask) == "answer"
     assert pauses == [0.25, 0.5, 1.0]  # longer from one to the next
     assert len(said) == 2  # once that it is away, once that it is back
+
+
+def test_an_outage_of_thirty_seconds_is_waited_through(monkeypatch):
+    clock, asked_at = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+
+    def ask():
+        asked_at.append(clock[0])
+        if clock[0] < 30.0:
+            raise gone()
+        return "answer"
+
+    said = []
+    assert Patience(say=said.append).call(ask) == "answer"  # with the patience that nobody changed
+    assert 30.0 <= asked_at[-1] <= 40.0
+    assert len(asked_at) <= 10  # it is not asked without a rest
+    assert said[-1] == f"the storage is back after {asked_at[-1]:.0f} s"
 
 
 def test_patience_ends(monkeypatch):
