@@ -8,8 +8,8 @@ import torch as th
 
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.report import UpdateReport
-from sb3_ppo_notes.callbacks.updates import UpdateCallback
-from sb3_ppo_notes.formulas.checks import InvalidValueError, check_flag, check_integer
+from sb3_ppo_notes.callbacks.updates import UpdateCallback, check_on_leave
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_flag, check_integer, check_positive
 from sb3_ppo_notes.formulas.distributions import GAUSSIAN, SQUASHED_GAUSSIAN, TANH_GAUSSIAN
 from sb3_ppo_notes.formulas.distributions.dimensions import dimensions_of, largest_entropy, relative_entropy
 from sb3_ppo_notes.policies.actor_critic import formulas_of
@@ -84,15 +84,18 @@ class EntropyCallback(UpdateCallback):
         verbose: int = 0,
     ):
         super().__init__(every, verbose)
-        if relative_low is not None and not 0 < relative_low < 1:
-            raise InvalidValueError(f"relative_low must be in (0, 1) or None, got {relative_low}")
+        if relative_low is not None:
+            check_positive("relative_low", relative_low)
+            if relative_low >= 1:
+                raise InvalidValueError(f"relative_low must be in (0, 1) or None, got {relative_low}")
         for name, limit in (("std_low", std_low), ("std_high", std_high)):
-            if limit is not None and not 0 < limit < math.inf:
-                raise InvalidValueError(f"{name} must be > 0 and finite, or None, got {limit}")
+            if limit is not None:
+                check_positive(name, limit)
         if std_low is not None and std_high is not None and not std_low < std_high:
             raise InvalidValueError(f"std_low must be < std_high, got std_low={std_low} and std_high={std_high}")
         check_integer("patience", patience, minimum=1)
         check_flag("stop", stop)
+        check_on_leave(on_leave)
         self.relative_low, self.std_low, self.std_high, self.patience = relative_low, std_low, std_high, patience
         self.stop, self.on_leave = stop, on_leave
         self._n_outside = {"collapse": 0, "std_low": 0, "std_high": 0}

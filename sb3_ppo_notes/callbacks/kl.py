@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sb3_ppo_notes.algorithms.report import UpdateReport
-from sb3_ppo_notes.callbacks.updates import UpdateCallback
+from sb3_ppo_notes.callbacks.updates import UpdateCallback, check_on_leave
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_flag, check_integer, check_positive
 from sb3_ppo_notes.rules.kl_control import ESTIMATORS
 
@@ -55,6 +55,7 @@ class KLCallback(UpdateCallback):
         check_choice("estimator", estimator, ESTIMATORS)
         check_integer("patience", patience, minimum=1)
         check_flag("stop", stop)
+        check_on_leave(on_leave)
         check_flag("exact", exact)
         if estimator == "exact" and not exact:
             raise InvalidValueError('exact must be True for estimator="exact", got False')

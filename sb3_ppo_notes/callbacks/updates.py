@@ -150,6 +150,16 @@ class UpdateCallback(BaseCallback):
             self.wants_to_stop = True
 
 
+def check_on_leave(on_leave: object) -> None:
+    """Refuse what could not be called when the time comes: that would end a training in its midst.
+
+    :param on_leave: a function of a report, or ``None``.
+    :raises TypeError: for anything else.
+    """
+    if on_leave is not None and not callable(on_leave):
+        raise InvalidTypeError(f"on_leave must be a function of an UpdateReport or None, got {on_leave!r}")
+
+
 def stock_report(model: Any, scales: dict[str, Scale], probe: Probe | None = None) -> UpdateReport:
     """What a stock SB3 model logs of its last update.
 

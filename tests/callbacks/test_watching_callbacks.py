@@ -13,6 +13,7 @@ from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.algorithms.report import KLEstimates, UpdateReport
 from sb3_ppo_notes.callbacks import DiagnosticsCallback, EntropyCallback, KLCallback, TrainingWarning
 from tests import environments
 
@@ -111,7 +112,10 @@ def test_other_algorithms_are_refused(callback):
         (lambda: KLCallback(every=0), r"every must be an int >= 1"),
         (lambda: EntropyCallback(relative_low=1.5), r"relative_low must be in \(0, 1\) or None, got 1.5"),
         (lambda: EntropyCallback(std_low=5.0), r"std_low must be < std_high, got std_low=5.0"),
-        (lambda: EntropyCallback(std_high=math.inf), r"std_high must be > 0 and finite"),
+        (lambda: EntropyCallback(std_high=math.inf), r"std_high must be > 0"),
+        (lambda: EntropyCallback(relative_low="0.1"), r"relative_low must be .* got str '0.1'"),
+        (lambda: KLCallback(on_leave=3), r"on_leave must be a function of an UpdateReport or None, got 3"),
+        (lambda: EntropyCallback(on_leave="stop"), r"on_leave must be a function .* got 'stop'"),
         (lambda: DiagnosticsCallback(off=["nonsense"]), r"off must hold names of symptoms .* got \['nonsense'\]"),
         (lambda: DiagnosticsCallback(off="never_clips"), r"off must be a collection of names, got the str"),
         (lambda: DiagnosticsCallback(limits={"never_clips": math.nan}), r"limits\['never_clips'\] must be a finite"),
@@ -260,3 +264,14 @@ def test_the_exact_kl_is_measured_after_the_update():
     expected = th.distributions.kl_divergence(before["distribution"], after).mean().item()
     assert model.logger.name_to_value["notes/kl/exact"] == pytest.approx(expected, rel=1e-4)
     assert expected > 0
+
+
+def test_an_update_inside_the_band_starts_the_count_again():
+    """Two, one inside, two: never three in a row."""
+    callback = KLCallback(kl_max=0.5, patience=3, exact=False, every=1)
+    callback.model = trained(None)
+    for kl in (1.0, 1.0, 0.1, 1.0, 1.0):
+        callback._watch(UpdateReport(*[0.0] * 8, 9, None, kl=(KLEstimates(kl, kl, kl),)))
+    assert not callback.warned
+    with pytest.warns(TrainingWarning, match="too far"):
+        callback._watch(UpdateReport(*[0.0] * 8, 9, None, kl=(KLEstimates(1.0, 1.0, 1.0),)))
