@@ -55,6 +55,7 @@ class Update:
         if isinstance(self.learner.rollout_buffer, NotesRolloutBuffer):
             # A callback may have changed an argument since the rollout began.
             self.learner.rollout_buffer.rule = self.rule
+            self.learner.rollout_buffer.lays_end_to_end = getattr(self.learner.policy, "can_forget", False)
         self.watchers = self.learner.watchers
         self.watchers.begin_update()
         is_probed = self.watchers.need_exact_kl

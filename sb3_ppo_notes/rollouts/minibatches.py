@@ -66,6 +66,8 @@ class MinibatchSource:
     action_masks: np.ndarray | None = None
     #: Steps of a recurrent policy's longest sequence.
     sequence_length: int = 1
+    #: Whether its memory can be wiped between two sequences, so that one may follow the other in a lane.
+    lays_end_to_end: bool = False
     _states: list[States]
     _columns: dict[str, th.Tensor]
     _observation_tensors: Any
@@ -197,8 +199,11 @@ class MinibatchSource:
         order = np.lexsort((sequences.environments, sequences.starts))
         if optimization.order == "shuffled":
             order = np.random.permutation(len(order))  # noqa: NPY002
+        states = th.stack([th.stack(parts) for parts in self._states])
         for group in grouped(sequences.lengths, order, batch_size, optimization.drop_last):
-            rows, recurrence = rows_of(sequences, group, self.buffer_size, self.sequence_length, self._states)
+            rows, recurrence = rows_of(
+                sequences, group, self.buffer_size, self.sequence_length, states, self.lays_end_to_end
+            )
             yield Portion(rows, self._observation_rows(rows), self._mask_rows(rows), recurrence)
 
     def _minibatch(

@@ -66,30 +66,76 @@ def grouped(lengths: np.ndarray, order: np.ndarray, batch_size: int, drop_last: 
         yield np.array(group)
 
 
+def laid_out(lengths: np.ndarray, is_carried: np.ndarray, may_follow: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Where sequences go in a grid of lanes: side by side, or, to leave less of it empty, also end to end.
+
+    First fit, the longest first, into lanes as long as the longest sequence. Between two sequences of a lane one step
+    is left free: there the memory is wiped.
+
+    :param lengths: ``[S]``, steps of each sequence.
+    :param is_carried: ``[S]``, whether it begins with something to remember; it must be the first of its lane.
+    :param may_follow: whether the memory can be wiped within a lane.
+    :return: lane ``[S]`` and first step ``[S]`` of each sequence.
+
+    >>> laid_out(np.array([2, 5, 2]), np.array([False, True, False]), may_follow=True)
+    (array([1, 0, 1]), array([0, 0, 3]))
+    """
+    if not may_follow:
+        return np.arange(len(lengths)), np.zeros(len(lengths), dtype=np.int64)
+    longest = int(lengths.max())
+    lanes, begins = np.empty(len(lengths), dtype=np.int64), np.zeros(len(lengths), dtype=np.int64)
+    ends: list[int] = []
+    for sequence in np.lexsort((-lengths, ~is_carried)).tolist():
+        length = int(lengths[sequence])
+        fits = () if is_carried[sequence] else (lane for lane, end in enumerate(ends) if end + 1 + length <= longest)
+        lane = next(iter(fits), len(ends))
+        if lane == len(ends):
+            ends.append(-1)
+        lanes[sequence], begins[sequence] = lane, ends[lane] + 1
+        ends[lane] += 1 + length
+    return lanes, begins
+
+
 def rows_of(
-    sequences: Sequences, group: np.ndarray, n_steps: int, longest: int, states: list[States]
+    sequences: Sequences, group: np.ndarray, n_steps: int, longest: int, states: th.Tensor, may_follow: bool = False
 ) -> tuple[th.Tensor, Recurrence]:
-    """The rows of some sequences, and how they lie in a padded grid.
+    """The rows of some sequences, and how they lie in a grid.
 
     :param sequences: of the whole rollout.
     :param group: indices of the sequences wanted.
     :param n_steps: T; a row's flat index is environment · T + step.
     :param longest: steps of the longest sequence.
-    :param states: the recurrent state of all environments at the multiples of the longest sequence.
+    :param states: all parts of the recurrent state of all environments at the multiples of the longest sequence,
+        ``[chunks, parts, layers, B, H]``.
+    :param may_follow: whether sequences may lie end to end.
     :return: flat indices ``[N]``, and the recurrence of those rows.
     """
     environments, starts, lengths = (part[group] for part in sequences)
-    n_sequences = len(group)
-    sequence = np.repeat(np.arange(n_sequences), lengths)
-    step = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    index = environments[sequence] * n_steps + starts[sequence] + step
     # A sequence that begins inside a chunk begins an episode: its state is zero, whatever the chunk's was.
-    device = states[0][0].device
-    known = th.as_tensor((starts % longest == 0).astype(np.float32), device=device).reshape(1, -1, 1)
-    initial = tuple(
-        th.stack([states[start // longest][k][:, env] for env, start in zip(environments, starts, strict=True)], dim=1)
-        * known
-        for k in range(len(states[0]))
+    is_carried = starts % longest == 0
+    lanes, begins = laid_out(lengths, is_carried, may_follow)
+    n_lanes = int(lanes.max()) + 1
+    step = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    index = np.repeat(environments * n_steps + starts, lengths) + step
+    positions = (np.repeat(begins, lengths) + step) * n_lanes + np.repeat(lanes, lengths)
+    device = states.device
+    carried = [th.as_tensor(part[is_carried], device=device) for part in (lanes, starts // longest, environments)]
+    breaks = ((begins - 1) * n_lanes + lanes)[begins > 0]
+    return th.as_tensor(index, device=device), Recurrence(
+        th.as_tensor(positions, device=device),
+        int(lengths.max()),
+        n_lanes,
+        _initial(states, n_lanes, *carried),
+        th.as_tensor(breaks, device=device) if len(breaks) else None,
     )
-    positions = th.as_tensor(step * n_sequences + sequence, device=device)
-    return th.as_tensor(index, device=device), Recurrence(positions, int(lengths.max()), n_sequences, initial)
+
+
+def _initial(states: th.Tensor, n_lanes: int, lanes: th.Tensor, chunks: th.Tensor, environments: th.Tensor) -> States:
+    """What is remembered at the beginning of each lane, ``[layers, lanes, H]`` of each part; zero where nothing is
+    carried on.
+    """
+    _, n_parts, n_layers, _, size = states.shape
+    initial = states.new_zeros(n_parts, n_layers, n_lanes, size)
+    if len(lanes):
+        initial[:, :, lanes] = states[chunks, :, :, environments].permute(1, 2, 0, 3)
+    return initial.unbind()
