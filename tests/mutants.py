@@ -325,6 +325,13 @@ MUTANTS = [
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
+        "a memory is not trained by the critic",
+        "policies/towers.py",
+        "if bottom is not None:",
+        "if bottom is not None and not bottoms:",
+        RECURRENT + "test_gradients_by_hand_are_autograds[two_memories-MlpLstmPolicy-net_arch0]",
+    ),
+    Mutant(
         "flat optimiser keeps its state to itself",
         "algorithms/elementwise.py",
         "self.optimizer.state[parameter][name] = part",

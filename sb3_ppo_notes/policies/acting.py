@@ -6,6 +6,7 @@ import torch as th
 
 from sb3_ppo_notes.formulas.distributions import Parameters
 from sb3_ppo_notes.policies.actor_critic import Action, act, formulas_of, keeps_sb3_method, parameters_from_output
+from sb3_ppo_notes.policies.recurrent import States
 from sb3_ppo_notes.policies.towers import towers_of
 
 
@@ -17,6 +18,7 @@ class Choice(NamedTuple):
     :param features: ``[B, k]``, what the critic will look at; ``None`` if it already has.
     :param parameters: of the distribution that they were drawn from.
     :param action: actions, values and log-probabilities, where all came together.
+    :param states: what a recurrent policy is to remember.
     """
 
     actions: th.Tensor
@@ -24,6 +26,7 @@ class Choice(NamedTuple):
     features: th.Tensor | None
     parameters: Parameters
     action: Action | None
+    states: States | None = None
 
 
 class Acting:
@@ -54,10 +57,10 @@ class Acting:
         if self.towers is None:
             action = act(self.policy, observations, action_masks, recurrence)
             return Choice(action.actions, action.actions, None, (), action)
-        features = self.towers.features(observations)
-        parameters = parameters_from_output(self.policy, self.towers.action_output(features), action_masks)
+        ground = self.towers.ground(observations, recurrence)
+        parameters = parameters_from_output(self.policy, self.towers.action_output(ground.pi), action_masks)
         drawn = self.formulas.sample(parameters)
-        return Choice(drawn.reshape(self.action_shape), drawn, features, parameters, None)
+        return Choice(drawn.reshape(self.action_shape), drawn, ground.vf, parameters, None, ground.states)
 
     def assess(self, choice: Choice) -> Action:
         """Values and log-probabilities.
@@ -68,4 +71,5 @@ class Acting:
         if choice.action is not None or choice.features is None or self.towers is None:
             return choice.action  # type: ignore[return-value]
         values = self.towers.values(choice.features)
-        return Action(choice.actions, values, self.formulas.log_prob(choice.parameters, choice.drawn))
+        log_probs = self.formulas.log_prob(choice.parameters, choice.drawn)
+        return Action(choice.actions, values, log_probs, choice.states)

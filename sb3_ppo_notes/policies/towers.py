@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 from torch.nn.functional import linear
 
-from sb3_ppo_notes.policies.actor_critic import formulas_of, keeps_sb3_method
+from sb3_ppo_notes.policies.actor_critic import Latents, formulas_of, keeps_sb3_method
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 
 #: (weight, bias) of one network's layers from input to output; the activation follows all but the last.
@@ -60,28 +60,33 @@ class Towers:
         # Vectors go in as they are; everything else is scaled, one-hot coded or flattened first.
         self.is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
 
-    def forward(self, observations: th.Tensor) -> "TowerPass":
+    def forward(self, observations: Any, recurrence: Any = None) -> "TowerPass":
         """Run both networks.
 
         :param observations: ``[N, ...]``, not yet preprocessed.
+        :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
         :return: the outputs, and what is needed to go back.
         """
+        ground = self.ground(observations, recurrence)
         with th.no_grad():
-            features = self.features(observations)
-            actor, critic = self._up(self.actor, features), self._up(self.critic, features)
+            actor, critic = self._up(self.actor, ground.pi.detach()), self._up(self.critic, ground.vf.detach())
         outputs = Outputs(actor.pop().requires_grad_(), critic.pop().requires_grad_())
-        return TowerPass(self, outputs, actor, critic)
+        return TowerPass(self, outputs, actor, critic, ground)
 
-    def features(self, observations: th.Tensor) -> th.Tensor:
-        """What both networks look at.
+    def ground(self, observations: Any, recurrence: Any = None) -> Latents:
+        """What the networks stand on: the observations themselves, or what a memory makes of them, with its graph.
 
         :param observations: ``[N, ...]``, not yet preprocessed.
-        :return: ``[N, k]``.
+        :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
+        :return: ``[N, k]`` for the actor and for the critic, and a recurrent policy's next states.
         """
-        if self.is_vector and observations.dtype == th.float32:
-            return observations
-        policy = self.policy
-        return preprocess_obs(observations, policy.observation_space, policy.normalize_images).flatten(1)  # type: ignore[union-attr]
+        policy: Any = self.policy
+        if recurrence is not None:
+            return Latents(*policy.remember(policy.extract_features(observations), recurrence))
+        features = observations
+        if not self.is_vector or observations.dtype != th.float32:
+            features = preprocess_obs(observations, policy.observation_space, policy.normalize_images).flatten(1)  # type: ignore[union-attr]
+        return Latents(features, features, None)
 
     def action_output(self, features: th.Tensor) -> th.Tensor:
         """What the action layer says, without a graph.
@@ -112,15 +117,18 @@ class Towers:
         steps.append(linear(steps[-1], *layers[-1]))
         return steps
 
-    def down(self, layers: Layers, inputs: list[th.Tensor], gradient: th.Tensor) -> dict[int, th.Tensor]:
-        """From the gradient at the output to those of all weights.
+    def down(
+        self, layers: Layers, inputs: list[th.Tensor], gradient: th.Tensor, ground: th.Tensor
+    ) -> tuple[dict[int, th.Tensor], th.Tensor | None]:
+        """From the gradient at the output to those of all weights, and of what the network stands on.
 
             ∂W = ∂yᵀ·x          ∂b = Σ ∂y          ∂x = ∂y·W
 
         :param layers: of one network.
         :param inputs: ``[N, k]`` of each layer.
         :param gradient: ``[N, k]`` at the last layer's output.
-        :return: by the ``id`` of the weight.
+        :param ground: ``[N, k]``, the first input with its graph, if it has one.
+        :return: by the ``id`` of the weight; ``[N, k]`` at the ground, ``None`` if nothing there is trained.
         """
         gradients = {}
         for index in range(len(layers) - 1, -1, -1):
@@ -129,7 +137,7 @@ class Towers:
             gradients[id(bias)] = gradient.sum(0)
             if index:
                 gradient = self._through_activation(gradient.mm(weight), inputs[index])
-        return gradients
+        return gradients, gradient.mm(layers[0][0]) if ground.requires_grad else None
 
     def _through_activation(self, gradient: th.Tensor, output: th.Tensor) -> th.Tensor:
         if self.activation is nn.Tanh:
@@ -144,13 +152,22 @@ class TowerPass:
     :param outputs: of the networks; leaves of the graph.
     :param actor_inputs: ``[N, k]`` of each of the actor's layers.
     :param critic_inputs: ``[N, k]`` of each of the critic's layers.
+    :param ground: what the networks stand on.
     """
 
-    def __init__(self, towers: Towers, outputs: Outputs, actor_inputs: list[th.Tensor], critic_inputs: list[th.Tensor]):
+    def __init__(
+        self,
+        towers: Towers,
+        outputs: Outputs,
+        actor_inputs: list[th.Tensor],
+        critic_inputs: list[th.Tensor],
+        ground: Latents,
+    ):
         self.towers = towers
         self.outputs = outputs
         self.actor_inputs = actor_inputs
         self.critic_inputs = critic_inputs
+        self.ground = ground
 
     def gradients(self, loss: th.Tensor, parameters: Sequence[th.Tensor]) -> list[th.Tensor | None]:
         """Of a loss that depends on the weights only through the outputs, or directly on weights outside the networks
@@ -160,15 +177,26 @@ class TowerPass:
         :param parameters: whose gradients are wanted.
         :return: in their order; ``None`` for one that has no part in the loss.
         """
-        towers = self.towers
+        towers, ground = self.towers, self.ground
         outside = [parameter for parameter in parameters if id(parameter) not in towers.inside]
         at_action, at_values, *others = th.autograd.grad(loss, [*self.outputs, *outside], allow_unused=True)
         found: dict[int, Any] = {id(parameter): other for parameter, other in zip(outside, others, strict=True)}
+        tops, bottoms = [], []
         with th.no_grad():
-            if at_action is not None:
-                found |= towers.down(towers.actor, self.actor_inputs, at_action)
-            if at_values is not None:
-                found |= towers.down(towers.critic, self.critic_inputs, at_values)
+            for layers, inputs, gradient, top in (
+                (towers.actor, self.actor_inputs, at_action, ground.pi),
+                (towers.critic, self.critic_inputs, at_values, ground.vf),
+            ):
+                if gradient is None:
+                    continue
+                own, bottom = towers.down(layers, inputs, gradient, top)
+                found |= own
+                if bottom is not None:
+                    tops.append(top)
+                    bottoms.append(bottom)
+        if tops:
+            below = th.autograd.grad(tops, outside, bottoms, allow_unused=True)
+            found |= {id(weight): part for weight, part in zip(outside, below, strict=True) if part is not None}
         return [found.get(id(parameter)) for parameter in parameters]
 
 
@@ -184,10 +212,11 @@ def towers_of(policy: Any) -> Towers | None:
     if formulas_of(policy) is None or not keeps_sb3_method(policy, *STACKED):
         return None
     extractor = policy.mlp_extractor
+    # Below a memory anything may lie: autograd goes down there.
+    is_recurrent = isinstance(policy, NotesRecurrentPolicy)
     ordinary = (
-        type(policy.features_extractor) is FlattenExtractor
+        (is_recurrent or type(policy.features_extractor) is FlattenExtractor)
         and type(extractor) is MlpExtractor
-        and not isinstance(policy, NotesRecurrentPolicy)
         and not isinstance(policy.action_dist, StateDependentNoiseDistribution)
     )
     if not ordinary:
@@ -204,7 +233,8 @@ def towers_of(policy: Any) -> Towers | None:
         return None
     if not all(type(layer) is nn.Linear and layer.bias is not None for layer in layers):
         return None
-    holders = [policy.features_extractor, extractor, extractor.policy_net, extractor.value_net]
+    below = [] if is_recurrent else [policy.features_extractor]
+    holders = [*below, extractor, extractor.policy_net, extractor.value_net]
     if any(map(_has_hooks, [*holders, *layers, *between])):
         return None
     actor, critic = ([(layer.weight, layer.bias) for layer in stack] for stack in stacks)

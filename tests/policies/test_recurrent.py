@@ -17,6 +17,7 @@ from sb3_ppo_notes.algorithms.loss import LossCoefficients, minibatch_loss
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy, Recurrence
+from sb3_ppo_notes.policies.towers import towers_of
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, laid_out
@@ -190,6 +191,35 @@ def test_nothing_passes_a_break():
     assert th.equal(after, alone)
     (gradient,) = th.autograd.grad(after.sum(), features)
     assert (gradient[:2] == 0).all()
+
+
+@pytest.mark.parametrize("net_arch", [[8], []])
+@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_by_hand_are_autograds(variant, policy, net_arch):
+    """Down the heads by plain products, on through memory and extractor by autograd: together what autograd alone gives."""
+    space = {"MlpLstmPolicy": "box", "CnnLstmPolicy": "image", "MultiInputLstmPolicy": "dict"}[policy]
+    model = gathered(
+        small(
+            env=lambda: environments.make(space),
+            policy=policy,
+            policy_kwargs=VARIANTS[variant] | dict(net_arch=net_arch),
+            n_steps=16,
+        )
+    )
+    (batch,) = list(model.rollout_buffer.get(None))
+    towers = towers_of(model.policy)
+    coefficients = LossCoefficients(0.01, 0.5)
+    weights = [weight for weight in model.policy.parameters() if weight.requires_grad]
+    loss = minibatch_loss(model.policy, batch, model.rule.at(1.0), coefficients).loss
+    expected = th.autograd.grad(loss, weights, allow_unused=True)
+    by_hand = towers.forward(batch.observations, batch.recurrence)
+    loss = minibatch_loss(model.policy, batch, model.rule.at(1.0), coefficients, by_hand.outputs).loss
+    got = by_hand.gradients(loss, weights)
+    assert any(gradient is not None and (gradient != 0).any() for gradient in got)
+    for one, other in zip(expected, got, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or th.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_training_lays_sequences_end_to_end(monkeypatch):
