@@ -141,6 +141,8 @@ class FlatOptimizer:
         self.n_steps = int(first["step"]) if first else 0
         self._counts = th.zeros(len(parameters))
         self._is_bound = False
+        #: Of each parameter: what its state was last shown as.
+        self._shown: list[dict[str, Any]] = [{} for _ in parameters]
 
     @property
     def options(self) -> Options:
@@ -211,12 +213,14 @@ class FlatOptimizer:
         if self._is_bound and is_tensor:
             return
         self._is_bound = True
-        for index, parameter in enumerate(self.parameters):
+        for index, shown in enumerate(self._shown):
             # A number of its own for each parameter: torch counts each up in place.
-            self.optimizer.state[parameter]["step"] = self._counts[index] if is_tensor else self.n_steps
+            shown["step"] = self._counts[index] if is_tensor else self.n_steps
         for name, vector in zip(self.rule.names, self.state, strict=True):
-            for parameter, part in zip(self.parameters, self.weights.split(vector), strict=True):
-                self.optimizer.state[parameter][name] = part
+            for shown, part in zip(self._shown, self.weights.split(vector), strict=True):
+                shown[name] = part
+        for parameter, shown in zip(self.parameters, self._shown, strict=True):
+            self.optimizer.state[parameter].update(shown)
 
     def is_current(self, optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter]) -> bool:
         """Whether these vectors still are what the optimiser and the weights look at.
@@ -234,11 +238,9 @@ class FlatOptimizer:
         triples = list(zip(parameters, self.parameters, self.weights.parts, strict=True))
         if any(given is not mine or given.data_ptr() != part.data_ptr() for given, mine, part in triples):
             return False
-        return all(self._shows(index, parameter) for index, parameter in enumerate(parameters))
+        # Whoever steps the optimiser counts the steps up in place.
+        return all(map(self._shows, parameters, self._shown)) and bool((self._counts == self.n_steps).all())
 
-    def _shows(self, index: int, parameter: th.nn.Parameter) -> bool:
-        shown, start = self.optimizer.state.get(parameter, {}), self.weights.starts[index]
-        if int(shown.get("step", -1)) != self.n_steps:
-            return False
-        pairs = zip(self.rule.names, self.state, strict=True)
-        return all(shown[name].data_ptr() == vector.data_ptr() + 4 * start for name, vector in pairs)
+    def _shows(self, parameter: th.nn.Parameter, expected: dict[str, Any]) -> bool:
+        found = self.optimizer.state.get(parameter, {})
+        return all(found.get(name) is part for name, part in expected.items())

@@ -22,6 +22,7 @@ from sb3_ppo_notes.algorithms.sinks import guard_sinks
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
+from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
 from sb3_ppo_notes.rollouts.restarts import restarts_of
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
@@ -158,7 +159,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     def train(self) -> None:
         """Learn from the rollout in ``rollout_buffer``."""
         # Training mode: dropout and batch normalisation are active here and only here.
-        self.policy.set_training_mode(True)
+        set_training_mode(self.policy, True)
         self._prepare_compiler()
         self._update_learning_rate(self.policy.optimizer)
         progress = self._current_progress_remaining

@@ -130,17 +130,17 @@ class UpdateRecord:
         self._open = []
 
     def _table(self, terms: list[LossTerms]) -> Table:
-        columns: dict[str, Any] = {}
+        columns: dict[str, list[th.Tensor]] = {}
         for name in LossTerms._fields:
             if name != "log_ratio" and getattr(terms[0], name) is not None:
-                columns["exact" if name == "exact_kl" else name] = [getattr(each, name) for each in terms]
+                columns["exact" if name == "exact_kl" else name] = [th.stack([getattr(each, name) for each in terms])]
         lengths = [len(each.log_ratio) for each in terms]
         for _, group in groupby(zip(lengths, terms, strict=True), key=itemgetter(0)):
             # In one go where they are of one size. A row's mean is summed as that of a lone vector is: the same bits.
             log_ratios = th.stack([each.log_ratio for _, each in group])
             for name, values in ratio_statistics(log_ratios, self.clip_range).items():
-                columns.setdefault(name, []).extend(values.unbind())
-        return {name: th.stack(values).cpu().numpy() for name, values in columns.items()}
+                columns.setdefault(name, []).append(values)
+        return {name: th.cat(parts).cpu().numpy() for name, parts in columns.items()}
 
     def mean_kl(self, estimator: str) -> np.float32:
         """Mean KL(old ‖ new) over the minibatches of the last epoch, each weighing the same.

@@ -147,11 +147,8 @@ class Update:
             self.record.add_row(row)
             return False
         # Eager, or compiled and not taken: whatever the reason was, it shows again here.
-        towers = (
-            None
-            if self.towers is None
-            else self.towers.forward(minibatch.observations, getattr(minibatch, "recurrence", None))
-        )
+        recurrence = getattr(minibatch, "recurrence", None)
+        towers = None if self.towers is None else self.towers.forward(minibatch.observations, recurrence)
         outputs = None if towers is None else towers.outputs
         terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients, outputs)
         self.record.add_minibatch(terms)

@@ -5,7 +5,14 @@ from typing import Any, NamedTuple
 import torch as th
 
 from sb3_ppo_notes.formulas.distributions import Parameters
-from sb3_ppo_notes.policies.actor_critic import Action, act, formulas_of, keeps_sb3_method, parameters_from_output
+from sb3_ppo_notes.policies.actor_critic import (
+    Action,
+    act,
+    formulas_of,
+    keeps_sb3_method,
+    parameters_from_output,
+    values_of,
+)
 from sb3_ppo_notes.policies.recurrent import States
 from sb3_ppo_notes.policies.towers import towers_of
 
@@ -61,6 +68,17 @@ class Acting:
         parameters = parameters_from_output(self.policy, self.towers.action_output(ground.pi), action_masks)
         drawn = self.formulas.sample(parameters)
         return Choice(drawn.reshape(self.action_shape), drawn, ground.vf, parameters, None, ground.states)
+
+    def values(self, observations: Any, recurrence: Any = None) -> th.Tensor:
+        """V(s), where nobody acts.
+
+        :param observations: ``[B, ...]`` tensor or dict of tensors.
+        :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
+        :return: ``[B, 1]``; reward units.
+        """
+        if self.towers is None:
+            return values_of(self.policy, observations, recurrence)
+        return self.towers.values(self.towers.ground(observations, recurrence).vf)
 
     def assess(self, choice: Choice) -> Action:
         """Values and log-probabilities.

@@ -16,6 +16,7 @@ from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.actor_critic import values_of
 from sb3_ppo_notes.policies.masks import gathered_masks
+from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy, Recurrence, States
 from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
@@ -52,7 +53,7 @@ def collect_rollouts(
     """
     check_finite("observation", model._last_obs, model.num_timesteps)
     # Evaluation mode: dropout and batch normalisation must not differ between one step and the next.
-    model.policy.set_training_mode(False)
+    set_training_mode(model.policy, False)
     first = begun(model, env, callback, rollout_buffer)
     visible: dict[str, Any] = {
         "self": model,
@@ -77,7 +78,7 @@ def collect_rollouts(
 
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        last_values = values_of(model.policy, last_obs, _recurrence(model, model._last_episode_starts))
+        last_values = stepping.acting.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
     if _will_recompute(rollout_buffer):

@@ -9,6 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy
 from tests import environments
 
@@ -158,3 +159,31 @@ def test_bounded_policies_learn_pendulum(distribution):
     ).learn(100_000)
     mean, _ = evaluate_policy(model, make_vec_env("Pendulum-v1", 1, seed=99), n_eval_episodes=20)
     assert mean > -300
+
+
+class _Counting(th.nn.Linear):
+    calls = 0
+
+    def train(self, mode=True):
+        type(self).calls += 1
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("with_own", [False, True])
+def test_switching_the_mode_reaches_every_module_and_asks_who_has_a_way_of_its_own(with_own, mode):
+    policy = NotesPPO("MlpPolicy", "CartPole-v1", device="cpu").policy
+    if with_own:
+        policy.mlp_extractor.policy_net.append(_Counting(64, 64))
+    policy.set_training_mode(not mode)
+    before = _Counting.calls
+    set_training_mode(policy, mode)
+    assert {module.training for module in policy.modules()} == {mode}
+    assert (_Counting.calls > before) == with_own
+
+
+def test_a_policy_with_a_way_of_its_own_to_switch_is_asked(monkeypatch):
+    policy, asked = NotesPPO("MlpPolicy", "CartPole-v1", device="cpu").policy, []
+    monkeypatch.setattr(type(policy), "set_training_mode", lambda self, mode: asked.append(mode))
+    set_training_mode(policy, True)
+    assert asked == [True]
