@@ -19,6 +19,9 @@ from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.rollouts import EnvWorkerError, EnvWorkerTimeoutError, SupervisedVecEnv
 from tests.rollouts.faulty import FaultyEnv, MotherEnv, is_alive, wait_until
 
+# Most of these wait until something has hung for long enough.
+pytestmark = pytest.mark.slow
+
 ACTIONS = np.zeros(3, dtype=int)
 
 

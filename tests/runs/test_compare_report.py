@@ -13,6 +13,9 @@ from sb3_ppo_notes.runs import compare_verdict
 from sb3_ppo_notes.runs.compare_files import write_files
 from tests.runs.test_compare_verdict import FAILED, LONG, SCATTER, SHUFFLED, TASKS, outcome_of
 
+# A browser is started for most of these.
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (apt-get install chromium)")
 

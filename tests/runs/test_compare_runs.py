@@ -96,6 +96,7 @@ def arguments(outdir, arms=f"{STOCK},{NOTES}", envs=LEVERS, seeds=2):
     return ["compare", "--envs", envs, "--arms", arms, "--seeds", str(seeds), *FEW, "--outdir", str(outdir)]
 
 
+@pytest.mark.slow
 def test_a_comparison_from_the_shell_to_the_files(tmp_path, capsys):
     outdir = tmp_path / "out"
     assert main(arguments(outdir)) == 0
@@ -111,6 +112,7 @@ def test_a_comparison_from_the_shell_to_the_files(tmp_path, capsys):
     assert (outdir / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_resume_repeats_nothing_that_is_finished_and_keeps_failures(tmp_path, capsys):
     starts, outdir = tmp_path / "starts", tmp_path / "out"
     starts.mkdir()
@@ -139,6 +141,7 @@ def test_resume_repeats_nothing_that_is_finished_and_keeps_failures(tmp_path, ca
     assert compare(4, "--resume") == (0, [0, 1, 2, 2, 3])
 
 
+@pytest.mark.slow
 def test_a_run_made_otherwise_is_refused(tmp_path, capsys):
     assert main(arguments(tmp_path)) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -410,6 +413,7 @@ def test_the_bar_shows_runs_speed_and_time_left():
     assert "x, CartPole-v1, seed 0" in text
 
 
+@pytest.mark.slow
 def test_as_many_runs_go_side_by_side_as_there_are_jobs(tmp_path, monkeypatch):
     alive = []
     real = compare_runs._Child

@@ -22,6 +22,9 @@ from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.persistence.storage import checkpoints_in, read_checkpoint
 from sb3_ppo_notes.runs import train, train_watching
 
+# Whole runs, again and again.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SIZES = "n_steps: 16, batch_size: 16, n_epochs: 2, learning_rate: lin_1e-2"
 NET = "policy_kwargs: {net_arch: [8]}"
