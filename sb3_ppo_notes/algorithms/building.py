@@ -225,12 +225,13 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
         self.policy.precision = self.precision  # type: ignore[assignment]
 
     def _prepare_memory_and_masks(self) -> None:
-        is_recurrent = isinstance(self.policy, NotesRecurrentPolicy)
         check_context(self.policy, self.rollout_buffer, self.rule, self.action_masking)
         if self.action_masking and self.env is not None:
             check_masking(self.env)
-        if is_recurrent and isinstance(self.rollout_buffer, NotesRolloutBuffer):
-            self.rollout_buffer.sequence_length = min(self._batch_size() or self.n_steps, self.n_steps)
+        policy: Any = self.policy
+        if isinstance(policy, NotesRecurrentPolicy) and isinstance(self.rollout_buffer, NotesRolloutBuffer):
+            longest = policy.sequence_length or self._batch_size() or self.n_steps
+            self.rollout_buffer.sequence_length = min(longest, self.n_steps)
 
     def _setup_optimizers(self) -> None:
         """Give actor and critic an optimiser each, if the rule says so. SB3 has built one for all weights by now."""

@@ -45,6 +45,10 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
     :param enable_critic_lstm: the critic has a memory of its own.
     :param lstm_kwargs: further arguments of ``nn.LSTM`` or ``nn.GRU``.
     :param rnn: ``"lstm"`` or ``"gru"``.
+    :param sequence_length: steps over which a gradient goes back at most (truncated backpropagation through time,
+        Williams & Peng 1990). A longer sequence is cut, and each piece begins with what was remembered there while the
+        rollout was gathered. ``None``: as many as a minibatch holds, as in sb3-contrib. Fewer are faster, because
+        pieces are computed side by side; what is to be remembered for longer than that is hard to learn.
     :param kwargs: as :class:`NotesActorCriticPolicy`.
     :raises ValueError: if the critic is to have its own memory and the actor's.
     """
@@ -61,11 +65,14 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         enable_critic_lstm: bool = True,
         lstm_kwargs: dict[str, Any] | None = None,
         rnn: Literal["lstm", "gru"] = "lstm",
+        sequence_length: int | None = None,
         **kwargs: Any,
     ):
         check_integer("lstm_hidden_size", lstm_hidden_size, minimum=1)
         check_integer("n_lstm_layers", n_lstm_layers, minimum=1)
         check_choice("rnn", rnn, ("lstm", "gru"))
+        if sequence_length is not None:
+            check_integer("sequence_length", sequence_length, minimum=1)
         if shared_lstm and enable_critic_lstm:
             raise InvalidValueError("enable_critic_lstm must be False when shared_lstm=True, got True")
         for name in ("batch_first", "bidirectional", "proj_size"):
@@ -80,7 +87,9 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
             "enable_critic_lstm": enable_critic_lstm,
             "lstm_kwargs": lstm_kwargs,
             "rnn": rnn,
+            "sequence_length": sequence_length,
         }
+        self.sequence_length = sequence_length
         self.lstm_hidden_size = lstm_hidden_size
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
         build = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]

@@ -234,6 +234,28 @@ def test_training_lays_sequences_end_to_end(monkeypatch):
     assert any(recurrence.breaks is not None for recurrence in seen)
 
 
+def test_gradients_go_back_no_further_than_the_sequence_length(tmp_path):
+    """A whole rollout and its pieces have one loss; of the pieces' gradients none goes back into the piece before."""
+    model = small(policy_kwargs=dict(sequence_length=4), env=environments.ConstantRewardEnv, batch_size=64)
+    assert model.rollout_buffer.sequence_length == 4
+    model.save(tmp_path / "model")
+    loaded = NotesPPO.load(tmp_path / "model", env=model.env)
+    assert loaded.rollout_buffer.sequence_length == loaded.policy.sequence_length == 4
+    gathered(model)
+    (batch,) = list(model.rollout_buffer.get(None))
+    assert batch.recurrence.length == 4
+    assert {len(batch.returns)} == {64}
+    seen = batch.observations.clone().requires_grad_()
+    latent, _, _ = model.policy.remember(seen, batch.recurrence)
+    row_of = {int(place): row for row, place in enumerate(batch.recurrence.positions)}
+    third = [row_of[2 * batch.recurrence.n_lanes + lane] for lane in range(batch.recurrence.n_lanes)]
+    (gradient,) = th.autograd.grad(latent[third[1]].sum(), seen)
+    reached = set(th.nonzero(gradient.abs().sum(1)).flatten().tolist())
+    assert reached <= {row_of[step * batch.recurrence.n_lanes + 1] for step in range(3)}
+    assert small(policy_kwargs=dict(sequence_length=1000)).rollout_buffer.sequence_length == 32
+    assert small(batch_size=16).rollout_buffer.sequence_length == 16
+
+
 def test_who_listens_to_a_memory_hears_every_call():
     model = small(env=lambda: environments.make("discrete"))
     heard = []
@@ -352,6 +374,7 @@ def test_combinations_that_make_no_sense_say_why(rule, arguments, begins):
         (dict(shared_lstm=True), "enable_critic_lstm must be False when shared_lstm=True"),
         (dict(lstm_hidden_size=0), "lstm_hidden_size must be an int >= 1"),
         (dict(n_lstm_layers=0), "n_lstm_layers must be an int >= 1"),
+        (dict(sequence_length=0), "sequence_length must be an int >= 1"),
         (dict(rnn="elman"), "rnn must be one of 'lstm', 'gru'"),
     ],
 )
