@@ -334,9 +334,37 @@ MUTANTS = [
     Mutant(
         "flat optimiser keeps its state to itself",
         "algorithms/elementwise.py",
-        "self.optimizer.state[parameter][name] = part",
+        "self.optimizer.state[parameter].update({name: part for name, (part, _) in shown.items()})",
         "pass",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
+    ),
+    Mutant(
+        "an optimiser stepped by somebody else is not noticed",
+        "algorithms/elementwise.py",
+        "and bool((self._counts == self.n_steps).all())",
+        "",
+        "tests/parity/test_touched_optimizer.py::test_who_reaches_into_an_optimizer_is_noticed[ppo-count_from_one_in_place]",
+    ),
+    Mutant(
+        "a state replaced by somebody else is not noticed",
+        "algorithms/elementwise.py",
+        "found.get(name) is part and",
+        "name in found and",
+        "tests/parity/test_touched_optimizer.py::test_who_reaches_into_an_optimizer_is_noticed[ppo-replace_moments]",
+    ),
+    Mutant(
+        "a state with other memory is not noticed",
+        "algorithms/elementwise.py",
+        "part.data_ptr() == place",
+        "part.data_ptr() != 0",
+        "tests/parity/test_touched_optimizer.py::test_who_reaches_into_an_optimizer_is_noticed[ppo-give_moments_other_memory]",
+    ),
+    Mutant(
+        "sequences of one step read each other's memory",
+        "rollouts/sequences.py",
+        "positions = (np.repeat(begins, lengths) + step) * n_lanes + np.repeat(lanes, lengths)",
+        "positions = (np.repeat(begins, lengths) + step) * n_lanes + np.repeat(np.arange(len(lanes)) % n_lanes, lengths)",
+        RECURRENT + "test_the_update_sees_what_the_rollout_saw[two_memories-True]",
     ),
     Mutant(
         "Adam's second moment not corrected",
@@ -432,8 +460,8 @@ MUTANTS = [
     Mutant(
         "chunks begin with the wrong state",
         "rollouts/sequences.py",
-        "states[chunks, :, :, environments]",
-        "states[0 * chunks, :, :, environments]",
+        "state[chunks, :, environments]",
+        "state[0 * chunks, :, environments]",
         RECURRENT + "test_the_update_sees_what_the_rollout_saw[two_memories-False]",
     ),
     Mutant(
@@ -453,8 +481,8 @@ MUTANTS = [
     Mutant(
         "a sequence with a past follows another",
         "rollouts/sequences.py",
-        "fits = () if is_carried[sequence] else (",
-        "fits = (",
+        "if ends and not is_carried[sequence] and",
+        "if ends and",
         RECURRENT + "test_sequences_laid_end_to_end_never_touch",
     ),
     Mutant(

@@ -197,16 +197,17 @@ class CompiledActing(Acting):
     """
 
     def __init__(self, compiler: Compiler, policy: ActorCriticPolicy):
-        super().__init__(policy)
         self.compiler = compiler
         self._tensors = list(tensors_of(policy).values())
         # gSDE acts with noise that is no weight of the policy: it would be fixed in the code.
         self.is_possible = keeps_sb3_method(policy, "forward") and not policy.use_sde
         self._found: Any = None
-        self.begin()
+        super().__init__(policy)
 
     def begin(self) -> None:
         """Begin a rollout: look where the weights lie now."""
+        # What is not compiled, the policy is asked for: it may have changed since its networks were looked at.
+        self.towers = None
         self.tensors = [tensor.detach() for tensor in self._tensors]
 
     def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Choice:

@@ -141,8 +141,8 @@ class FlatOptimizer:
         self.n_steps = int(first["step"]) if first else 0
         self._counts = th.zeros(len(parameters))
         self._is_bound = False
-        #: Of each parameter: what its state was last shown as.
-        self._shown: list[dict[str, Any]] = [{} for _ in parameters]
+        #: Of each parameter: what its state was last shown as, and where that lies in memory.
+        self._shown: list[dict[str, tuple[Any, int | None]]] = [{} for _ in parameters]
 
     @property
     def options(self) -> Options:
@@ -215,12 +215,12 @@ class FlatOptimizer:
         self._is_bound = True
         for index, shown in enumerate(self._shown):
             # A number of its own for each parameter: torch counts each up in place.
-            shown["step"] = self._counts[index] if is_tensor else self.n_steps
+            shown["step"] = _placed(self._counts[index] if is_tensor else self.n_steps)
         for name, vector in zip(self.rule.names, self.state, strict=True):
             for shown, part in zip(self._shown, self.weights.split(vector), strict=True):
-                shown[name] = part
+                shown[name] = _placed(part)
         for parameter, shown in zip(self.parameters, self._shown, strict=True):
-            self.optimizer.state[parameter].update(shown)
+            self.optimizer.state[parameter].update({name: part for name, (part, _) in shown.items()})
 
     def is_current(self, optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter]) -> bool:
         """Whether these vectors still are what the optimiser and the weights look at.
@@ -241,6 +241,14 @@ class FlatOptimizer:
         # Whoever steps the optimiser counts the steps up in place.
         return all(map(self._shows, parameters, self._shown)) and bool((self._counts == self.n_steps).all())
 
-    def _shows(self, parameter: th.nn.Parameter, expected: dict[str, Any]) -> bool:
+    def _shows(self, parameter: th.nn.Parameter, expected: dict[str, tuple[Any, int | None]]) -> bool:
         found = self.optimizer.state.get(parameter, {})
-        return all(found.get(name) is part for name, part in expected.items())
+        # The very object, and not given other memory since.
+        return all(
+            found.get(name) is part and (place is None or part.data_ptr() == place)
+            for name, (part, place) in expected.items()
+        )
+
+
+def _placed(part: Any) -> tuple[Any, int | None]:
+    return part, part.data_ptr() if isinstance(part, th.Tensor) else None

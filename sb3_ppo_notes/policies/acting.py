@@ -47,11 +47,16 @@ class Acting:
 
     def __init__(self, policy: Any):
         self.policy = policy
+        self.action_shape = (-1, *(policy.action_space.shape or ()))
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a rollout: look how the policy is made now."""
+        policy = self.policy
         is_plain = keeps_sb3_method(policy, "forward") and not policy.use_sde
         self.towers = towers_of(policy) if is_plain else None
         # towers_of has made sure that there are some.
         self.formulas: Any = formulas_of(policy) if self.towers else None
-        self.action_shape = (-1, *(policy.action_space.shape or ()))
 
     def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Choice:
         """Draw actions.

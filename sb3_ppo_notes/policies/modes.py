@@ -15,16 +15,25 @@ def set_training_mode(policy: Any, mode: bool) -> None:
     :param policy: any policy; one with a method of its own for this, in whichever module, is asked.
     :param mode: ``True`` to learn: dropout and batch normalisation are active.
     """
-    if getattr(type(policy), "set_training_mode", None) is not BasePolicy.set_training_mode:
+    is_own = "set_training_mode" in vars(policy)
+    if is_own or getattr(type(policy), "set_training_mode", None) is not BasePolicy.set_training_mode:
         policy.set_training_mode(mode)
         return
     modules, rest = [], [policy]
     while rest:
         module = rest.pop()
-        if type(module).train is not nn.Module.train or "train" in vars(module):
+        if not _is_ordinary(module):
             policy.set_training_mode(mode)
             return
         modules.append(module)
         rest += [child for child in module._modules.values() if child is not None]
     for module in modules:
         vars(module)["training"] = mode
+
+
+def _is_ordinary(module: nn.Module) -> bool:
+    """Whether the flag is an entry of the module's dictionary and nothing else. TorchScript keeps it in C++."""
+    own = vars(module)
+    kind = type(module)
+    is_plain = kind.train is nn.Module.train and kind.__setattr__ is nn.Module.__setattr__
+    return is_plain and "training" in own and "train" not in own

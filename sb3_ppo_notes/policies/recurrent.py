@@ -76,7 +76,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         if shared_lstm and enable_critic_lstm:
             raise InvalidValueError("enable_critic_lstm must be False when shared_lstm=True, got True")
         for name in ("batch_first", "bidirectional", "proj_size"):
-            if name in (lstm_kwargs or {}):
+            if (lstm_kwargs or {}).get(name):
                 raise InvalidValueError(
                     f"lstm_kwargs must not contain {name!r}, which changes shapes; got {lstm_kwargs!r}"
                 )
@@ -110,9 +110,14 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
 
     @property
     def can_forget(self) -> bool:
-        """Whether the memory can be wiped in the middle of a lane, so that sequences may lie end to end."""
+        """Whether the memory can be wiped in the middle of a lane, so that sequences may lie end to end.
+
+        On a GPU not: weights that are put together for a call are copied once more there. And who runs the memory in
+        a way of their own knows nothing of lanes.
+        """
         memories = (self.lstm_actor,) if self.lstm_critic is None else (self.lstm_actor, self.lstm_critic)
-        return self.device.type == "cpu" and all(map(_is_plain_lstm, memories))
+        is_own = type(self).remember is not NotesRecurrentPolicy.remember or "remember" in vars(self)
+        return self.device.type == "cpu" and not is_own and all(map(_is_plain_lstm, memories))
 
     def initial_states(self, n: int) -> States:
         """The state before anything was seen: zeros.
@@ -208,9 +213,10 @@ SHUT = -1e4
 
 def _is_plain_lstm(module: Any) -> bool:
     """One layer that nobody listens to."""
-    return (
-        type(module) is nn.LSTM and module.num_layers == 1 and not (module._forward_hooks or module._forward_pre_hooks)
-    )
+    if type(module) is not nn.LSTM or module.num_layers > 1 or "forward" in vars(module):
+        return False
+    forward, backward = module._forward_hooks, module._backward_hooks
+    return not (forward or module._forward_pre_hooks or backward or module._backward_pre_hooks)
 
 
 def _grid(features: th.Tensor, recurrence: Recurrence) -> th.Tensor:
@@ -220,8 +226,6 @@ def _grid(features: th.Tensor, recurrence: Recurrence) -> th.Tensor:
     """
     size = recurrence.length * recurrence.n_lanes
     shape = (recurrence.length, recurrence.n_lanes, -1)
-    if recurrence.length == 1 and len(features) == size:
-        return features.reshape(shape)
     if recurrence.breaks is None:
         return features.new_zeros(size, features.shape[1]).index_copy(0, recurrence.positions, features).reshape(shape)
     grid = features.new_zeros(size, features.shape[1] + 1)
@@ -238,8 +242,9 @@ def _run(module: Any, grid: th.Tensor, recurrence: Recurrence, states: States) -
     :param states: at each lane's first step.
     :return: ``[N, H]``, and the states after the last step.
     """
-    if recurrence.length == 1 and _is_plain_lstm(module):
-        # One step of acting: the cell alone takes half the time.
+    device = grid.device.type
+    if recurrence.length == 1 and device == "cpu" and not th.is_autocast_enabled(device) and _is_plain_lstm(module):
+        # One step of acting: the cell alone takes half the time. In bfloat16 it would not round as the whole LSTM does.
         hidden, cell = th.lstm_cell(grid[0], tuple(state[0] for state in states), *_weights(module))
         return hidden[recurrence.positions], (hidden.unsqueeze(0), cell.unsqueeze(0))
     if isinstance(module, nn.LSTM):

@@ -204,8 +204,8 @@ def towers_of(policy: Any) -> Towers | None:
     """The networks of a policy, if they are two plain stacks.
 
     :param policy: any policy.
-    :return: ``None`` if anything about them is out of the ordinary: another extractor or activation, a layer frozen,
-        hooked or without bias, gSDE, a method of the user's own.
+    :return: ``None`` if anything about them is out of the ordinary: another extractor (unless a memory lies between) or
+        activation, a layer frozen, shared, hooked or without bias, gSDE, a method of the user's own.
     """
     if getattr(policy, "precision", "float32") != "float32":
         return None
@@ -242,6 +242,11 @@ def towers_of(policy: Any) -> Towers | None:
     log_std = getattr(policy, "log_std", None)
     if not all(map(_is_plain, own if log_std is None else [*own, log_std])):
         return None
+    # A weight that occurs twice has two gradients to add up; below a memory, autograd gives them without any hooks.
+    others = _below(policy) if is_recurrent else []
+    ids = {id(weight) for weight in own}
+    if len(ids) < len(own) or any(id(weight) in ids or _has_gradient_hooks(weight) for weight in others):
+        return None
     return Towers(actor, critic, next(iter(activations), nn.Tanh), policy)
 
 
@@ -251,4 +256,14 @@ def _has_hooks(module: Any) -> bool:
 
 def _is_plain(weight: Any) -> bool:
     """Whether a weight is trained and nobody has hooks on its gradient."""
-    return weight.requires_grad and not (weight._backward_hooks or weight._post_accumulate_grad_hooks)
+    return weight.requires_grad and not _has_gradient_hooks(weight)
+
+
+def _has_gradient_hooks(weight: Any) -> bool:
+    return bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
+
+
+def _below(policy: Any) -> list[nn.Parameter]:
+    """The weights of all but the two stacks."""
+    stacks = ("mlp_extractor", "action_net", "value_net")
+    return [weight for name, module in policy.named_children() if name not in stacks for weight in module.parameters()]

@@ -199,7 +199,7 @@ class MinibatchSource:
         order = np.lexsort((sequences.environments, sequences.starts))
         if optimization.order == "shuffled":
             order = np.random.permutation(len(order))  # noqa: NPY002
-        states = th.stack([th.stack(parts) for parts in self._states])
+        states = tuple(th.stack(parts) for parts in zip(*self._states, strict=True))
         for group in grouped(sequences.lengths, order, batch_size, optimization.drop_last):
             rows, recurrence = rows_of(
                 sequences, group, self.buffer_size, self.sequence_length, states, self.lays_end_to_end

@@ -1,5 +1,6 @@
 """Cutting a rollout into the sequences that a recurrent policy learns from."""
 
+import heapq
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -69,8 +70,9 @@ def grouped(lengths: np.ndarray, order: np.ndarray, batch_size: int, drop_last: 
 def laid_out(lengths: np.ndarray, is_carried: np.ndarray, may_follow: bool) -> tuple[np.ndarray, np.ndarray]:
     """Where sequences go in a grid of lanes: side by side, or, to leave less of it empty, also end to end.
 
-    First fit, the longest first, into lanes as long as the longest sequence. Between two sequences of a lane one step
-    is left free: there the memory is wiped.
+    Those with something to remember begin a lane each; then the longest first into the emptiest lane, or into a new
+    one. A lane is as long as the longest sequence. Between two sequences of a lane one step is left free: there the
+    memory is wiped.
 
     :param lengths: ``[S]``, steps of each sequence.
     :param is_carried: ``[S]``, whether it begins with something to remember; it must be the first of its lane.
@@ -80,24 +82,26 @@ def laid_out(lengths: np.ndarray, is_carried: np.ndarray, may_follow: bool) -> t
     >>> laid_out(np.array([2, 5, 2]), np.array([False, True, False]), may_follow=True)
     (array([1, 0, 1]), array([0, 0, 3]))
     """
-    if not may_follow:
-        return np.arange(len(lengths)), np.zeros(len(lengths), dtype=np.int64)
+    lanes, begins = np.arange(len(lengths)), np.zeros(len(lengths), dtype=np.int64)
     longest = int(lengths.max())
-    lanes, begins = np.empty(len(lengths), dtype=np.int64), np.zeros(len(lengths), dtype=np.int64)
-    ends: list[int] = []
+    if not may_follow or 2 * int(lengths.min()) + 1 > longest:
+        return lanes, begins
+    ends: list[tuple[int, int]] = []  # (steps taken, lane), the emptiest lane first
     for sequence in np.lexsort((-lengths, ~is_carried)).tolist():
         length = int(lengths[sequence])
-        fits = () if is_carried[sequence] else (lane for lane, end in enumerate(ends) if end + 1 + length <= longest)
-        lane = next(iter(fits), len(ends))
-        if lane == len(ends):
-            ends.append(-1)
-        lanes[sequence], begins[sequence] = lane, ends[lane] + 1
-        ends[lane] += 1 + length
+        if ends and not is_carried[sequence] and ends[0][0] + 1 + length <= longest:
+            end, lane = ends[0]
+            begins[sequence] = end + 1
+            heapq.heapreplace(ends, (end + 1 + length, lane))
+        else:
+            lane = len(ends)
+            heapq.heappush(ends, (length, lane))
+        lanes[sequence] = lane
     return lanes, begins
 
 
 def rows_of(
-    sequences: Sequences, group: np.ndarray, n_steps: int, longest: int, states: th.Tensor, may_follow: bool = False
+    sequences: Sequences, group: np.ndarray, n_steps: int, longest: int, states: States, may_follow: bool = False
 ) -> tuple[th.Tensor, Recurrence]:
     """The rows of some sequences, and how they lie in a grid.
 
@@ -105,8 +109,8 @@ def rows_of(
     :param group: indices of the sequences wanted.
     :param n_steps: T; a row's flat index is environment · T + step.
     :param longest: steps of the longest sequence.
-    :param states: all parts of the recurrent state of all environments at the multiples of the longest sequence,
-        ``[chunks, parts, layers, B, H]``.
+    :param states: the recurrent state of all environments at the multiples of the longest sequence,
+        ``[chunks, layers, B, H]`` each.
     :param may_follow: whether sequences may lie end to end.
     :return: flat indices ``[N]``, and the recurrence of those rows.
     """
@@ -118,24 +122,21 @@ def rows_of(
     step = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     index = np.repeat(environments * n_steps + starts, lengths) + step
     positions = (np.repeat(begins, lengths) + step) * n_lanes + np.repeat(lanes, lengths)
-    device = states.device
+    device = states[0].device
     carried = [th.as_tensor(part[is_carried], device=device) for part in (lanes, starts // longest, environments)]
     breaks = ((begins - 1) * n_lanes + lanes)[begins > 0]
     return th.as_tensor(index, device=device), Recurrence(
         th.as_tensor(positions, device=device),
         int(lengths.max()),
         n_lanes,
-        _initial(states, n_lanes, *carried),
+        tuple(_initial(state, n_lanes, *carried) for state in states),
         th.as_tensor(breaks, device=device) if len(breaks) else None,
     )
 
 
-def _initial(states: th.Tensor, n_lanes: int, lanes: th.Tensor, chunks: th.Tensor, environments: th.Tensor) -> States:
-    """What is remembered at the beginning of each lane, ``[layers, lanes, H]`` of each part; zero where nothing is
-    carried on.
-    """
-    _, n_parts, n_layers, _, size = states.shape
-    initial = states.new_zeros(n_parts, n_layers, n_lanes, size)
+def _initial(state: th.Tensor, n_lanes: int, lanes: th.Tensor, chunks: th.Tensor, environments: th.Tensor) -> th.Tensor:
+    """What is remembered at the beginning of each lane, ``[layers, lanes, H]``: zero where nothing is carried on."""
+    initial = state.new_zeros(state.shape[1], n_lanes, state.shape[3])
     if len(lanes):
-        initial[:, :, lanes] = states[chunks, :, :, environments].permute(1, 2, 0, 3)
-    return initial.unbind()
+        initial[:, lanes] = state[chunks, :, environments].transpose(0, 1)
+    return initial

@@ -1,11 +1,14 @@
 """Action distributions and what survives a file."""
 
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.formulas.checks import InvalidValueError
@@ -184,6 +187,34 @@ def test_switching_the_mode_reaches_every_module_and_asks_who_has_a_way_of_its_o
 
 def test_a_policy_with_a_way_of_its_own_to_switch_is_asked(monkeypatch):
     policy, asked = NotesPPO("MlpPolicy", "CartPole-v1", device="cpu").policy, []
+    monkeypatch.setattr(policy, "set_training_mode", asked.append)
+    set_training_mode(policy, False)
+    monkeypatch.undo()
     monkeypatch.setattr(type(policy), "set_training_mode", lambda self, mode: asked.append(mode))
     set_training_mode(policy, True)
-    assert asked == [True]
+    assert asked == [False, True]
+
+
+class _Scripted(BaseFeaturesExtractor):
+    """Half of it is TorchScript, which keeps its own mode."""
+
+    def __init__(self, space):
+        super().__init__(space, 8)
+        layers = th.nn.Sequential(th.nn.Linear(space.shape[0], 8), th.nn.Dropout(0.5))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is on its way out
+            self.layers = th.jit.script(layers)
+
+    def forward(self, observations):
+        return self.layers(observations)
+
+
+def test_torch_script_is_switched_too():
+    policy = NotesPPO(
+        "MlpPolicy", "CartPole-v1", device="cpu", policy_kwargs=dict(features_extractor_class=_Scripted)
+    ).policy
+    seen = th.ones(1, 4)
+    set_training_mode(policy, False)
+    assert len({policy.features_extractor(seen).sum().item() for _ in range(20)}) == 1
+    set_training_mode(policy, True)
+    assert len({policy.features_extractor(seen).sum().item() for _ in range(20)}) > 1

@@ -256,17 +256,128 @@ def test_gradients_go_back_no_further_than_the_sequence_length(tmp_path):
     assert small(batch_size=16).rollout_buffer.sequence_length == 16
 
 
-def test_who_listens_to_a_memory_hears_every_call():
-    model = small(env=lambda: environments.make("discrete"))
+def listen_forward(lstm, heard):
+    lstm.register_forward_hook(lambda *_: heard.append(lstm.training))
+
+
+def listen_before(lstm, heard):
+    lstm.register_forward_pre_hook(lambda *_: heard.append(lstm.training))
+
+
+def listen_backward(lstm, heard):
+    lstm.register_full_backward_hook(lambda *_: heard.append(lstm.training))
+
+
+def wrap_forward(lstm, heard):
+    plain = lstm.forward
+    lstm.forward = lambda *arguments: heard.append(lstm.training) or plain(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.parametrize("listen", [listen_forward, listen_before, listen_backward, wrap_forward])
+def test_who_listens_to_a_memory_hears_every_call(listen):
+    model = small(env=lambda: environments.make("discrete"), batch_size=64)
     heard = []
-    model.policy.lstm_actor.register_forward_hook(lambda *_: heard.append(1))
+    listen(model.policy.lstm_actor, heard)
     assert not model.policy.can_forget
     model.learn(64)
-    assert len(heard) >= 32 + 2  # every step, and every minibatch
+    # One minibatch in each of two epochs; and while acting every step, the state after the last one, and those that a
+    # time limit cuts off.
+    assert heard.count(True) == 2
+    assert listen is listen_backward or heard.count(False) >= 33
+
+
+def test_hooks_on_the_gradient_of_a_memorys_weights_are_heard():
+    model = small(env=lambda: environments.make("discrete"))
+    weight = model.policy.lstm_actor.weight_hh_l0
+    before = weight.detach().clone()
+
+    def forget(parameter):
+        parameter.grad.zero_()
+
+    weight.register_post_accumulate_grad_hook(forget)
+    model.learn(64)
+    assert th.equal(weight, before)
+
+
+class OwnMemory(NotesRecurrentPolicy):
+    """Runs the memory itself, and knows nothing of breaks; its critic remembers less than its actor."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.lstm_critic = th.nn.LSTM(self.features_dim, 8)
+        self.widen = th.nn.Linear(8, self.lstm_hidden_size)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=1e-3, **self.optimizer_kwargs)
+
+    def initial_states(self, n):
+        return tuple(th.zeros(1, n, size) for size in (self.lstm_hidden_size,) * 2 + (8,) * 2)
+
+    def remember(self, features, recurrence):
+        shape = recurrence.length, len(recurrence.states[0][0])
+        grid = features.new_zeros(shape[0] * shape[1], features.shape[1])
+        grid = grid.index_copy(0, recurrence.positions, features).reshape(*shape, -1)
+        latent_pi, states = self.lstm_actor(grid, recurrence.states[:2])
+        latent_vf, critic_states = self.lstm_critic(grid, recurrence.states[2:])
+        rows = [part.flatten(0, 1)[recurrence.positions] for part in (latent_pi, self.widen(latent_vf))]
+        return rows[0], rows[1], (*states, *critic_states)
+
+
+def first_ratio_errors(model, n_updates=3):
+    errors = []
+    for _ in range(n_updates):
+        model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
+        errors.append(model.last_report.first_ratio_error)
+    return errors
+
+
+def test_a_policy_that_runs_its_memory_itself_is_not_given_lanes_to_share():
+    model = small(policy=OwnMemory, env=lambda: environments.make("discrete"), n_envs=3)
+    assert max(first_ratio_errors(model)) < 1e-5
+
+
+class Bandit(gym.Env):
+    """Episodes of one step."""
+
+    observation_space, action_space = spaces.Box(0, 1, (3,), dtype=np.float32), spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.random(3, dtype=np.float32), {}
+
+    def step(self, action):
+        return self.np_random.random(3, dtype=np.float32), float(action), True, False, {}
+
+
+@pytest.mark.parametrize("env", [Bandit, lambda: environments.make("discrete")])
+@pytest.mark.parametrize("batch_size", [2, 8, 64])
+def test_the_first_ratio_is_one_however_short_the_episodes(env, batch_size):
+    assert max(first_ratio_errors(small(env=env, n_envs=4, batch_size=batch_size))) < 1e-5
+
+
+def test_in_bfloat16_acting_and_learning_round_alike():
+    model = small(env=lambda: environments.make("discrete"), n_envs=4, batch_size=64, precision="bfloat16")
+    assert max(first_ratio_errors(model)) < 1e-3
+
+
+def test_many_short_sequences_are_laid_out_in_no_time():
+    lengths = np.tile([1, 2, 3, 7], 5000)
+    lanes, _ = laid_out(lengths, np.zeros(len(lengths), dtype=bool), may_follow=True)
+    assert lanes.max() + 1 < 0.6 * len(lengths)
+
+
+def test_weights_that_both_heads_share_get_both_gradients():
+    model = gathered(small(env=lambda: environments.make("discrete")))
+    assert towers_of(model.policy) is not None
+    model.policy.mlp_extractor.value_net = model.policy.mlp_extractor.policy_net
+    assert towers_of(model.policy) is None
+    plain = NotesPPO("MlpPolicy", "CartPole-v1", device="cpu").policy
+    plain.mlp_extractor.value_net = plain.mlp_extractor.policy_net
+    assert towers_of(plain) is None
 
 
 @pytest.mark.parametrize("name", ["batch_first", "bidirectional", "proj_size"])
 def test_memory_options_that_would_change_shapes_are_refused(name):
+    small(policy_kwargs=dict(lstm_kwargs={name: 0 if name == "proj_size" else False}))
     with pytest.raises(InvalidValueError, match=f"^lstm_kwargs must not contain {name!r}"):
         small(policy_kwargs=dict(lstm_kwargs={name: 1}))
 
