@@ -19,9 +19,10 @@ from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
 from sb3_ppo_notes.algorithms.inductor import CannotCompile, compiled, has_compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.program import Form, Program, numbers_of, owner_masks, tensors_of
-from sb3_ppo_notes.algorithms.stepping import GradientSteps, is_watched
+from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.policies.acting import Acting, Choice
 from sb3_ppo_notes.policies.actor_critic import Action, act, has_known_distribution, keeps_sb3_method
+from sb3_ppo_notes.policies.hooks import has_hooks, is_watched
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.rules import UpdateRule
 
@@ -64,7 +65,7 @@ class Compiler:
             return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
         if any(isinstance(module, UNSTEADY) for module in policy.modules()):
             return f"{type(policy).__name__} has dropout or batch normalisation"
-        if any(map(is_watched, policy.parameters())) or any(_has_hooks(module) for module in policy.modules()):
+        if any(map(is_watched, policy.parameters())) or any(map(has_hooks, policy.modules())):
             return f"{type(policy).__name__} has hooks that expect to be called"
         return None
 
@@ -256,7 +257,3 @@ def _acting_function(policy: ActorCriticPolicy, keys: tuple[str, ...] | None, is
         return action.actions, action.values, action.log_probs
 
     return step
-
-
-def _has_hooks(module: Any) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

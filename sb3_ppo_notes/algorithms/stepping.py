@@ -11,6 +11,7 @@ from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
 from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
 from sb3_ppo_notes.algorithms.undo import Undo
 from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.policies.hooks import is_watched
 from sb3_ppo_notes.policies.towers import TowerPass
 
 
@@ -233,12 +234,3 @@ def _norms(gradients: list[th.Tensor], place: str) -> tuple[th.Tensor, th.Tensor
     if not math.isfinite(norm.item()):
         raise NonFiniteError(f"gradient must be finite, got norm {norm.item()} {place}")
     return parts, norm
-
-
-def is_watched(parameter: Any) -> bool:
-    """Whether somebody has hooks on this weight's gradient.
-
-    :param parameter: a weight.
-    :return: whether autograd must see it.
-    """
-    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)

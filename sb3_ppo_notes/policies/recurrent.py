@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
+from sb3_ppo_notes.policies.hooks import has_hooks
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 
 States = tuple[th.Tensor, ...]
@@ -213,10 +214,8 @@ SHUT = -1e4
 
 def _is_plain_lstm(module: Any) -> bool:
     """One layer that nobody listens to."""
-    if type(module) is not nn.LSTM or module.num_layers > 1 or "forward" in vars(module):
-        return False
-    forward, backward = module._forward_hooks, module._backward_hooks
-    return not (forward or module._forward_pre_hooks or backward or module._backward_pre_hooks)
+    is_plain = type(module) is nn.LSTM and module.num_layers == 1 and "forward" not in vars(module)
+    return is_plain and not has_hooks(module)
 
 
 def _grid(features: th.Tensor, recurrence: Recurrence) -> th.Tensor:
@@ -269,6 +268,9 @@ def _forgetting(module: nn.LSTM) -> Any:
     At a break all three gates are shut, so nothing is remembered and nothing is let out; and with a shut gate no
     gradient goes through either, neither to the steps before nor to the weights. One call serves sequences that follow
     each other, where padding each to the longest would compute half as much again for nothing.
+
+    Source of the gates: Gers, Schmidhuber & Cummins 2000, in PyTorch's order (``nn.LSTM``). Shutting them from outside
+    is our own; the oracle is each sequence run alone.
     """
     inputs, *others = _weights(module)
     column = inputs.new_full((4, module.hidden_size, 1), SHUT)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from sb3_ppo_notes.policies.actor_critic import Latents, formulas_of, keeps_sb3_method
+from sb3_ppo_notes.policies.hooks import has_hooks, is_watched
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 
 #: (weight, bias) of one network's layers from input to output; the activation follows all but the last.
@@ -235,7 +236,7 @@ def towers_of(policy: Any) -> Towers | None:
         return None
     below = [] if is_recurrent else [policy.features_extractor]
     holders = [*below, extractor, extractor.policy_net, extractor.value_net]
-    if any(map(_has_hooks, [*holders, *layers, *between])):
+    if any(map(has_hooks, [*holders, *layers, *between])):
         return None
     actor, critic = ([(layer.weight, layer.bias) for layer in stack] for stack in stacks)
     own = [weight for layer in (*actor, *critic) for weight in layer]
@@ -245,22 +246,14 @@ def towers_of(policy: Any) -> Towers | None:
     # A weight that occurs twice has two gradients to add up; below a memory, autograd gives them without any hooks.
     others = _below(policy) if is_recurrent else []
     ids = {id(weight) for weight in own}
-    if len(ids) < len(own) or any(id(weight) in ids or _has_gradient_hooks(weight) for weight in others):
+    if len(ids) < len(own) or any(id(weight) in ids or is_watched(weight) for weight in others):
         return None
     return Towers(actor, critic, next(iter(activations), nn.Tanh), policy)
 
 
-def _has_hooks(module: Any) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
 def _is_plain(weight: Any) -> bool:
     """Whether a weight is trained and nobody has hooks on its gradient."""
-    return weight.requires_grad and not _has_gradient_hooks(weight)
-
-
-def _has_gradient_hooks(weight: Any) -> bool:
-    return bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
+    return weight.requires_grad and not is_watched(weight)
 
 
 def _below(policy: Any) -> list[nn.Parameter]:

@@ -14,6 +14,7 @@ from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy
+from sb3_ppo_notes.policies.towers import towers_of
 from tests import environments
 
 SMALL = dict(n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu")
@@ -162,6 +163,17 @@ def test_bounded_policies_learn_pendulum(distribution):
     ).learn(100_000)
     mean, _ = evaluate_policy(model, make_vec_env("Pendulum-v1", 1, seed=99), n_eval_episodes=20)
     assert mean > -300
+
+
+@pytest.mark.parametrize("listen", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+@pytest.mark.parametrize("policy", ["MlpPolicy", "MlpLstmPolicy"])
+def test_who_listens_to_a_layer_is_heard_in_every_minibatch(policy, listen):
+    model = NotesPPO(policy, make_vec_env("CartPole-v1", 2, seed=0), **SMALL)
+    layer, heard = model.policy.mlp_extractor.policy_net[2], []
+    getattr(layer, f"register_{listen}")(lambda module, *_: heard.append(module.training))
+    assert towers_of(model.policy) is None
+    model.learn(64)
+    assert heard.count(True) == model.last_report.n_gradient_steps >= 2
 
 
 class _Counting(th.nn.Linear):

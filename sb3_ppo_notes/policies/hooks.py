@@ -1,0 +1,22 @@
+"""Who listens to a network. What computes without calling a module, or without autograd, must ask first."""
+
+from typing import Any
+
+
+def has_hooks(module: Any) -> bool:
+    """Whether somebody expects a module to be called, or autograd to pass through it.
+
+    :param module: any ``nn.Module``.
+    :return: ``True`` for forward and backward hooks, those before either included.
+    """
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
+def is_watched(weight: Any) -> bool:
+    """Whether somebody has hooks on a weight's gradient: autograd must see it.
+
+    :param weight: a parameter.
+    :return: ``True`` for hooks on the gradient, before it is accumulated or after.
+    """
+    return bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
