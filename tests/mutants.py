@@ -23,6 +23,7 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+LSTM = "tests/policies/test_lstm.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
 CALLBACKS = "tests/callbacks/"
 STOCK = "tests/parity/test_stock.py::"
@@ -466,14 +467,91 @@ MUTANTS = [
     ),
     Mutant(
         "a lane without breaks",
-        "policies/recurrent.py",
+        "policies/memory.py",
         "grid[recurrence.breaks, -1] = 1.0",
         "grid[recurrence.breaks, -1] = 0.0",
         RECURRENT + "test_nothing_passes_a_break",
     ),
     Mutant(
+        "in C a cell forgets what it remembered",
+        "policies/_lstm_kernel.h",
+        "if (before) c += f * NAME(load)(before + k);",
+        "",
+        LSTM + "test_it_is_the_formulas_step_by_step",
+    ),
+    Mutant(
+        "in C a sequence begins with what its lane began with",
+        "policies/_lstm_kernel.h",
+        "return row < 0 ? NULL : memory + row * batch->n_hidden;",
+        "return row < 0 ? initial + lane * batch->n_hidden : memory + row * batch->n_hidden;",
+        LSTM + "test_what_lies_beside_a_sequence_changes_none_of_its_bits",
+    ),
+    Mutant(
+        "in C a gate's slope without its squashing",
+        "policies/_lstm_kernel.h",
+        "NAME(store)(d_gates + k, dc * g * i * (1.0f - i));",
+        "NAME(store)(d_gates + k, dc * g * i);",
+        LSTM + "test_it_is_the_formulas_step_by_step",
+    ),
+    Mutant(
+        "in C a cell's gradient goes back whole",
+        "policies/_lstm_kernel.h",
+        "if (d_before) NAME(store)(d_before + k, dc * f);",
+        "if (d_before) NAME(store)(d_before + k, dc);",
+        LSTM + "test_it_is_the_formulas_step_by_step",
+    ),
+    Mutant(
+        "in C the fifth row of a step is left out",
+        "policies/_lstm_kernel.h",
+        "case 5: NAME(block)(5, n, w, x, y); break;",
+        "case 5: NAME(block)(4, n, w, x, y); break;",
+        LSTM + "test_it_is_pytorchs_forward_and_back",
+    ),
+    Mutant(
+        "in C tanh loses the digits of small numbers",
+        "policies/_lstm_kernel.h",
+        "return NAME(choose)(square < 0.04f, series, whole);",
+        "return whole;",
+        LSTM + "test_gates_are_right_from_the_smallest_to_the_largest_sums",
+    ),
+    Mutant(
+        "in C no number becomes one",
+        "policies/_lstm_kernel.h",
+        "x = NAME(choose)(x < lowest, lowest, x);",
+        "x = NAME(choose)(x >= lowest, x, lowest);",
+        LSTM + "test_what_is_no_number_stays_none_and_harms_no_other_sequence",
+    ),
+    Mutant(
+        "a gradient handed in is written to",
+        "policies/lstm.py",
+        "gradient.clone(memory_format=th.contiguous_format)",
+        "gradient.contiguous()",
+        LSTM + "test_it_is_pytorchs_forward_and_back",
+    ),
+    Mutant(
+        "code built from another source is called",
+        "policies/lstm.py",
+        'if not hasattr(functions, "lstm_revision") or functions.lstm_revision() != REVISION:',
+        'if not hasattr(functions, "lstm_revision"):',
+        LSTM + "test_what_was_built_from_another_source_is_not_called",
+    ),
+    Mutant(
+        "own code in autocast",
+        "policies/lstm.py",
+        'and not th.is_autocast_enabled("cpu")',
+        "and True",
+        LSTM + "test_autocast_and_many_threads_are_left_to_pytorch",
+    ),
+    Mutant(
+        "the forget gate's slope from the memory after the step",
+        "formulas/memory.py",
+        "d_cell * before * f * (1.0 - f),",
+        "d_cell * cell * f * (1.0 - f),",
+        "tests/formulas/test_memory.py::test_the_gradient_of_a_step_is_autograds",
+    ),
+    Mutant(
         "breaks that large weights overcome",
-        "policies/recurrent.py",
+        "policies/memory.py",
         "SHUT = -1e4",
         "SHUT = -1e1",
         RECURRENT + "test_nothing_passes_a_break",

@@ -25,13 +25,13 @@ from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
 from sb3_ppo_notes.policies.masks import check_masking
+from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.precision import PRECISIONS
 from sb3_ppo_notes.policies.recurrent import (
     NotesCnnRecurrentPolicy,
     NotesMultiInputRecurrentPolicy,
     NotesRecurrentPolicy,
-    States,
 )
 from sb3_ppo_notes.rollouts import NotesDictRolloutBuffer, NotesRolloutBuffer, guard_environments
 from sb3_ppo_notes.rules import UpdateRule

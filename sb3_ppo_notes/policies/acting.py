@@ -13,7 +13,7 @@ from sb3_ppo_notes.policies.actor_critic import (
     parameters_from_output,
     values_of,
 )
-from sb3_ppo_notes.policies.recurrent import States
+from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.towers import towers_of
 
 

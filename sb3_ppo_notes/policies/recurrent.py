@@ -1,6 +1,6 @@
 """Policies with a memory: an LSTM or a GRU between the features and the heads."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -9,28 +9,9 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
-from sb3_ppo_notes.policies.hooks import has_hooks
+from sb3_ppo_notes.policies.lstm import Memory
+from sb3_ppo_notes.policies.memory import Recurrence, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
-
-States = tuple[th.Tensor, ...]
-
-
-class Recurrence(NamedTuple):
-    """How the rows of a batch lie in sequences. Sequences never mix environments and never cross an episode's start.
-
-    :param positions: ``[N]``, place of each row in the ``[L·S]`` grid (step · S + lane).
-    :param length: L, steps of a lane: of the longest sequence.
-    :param n_lanes: S.
-    :param states: of every recurrent layer at each lane's first step, ``[layers, S, H]`` each.
-    :param breaks: ``[R]``, places in the grid between two sequences of a lane, where everything is forgotten; ``None``
-        if each sequence has a lane of its own.
-    """
-
-    positions: th.Tensor
-    length: int
-    n_lanes: int
-    states: States
-    breaks: th.Tensor | None = None
 
 
 class NotesRecurrentPolicy(NotesActorCriticPolicy):
@@ -118,7 +99,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         """
         memories = (self.lstm_actor,) if self.lstm_critic is None else (self.lstm_actor, self.lstm_critic)
         is_own = type(self).remember is not NotesRecurrentPolicy.remember or "remember" in vars(self)
-        return self.device.type == "cpu" and not is_own and all(map(_is_plain_lstm, memories))
+        return self.device.type == "cpu" and not is_own and all(map(is_plain_lstm, memories))
 
     def initial_states(self, n: int) -> States:
         """The state before anything was seen: zeros.
@@ -147,16 +128,17 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
 
         :param features: ``[N, k]``, or one such tensor each for actor and critic.
         :param recurrence: how the rows lie in sequences.
-        :return: ``[N, H]`` of the actor, ``[N, H]`` of the critic, and the states after the last step.
+        :return: ``[N, H]`` of the actor, ``[N, H]`` of the critic, and the states after the step; of several steps at
+            once, from which one learns and does not go on, there may be none.
         """
         pi_features, vf_features = (features, features) if isinstance(features, th.Tensor) else features
         half = len(recurrence.states) // (2 if self.lstm_critic is not None else 1)
-        grid = _grid(pi_features, recurrence)
-        latent_pi, states = _run(self.lstm_actor, grid, recurrence, recurrence.states[:half])
+        memories = [Memory(self.lstm_actor, pi_features, recurrence.states[:half])]
         if self.lstm_critic is not None:
-            critic_grid = grid if vf_features is pi_features else _grid(vf_features, recurrence)
-            latent_vf, critic_states = _run(self.lstm_critic, critic_grid, recurrence, recurrence.states[half:])
-            return latent_pi, latent_vf, states + critic_states
+            memories.append(Memory(self.lstm_critic, vf_features, recurrence.states[half:]))
+        (latent_pi, *others), states = run(memories, recurrence)
+        if others:
+            return latent_pi, others[0], states
         # Shared: the critic reads the actor's memory, but only the actor trains it.
         latent_vf = latent_pi.detach() if self.critic is None else self.critic(vf_features)
         return latent_pi, latent_vf, states
@@ -206,79 +188,3 @@ class NotesCnnRecurrentPolicy(NotesActorCriticCnnPolicy, NotesRecurrentPolicy):
 
 class NotesMultiInputRecurrentPolicy(NotesMultiInputPolicy, NotesRecurrentPolicy):
     """The same for Dict observations: the first base chooses the extractor, the second remembers."""
-
-
-#: Added to a gate to shut it: exp(10,000) is infinite in every precision, so the sigmoid is 0.
-SHUT = -1e4
-
-
-def _is_plain_lstm(module: Any) -> bool:
-    """One layer that nobody listens to."""
-    is_plain = type(module) is nn.LSTM and module.num_layers == 1 and "forward" not in vars(module)
-    return is_plain and not has_hooks(module)
-
-
-def _grid(features: th.Tensor, recurrence: Recurrence) -> th.Tensor:
-    """Rows laid out in lanes, ``[L, S, k]``; zeros where there is none.
-
-    With breaks there is one feature more, ``[L, S, k + 1]``: 1 at a break.
-    """
-    size = recurrence.length * recurrence.n_lanes
-    shape = (recurrence.length, recurrence.n_lanes, -1)
-    if recurrence.breaks is None:
-        return features.new_zeros(size, features.shape[1]).index_copy(0, recurrence.positions, features).reshape(shape)
-    grid = features.new_zeros(size, features.shape[1] + 1)
-    grid[recurrence.breaks, -1] = 1.0
-    return grid.index_copy(0, recurrence.positions, th.nn.functional.pad(features, (0, 1))).reshape(shape)
-
-
-def _run(module: Any, grid: th.Tensor, recurrence: Recurrence, states: States) -> tuple[th.Tensor, States]:
-    """One call of the recurrent module on all sequences at once; what is no row never comes out.
-
-    :param module: ``nn.LSTM`` or ``nn.GRU``.
-    :param grid: of :func:`_grid`.
-    :param recurrence: how the rows lie.
-    :param states: at each lane's first step.
-    :return: ``[N, H]``, and the states after the last step.
-    """
-    device = grid.device.type
-    if recurrence.length == 1 and device == "cpu" and not th.is_autocast_enabled(device) and _is_plain_lstm(module):
-        # One step of acting: the cell alone takes half the time. In bfloat16 it would not round as the whole LSTM does.
-        hidden, cell = th.lstm_cell(grid[0], tuple(state[0] for state in states), *_weights(module))
-        return hidden[recurrence.positions], (hidden.unsqueeze(0), cell.unsqueeze(0))
-    if isinstance(module, nn.LSTM):
-        call = module if grid.shape[2] == module.input_size else _forgetting(module)
-        outputs, final = call(grid, states)
-    else:
-        outputs, *final = module(grid, states[0])
-    return outputs.flatten(0, 1)[recurrence.positions], tuple(final)
-
-
-def _weights(module: nn.LSTM) -> list[th.Tensor]:
-    """Of the first layer, in torch's order."""
-    names = ("weight_ih_l0", "weight_hh_l0", *(("bias_ih_l0", "bias_hh_l0") if module.bias else ()))
-    return [getattr(module, name) for name in names]
-
-
-def _forgetting(module: nn.LSTM) -> Any:
-    """The same LSTM with one more input, which wipes its memory.
-
-        i, f, o = σ(… − 10⁴·break)  →  c = f·c_before + i·g = 0,  h = o·tanh(c) = 0
-
-    At a break all three gates are shut, so nothing is remembered and nothing is let out; and with a shut gate no
-    gradient goes through either, neither to the steps before nor to the weights. One call serves sequences that follow
-    each other, where padding each to the longest would compute half as much again for nothing.
-
-    Source of the gates: Gers, Schmidhuber & Cummins 2000, in PyTorch's order (``nn.LSTM``). Shutting them from outside
-    is our own; the oracle is each sequence run alone.
-    """
-    inputs, *others = _weights(module)
-    column = inputs.new_full((4, module.hidden_size, 1), SHUT)
-    column[2] = 0.0  # i, f, g, o: the candidate g is no gate
-    weights = [th.cat((inputs, column.reshape(-1, 1)), dim=1), *others]
-
-    def call(grid: th.Tensor, states: States) -> tuple[th.Tensor, States]:
-        outputs, *final = th.lstm(grid, states, weights, module.bias, 1, 0.0, module.training, False, False)
-        return outputs, tuple(final)
-
-    return call

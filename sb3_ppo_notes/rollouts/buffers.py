@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits, next_nonterminal, next_values
-from sb3_ppo_notes.policies.recurrent import States
+from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.rollouts.minibatches import MinibatchSource
 from sb3_ppo_notes.rules import GAE, RolloutArrays, UpdateRule
 

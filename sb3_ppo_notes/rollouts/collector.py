@@ -16,8 +16,9 @@ from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.actor_critic import values_of
 from sb3_ppo_notes.policies.masks import gathered_masks
+from sb3_ppo_notes.policies.memory import Recurrence, States
 from sb3_ppo_notes.policies.modes import set_training_mode
-from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy, Recurrence, States
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.distributions import Parameters
-from sb3_ppo_notes.policies.recurrent import Recurrence, States
+from sb3_ppo_notes.policies.memory import Recurrence, States
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, grouped, rows_of
 from sb3_ppo_notes.rules import Optimization, UpdateRule
 
@@ -94,9 +94,7 @@ class MinibatchSource:
         self._prepare()
         size = batch_size or self.buffer_size * self.n_envs
         if self._states:
-            for portion in self._sequence_portions(size, self.rule.optimization):
-                columns = {name: column[portion.rows] for name, column in self._columns.items()}
-                yield self._minibatch(portion.observations, columns, portion.rows, portion.recurrence)
+            yield from self._sequence_epoch(size)
         else:
             yield from self.epoch(size)
 
@@ -178,22 +176,49 @@ class MinibatchSource:
         rows = normalize(advantages[:whole].view(-1, batch_size)).unbind()
         return rows if whole == len(advantages) else (*rows, normalize(advantages[whole:]))
 
-    def _epoch_observations(self, index: th.Tensor, batch_size: int) -> Sequence[Any]:
+    def _epoch_observations(self, index: th.Tensor, sizes: int | list[int]) -> Sequence[Any]:
         """The observations of each minibatch; ``None`` for those to be gathered when their turn comes.
 
-        Large ones (images) are never copied whole. And a minibatch must begin on a 64-byte boundary, as memory of its
-        own would: a matrix product may round differently at another alignment.
+        Large ones (images) are never copied whole. And minibatches of one size, which must be what stock SB3 sees, must
+        begin on a 64-byte boundary, as memory of their own would: a matrix product may round differently at another
+        alignment.
         """
         observations = self._observation_tensors
+        parts = th.split(index, sizes)
         if not isinstance(observations, th.Tensor):
-            return [None] * len(th.split(index, batch_size))
+            return [None] * len(parts)
         row_bytes = observations[0].numel() * observations.element_size()
         is_small = len(index) * row_bytes <= LARGEST_COPY
-        if not is_small or batch_size * row_bytes % 64:
-            return [None] * len(th.split(index, batch_size))
-        return th.split(observations[index], batch_size)
+        is_aligned = not isinstance(sizes, int) or sizes * row_bytes % 64 == 0
+        return th.split(observations[index], sizes) if is_small and is_aligned else [None] * len(parts)
+
+    def _sequence_epoch(self, batch_size: int) -> Iterator[Minibatch]:
+        """Go once through the rollout of a recurrent policy. As in :meth:`epoch`, what is small is gathered at once."""
+        laid = list(self._laid_sequences(batch_size, self.rule.optimization))
+        sizes = [len(rows) for rows, _ in laid]
+        index = th.cat([rows for rows, _ in laid])
+        columns: dict[str, Sequence[th.Tensor]] = {
+            name: th.split(column[index], sizes) for name, column in self._columns.items()
+        }
+        normalization = self.rule.advantage_normalization
+        normalizes = normalization.scope == "minibatch"
+        if normalizes:
+            columns["advantages"] = [normalization.normalize(part) for part in columns["advantages"]]
+        observations = self._epoch_observations(index, sizes)
+        for (rows, recurrence), seen, *values in zip(laid, observations, *columns.values(), strict=True):
+            taken = self._observation_rows(rows) if seen is None else seen
+            named = dict(zip(columns, values, strict=True))
+            old = self.old_parameters and tuple(parameter[rows] for parameter in self.old_parameters)
+            masks = self._mask_rows(rows)
+            yield Minibatch(
+                taken, **named, old_parameters=old, action_masks=masks, recurrence=recurrence, is_normalized=normalizes
+            )
 
     def _sequence_portions(self, batch_size: int, optimization: Optimization) -> Iterator[Portion]:
+        for rows, recurrence in self._laid_sequences(batch_size, optimization):
+            yield Portion(rows, self._observation_rows(rows), self._mask_rows(rows), recurrence)
+
+    def _laid_sequences(self, batch_size: int, optimization: Optimization) -> Iterator[tuple[th.Tensor, Recurrence]]:
         sequences = cut_sequences(self.episode_starts, self.sequence_length)
         # Sequential: all environments' first sequences, then what begins later.
         order = np.lexsort((sequences.environments, sequences.starts))
@@ -201,17 +226,7 @@ class MinibatchSource:
             order = np.random.permutation(len(order))  # noqa: NPY002
         states = tuple(th.stack(parts) for parts in zip(*self._states, strict=True))
         for group in grouped(sequences.lengths, order, batch_size, optimization.drop_last):
-            rows, recurrence = rows_of(
-                sequences, group, self.buffer_size, self.sequence_length, states, self.lays_end_to_end
-            )
-            yield Portion(rows, self._observation_rows(rows), self._mask_rows(rows), recurrence)
-
-    def _minibatch(
-        self, observations: Any, columns: dict[str, th.Tensor], rows: th.Tensor, recurrence: Recurrence | None
-    ) -> Minibatch:
-        old = self.old_parameters and tuple(parameter[rows] for parameter in self.old_parameters)
-        masks = self._mask_rows(rows)
-        return Minibatch(observations, **columns, old_parameters=old, action_masks=masks, recurrence=recurrence)  # type: ignore[arg-type]
+            yield rows_of(sequences, group, self.buffer_size, self.sequence_length, states, self.lays_end_to_end)
 
     def _order_of_time(self) -> np.ndarray:
         """Flat indices of all environments' first steps, then of all their second steps, and so on."""

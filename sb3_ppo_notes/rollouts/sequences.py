@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_ppo_notes.policies.recurrent import Recurrence, States
+from sb3_ppo_notes.policies.memory import Recurrence, States
 
 
 class Sequences(NamedTuple):

@@ -16,7 +16,8 @@ from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, minibatch_loss
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
-from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy, Recurrence
+from sb3_ppo_notes.policies.memory import Recurrence
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.towers import towers_of
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
@@ -57,7 +58,11 @@ VARIANTS = {
     "two_layers": dict(n_lstm_layers=2),
     "gru": dict(rnn="gru"),
     "gru_shared": dict(rnn="gru", shared_lstm=True, enable_critic_lstm=False),
+    # Units in multiples of 64 are run by _lstm.c, where it was built.
+    "own_code": dict(lstm_hidden_size=64),
+    "own_code_shared": dict(lstm_hidden_size=128, shared_lstm=True, enable_critic_lstm=False),
 }
+END_TO_END = ("two_memories", "shared", "critic_without", "own_code", "own_code_shared")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -72,13 +77,16 @@ def test_every_variant_learns_predicts_saves_and_loads(variant, tmp_path):
         same, other_state = loaded.predict(observation, other_state, starts, deterministic=True)
         assert np.array_equal(action, same)
         starts = np.zeros(2, dtype=bool)
-    assert all(part.shape == (VARIANTS[variant].get("n_lstm_layers", 1), 2, 16) for part in state)
+    layers, units = (
+        VARIANTS[variant].get(name, usual) for name, usual in (("n_lstm_layers", 1), ("lstm_hidden_size", 16))
+    )
+    assert all(part.shape == (layers, 2, units) for part in state)
     loaded.learn(64, reset_num_timesteps=False)
 
 
 @pytest.mark.parametrize(
     ("variant", "end_to_end"),
-    [(name, False) for name in VARIANTS] + [(name, True) for name in ("two_memories", "shared", "critic_without")],
+    [(name, False) for name in VARIANTS] + [(name, True) for name in END_TO_END],
 )
 def test_the_update_sees_what_the_rollout_saw(variant, end_to_end):
     """At ratio 1: log-probabilities and values of whole sequences equal those of single steps, over resets and chunks."""
@@ -88,7 +96,7 @@ def test_the_update_sees_what_the_rollout_saw(variant, end_to_end):
     gathered(model)  # a second rollout, which begins with something to remember
     buffer = model.rollout_buffer
     # Only an LSTM of one layer can be wiped within a lane.
-    assert model.policy.can_forget == (variant in ("two_memories", "shared", "critic_without"))
+    assert model.policy.can_forget == (variant in END_TO_END)
     buffer.lays_end_to_end = end_to_end
     assert buffer.episode_starts[1:].sum() >= 3
     for minibatch in buffer.get(8):
@@ -437,7 +445,7 @@ def test_an_episodes_start_forgets_everything():
     assert all(th.equal(part[:, 1], state[:, 1]) for part, state in zip(recurrence.states, states, strict=True))
 
 
-@pytest.mark.parametrize("variant", ["two_memories", "shared", "critic_without"])
+@pytest.mark.parametrize("variant", END_TO_END)
 def test_recurrent_training_equals_recurrent_ppo_on_the_same_minibatches(variant, monkeypatch):
     """One environment, one whole rollout in a minibatch, no shuffling of its start: both learn from the same sequences."""
     # contrib cuts its batch at a random place; 0 leaves it whole

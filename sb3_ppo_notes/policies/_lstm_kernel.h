@@ -1,0 +1,379 @@
+/* The LSTM of _lstm.c for one instruction set: LANES floats in a vector, VECTORS of them in a block of columns,
+ * functions called SUFFIX and compiled for TARGET. ROWS * VECTORS sums, a block of weights and one input fit into the
+ * registers: that is what the numbers are chosen by. */
+
+#define NAME(word) JOIN(word, SUFFIX)
+#define VEC NAME(Vec)
+#define INT NAME(Int)
+#define COLUMNS (LANES * VECTORS)
+#define TILE (COLUMNS < 16 ? COLUMNS : 16)
+#define INLINE TARGET static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+typedef float VEC __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int INT __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE VEC NAME(load)(const float *from) { return *(const VEC *)from; }
+INLINE void NAME(store)(float *to, VEC value) { *(VEC *)to = value; }
+INLINE VEC NAME(choose)(INT where, VEC yes, VEC no) { return (VEC)(((INT)yes & where) | ((INT)no & ~where)); }
+
+/* e^x = 2^n e^r with |r| <= ln(2) / 2, where Taylor's seventh power leaves 5e-9 of the result. NaN stays NaN. */
+INLINE VEC NAME(exponential)(VEC x) {
+    const VEC nothing = {0}, highest = nothing + 88.0f, lowest = nothing - 87.0f;
+    const VEC rounder = nothing + 12582912.0f; /* 1.5 * 2^23: what is added to it loses its fraction */
+    x = NAME(choose)(x > highest, highest, x);
+    x = NAME(choose)(x < lowest, lowest, x);
+    const VEC shifted = x * 1.44269504f + rounder, n = shifted - rounder;
+    const INT exponent = (INT)shifted - (INT)rounder;
+    const VEC r = (x - n * 0.693359375f) + n * 2.12194440e-4f; /* ln(2) in two parts, the first exact in few bits */
+    VEC sum = nothing + 1.0f / 5040;
+    sum = sum * r + 1.0f / 720;
+    sum = sum * r + 1.0f / 120;
+    sum = sum * r + 1.0f / 24;
+    sum = sum * r + 1.0f / 6;
+    sum = sum * r + 0.5f;
+    sum = sum * r + 1.0f;
+    sum = sum * r + 1.0f;
+    return sum * (VEC)((exponent + 127) << 23);
+}
+
+INLINE VEC NAME(sigmoid)(VEC x) { return 1.0f / (1.0f + NAME(exponential)(-x)); }
+
+/* Near 0 by its series: 1 - 2 / (1 + e^2x) has lost the digits of a small x. */
+INLINE VEC NAME(hyperbolic)(VEC x) {
+    const VEC square = x * x;
+    const VEC series = x + x * square * (square * (square * (square * (62.0f / 2835) - 17.0f / 315) + 2.0f / 15) - 1.0f / 3);
+    const VEC whole = 1.0f - 2.0f / (1.0f + NAME(exponential)(2.0f * x));
+    return NAME(choose)(square < 0.04f, series, whole);
+}
+
+/* y[s] += sum over k of x[s][k] w[k], for one block of columns and `rows` rows at once. */
+INLINE void NAME(block)(const int rows, Index n, const float *w, const float *const *x, float *const *y) {
+    VEC sums[ROWS][VECTORS];
+    UNROLL for (int s = 0; s < rows; s++) UNROLL for (int v = 0; v < VECTORS; v++)
+        sums[s][v] = NAME(load)(y[s] + v * LANES);
+    for (Index k = 0; k < n; k++) {
+        VEC weights[VECTORS];
+        UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = NAME(load)(w + k * COLUMNS + v * LANES);
+        UNROLL for (int s = 0; s < rows; s++) {
+            const VEC input = (VEC){0} + x[s][k];
+            UNROLL for (int v = 0; v < VECTORS; v++) sums[s][v] += input * weights[v];
+        }
+    }
+    UNROLL for (int s = 0; s < rows; s++) UNROLL for (int v = 0; v < VECTORS; v++)
+        NAME(store)(y[s] + v * LANES, sums[s][v]);
+}
+
+TARGET static void NAME(some_rows)(Index rows, Index n, const float *w, const float *const *x, float *const *y) {
+    switch (rows) {
+        case 1: NAME(block)(1, n, w, x, y); break;
+        case 2: NAME(block)(2, n, w, x, y); break;
+        case 3: NAME(block)(3, n, w, x, y); break;
+        case 4: NAME(block)(4, n, w, x, y); break;
+        case 5: NAME(block)(5, n, w, x, y); break;
+        default: NAME(block)(6, n, w, x, y); break;
+    }
+}
+
+/* Y += X W with the rows of X and Y anywhere in memory and W [n, m] packed in blocks of columns.
+ *
+ * From one step to the next the blocks are gone through in the opposite direction: those used last are still in the
+ * cache next to the core, which is as large as the weights, and just too small for them and all else. */
+TARGET static void NAME(product)(
+    Index rows, Index n, Index m, const float *packed, const float *const *x, float *const *y, int is_backwards) {
+    const Index n_blocks = m / COLUMNS, n_groups = (rows + ROWS - 1) / ROWS;
+    for (Index i = 0; i < n_blocks; i++) {
+        const Index b = is_backwards ? n_blocks - 1 - i : i;
+        for (Index group = 0, row = 0; group < n_groups; group++) {
+            const Index size = (rows - row + n_groups - group - 1) / (n_groups - group);
+            float *out[ROWS];
+            for (Index s = 0; s < size; s++) out[s] = y[row + s] + b * COLUMNS;
+            NAME(some_rows)(size, n, packed + b * n * COLUMNS, x + row, out);
+            row += size;
+        }
+    }
+}
+
+INLINE void NAME(copy_block)(const float *from, float *to) {
+    UNROLL for (int v = 0; v < VECTORS; v++) NAME(store)(to + v * LANES, NAME(load)(from + v * LANES));
+}
+
+/* W [n, m] in blocks of columns: [m / COLUMNS, n, COLUMNS]. */
+TARGET static void NAME(pack)(Index n, Index m, const float *w, float *packed) {
+    for (Index b = 0; b < m / COLUMNS; b++)
+        for (Index k = 0; k < n; k++, packed += COLUMNS) NAME(copy_block)(w + k * m + b * COLUMNS, packed);
+}
+
+/* The transposed of W [m, n], packed likewise. TILE columns at a time: more would push each other out of the cache,
+ * because they lie powers of two apart. */
+TARGET static void NAME(pack_transposed)(Index n, Index m, const float *w, float *packed) {
+    for (Index b = 0; b < m / COLUMNS; b++, packed += n * COLUMNS)
+        for (Index first = 0; first < COLUMNS; first += TILE)
+            for (Index k = 0; k < n; k++)
+                for (int j = 0; j < TILE; j++) packed[k * COLUMNS + first + j] = w[(b * COLUMNS + first + j) * n + k];
+}
+
+/* Which row lies at each place, -1 for none. */
+TARGET static void NAME(find_rows)(const Batch *batch, Index *row_at) {
+    for (Index place = 0; place < batch->n_steps * batch->n_lanes; place++) row_at[place] = -1;
+    for (Index row = 0; row < batch->n_rows; row++) row_at[batch->place[row]] = row;
+}
+
+/* What a row at this step of this lane remembers: its place in `memory` [N, H], or in `initial` [S, H], or null. */
+INLINE const float *NAME(remembered)(
+    const Batch *batch, const Index *row_at, Index step, Index lane, const float *memory, const float *initial) {
+    if (step == 0) return initial + lane * batch->n_hidden;
+    const Index row = row_at[(step - 1) * batch->n_lanes + lane];
+    return row < 0 ? NULL : memory + row * batch->n_hidden;
+}
+
+/* gates <- W_ih x + b_ih + b_hh, of all rows at once. */
+TARGET static void NAME(project)(const Batch *batch, float *packed, const float **x, float **y) {
+    const Index width = 4 * batch->n_hidden;
+    for (Index row = 0; row < batch->n_rows; row++) {
+        x[row] = batch->features + row * batch->n_inputs;
+        y[row] = batch->gates + row * width;
+        for (Index j = 0; j < width; j += LANES) {
+            VEC bias = {0};
+            if (batch->b_ih) bias = NAME(load)(batch->b_ih + j) + NAME(load)(batch->b_hh + j);
+            NAME(store)(y[row] + j, bias);
+        }
+    }
+    NAME(pack_transposed)(batch->n_inputs, width, batch->w_ih, packed);
+    NAME(product)(batch->n_rows, batch->n_inputs, width, packed, x, y, 0);
+}
+
+/* From the gates' sums and what was remembered to what is remembered now. */
+TARGET static void NAME(cell)(Index n_hidden, float *gates, const float *before, float *cell, float *tanh, float *hidden) {
+    float *input = gates, *forget = gates + n_hidden, *candidate = forget + n_hidden, *output = candidate + n_hidden;
+    for (Index k = 0; k < n_hidden; k += LANES) {
+        const VEC i = NAME(sigmoid)(NAME(load)(input + k)), f = NAME(sigmoid)(NAME(load)(forget + k));
+        const VEC g = NAME(hyperbolic)(NAME(load)(candidate + k)), o = NAME(sigmoid)(NAME(load)(output + k));
+        VEC c = i * g;
+        if (before) c += f * NAME(load)(before + k);
+        const VEC t = NAME(hyperbolic)(c);
+        NAME(store)(input + k, i), NAME(store)(forget + k, f), NAME(store)(candidate + k, g), NAME(store)(output + k, o);
+        NAME(store)(cell + k, c), NAME(store)(tanh + k, t), NAME(store)(hidden + k, o * t);
+    }
+}
+
+INLINE float NAME(sum)(VEC value) {
+#if LANES == 16
+    const Eight half = ((Eight *)&value)[0] + ((Eight *)&value)[1];
+    const Four quarter = ((const Four *)&half)[0] + ((const Four *)&half)[1];
+#elif LANES == 8
+    const Four quarter = ((Four *)&value)[0] + ((Four *)&value)[1];
+#else
+    const Four quarter = value;
+#endif
+    return (quarter[0] + quarter[1]) + (quarter[2] + quarter[3]);
+}
+
+/* y[s][j] += w[j] . x[s] for four rows j of W at once: row by row, as they lie in memory. For a single step, for which
+ * it would not pay to pack the weights first. */
+INLINE void NAME(dots)(const int rows, Index n, const float *w, const float *x, float *y, Index apart) {
+    VEC sums[4][4];
+    UNROLL for (int j = 0; j < 4; j++) UNROLL for (int s = 0; s < rows; s++) sums[j][s] = (VEC){0};
+    for (Index k = 0; k < n; k += LANES) {
+        VEC inputs[4];
+        UNROLL for (int s = 0; s < rows; s++) inputs[s] = NAME(load)(x + s * n + k);
+        UNROLL for (int j = 0; j < 4; j++) {
+            const VEC weights = NAME(load)(w + j * n + k);
+            UNROLL for (int s = 0; s < rows; s++) sums[j][s] += weights * inputs[s];
+        }
+    }
+    UNROLL for (int s = 0; s < rows; s++) UNROLL for (int j = 0; j < 4; j++)
+        y[s * apart + j] += NAME(sum)(sums[j][s]);
+}
+
+/* One step of every lane; row r is lane r. */
+TARGET static int NAME(step)(const Batch *batch) {
+    const Index H = batch->n_hidden, N = batch->n_rows;
+    float *packed = malloc(sizeof(float) * 4 * H * batch->n_inputs);
+    const float **x = malloc(sizeof(float *) * N);
+    float **y = malloc(sizeof(float *) * N);
+    const int failed = !packed || !x || !y;
+    if (!failed) {
+        NAME(project)(batch, packed, x, y);
+        for (Index row = 0; row < N; row += 4) {
+            const float *h = batch->h_0 + row * H;
+            for (Index j = 0; j < 4 * H; j += 4) {
+                const float *w = batch->w_hh + j * H;
+                switch (N - row) {
+                    case 1: NAME(dots)(1, H, w, h, y[row] + j, 4 * H); break;
+                    case 2: NAME(dots)(2, H, w, h, y[row] + j, 4 * H); break;
+                    case 3: NAME(dots)(3, H, w, h, y[row] + j, 4 * H); break;
+                    default: NAME(dots)(4, H, w, h, y[row] + j, 4 * H); break;
+                }
+            }
+        }
+        for (Index row = 0; row < N; row++)
+            NAME(cell)(H, batch->gates + row * 4 * H, batch->c_0 + row * H, batch->cells + row * H,
+                       batch->tanhs + row * H, batch->hiddens + row * H);
+    }
+    free(packed), free(x), free(y);
+    return failed;
+}
+
+TARGET static int NAME(forward)(const Batch *batch) {
+    const Index H = batch->n_hidden, K = batch->n_inputs, N = batch->n_rows, S = batch->n_lanes;
+    float *packed = malloc(sizeof(float) * 4 * H * (K > H ? K : H));
+    Index *row_at = malloc(sizeof(Index) * batch->n_steps * S);
+    const float **x = malloc(sizeof(float *) * N);
+    float **y = malloc(sizeof(float *) * N);
+    const int failed = !packed || !row_at || !x || !y;
+    if (!failed) {
+        NAME(find_rows)(batch, row_at);
+        NAME(project)(batch, packed, x, y);
+        NAME(pack_transposed)(H, 4 * H, batch->w_hh, packed);
+        for (Index step = 0; step < batch->n_steps; step++) {
+            Index rows = 0;
+            for (Index lane = 0; lane < S; lane++) {
+                const Index row = row_at[step * S + lane];
+                const float *h = NAME(remembered)(batch, row_at, step, lane, batch->hiddens, batch->h_0);
+                if (row >= 0 && h) x[rows] = h, y[rows++] = batch->gates + row * 4 * H;
+            }
+            NAME(product)(rows, H, 4 * H, packed, x, y, step & 1);
+            for (Index lane = 0; lane < S; lane++) {
+                const Index row = row_at[step * S + lane];
+                if (row < 0) continue;
+                const float *c = NAME(remembered)(batch, row_at, step, lane, batch->cells, batch->c_0);
+                NAME(cell)(H, batch->gates + row * 4 * H, c, batch->cells + row * H, batch->tanhs + row * H,
+                           batch->hiddens + row * H);
+            }
+        }
+    }
+    free(packed), free(row_at), free(x), free(y);
+    return failed;
+}
+
+/* The gradient at the gates' sums, from that at h and c; and what of it goes back to c', added to nothing: a cell is
+ * remembered by one row only. */
+TARGET static void NAME(cell_gradient)(
+    Index n_hidden, const float *gates, const float *before, const float *tanh, const float *d_hidden,
+    const float *d_cell, float *d_gates, float *d_before) {
+    for (Index k = 0; k < n_hidden; k += LANES) {
+        const VEC i = NAME(load)(gates + k), f = NAME(load)(gates + n_hidden + k);
+        const VEC g = NAME(load)(gates + 2 * n_hidden + k), o = NAME(load)(gates + 3 * n_hidden + k);
+        const VEC t = NAME(load)(tanh + k), dh = NAME(load)(d_hidden + k);
+        const VEC dc = NAME(load)(d_cell + k) + dh * o * (1.0f - t * t);
+        VEC df = {0};
+        if (before) df = dc * NAME(load)(before + k) * f * (1.0f - f);
+        NAME(store)(d_gates + k, dc * g * i * (1.0f - i));
+        NAME(store)(d_gates + n_hidden + k, df);
+        NAME(store)(d_gates + 2 * n_hidden + k, dc * i * (1.0f - g * g));
+        NAME(store)(d_gates + 3 * n_hidden + k, dh * t * o * (1.0f - o));
+        if (d_before) NAME(store)(d_before + k, dc * f);
+    }
+}
+
+/* out [4H, m] = sum over n rows of d_gates[rows[q]]' x right[q], for m = blocks of `vectors` vectors, right [m / block,
+ * n, block] packed. The left side is packed panel by panel, so that the innermost loop reads memory in its order. */
+INLINE void NAME(outer)(
+    const int vectors, const Batch *batch, Index n, const Index *rows, Index m, const float *right, float *panel,
+    float *out) {
+    const Index width = 4 * batch->n_hidden, block = vectors * LANES;
+    for (Index first = 0; first < width; first += PANEL) {
+        for (Index q = 0; q < n; q++)
+            memcpy(panel + q * PANEL, batch->d_gates + rows[q] * width + first, sizeof(float) * PANEL);
+        for (Index b = 0; b < m / block; b++)
+            for (Index j = 0; j < PANEL; j += 4) {
+                VEC sums[4][VECTORS];
+                UNROLL for (int s = 0; s < 4; s++) UNROLL for (int v = 0; v < vectors; v++) sums[s][v] = (VEC){0};
+                for (Index q = 0; q < n; q++) {
+                    VEC values[VECTORS];
+                    UNROLL for (int v = 0; v < vectors; v++)
+                        values[v] = NAME(load)(right + (b * n + q) * block + v * LANES);
+                    UNROLL for (int s = 0; s < 4; s++) {
+                        const VEC slope = (VEC){0} + panel[q * PANEL + j + s];
+                        UNROLL for (int v = 0; v < vectors; v++) sums[s][v] += slope * values[v];
+                    }
+                }
+                UNROLL for (int s = 0; s < 4; s++) UNROLL for (int v = 0; v < vectors; v++)
+                    NAME(store)(out + (first + j + s) * m + b * block + v * LANES, sums[s][v]);
+            }
+    }
+}
+
+/* The gradient at W_hh: only rows that remember something have a part in it. */
+TARGET static void NAME(hidden_gradient)(
+    const Batch *batch, const float *const *before, Index *rows, float *columns, float *panel) {
+    const Index H = batch->n_hidden;
+    Index n = 0;
+    for (Index row = 0; row < batch->n_rows; row++)
+        if (before[row]) rows[n++] = row;
+    for (Index b = 0; b < H / COLUMNS; b++)
+        for (Index q = 0; q < n; q++)
+            NAME(copy_block)(before[rows[q]] + b * COLUMNS, columns + (b * n + q) * COLUMNS);
+    NAME(outer)(VECTORS, batch, n, rows, H, columns, panel, batch->d_w_hh);
+}
+
+/* The gradient at W_ih and at the biases, which are the weights of one more input that is always 1; the inputs padded
+ * to whole vectors. */
+TARGET static int NAME(input_gradient)(const Batch *batch, Index *rows, float *panel) {
+    const Index N = batch->n_rows, K = batch->n_inputs, m = (K / LANES + 1) * LANES, width = 4 * batch->n_hidden;
+    float *columns = calloc(N * m, sizeof(float)), *found = malloc(sizeof(float) * width * m);
+    const int failed = !columns || !found;
+    for (Index row = 0; !failed && row < N; row++) {
+        rows[row] = row;
+        for (Index k = 0; k <= K; k++)
+            columns[((k / LANES) * N + row) * LANES + k % LANES] = k < K ? batch->features[row * K + k] : 1.0f;
+    }
+    if (!failed) NAME(outer)(1, batch, N, rows, m, columns, panel, found);
+    for (Index j = 0; !failed && j < width; j++) {
+        memcpy(batch->d_w_ih + j * K, found + j * m, sizeof(float) * K);
+        if (batch->d_bias) batch->d_bias[j] = found[j * m + K];
+    }
+    free(columns), free(found);
+    return failed;
+}
+
+TARGET static int NAME(backward)(const Batch *batch) {
+    const Index H = batch->n_hidden, N = batch->n_rows, S = batch->n_lanes;
+    float *packed = malloc(sizeof(float) * 4 * H * H), *d_cells = calloc(N * H, sizeof(float));
+    float *columns = malloc(sizeof(float) * N * H), *panel = malloc(sizeof(float) * N * PANEL);
+    Index *rows_used = malloc(sizeof(Index) * N);
+    Index *row_at = malloc(sizeof(Index) * batch->n_steps * S);
+    const float **x = malloc(sizeof(float *) * N);
+    float **y = malloc(sizeof(float *) * N);
+    int failed = !packed || !d_cells || !columns || !panel || !rows_used || !row_at || !x || !y;
+    if (!failed) {
+        NAME(find_rows)(batch, row_at);
+        NAME(pack)(4 * H, H, batch->w_hh, packed);
+        for (Index step = batch->n_steps - 1; step >= 0; step--) {
+            Index rows = 0;
+            for (Index lane = 0; lane < S; lane++) {
+                const Index row = row_at[step * S + lane], last = step ? row_at[(step - 1) * S + lane] : -1;
+                if (row < 0) continue;
+                const float *c = NAME(remembered)(batch, row_at, step, lane, batch->cells, batch->c_0);
+                float *d_gates = batch->d_gates + row * 4 * H;
+                NAME(cell_gradient)(H, batch->gates + row * 4 * H, c, batch->tanhs + row * H, batch->d_hiddens + row * H,
+                                    d_cells + row * H, d_gates, last < 0 ? NULL : d_cells + last * H);
+                if (last >= 0) x[rows] = d_gates, y[rows++] = batch->d_hiddens + last * H;
+            }
+            NAME(product)(rows, 4 * H, H, packed, x, y, step & 1);
+        }
+        for (Index step = 0; step < batch->n_steps; step++)
+            for (Index lane = 0; lane < S; lane++) {
+                const Index row = row_at[step * S + lane];
+                if (row >= 0) x[row] = NAME(remembered)(batch, row_at, step, lane, batch->hiddens, batch->h_0);
+            }
+        NAME(hidden_gradient)(batch, x, rows_used, columns, panel);
+        if (batch->d_w_ih) failed = NAME(input_gradient)(batch, rows_used, panel);
+    }
+    free(columns), free(panel), free(rows_used);
+    free(packed), free(d_cells), free(row_at), free(x), free(y);
+    return failed;
+}
+
+#undef NAME
+#undef VEC
+#undef INT
+#undef COLUMNS
+#undef TILE
+#undef INLINE
+#undef UNROLL
+#undef SUFFIX
+#undef LANES
+#undef VECTORS
+#undef TARGET

@@ -1,0 +1,234 @@
+"""LSTMs over the sequences of a minibatch in compiled code of our own, ``_lstm.c``: on one core twice as fast as
+PyTorch's, because a step of a few sequences is little arithmetic over many weights, and PyTorch's spends as long on
+laying them out.
+
+The code is built when the package is installed, if there is a C compiler. Where it was not, or where a memory is more
+than one plain layer, ``nn.LSTM`` itself is called: the same numbers to rounding.
+"""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+logger = logging.getLogger("sb3_ppo_notes")
+
+#: H must be a multiple of it (``WIDEST`` of ``_lstm.c``).
+WIDTH = 64
+
+#: With fewer inputs their weights' gradient is computed along with the rest; PyTorch's product is slow for so few.
+NARROW = 64
+
+#: The code runs on one core. With more threads than this PyTorch's LSTM, which spreads each step over all of them, is
+#: not known to be slower.
+MOST_THREADS = 2
+
+#: Of the source in ``_lstm.c``: what was built from another one is not called.
+REVISION = 1
+
+
+class Memory(NamedTuple):
+    """One LSTM and what goes into it.
+
+    :param module: the LSTM.
+    :param features: ``[N, k]``, x of every row.
+    :param states: h and c at each lane's first step, ``[1, S, H]`` each.
+    """
+
+    module: nn.LSTM
+    features: th.Tensor
+    states: tuple[th.Tensor, ...]
+
+
+class _Batch(ctypes.Structure):
+    """``Batch`` of ``_lstm.c``: numbers, then addresses."""
+
+    NUMBERS = ("n_rows", "n_inputs", "n_hidden", "n_steps", "n_lanes")
+    INPUTS = ("place", "features", "w_ih", "w_hh", "b_ih", "b_hh", "h_0", "c_0")
+    RESULTS = ("gates", "cells", "tanhs", "hiddens", "d_hiddens", "d_gates", "d_w_hh", "d_w_ih", "d_bias")
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in NUMBERS),
+        *((name, ctypes.c_void_p) for name in (*INPUTS, *RESULTS)),
+    ]
+
+    def point(self, **tensors: th.Tensor | None) -> None:
+        """Say where tensors lie.
+
+        :param tensors: contiguous, by the name of the field; they must outlive the call.
+        """
+        for name, tensor in tensors.items():
+            setattr(self, name, None if tensor is None else tensor.data_ptr())
+
+
+class Library:
+    """The compiled code.
+
+    :param path: of the shared library.
+    :param level: the newest vector instructions to use: 0 plain, 1 AVX2, 2 AVX-512; ``None`` for what this processor
+        has.
+    :raises OSError: if it cannot be loaded, or was built from another source.
+    """
+
+    def __init__(self, path: str, level: int | None = None):
+        functions = ctypes.CDLL(path)
+        if not hasattr(functions, "lstm_revision") or functions.lstm_revision() != REVISION:
+            raise OSError(f"{path} was built from another version's source")
+        self.functions = {name: getattr(functions, f"lstm_{name}") for name in ("forward", "backward", "step")}
+        self.level = functions.lstm_level() if level is None else min(level, functions.lstm_level())
+
+    def run(self, name: str, batch: _Batch) -> None:
+        """Go one way through the sequences.
+
+        :param name: ``"forward"``, ``"backward"`` or ``"step"``.
+        :param batch: what to read and write.
+        :raises MemoryError: if there is no memory for what lies between.
+        """
+        if self.functions[name](ctypes.byref(batch), self.level):
+            raise MemoryError(f"no memory for the LSTM's {name} pass over {batch.n_rows} rows")
+
+
+def _load() -> Library | None:
+    spec = find_spec("sb3_ppo_notes.policies._lstm")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        return Library(spec.origin)
+    except OSError as error:
+        logger.warning("recurrent policies train at PyTorch's speed; installing again may help: %s", error)
+        return None
+
+
+#: ``None`` where the package was installed without a C compiler.
+LIBRARY = _load()
+
+
+def weights_of(module: nn.LSTM) -> list[th.Tensor]:
+    """The weights of a module's first layer.
+
+    :param module: with bias or without.
+    :return: W_ih, W_hh, and b_ih and b_hh if there are any.
+    """
+    names = ("weight_ih_l0", "weight_hh_l0", *(("bias_ih_l0", "bias_hh_l0") if module.bias else ()))
+    return [getattr(module, name) for name in names]
+
+
+def can_run(memory: Memory) -> bool:
+    """Whether the code can take the place of a module's own.
+
+    :param memory: one plain layer.
+    :return: whether it is here, on a CPU in float32 with one thread or two, for units in multiples of 64, and nobody
+        asks for the gradient at the first states.
+    """
+    module, features, states = memory
+    return (
+        LIBRARY is not None
+        and module.hidden_size % WIDTH == 0
+        and th.get_num_threads() <= MOST_THREADS
+        and all(tensor.dtype == th.float32 for tensor in (features, module.weight_hh_l0, *states))
+        and all(tensor.device.type == "cpu" for tensor in (features, module.weight_hh_l0))
+        and not th.is_autocast_enabled("cpu")
+        and not any(state.requires_grad for state in states)
+    )
+
+
+def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
+    """One step in every lane, without a graph: what acting takes.
+
+    Source: ``formulas.memory``.
+
+    :param memory: for which :func:`can_run` holds; row r of its features is lane r.
+    :return: h ``[S, H]``, and h and c after, ``[1, S, H]`` each.
+    """
+    weights = [weight.contiguous() for weight in weights_of(memory.module)]
+    features, (hidden, cell) = memory.features.contiguous(), (state.contiguous() for state in memory.states)
+    n, size = len(features), memory.module.hidden_size
+    found = features.new_empty(7, n, size)
+    batch = _Batch(n, features.shape[1], size, 1, n)
+    batch.point(features=features, h_0=hidden, c_0=cell, **_named(weights))
+    batch.point(gates=found[3:], cells=found[1], tanhs=found[2], hiddens=found[0])
+    _library().run("step", batch)
+    return found[0], (found[0:1], found[1:2])
+
+
+def sequences(memory: Memory, place: th.Tensor, shape: tuple[int, int]) -> th.Tensor:
+    """The module's output for sequences that lie in lanes: h of every row.
+
+    Source: ``formulas.memory``, applied from step to step.
+
+    :param memory: for which :func:`can_run` holds.
+    :param place: ``[N]`` int64, step · S + lane of each row. Between two sequences of a lane a step is left empty.
+    :param shape: steps of a lane, and lanes S.
+    :return: ``[N, H]``, differentiable with respect to features and weights.
+    """
+    arguments = (*memory.states, memory.features, *weights_of(memory.module))
+    return _Sequences.apply(shape, place, *arguments)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Sequences(th.autograd.Function):
+    """The function and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: tuple[int, int], place: th.Tensor, *tensors: th.Tensor) -> th.Tensor:
+        """From features and weights to h.
+
+        :param ctx: keeps what the way back needs.
+        :param shape: steps of a lane, and lanes.
+        :param place: ``[N]``.
+        :param tensors: h, c, features, W_ih, W_hh, and the two biases if there are any.
+        :return: ``[N, H]``.
+        """
+        hidden, cell, features, *weights = (tensor.contiguous() for tensor in tensors)
+        place, n_rows, size = place.contiguous(), len(features), hidden.shape[-1]
+        gates, between = features.new_empty(n_rows, 4 * size), features.new_empty(2, n_rows, size)
+        hiddens = features.new_empty(n_rows, size)
+        batch = _Batch(n_rows, features.shape[1], size, *shape)
+        batch.point(place=place, h_0=hidden, c_0=cell, features=features, **_named(weights))
+        batch.point(gates=gates, cells=between[0], tanhs=between[1], hiddens=hiddens)
+        _library().run("forward", batch)
+        ctx.shape = shape
+        # The weights as they are given: autograd then notices if they are changed before the way back.
+        ctx.save_for_backward(place, gates, between, hiddens, *tensors)
+        return hiddens
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        """From the gradient at h to those at features and weights.
+
+        :param ctx: of :meth:`forward`.
+        :param gradient: ``[N, H]``.
+        :return: in the order of the arguments of :meth:`forward`.
+        """
+        place, gates, between, hiddens, *given = (tensor.detach() for tensor in ctx.saved_tensors)
+        hidden, cell, features, w_ih, w_hh, *biases = (tensor.contiguous() for tensor in given)
+        n_inputs = features.shape[1]
+        is_narrow = n_inputs < NARROW
+        d_gates, d_w_hh = th.empty_like(gates), th.empty_like(w_hh)
+        d_w_ih = th.empty_like(w_ih) if is_narrow else None
+        d_bias = gates.new_empty(gates.shape[1]) if is_narrow else None
+        # Written to: what comes from later steps is added.
+        d_hidden = gradient.clone(memory_format=th.contiguous_format)
+        batch = _Batch(len(features), n_inputs, w_hh.shape[1], *ctx.shape)
+        batch.point(place=place, features=features, w_hh=w_hh, h_0=hidden, c_0=cell)
+        batch.point(gates=gates, cells=between[0], tanhs=between[1], hiddens=hiddens)
+        batch.point(d_hiddens=d_hidden, d_gates=d_gates, d_w_hh=d_w_hh, d_w_ih=d_w_ih, d_bias=d_bias)
+        _library().run("backward", batch)
+        if not is_narrow:
+            d_w_ih, d_bias = d_gates.t().mm(features), d_gates.sum(0)
+        d_features = d_gates.mm(w_ih) if ctx.needs_input_grad[4] else None
+        return None, None, None, None, d_features, d_w_ih, d_w_hh, *([d_bias, d_bias] if biases else [])
+
+
+def _named(weights: Sequence[th.Tensor]) -> dict[str, th.Tensor]:
+    return dict(zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights, strict=False))
+
+
+def _library() -> Library:
+    if LIBRARY is None:
+        raise RuntimeError("the LSTM's own code was not built: ask can_run first")
+    return LIBRARY

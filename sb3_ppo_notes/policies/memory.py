@@ -1,0 +1,125 @@
+"""How a recurrent policy's memory is run: over one step, or over all sequences of a minibatch at once."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+
+from sb3_ppo_notes.policies import lstm
+from sb3_ppo_notes.policies.hooks import has_hooks
+from sb3_ppo_notes.policies.lstm import Memory
+
+States = tuple[th.Tensor, ...]
+
+
+class Recurrence(NamedTuple):
+    """How the rows of a batch lie in sequences. Sequences never mix environments and never cross an episode's start.
+
+    :param positions: ``[N]``, place of each row in the ``[L·S]`` grid (step · S + lane). With one step, L = 1, the rows
+        are the lanes.
+    :param length: L, steps of a lane: of the longest sequence.
+    :param n_lanes: S.
+    :param states: of every recurrent layer at each lane's first step, ``[layers, S, H]`` each.
+    :param breaks: ``[R]``, places in the grid between two sequences of a lane, where everything is forgotten; ``None``
+        if each sequence has a lane of its own.
+    """
+
+    positions: th.Tensor
+    length: int
+    n_lanes: int
+    states: States
+    breaks: th.Tensor | None = None
+
+
+#: Added to a gate to shut it: exp(10,000) is infinite in every precision, so the sigmoid is 0.
+SHUT = -1e4
+
+
+def is_plain_lstm(module: Any) -> bool:
+    """Whether a recurrent module is one layer that nobody listens to.
+
+    :param module: of any class.
+    :return: ``False`` for a GRU, several layers, a subclass, or a module with hooks.
+    """
+    is_plain = type(module) is nn.LSTM and module.num_layers == 1 and "forward" not in vars(module)
+    return is_plain and not has_hooks(module)
+
+
+def run(memories: list[Memory], recurrence: Recurrence) -> tuple[list[th.Tensor], States]:
+    """Run all sequences through recurrent modules.
+
+    :param memories: of the actor, and of the critic if it has one.
+    :param recurrence: how the rows lie.
+    :return: ``[N, H]`` of each, and the states after the last step, if any.
+    """
+    lay = lru_cache(maxsize=1)(partial(_grid, recurrence=recurrence))
+    found = [_call(memory, lay, recurrence) for memory in memories]
+    return [outputs for outputs, _ in found], tuple(state for _, states in found for state in states)
+
+
+def _call(memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence) -> tuple[th.Tensor, States]:
+    """One call of the recurrent module on all sequences at once; what is no row never comes out.
+
+    :param memory: an LSTM or a GRU.
+    :param lay: :func:`_grid` of features.
+    :param recurrence: how the rows lie.
+    :return: ``[N, H]``, and the states after the last step, if any.
+    """
+    module, features, states = memory
+    is_plain = is_plain_lstm(module)
+    if is_plain and (recurrence.length > 1 or not th.is_grad_enabled()) and lstm.can_run(memory):
+        if recurrence.length == 1:
+            return lstm.step(memory)
+        return lstm.sequences(memory, recurrence.positions, (recurrence.length, recurrence.n_lanes)), ()
+    device = features.device.type
+    if recurrence.length == 1 and is_plain and device == "cpu" and not th.is_autocast_enabled(device):
+        # One step of acting: the cell alone takes half the time. In bfloat16 it would not round as the whole LSTM does.
+        hidden, cell = th.lstm_cell(features, tuple(state[0] for state in states), *lstm.weights_of(module))
+        return hidden, (hidden.unsqueeze(0), cell.unsqueeze(0))
+    grid = lay(features)
+    if isinstance(module, nn.LSTM):
+        call = module if grid.shape[2] == module.input_size else _forgetting(module)
+        outputs, final = call(grid, states)
+    else:
+        outputs, *final = module(grid, states[0])
+    return outputs.flatten(0, 1)[recurrence.positions], tuple(final)
+
+
+def _grid(features: th.Tensor, recurrence: Recurrence) -> th.Tensor:
+    """Rows laid out in lanes, ``[L, S, k]``; zeros where there is none.
+
+    With breaks there is one feature more, ``[L, S, k + 1]``: 1 at a break.
+    """
+    size = recurrence.length * recurrence.n_lanes
+    shape = (recurrence.length, recurrence.n_lanes, -1)
+    if recurrence.breaks is None:
+        return features.new_zeros(size, features.shape[1]).index_copy(0, recurrence.positions, features).reshape(shape)
+    grid = features.new_zeros(size, features.shape[1] + 1)
+    grid[recurrence.breaks, -1] = 1.0
+    return grid.index_copy(0, recurrence.positions, th.nn.functional.pad(features, (0, 1))).reshape(shape)
+
+
+def _forgetting(module: nn.LSTM) -> Any:
+    """The same LSTM with one more input, which wipes its memory.
+
+        i, f, o = σ(… − 10⁴·break)  →  c = f·c_before + i·g = 0,  h = o·tanh(c) = 0
+
+    At a break all three gates are shut, so nothing is remembered and nothing is let out; and with a shut gate no
+    gradient goes through either, neither to the steps before nor to the weights. One call serves sequences that follow
+    each other, where padding each to the longest would compute half as much again for nothing.
+
+    Source of the gates: Gers, Schmidhuber & Cummins 2000, in PyTorch's order (``nn.LSTM``). Shutting them from outside
+    is our own; the oracle is each sequence run alone.
+    """
+    inputs, *others = lstm.weights_of(module)
+    column = inputs.new_full((4, module.hidden_size, 1), SHUT)
+    column[2] = 0.0  # i, f, g, o: the candidate g is no gate
+    weights = [th.cat((inputs, column.reshape(-1, 1)), dim=1), *others]
+
+    def call(grid: th.Tensor, states: States) -> tuple[th.Tensor, States]:
+        outputs, *final = th.lstm(grid, states, weights, module.bias, 1, 0.0, module.training, False, False)
+        return outputs, tuple(final)
+
+    return call
