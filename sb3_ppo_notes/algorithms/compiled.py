@@ -1,12 +1,8 @@
-"""The step of one minibatch as one compiled function: policy, distribution, rule, gradient, norm clip, optimiser.
-
-It is the very loss of ``algorithms.loss`` and the very optimiser of ``formulas.optimizers``; only who executes them is
-another. Sums are taken in another order than in eager code, so the weights agree to rounding and not to the bit.
-"""
+"""Who is compiled, who is not and why; and acting as one compiled function."""
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -14,17 +10,15 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.func import functional_call
 
-from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer
-from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
+from sb3_ppo_notes.algorithms.compiled_recurrent import CompiledRecurrentSteps
+from sb3_ppo_notes.algorithms.compiled_steps import CompiledSteps
 from sb3_ppo_notes.algorithms.inductor import CannotCompile, compiled, has_compiler
-from sb3_ppo_notes.algorithms.loss import LossCoefficients
-from sb3_ppo_notes.algorithms.program import Form, Program, numbers_of, owner_masks, tensors_of
+from sb3_ppo_notes.algorithms.program import tensors_of
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.policies.acting import Acting, Choice
 from sb3_ppo_notes.policies.actor_critic import Action, act, has_known_distribution, keeps_sb3_method
 from sb3_ppo_notes.policies.hooks import has_hooks, is_watched
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
-from sb3_ppo_notes.rules import UpdateRule
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -59,8 +53,6 @@ class Compiler:
             return "there is no C++ compiler"
         if policy.precision == "float16":
             return "float16 scales its loss step by step"
-        if isinstance(policy, NotesRecurrentPolicy):
-            return "a recurrent policy is faster as it is: nearly all its time is one call of its LSTM or GRU"
         if not has_known_distribution(policy):
             return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
         if any(isinstance(module, UNSTEADY) for module in policy.modules()):
@@ -68,6 +60,11 @@ class Compiler:
         if any(map(is_watched, policy.parameters())) or any(map(has_hooks, policy.modules())):
             return f"{type(policy).__name__} has hooks that expect to be called"
         return None
+
+    @property
+    def compiles_acting(self) -> bool:
+        """Whether the policy acts by compiled code, too: a recurrent one's time goes to its memory."""
+        return self.reason is None and not isinstance(self.policy, NotesRecurrentPolicy)
 
     def give_up(self, reason: str) -> None:
         """Stay eager from now on, and say so once.
@@ -85,109 +82,36 @@ class Compiler:
         """
         name = steps.phase.trains
         if name not in self.steps or self.steps[name].steps is not steps:
-            self.steps[name] = CompiledSteps(self, steps)
+            kind = CompiledRecurrentSteps if isinstance(self.policy, NotesRecurrentPolicy) else CompiledSteps
+            self.steps[name] = kind(self, steps)
         return self.steps[name]
 
-    def function(self, key: Any, build: Callable[[], Callable[..., Any]], arguments: list[th.Tensor]) -> Any:
+    def function(
+        self,
+        key: Any,
+        build: Callable[[], Callable[..., Any]],
+        arguments: list[th.Tensor],
+        varying: Collection[int] = (),
+    ) -> Any:
         """The compiled function for a key; compiled now if there is none.
 
         :param key: what the code depends on beyond the shapes of the arguments.
         :param build: makes the function to compile.
         :param arguments: it will be called with such.
+        :param varying: which of them may have another number of rows the next time.
         :return: the function, ``None`` if it cannot be compiled.
         """
         if self.reason is not None:
             return None
-        key = key, *((argument.shape, argument.dtype, argument.device) for argument in arguments)
+        shapes = (each.shape[1:] if index in varying else each.shape for index, each in enumerate(arguments))
+        key = key, *((shape, each.dtype, each.device) for shape, each in zip(shapes, arguments, strict=True))
         if key not in self.functions:
             try:
-                self.functions[key] = compiled(build(), arguments)
+                self.functions[key] = compiled(build(), arguments, varying)
             except CannotCompile as error:
                 self.give_up(str(error))
                 return None
         return self.functions[key]
-
-
-class CompiledSteps:
-    """Takes the steps of one phase of an update.
-
-    :param compiler: keeps the functions from one update to the next.
-    :param steps: takes the eager steps of the same phase, and shares its vectors with these.
-    """
-
-    def __init__(self, compiler: Compiler, steps: GradientSteps):
-        self.compiler = compiler
-        self.steps = steps
-        trained = {id(parameter) for parameter in steps.parameters}
-        #: Weights and buffers that take part and are not trained here.
-        self._untrained = [tensor for tensor in tensors_of(compiler.policy).values() if id(tensor) not in trained]
-        self.gradient = FlatVector(steps.parameters)
-        self.owners = owner_masks(compiler.policy, steps.parameters)
-        self._made_for: Any = None
-
-    def begin(self, rule: UpdateRule, coefficients: LossCoefficients) -> None:
-        """Begin an update.
-
-        :param rule: the choices, with every schedule resolved.
-        :param coefficients: ent_coef, vf_coef and β.
-        """
-        self.steps.adopt_all()
-        self.steps.remember()
-        self.numbers = numbers_of(rule, coefficients).to(self.compiler.policy.device)
-        self.others = [tensor.detach() for tensor in self._untrained]
-        made_for = rule, coefficients.has_bonus, self.steps.phase.max_grad_norm
-        if made_for != self._made_for:
-            self._made_for = made_for
-            self.program = Program(self.compiler.policy, self.steps.phase, rule, coefficients)
-            self.statistic_names = self.program.statistic_names
-        self._size = 0
-        self._found: tuple[FlatOptimizer | None, Any] | None = None
-
-    def take(self, minibatch: Any) -> th.Tensor | None:
-        """One step, unless the KL has gone too far or something is not finite.
-
-        :param minibatch: of a buffer of ours.
-        :return: ``[M]``, its statistics; ``None`` if no step was taken and the eager one is to see to this minibatch:
-            it is to be stopped at, or smaller than the first one, or compiling has failed.
-        """
-        if self._size not in (0, len(minibatch.returns)) or self.compiler.reason is not None:
-            return None
-        self._size = len(minibatch.returns)
-        flat = self.steps.flat
-        weights = flattened(self.steps.parameters) if flat is None else flat.weights
-        scalars = () if flat is None else flat.rule.scalars(flat.options, flat.n_steps + 1)
-        state = () if flat is None else flat.state
-        changing = th.tensor(scalars, dtype=th.float32, device=self.numbers.device)
-        tensors = Form.leaves(minibatch)
-        gradient = self.gradient if flat is None else flat.gradient
-        given = changing, self.numbers, self.owners, *self.others
-        arguments = [weights.vector, gradient.vector, *state, *given, *tensors]
-        function = self._function(flat, minibatch, arguments)
-        if function is None:
-            return None
-        is_taken, statistics = function(*arguments)
-        if not is_taken.item():
-            return None
-        self._conclude(flat)
-        return statistics  # type: ignore[no-any-return]
-
-    def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor]) -> Any:
-        """The compiled function; looked up once, and again if the optimiser is no longer stepped in vectors."""
-        if self._found is None or self._found[0] is not flat:
-            optimizer = None if flat is None else (flat.rule, flat.options)
-            form = Form.of(minibatch, len(self.others))
-            key = self.program.key(optimizer), form
-            build = partial(self.program.function, optimizer, form)
-            self._found = flat, self.compiler.function(key, build, arguments)
-        return self._found[1]
-
-    def _conclude(self, flat: FlatOptimizer | None) -> None:
-        if flat is not None:
-            flat.n_steps += 1
-            return
-        for parameter, part in zip(self.steps.parameters, self.gradient.parts, strict=True):
-            parameter.grad = part
-        self.steps.phase.optimizer.step()
 
 
 class CompiledActing(Acting):

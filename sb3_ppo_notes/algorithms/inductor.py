@@ -10,7 +10,7 @@ same shapes. Compiled code is kept on disk by Inductor and found there by the ne
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -28,36 +28,71 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def compiled(function: Callable[..., Any], arguments: Sequence[th.Tensor]) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], arguments: Sequence[th.Tensor], varying: Collection[int] = ()
+) -> Callable[..., Any]:
     """A function in compiled form.
 
     :param function: of tensors alone; gives a tuple of tensors. It may write to its arguments with ``copy_``.
     :param arguments: examples, of the very shapes, dtypes and devices it will be called with. They are not changed.
+    :param varying: which arguments may be longer or shorter than their examples, all by the same number of rows; two
+        rows at least.
     :return: takes the same arguments. Whatever else the function has read is fixed as it was.
     :raises CannotCompile: if the function reads weights that are not among its arguments, or Inductor fails.
     """
     with _quiet():
         from torch._inductor import compile as inductor_compile
-        from torch._subclasses.fake_tensor import FakeTensorMode
-        from torch.fx.experimental.proxy_tensor import make_fx
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     try:
-        # On copies: tracing runs the function, and it writes to what it is given. It may draw random numbers, too.
         with th.no_grad(), _quiet(), _Traceable(), th.random.fork_rng(devices=_cuda_devices(arguments)):
-            graph = make_fx(function)(*[argument.detach().clone() for argument in arguments])
-        _check_constants(graph)
-        for node in graph.graph.nodes:
-            # What make_fx remembers of the examples' values belongs to no one FakeTensorMode.
-            node.meta.clear()
-        mode = FakeTensorMode(shape_env=ShapeEnv())
-        fakes: list[Any] = [mode.from_tensor(argument.detach(), static_shapes=True) for argument in arguments]
+            graph, fakes = _traced_with_rows(function, arguments, varying) if varying else _traced(function, arguments)
         with th.no_grad(), _quiet(), _trusted_processor():
             return inductor_compile(graph, fakes, options=OPTIONS)  # type: ignore[no-any-return]
     except CannotCompile:
         raise
     except Exception as error:  # Inductor has no common class for its errors
         raise CannotCompile(_first_line(error)) from error
+
+
+def _traced(function: Callable[..., Any], arguments: Sequence[th.Tensor]) -> tuple[fx.GraphModule, list[Any]]:
+    """The operations of a function for these very shapes, and stand-ins for its arguments."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    # On copies: tracing runs the function, and it writes to what it is given. It may draw random numbers, too.
+    graph = make_fx(function)(*[argument.detach().clone() for argument in arguments])
+    _check_constants(graph)
+    for node in graph.graph.nodes:
+        # What make_fx remembers of the examples' values belongs to no one FakeTensorMode.
+        node.meta.clear()
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    return graph, [mode.from_tensor(argument.detach(), static_shapes=True) for argument in arguments]
+
+
+def _traced_with_rows(
+    function: Callable[..., Any], arguments: Sequence[th.Tensor], varying: Collection[int]
+) -> tuple[fx.GraphModule, list[Any]]:
+    """The same with a symbol for the number of rows: traced on the stand-ins themselves, which have no numbers."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    # Constants of the formulas are tensors with numbers; they may meet the stand-ins.
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+
+    def stand_in(index: int, argument: th.Tensor) -> Any:
+        sizes = [DimDynamic.STATIC] * argument.dim()
+        if index in varying:
+            sizes[0] = DimDynamic.DYNAMIC
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+        return mode.from_tensor(argument.detach(), symbolic_context=context)
+
+    fakes = [stand_in(index, argument) for index, argument in enumerate(arguments)]
+    with mode:
+        graph = make_fx(function)(*fakes)
+    _check_constants(graph)
+    return graph, fakes
 
 
 class _Traceable(TorchFunctionMode):

@@ -143,7 +143,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             rollout_buffer.rule = rule
         self._prepare_compiler()
         acting = None
-        if self.compiler is not None and self.compiler.reason is None:
+        if self.compiler is not None and self.compiler.compiles_acting:
             acting = self.compiler.acting = self.compiler.acting or CompiledActing(self.compiler, self.policy)
             acting.begin()
         return collect_rollouts(

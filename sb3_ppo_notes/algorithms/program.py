@@ -132,7 +132,7 @@ class Program:
             norm = th.linalg.vector_norm(slope)
             # One reduction for both: kernels cost compile time.
             norms = norm, *th.sqrt((slope**2 * owners).sum(1)).unbind()
-            statistics = self._statistics(terms, numbers, norms)
+            statistics = self.statistics(terms, numbers) | dict(zip(NORMS, norms, strict=True))
             is_taken = th.isfinite(terms.loss) & th.isfinite(norm)
             if self.early_stop is not None:
                 is_taken = is_taken & ~(statistics[self.early_stop.estimator] > numbers[-1])
@@ -152,7 +152,7 @@ class Program:
         self, weights: th.Tensor, others: Sequence[th.Tensor], minibatch: Any, numbers: th.Tensor
     ) -> tuple[LossTerms, th.Tensor]:
         """The loss and its gradient, as a vector laid out like the weights."""
-        rule, coefficients = _with_numbers(self.rule, numbers, self.has_bonus)
+        rule, coefficients = rule_with_numbers(self.rule, numbers, self.has_bonus)
         wrapped = _Loss(self.policy)
         fixed = dict(zip(self.other_names, others, strict=True))
 
@@ -170,12 +170,18 @@ class Program:
         terms = LossTerms(*found, *([] if self.rule.needs_exact_kl else [None]))
         return terms, self.layout.joined(slopes)
 
-    def _statistics(self, terms: LossTerms, numbers: th.Tensor, norms: tuple[th.Tensor, ...]) -> dict[str, th.Tensor]:
+    def statistics(self, terms: LossTerms, numbers: th.Tensor) -> dict[str, th.Tensor]:
+        """What a step reports, the norms aside.
+
+        :param terms: of its minibatch.
+        :param numbers: of :func:`numbers_of`.
+        :return: by name, in the order of :attr:`statistic_names`.
+        """
         clip_range = numbers[0] if hasattr(self.rule.policy_objective, "clip_range") else math.inf
         found = dict(zip(LossTerms._fields[:4], terms[:4], strict=True)) | ratio_statistics(terms.log_ratio, clip_range)
         if terms.exact_kl is not None:
             found["exact"] = terms.exact_kl
-        return found | dict(zip(NORMS, norms, strict=True))
+        return found
 
     @property
     def statistic_names(self) -> list[str]:
@@ -233,8 +239,14 @@ def numbers_of(rule: UpdateRule, coefficients: LossCoefficients) -> th.Tensor:
     return th.tensor([*clips, *coefficients, limit], dtype=th.float32)
 
 
-def _with_numbers(rule: UpdateRule, numbers: th.Tensor, has_bonus: bool) -> tuple[UpdateRule, LossCoefficients]:
-    """The rule and the coefficients with tensors in the place of their numbers."""
+def rule_with_numbers(rule: UpdateRule, numbers: th.Tensor, has_bonus: bool) -> tuple[UpdateRule, LossCoefficients]:
+    """The rule and the coefficients with tensors in the place of their numbers.
+
+    :param rule: the choices.
+    :param numbers: of :func:`numbers_of`.
+    :param has_bonus: whether there is an entropy bonus.
+    :return: for the loss, while it is traced.
+    """
     changed = copy.copy(rule)
     for slot, name, number in (
         ("policy_objective", SCHEDULED[0], numbers[0]),

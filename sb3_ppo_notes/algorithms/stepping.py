@@ -104,6 +104,16 @@ class GradientSteps:
             return self._call_optimizer(loss, place)
         else:
             gradients = th.autograd.grad(loss, self.parameters, allow_unused=True)
+        return self.descend(gradients, place)
+
+    def descend(self, gradients: Sequence[th.Tensor | None], place: str) -> GradientNorm:
+        """One step down a gradient that is known already.
+
+        :param gradients: of each parameter; ``None`` for one that has no part in the loss.
+        :param place: where in the training this is, for the error.
+        :return: how long the gradient was before it was clipped.
+        :raises NonFiniteError: if the gradient is not finite; the weights are then as before.
+        """
         if not self._is_decided:
             self._adopt(gradients)
         flat, found = self._flat, [gradient for gradient in gradients if gradient is not None]

@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 
-from sb3_ppo_notes.algorithms.compiled import CompiledSteps
+from sb3_ppo_notes.algorithms.compiled_steps import CompiledSteps
 from sb3_ppo_notes.algorithms.learner import Learner
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, mean_kl, minibatch_loss, policy_part, value_part
 from sb3_ppo_notes.algorithms.nonfinite import Safeguard, UpdateAbandoned

@@ -75,7 +75,8 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         self.lstm_hidden_size = lstm_hidden_size
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
         build = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
-        sizes = (self.features_dim, lstm_hidden_size, n_lstm_layers)
+        # SB3 sums a MultiDiscrete space's sizes in NumPy, and torch wants an int of Python's.
+        sizes = (int(self.features_dim), lstm_hidden_size, n_lstm_layers)
         self.lstm_actor = build(*sizes, **(lstm_kwargs or {}))
         self.lstm_critic = build(*sizes, **(lstm_kwargs or {})) if enable_critic_lstm else None
         self.critic = None if shared_lstm or enable_critic_lstm else nn.Linear(self.features_dim, lstm_hidden_size)

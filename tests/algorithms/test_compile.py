@@ -286,15 +286,9 @@ class OwnEvaluation(NotesActorCriticPolicy):
         return super().evaluate_actions(obs, actions)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        (dict(policy=OwnEvaluation), "OwnEvaluation evaluates actions by itself"),
-        (dict(policy="MlpLstmPolicy", policy_kwargs=dict(lstm_hidden_size=4)), "a recurrent policy is faster as it is"),
-    ],
-)
-def test_what_cannot_be_compiled_is_eager_and_said_once(changes, reason, caplog):
-    eager, compiled = models("discrete", **changes)
+def test_what_cannot_be_compiled_is_eager_and_said_once(caplog):
+    reason = "OwnEvaluation evaluates actions by itself"
+    eager, compiled = models("discrete", policy=OwnEvaluation)
     with caplog.at_level(logging.WARNING, "sb3_ppo_notes"):
         for model in (eager, compiled):
             learn(model, 192)

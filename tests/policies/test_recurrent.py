@@ -115,6 +115,12 @@ def test_an_episode_that_begins_with_a_chunk_begins_from_nothing():
         assert all((state == 0).all() for state in minibatch.recurrence.states)
 
 
+def test_observations_whose_size_is_numpys_number_have_a_memory_too():
+    space = spaces.MultiDiscrete([3, 4])
+    policy = NotesRecurrentPolicy(space, spaces.Discrete(2), lambda _: 1e-3, **NET)
+    assert policy.lstm_actor.input_size == 7
+
+
 def test_every_step_is_learned_from_exactly_once():
     model = gathered(small(batch_size=12, n_envs=3))
     rows = np.concatenate([batch.returns.numpy() for batch in model.rollout_buffer.get(12)])

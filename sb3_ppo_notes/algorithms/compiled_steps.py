@@ -1,0 +1,111 @@
+"""The step of one minibatch as one compiled function: policy, distribution, rule, gradient, norm clip, optimiser.
+
+It is the very loss of ``algorithms.loss`` and the very optimiser of ``formulas.optimizers``; only who executes them is
+another. Sums are taken in another order than in eager code, so the weights agree to rounding and not to the bit.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch as th
+
+from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer
+from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
+from sb3_ppo_notes.algorithms.loss import LossCoefficients
+from sb3_ppo_notes.algorithms.program import Form, Program, numbers_of, owner_masks, tensors_of
+from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.rules import UpdateRule
+
+
+class CompiledSteps:
+    """Takes the steps of one phase of an update.
+
+    :param compiler: a ``Compiler``, which keeps the functions from one update to the next.
+    :param steps: takes the eager steps of the same phase, and shares its vectors with these.
+    """
+
+    #: Makes what is compiled.
+    program_class: type[Program] = Program
+
+    def __init__(self, compiler: Any, steps: GradientSteps):
+        self.compiler = compiler
+        self.steps = steps
+        trained = {id(parameter) for parameter in steps.parameters}
+        #: Weights and buffers that take part and are not trained here.
+        self._untrained = [tensor for tensor in tensors_of(compiler.policy).values() if id(tensor) not in trained]
+        self.gradient = FlatVector(steps.parameters)
+        self.owners = owner_masks(compiler.policy, steps.parameters)
+        self._made_for: Any = None
+
+    def begin(self, rule: UpdateRule, coefficients: LossCoefficients) -> None:
+        """Begin an update.
+
+        :param rule: the choices, with every schedule resolved.
+        :param coefficients: ent_coef, vf_coef and β.
+        """
+        self.steps.adopt_all()
+        self.steps.remember()
+        self.numbers = numbers_of(rule, coefficients).to(self.compiler.policy.device)
+        self.others = [tensor.detach() for tensor in self._untrained]
+        made_for = rule, coefficients.has_bonus, self.steps.phase.max_grad_norm
+        if made_for != self._made_for:
+            self._made_for = made_for
+            self.program: Any = self.program_class(self.compiler.policy, self.steps.phase, rule, coefficients)
+            self.statistic_names = self.program.statistic_names
+        self._size = 0
+        self._found: tuple[FlatOptimizer | None, Any] | None = None
+
+    def take(self, minibatch: Any) -> th.Tensor | None:
+        """One step, unless the KL has gone too far or something is not finite.
+
+        :param minibatch: of a buffer of ours.
+        :return: ``[M]``, its statistics; ``None`` if no step was taken and the eager one is to see to this minibatch:
+            it is to be stopped at, or smaller than the first one, or compiling has failed.
+        """
+        if self._size not in (0, len(minibatch.returns)) or self.compiler.reason is not None:
+            return None
+        self._size = len(minibatch.returns)
+        flat = self.steps.flat
+        written, changing = self.vectors()
+        arguments = [*written, changing, self.numbers, self.owners, *self.others, *Form.leaves(minibatch)]
+        function = self._function(flat, minibatch, arguments)
+        if function is None:
+            return None
+        is_taken, statistics = function(*arguments)
+        if not is_taken.item():
+            return None
+        self.conclude()
+        return statistics  # type: ignore[no-any-return]
+
+    def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor]) -> Any:
+        """The compiled function; looked up once, and again if the optimiser is no longer stepped in vectors."""
+        if self._found is None or self._found[0] is not flat:
+            optimizer = None if flat is None else (flat.rule, flat.options)
+            form = Form.of(minibatch, len(self.others))
+            key = self.program.key(optimizer), form
+            build = partial(self.program.function, optimizer, form)
+            self._found = flat, self.compiler.function(key, build, arguments)
+        return self._found[1]
+
+    def vectors(self) -> tuple[list[th.Tensor], th.Tensor]:
+        """What a step writes to, and the optimiser's numbers for it.
+
+        :return: weights, gradient and optimiser state, ``[P]`` each; ``[k]``.
+        """
+        flat = self.steps.flat
+        if flat is None:
+            vectors, scalars = [flattened(self.steps.parameters).vector, self.gradient.vector], tuple[float, ...]()
+        else:
+            vectors = [flat.weights.vector, flat.gradient.vector, *flat.state]
+            scalars = flat.rule.scalars(flat.options, flat.n_steps + 1)
+        return vectors, th.tensor(scalars, dtype=th.float32, device=self.numbers.device)
+
+    def conclude(self) -> None:
+        """Count the step, or, where an optimiser steps by itself, have it do so."""
+        flat = self.steps.flat
+        if flat is not None:
+            flat.n_steps += 1
+            return
+        for parameter, part in zip(self.steps.parameters, self.gradient.parts, strict=True):
+            parameter.grad = part
+        self.steps.phase.optimizer.step()
