@@ -22,7 +22,6 @@ from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
-from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.towers import TowerPass, towers_of
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules import EarlyStop, KLPenalty, UpdateRule
@@ -87,7 +86,7 @@ class Update:
         kept = self.learner.gradient_steps.get(phase.trains)
         if kept is None or not kept.belongs_to(phase):
             policy = self.learner.policy
-            kept = GradientSteps(phase, not isinstance(policy, NotesRecurrentPolicy), policy)
+            kept = GradientSteps(phase, getattr(policy, "equals_stock", True), policy)
             self.learner.gradient_steps[phase.trains] = kept
             if self.learner.precision == "float16":
                 kept.scaler = th.amp.GradScaler(self.learner.device.type)

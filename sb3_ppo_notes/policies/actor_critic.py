@@ -165,9 +165,11 @@ def parameters_from_output(
         return (output if action_masks is None else masked_log_odds(output, action_masks),)
     if isinstance(distribution, CategoricalDistribution | MultiCategoricalDistribution):
         logits = output if action_masks is None else masked_logits(output, action_masks)
+        as_sb3 = getattr(policy, "equals_stock", True)
         if isinstance(distribution, CategoricalDistribution):
-            return (log_probabilities(logits),)
-        return tuple(log_probabilities(part) for part in th.split(logits, list(distribution.action_dims), dim=1))
+            return (log_probabilities(logits, as_sb3),)
+        parts = th.split(logits, list(distribution.action_dims), dim=1)
+        return tuple(log_probabilities(part, as_sb3) for part in parts)
     if isinstance(distribution, StateDependentNoiseDistribution) and latent_pi is not None:
         weight_std = exploration_weight_std(
             policy.log_std, distribution.action_dim, distribution.use_expln, distribution.epsilon

@@ -56,13 +56,15 @@ class _Batch(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (*INPUTS, *RESULTS)),
     ]
 
-    def point(self, **tensors: th.Tensor | None) -> None:
+    @classmethod
+    def of(cls, numbers: tuple[int, ...], **tensors: th.Tensor | None) -> "_Batch":
         """Say where tensors lie.
 
+        :param numbers: in the order of the fields.
         :param tensors: contiguous, by the name of the field; they must outlive the call.
+        :return: for the library.
         """
-        for name, tensor in tensors.items():
-            setattr(self, name, None if tensor is None else tensor.data_ptr())
+        return cls(*numbers, **{name: each.data_ptr() for name, each in tensors.items() if each is not None})
 
 
 class Library:
@@ -148,11 +150,11 @@ def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
     features, (hidden, cell) = memory.features.contiguous(), (state.contiguous() for state in memory.states)
     n, size = len(features), memory.module.hidden_size
     found = features.new_empty(7, n, size)
-    batch = _Batch(n, features.shape[1], size, 1, n)
-    batch.point(features=features, h_0=hidden, c_0=cell, **_named(weights))
-    batch.point(gates=found[3:], cells=found[1], tanhs=found[2], hiddens=found[0])
-    _library().run("step", batch)
-    return found[0], (found[0:1], found[1:2])
+    shown, kept, tanhs, *_ = parts = found.unbind()
+    given = {"features": features, "h_0": hidden, "c_0": cell} | _named(weights)
+    wanted = {"gates": parts[3], "cells": kept, "tanhs": tanhs, "hiddens": shown}
+    _library().run("step", _Batch.of((n, features.shape[1], size, 1, n), **given, **wanted))
+    return shown, (shown.unsqueeze(0), kept.unsqueeze(0))
 
 
 def sequences(memory: Memory, place: th.Tensor, shape: tuple[int, int]) -> th.Tensor:
@@ -186,10 +188,9 @@ class _Sequences(th.autograd.Function):
         place, n_rows, size = place.contiguous(), len(features), hidden.shape[-1]
         gates, between = features.new_empty(n_rows, 4 * size), features.new_empty(2, n_rows, size)
         hiddens = features.new_empty(n_rows, size)
-        batch = _Batch(n_rows, features.shape[1], size, *shape)
-        batch.point(place=place, h_0=hidden, c_0=cell, features=features, **_named(weights))
-        batch.point(gates=gates, cells=between[0], tanhs=between[1], hiddens=hiddens)
-        _library().run("forward", batch)
+        given = {"place": place, "h_0": hidden, "c_0": cell, "features": features} | _named(weights)
+        wanted = {"gates": gates, "cells": between[0], "tanhs": between[1], "hiddens": hiddens}
+        _library().run("forward", _Batch.of((n_rows, features.shape[1], size, *shape), **given, **wanted))
         ctx.shape = shape
         # The weights as they are given: autograd then notices if they are changed before the way back.
         ctx.save_for_backward(place, gates, between, hiddens, *tensors)
@@ -204,7 +205,7 @@ class _Sequences(th.autograd.Function):
         :param gradient: ``[N, H]``.
         :return: in the order of the arguments of :meth:`forward`.
         """
-        place, gates, between, hiddens, *given = (tensor.detach() for tensor in ctx.saved_tensors)
+        place, gates, between, hiddens, *given = ctx.saved_tensors
         hidden, cell, features, w_ih, w_hh, *biases = (tensor.contiguous() for tensor in given)
         n_inputs = features.shape[1]
         is_narrow = n_inputs < NARROW
@@ -213,11 +214,10 @@ class _Sequences(th.autograd.Function):
         d_bias = gates.new_empty(gates.shape[1]) if is_narrow else None
         # Written to: what comes from later steps is added.
         d_hidden = gradient.clone(memory_format=th.contiguous_format)
-        batch = _Batch(len(features), n_inputs, w_hh.shape[1], *ctx.shape)
-        batch.point(place=place, features=features, w_hh=w_hh, h_0=hidden, c_0=cell)
-        batch.point(gates=gates, cells=between[0], tanhs=between[1], hiddens=hiddens)
-        batch.point(d_hiddens=d_hidden, d_gates=d_gates, d_w_hh=d_w_hh, d_w_ih=d_w_ih, d_bias=d_bias)
-        _library().run("backward", batch)
+        known = {"place": place, "h_0": hidden, "c_0": cell, "features": features, "w_hh": w_hh}
+        known |= {"gates": gates, "cells": between[0], "tanhs": between[1], "hiddens": hiddens}
+        wanted = {"d_hiddens": d_hidden, "d_gates": d_gates, "d_w_hh": d_w_hh, "d_w_ih": d_w_ih, "d_bias": d_bias}
+        _library().run("backward", _Batch.of((len(features), n_inputs, w_hh.shape[1], *ctx.shape), **known, **wanted))
         if not is_narrow:
             d_w_ih, d_bias = d_gates.t().mm(features), d_gates.sum(0)
         d_features = d_gates.mm(w_ih) if ctx.needs_input_grad[4] else None

@@ -35,6 +35,9 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
     :raises ValueError: if the critic is to have its own memory and the actor's.
     """
 
+    #: SB3 has no recurrent PPO to equal to the bit; sb3-contrib's is equalled to rounding.
+    equals_stock = False
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],

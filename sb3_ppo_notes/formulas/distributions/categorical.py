@@ -11,7 +11,7 @@ from sb3_ppo_notes.formulas.checks import check_shapes
 FORBIDDEN = -1e8
 
 
-def log_probabilities(logits: th.Tensor) -> th.Tensor:
+def log_probabilities(logits: th.Tensor, as_sb3: bool = True) -> th.Tensor:
     """Log-probabilities of the n actions, from the network's unnormalised scores.
 
         log pᵢ = zᵢ − log Σⱼ exp zⱼ
@@ -22,12 +22,13 @@ def log_probabilities(logits: th.Tensor) -> th.Tensor:
     Source: softmax; ``torch.distributions.Categorical``.
 
     :param logits: ``[N, n]``, any real numbers.
+    :param as_sb3: in the very operations of SB3, to the bit; else in one operation, to rounding.
     :return: ``[N, n]``, <= 0, whose exponentials sum to 1 in each row; nats.
 
     >>> log_probabilities(th.zeros(1, 2)).exp().tolist()
     [[0.5, 0.5]]
     """
-    return logits - logits.logsumexp(dim=-1, keepdim=True)
+    return logits - logits.logsumexp(dim=-1, keepdim=True) if as_sb3 else F.log_softmax(logits, dim=-1)
 
 
 def masked_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
