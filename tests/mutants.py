@@ -543,6 +543,27 @@ MUTANTS = [
         LSTM + "test_autocast_and_many_threads_are_left_to_pytorch",
     ),
     Mutant(
+        "compiled, the critic's memory is not trained",
+        "algorithms/compiled_recurrent.py",
+        "self._whole(heads, [(pi, d_pi), (vf, d_vf)])",
+        "self._whole(heads, [(pi, d_pi)])",
+        "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[discrete]",
+    ),
+    Mutant(
+        "compiled, a single row stands for any number",
+        "algorithms/compiled_recurrent.py",
+        "if len(minibatch.returns) < 2 or",
+        "if len(minibatch.returns) < 1 or",
+        "tests/algorithms/test_compile_recurrent.py::test_a_single_row_is_stepped_eagerly",
+    ),
+    Mutant(
+        "compiled, the KL limit of a recurrent policy is not looked at",
+        "algorithms/compiled_recurrent.py",
+        "is_fine = is_fine & ~(statistics[self.early_stop.estimator] > numbers[-1])",
+        "is_fine = is_fine & True",
+        "tests/algorithms/test_compile_recurrent.py::test_the_kl_limit_is_kept_and_weights_that_are_set_are_used",
+    ),
+    Mutant(
         "the forget gate's slope from the memory after the step",
         "formulas/memory.py",
         "d_cell * before * f * (1.0 - f),",
