@@ -538,8 +538,8 @@ MUTANTS = [
     Mutant(
         "own code in autocast",
         "policies/lstm.py",
-        'and not th.is_autocast_enabled("cpu")',
-        "and True",
+        'if is_traced or th.is_autocast_enabled("cpu"):',
+        "if is_traced:",
         LSTM + "test_autocast_and_many_threads_are_left_to_pytorch",
     ),
     Mutant(
@@ -562,6 +562,27 @@ MUTANTS = [
         "is_fine = is_fine & ~(statistics[self.early_stop.estimator] > numbers[-1])",
         "is_fine = is_fine & True",
         "tests/algorithms/test_compile_recurrent.py::test_the_kl_limit_is_kept_and_weights_that_are_set_are_used",
+    ),
+    Mutant(
+        "both biases share one gradient",
+        "policies/lstm.py",
+        "[d_bias, d_bias.clone()]",
+        "[d_bias, d_bias]",
+        LSTM + "test_training_with_and_without_the_code_is_the_same_to_rounding[own_optimizer]",
+    ),
+    Mutant(
+        "shapes are not asked for before the code in C runs",
+        "policies/lstm.py",
+        "return is_plain and tensor.shape == shape",
+        "return is_plain",
+        LSTM + "test_what_it_cannot_do_is_left_to_pytorch",
+    ),
+    Mutant(
+        "weights that move are not followed by compiled code",
+        "algorithms/compiled_recurrent.py",
+        "self._heads = [tensors[name] for name in",
+        "self._heads = [tensors[name].detach() for name in",
+        "tests/algorithms/test_compile_recurrent.py::test_it_saves_loads_predicts_and_continues",
     ),
     Mutant(
         "the forget gate's slope from the memory after the step",

@@ -57,7 +57,8 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     :param action_masking: ask the environments' ``action_masks()`` before each step which actions are allowed
         (sb3-contrib's convention).
     :param compile: compile the step of a minibatch and the acting. Several times faster on small networks; equal to
-        the eager ones up to rounding. Needs a C++ compiler; what it cannot take stays eager, and the log says why.
+        the eager ones up to rounding. Needs a C++ compiler; what it cannot take stays eager, and the log says why. Of
+        a recurrent policy memory and acting stay as they are, and what stands on the memory is compiled.
     :param precision: ``"float32"``, ``"bfloat16"`` or ``"float16"``: what the networks compute in (autocast); weights
         and optimiser stay in float32. float16 scales its loss and leaves out steps that overflow.
     :param on_nonfinite: what a loss, a gradient or a weight that is NaN or infinite leads to: ``"raise"`` a

@@ -55,7 +55,7 @@ class Compiler:
             return "float16 scales its loss step by step"
         if not has_known_distribution(policy):
             return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
-        if any(isinstance(module, UNSTEADY) for module in policy.modules()):
+        if any(map(_is_unsteady, policy.modules())):
             return f"{type(policy).__name__} has dropout or batch normalisation"
         if any(map(is_watched, policy.parameters())) or any(map(has_hooks, policy.modules())):
             return f"{type(policy).__name__} has hooks that expect to be called"
@@ -112,6 +112,10 @@ class Compiler:
                 self.give_up(str(error))
                 return None
         return self.functions[key]
+
+
+def _is_unsteady(module: th.nn.Module) -> bool:
+    return isinstance(module, UNSTEADY) or (isinstance(module, th.nn.RNNBase) and module.dropout > 0)
 
 
 class CompiledActing(Acting):

@@ -101,9 +101,12 @@ class CompiledRecurrentSteps(CompiledSteps):
         """
         super().begin(rule, coefficients)
         tensors, program = tensors_of(self.compiler.policy), self.program
-        self._heads = [tensors[name].detach() for name in (*program.head_names, *program.fixed_names)]
+        self._heads = [tensors[name] for name in (*program.head_names, *program.fixed_names)]
         self._head_places = [program.names.index(name) for name in program.head_names]
         self._back: Any = None
+
+    def adopt(self) -> None:
+        """Nothing yet: as in eager code, the first gradient shows whether all weights have one."""
 
     def take(self, minibatch: Any) -> th.Tensor | None:
         """One step, unless the KL has gone too far or something is not finite.
@@ -130,7 +133,8 @@ class CompiledRecurrentSteps(CompiledSteps):
 
     def _there_and_back(self, seen: Any, latent_vf: th.Tensor) -> list[th.Tensor] | None:
         """From what is remembered to the loss and back: statistics and slopes; ``None`` if no step is to follow."""
-        given = [*self._heads, self.numbers]
+        # Where they lie now: the first step may move them into a vector.
+        given = [*(tensor.detach() for tensor in self._heads), self.numbers]
         arguments = [*given, latent_vf, *Form.leaves(seen)]
         if self._back is None:
             form = Form.of(seen, 0)

@@ -43,8 +43,7 @@ class CompiledSteps:
         :param rule: the choices, with every schedule resolved.
         :param coefficients: ent_coef, vf_coef and β.
         """
-        self.steps.adopt_all()
-        self.steps.remember()
+        self.adopt()
         self.numbers = numbers_of(rule, coefficients).to(self.compiler.policy.device)
         self.others = [tensor.detach() for tensor in self._untrained]
         made_for = rule, coefficients.has_bonus, self.steps.phase.max_grad_norm
@@ -54,6 +53,11 @@ class CompiledSteps:
             self.statistic_names = self.program.statistic_names
         self._size = 0
         self._found: tuple[FlatOptimizer | None, Any] | None = None
+
+    def adopt(self) -> None:
+        """Take the weights into vectors, which the compiled code steps, and keep what to go back to."""
+        self.steps.adopt_all()
+        self.steps.remember()
 
     def take(self, minibatch: Any) -> th.Tensor | None:
         """One step, unless the KL has gone too far or something is not finite.

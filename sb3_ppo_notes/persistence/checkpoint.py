@@ -36,6 +36,8 @@ from sb3_ppo_notes.persistence.report import ResumeReport
 from sb3_ppo_notes.persistence.revival import Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.persistence.storage import Stored, read_checkpoint, write_checkpoint
+from sb3_ppo_notes.policies import lstm
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 
 
 def save_checkpoint(
@@ -78,7 +80,7 @@ def save_checkpoint(
         "num_timesteps": model.num_timesteps,
         "total_timesteps": model._total_timesteps,
         "run": model._run_id,
-        "versions": _versions(),
+        "versions": _versions() | (_lstm() if isinstance(model.policy, NotesRecurrentPolicy) else {}),
         "model": held_model(model, snapshot),
         "environments": None if model.env is None else held_environments(model.env, snapshot),
         "callbacks": [] if callback is None else held_callbacks(callback, snapshot),
@@ -189,14 +191,21 @@ def _versions() -> dict[str, str]:
     return {"sb3_ppo_notes": __version__, "python": platform.python_version()} | found | threads
 
 
+def _lstm() -> dict[str, str]:
+    return {"LSTM by": lstm.in_use()}
+
+
 def _report(stored: Stored, problems: list[str]) -> ResumeReport:
     document = stored.document
     not_exact = [f"environments: {problem}" for problem in problems]
     if problems:
         not_exact.append("environments: new episodes begin, and the rollout that was begun is gathered again")
     not_exact += document["problems"]
-    now, then = _versions(), document["versions"]
-    not_exact += [f"{name}: {then[name]} then, {now[name]} now" for name in now if now[name] != then.get(name)]
+    now, then = _versions() | _lstm(), document["versions"]
+    # A policy without memory does not say who would run an LSTM.
+    not_exact += [
+        f"{name}: {then[name]} then, {now[name]} now" for name in now if now[name] != then.get(name, now[name])
+    ]
     return ResumeReport(
         stored.path, document["num_timesteps"], document["total_timesteps"], tuple(not_exact), stored.skipped
     )

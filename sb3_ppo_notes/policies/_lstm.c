@@ -13,7 +13,7 @@
  * A row's sums are always taken in the same order, whatever lies beside it: how sequences are put together changes no
  * bit of the result.
  *
- * policies/lstm.py calls this through ctypes: no header of torch's is needed, so it takes half a second to build. */
+ * policies/lstm.py calls this through ctypes: no header of torch's is needed, so it is built in a second. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ typedef int64_t Index;
 typedef struct {
     Index n_rows, n_inputs, n_hidden, n_steps, n_lanes;
     const Index *place;              /* [N] */
-    const float *features;          /* [N, K] */
+    const float *features;          /* [N, K]; null for a step whose gates hold W_ih x and the biases already */
     const float *w_ih, *w_hh;       /* [4H, K], [4H, H] */
     const float *b_ih, *b_hh;       /* [4H], or null */
     const float *h_0, *c_0;         /* [S, H], at each lane's first step */
@@ -40,6 +40,8 @@ typedef struct {
 
 /* By how many columns of a matrix product's result are computed at once, at most; H must be a multiple. */
 enum { WIDEST = 64, ROWS = 6, PANEL = 16 };
+
+enum { NO_MEMORY = 1, OUTSIDE = 2 };
 
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
@@ -68,7 +70,7 @@ typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
 #include "_lstm_kernel.h"
 
 /* To be changed with every change of Batch or of what the functions do with it, here and in lstm.py. */
-EXPORT int lstm_revision(void) { return 1; }
+EXPORT int lstm_revision(void) { return 2; }
 
 /* Which code this processor can run: 0 plain, 1 AVX2, 2 AVX-512. */
 EXPORT int lstm_level(void) {
@@ -82,7 +84,7 @@ EXPORT int lstm_level(void) {
     return 0;
 }
 
-/* 0, or 1 if there is no memory for what lies between. */
+/* 0; NO_MEMORY for what lies between; OUTSIDE if a row lies in no lane. */
 EXPORT int lstm_forward(const Batch *batch, int level) {
 #ifdef X86
     if (level >= 2) return forward_avx512(batch);

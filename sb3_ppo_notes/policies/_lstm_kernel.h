@@ -113,10 +113,15 @@ TARGET static void NAME(pack_transposed)(Index n, Index m, const float *w, float
                 for (int j = 0; j < TILE; j++) packed[k * COLUMNS + first + j] = w[(b * COLUMNS + first + j) * n + k];
 }
 
-/* Which row lies at each place, -1 for none. */
-TARGET static void NAME(find_rows)(const Batch *batch, Index *row_at) {
-    for (Index place = 0; place < batch->n_steps * batch->n_lanes; place++) row_at[place] = -1;
-    for (Index row = 0; row < batch->n_rows; row++) row_at[batch->place[row]] = row;
+/* Which row lies at each place, -1 for none; 0 or OUTSIDE. */
+TARGET static int NAME(find_rows)(const Batch *batch, Index *row_at) {
+    const Index size = batch->n_steps * batch->n_lanes;
+    for (Index place = 0; place < size; place++) row_at[place] = -1;
+    for (Index row = 0; row < batch->n_rows; row++) {
+        if (batch->place[row] < 0 || batch->place[row] >= size) return OUTSIDE;
+        row_at[batch->place[row]] = row;
+    }
+    return 0;
 }
 
 /* What a row at this step of this lane remembers: its place in `memory` [N, H], or in `initial` [S, H], or null. */
@@ -131,14 +136,16 @@ INLINE const float *NAME(remembered)(
 TARGET static void NAME(project)(const Batch *batch, float *packed, const float **x, float **y) {
     const Index width = 4 * batch->n_hidden;
     for (Index row = 0; row < batch->n_rows; row++) {
-        x[row] = batch->features + row * batch->n_inputs;
         y[row] = batch->gates + row * width;
+        if (!batch->features) continue;
+        x[row] = batch->features + row * batch->n_inputs;
         for (Index j = 0; j < width; j += LANES) {
             VEC bias = {0};
             if (batch->b_ih) bias = NAME(load)(batch->b_ih + j) + NAME(load)(batch->b_hh + j);
             NAME(store)(y[row] + j, bias);
         }
     }
+    if (!batch->features) return;
     NAME(pack_transposed)(batch->n_inputs, width, batch->w_ih, packed);
     NAME(product)(batch->n_rows, batch->n_inputs, width, packed, x, y, 0);
 }
@@ -221,9 +228,8 @@ TARGET static int NAME(forward)(const Batch *batch) {
     Index *row_at = malloc(sizeof(Index) * batch->n_steps * S);
     const float **x = malloc(sizeof(float *) * N);
     float **y = malloc(sizeof(float *) * N);
-    const int failed = !packed || !row_at || !x || !y;
+    int failed = !packed || !row_at || !x || !y ? NO_MEMORY : NAME(find_rows)(batch, row_at);
     if (!failed) {
-        NAME(find_rows)(batch, row_at);
         NAME(project)(batch, packed, x, y);
         NAME(pack_transposed)(H, 4 * H, batch->w_hh, packed);
         for (Index step = 0; step < batch->n_steps; step++) {
@@ -336,9 +342,9 @@ TARGET static int NAME(backward)(const Batch *batch) {
     Index *row_at = malloc(sizeof(Index) * batch->n_steps * S);
     const float **x = malloc(sizeof(float *) * N);
     float **y = malloc(sizeof(float *) * N);
-    int failed = !packed || !d_cells || !columns || !panel || !rows_used || !row_at || !x || !y;
+    int failed = !packed || !d_cells || !columns || !panel || !rows_used || !row_at || !x || !y ? NO_MEMORY
+                                                                                               : NAME(find_rows)(batch, row_at);
     if (!failed) {
-        NAME(find_rows)(batch, row_at);
         NAME(pack)(4 * H, H, batch->w_hh, packed);
         for (Index step = batch->n_steps - 1; step >= 0; step--) {
             Index rows = 0;

@@ -1,4 +1,4 @@
-"""LSTMs over the sequences of a minibatch in compiled code of our own, ``_lstm.c``: on one core twice as fast as
+"""LSTMs over the sequences of a minibatch in compiled code of our own, ``_lstm.c``: on one core up to twice as fast as
 PyTorch's, because a step of a few sequences is little arithmetic over many weights, and PyTorch's spends as long on
 laying them out.
 
@@ -16,6 +16,8 @@ import torch as th
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+
 logger = logging.getLogger("sb3_ppo_notes")
 
 #: H must be a multiple of it (``WIDEST`` of ``_lstm.c``).
@@ -28,8 +30,11 @@ NARROW = 64
 #: not known to be slower.
 MOST_THREADS = 2
 
+#: What the code returns for a row outside the lanes; 1 is no memory.
+OUTSIDE = 2
+
 #: Of the source in ``_lstm.c``: what was built from another one is not called.
-REVISION = 1
+REVISION = 2
 
 
 class Memory(NamedTuple):
@@ -89,8 +94,13 @@ class Library:
         :param name: ``"forward"``, ``"backward"`` or ``"step"``.
         :param batch: what to read and write.
         :raises MemoryError: if there is no memory for what lies between.
+        :raises ValueError: if a row lies outside the lanes.
         """
-        if self.functions[name](ctypes.byref(batch), self.level):
+        failure = self.functions[name](ctypes.byref(batch), self.level)
+        if failure == OUTSIDE:
+            size = batch.n_steps * batch.n_lanes
+            raise InvalidValueError(f"place must lie in [0, {size}), the steps times the lanes, for every row")
+        if failure:
             raise MemoryError(f"no memory for the LSTM's {name} pass over {batch.n_rows} rows")
 
 
@@ -100,13 +110,21 @@ def _load() -> Library | None:
         return None
     try:
         return Library(spec.origin)
-    except OSError as error:
+    except (OSError, AttributeError) as error:
         logger.warning("recurrent policies train at PyTorch's speed; installing again may help: %s", error)
         return None
 
 
 #: ``None`` where the package was installed without a C compiler.
 LIBRARY = _load()
+
+
+def in_use() -> str:
+    """Who runs an LSTM here; another one rounds otherwise.
+
+    :return: ``"torch"``, or the instructions that our own code uses.
+    """
+    return "torch" if LIBRARY is None else ("plain", "avx2", "avx512")[LIBRARY.level]
 
 
 def weights_of(module: nn.LSTM) -> list[th.Tensor]:
@@ -119,23 +137,31 @@ def weights_of(module: nn.LSTM) -> list[th.Tensor]:
     return [getattr(module, name) for name in names]
 
 
-def can_run(memory: Memory) -> bool:
-    """Whether the code can take the place of a module's own.
+def can_run(memory: Memory, n_lanes: int) -> bool:
+    """Whether the code can take the place of a module's own. It reads memory without asking PyTorch, so all that
+    PyTorch would refuse, and all that only PyTorch understands, is left to PyTorch.
 
     :param memory: one plain layer.
-    :return: whether it is here, on a CPU in float32 with one thread or two, for units in multiples of 64, and nobody
-        asks for the gradient at the first states.
+    :param n_lanes: S.
+    :return: whether it is here, on a CPU in float32 with one thread or two, for units in multiples of 64 and tensors of
+        the right shapes that hold numbers (nobody traces, transforms or asks for the gradient at the first states).
     """
     module, features, states = memory
-    return (
-        LIBRARY is not None
-        and module.hidden_size % WIDTH == 0
-        and th.get_num_threads() <= MOST_THREADS
-        and all(tensor.dtype == th.float32 for tensor in (features, module.weight_hh_l0, *states))
-        and all(tensor.device.type == "cpu" for tensor in (features, module.weight_hh_l0))
-        and not th.is_autocast_enabled("cpu")
-        and not any(state.requires_grad for state in states)
-    )
+    if LIBRARY is None or module.hidden_size % WIDTH or th.get_num_threads() > MOST_THREADS:
+        return False
+    is_traced = th._C._get_tracing_state() is not None or th._C._functorch.peek_interpreter_stack() is not None
+    if is_traced or th.is_autocast_enabled("cpu"):
+        return False
+    size, n_inputs = module.hidden_size, module.input_size
+    shapes = [(features.shape[0], n_inputs), *((1, n_lanes, size) for _ in range(2))]
+    shapes += [(4 * size, n_inputs), (4 * size, size), (4 * size,), (4 * size,)]
+    tensors = [features, *states, *weights_of(module)]
+    return len(states) == 2 and all(map(_holds_numbers, tensors, shapes)) and not any(s.requires_grad for s in states)
+
+
+def _holds_numbers(tensor: th.Tensor, shape: tuple[int, ...]) -> bool:
+    is_plain = type(tensor) in (th.Tensor, nn.Parameter) and tensor.dtype == th.float32 and tensor.device.type == "cpu"
+    return is_plain and tensor.shape == shape
 
 
 def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
@@ -146,13 +172,18 @@ def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
     :param memory: for which :func:`can_run` holds; row r of its features is lane r.
     :return: h ``[S, H]``, and h and c after, ``[1, S, H]`` each.
     """
-    weights = [weight.contiguous() for weight in weights_of(memory.module)]
+    w_ih, w_hh, *biases = (weight.contiguous() for weight in weights_of(memory.module))
     features, (hidden, cell) = memory.features.contiguous(), (state.contiguous() for state in memory.states)
     n, size = len(features), memory.module.hidden_size
     found = features.new_empty(7, n, size)
     shown, kept, tanhs, *_ = parts = found.unbind()
-    given = {"features": features, "h_0": hidden, "c_0": cell} | _named(weights)
-    wanted = {"gates": parts[3], "cells": kept, "tanhs": tanhs, "hiddens": shown}
+    gates = parts[3]
+    given = {"features": features, "h_0": hidden, "c_0": cell} | _named((w_ih, w_hh, *biases))
+    if features.shape[1] >= NARROW:
+        # To pack so many weights would take longer than one step with them.
+        gates = th.addmm(biases[0] + biases[1], features, w_ih.t()) if biases else features.mm(w_ih.t())
+        del given["features"]
+    wanted = {"gates": gates, "cells": kept, "tanhs": tanhs, "hiddens": shown}
     _library().run("step", _Batch.of((n, features.shape[1], size, 1, n), **given, **wanted))
     return shown, (shown.unsqueeze(0), kept.unsqueeze(0))
 
@@ -220,8 +251,10 @@ class _Sequences(th.autograd.Function):
         _library().run("backward", _Batch.of((len(features), n_inputs, w_hh.shape[1], *ctx.shape), **known, **wanted))
         if not is_narrow:
             d_w_ih, d_bias = d_gates.t().mm(features), d_gates.sum(0)
+        assert d_bias is not None
         d_features = d_gates.mm(w_ih) if ctx.needs_input_grad[4] else None
-        return None, None, None, None, d_features, d_w_ih, d_w_hh, *([d_bias, d_bias] if biases else [])
+        # A tensor for each bias: who clips gradients in place would else shorten the one twice.
+        return None, None, None, None, d_features, d_w_ih, d_w_hh, *([d_bias, d_bias.clone()] if biases else [])
 
 
 def _named(weights: Sequence[th.Tensor]) -> dict[str, th.Tensor]:

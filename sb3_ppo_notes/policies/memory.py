@@ -43,8 +43,8 @@ def is_plain_lstm(module: Any) -> bool:
     :param module: of any class.
     :return: ``False`` for a GRU, several layers, a subclass, or a module with hooks.
     """
-    is_plain = type(module) is nn.LSTM and module.num_layers == 1 and "forward" not in vars(module)
-    return is_plain and not has_hooks(module)
+    is_plain = type(module) is nn.LSTM and module.num_layers == 1 and not module.bidirectional
+    return is_plain and not module.batch_first and "forward" not in vars(module) and not has_hooks(module)
 
 
 def run(memories: list[Memory], recurrence: Recurrence) -> tuple[list[th.Tensor], States]:
@@ -60,7 +60,7 @@ def run(memories: list[Memory], recurrence: Recurrence) -> tuple[list[th.Tensor]
 
 
 def _call(memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence) -> tuple[th.Tensor, States]:
-    """One call of the recurrent module on all sequences at once; what is no row never comes out.
+    """Run one memory, by our own code or in one call of the module; what is no row never comes out.
 
     :param memory: an LSTM or a GRU.
     :param lay: :func:`_grid` of features.
@@ -69,7 +69,14 @@ def _call(memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Rec
     """
     module, features, states = memory
     is_plain = is_plain_lstm(module)
-    if is_plain and (recurrence.length > 1 or not th.is_grad_enabled()) and lstm.can_run(memory):
+    # Of one step the rows are the lanes; if they are not, PyTorch says so.
+    is_whole = recurrence.length > 1 or len(features) == recurrence.n_lanes
+    if (
+        is_plain
+        and is_whole
+        and (recurrence.length > 1 or not th.is_grad_enabled())
+        and lstm.can_run(memory, recurrence.n_lanes)
+    ):
         if recurrence.length == 1:
             return lstm.step(memory)
         return lstm.sequences(memory, recurrence.positions, (recurrence.length, recurrence.n_lanes)), ()

@@ -5,6 +5,7 @@ import pytest
 import torch as th
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.rules import AdvantageNormalization, ClippedValueError, EarlyStop, KLPenalty, UpdateRule
 from tests.algorithms.test_compile import STEADY, ChangeEverything, Compilations, difference, learn, models
@@ -134,6 +135,46 @@ def test_what_is_not_finite_stops_before_the_weights(where):
     with pytest.raises(NonFiniteError):
         model.train()
     assert all(th.equal(old, new) for old, new in zip(before, model.policy.parameters(), strict=True))
+
+
+def spoil_the_third_step(monkeypatch):
+    descend, calls = GradientSteps.descend, []
+
+    def spoil(self, *given):
+        norm = descend(self, *given)
+        calls.append(norm)
+        if len(calls) == 3:
+            with th.no_grad():
+                self.parameters[0].fill_(th.inf)
+        return norm
+
+    monkeypatch.setattr(GradientSteps, "descend", spoil)
+
+
+def test_an_update_is_undone_also_where_the_optimizer_steps_by_itself(monkeypatch):
+    """A weight without a part in the loss has no gradient: torch's optimizer steps then, and keeps its own state."""
+    pair = recurrent("discrete", on_nonfinite="skip_update")
+    for model in pair:
+        th.manual_seed(0)
+        model.policy.extra = th.nn.Linear(3, 3)
+        model.policy.optimizer.param_groups[0]["params"].extend(model.policy.extra.parameters())
+        with monkeypatch.context() as patch:
+            spoil_the_third_step(patch)
+            learn(model, 64)
+        assert not any(model.policy.optimizer.state.values())
+    assert difference(*pair) == 0.0
+    after_updates(2, *pair)
+    assert difference(*pair) < 1e-5
+
+
+def test_dropout_between_layers_stays_eager(caplog):
+    """A step that is refused is taken again, and would be with another draw."""
+    layers = dict(n_lstm_layers=2, lstm_kwargs=dict(dropout=0.5))
+    eager, compiled = recurrent("discrete", policy_kwargs=layers)
+    for model in (eager, compiled):
+        learn(model, 64)
+    assert "has dropout or batch normalisation" in caplog.text
+    assert difference(eager, compiled) == 0.0
 
 
 def test_it_saves_loads_predicts_and_continues(tmp_path):

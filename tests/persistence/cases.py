@@ -76,6 +76,7 @@ CASES = {
     "cnn": lambda: NotesPPO("CnnPolicy", space_env("image"), **SMALL),
     "dict": lambda: NotesPPO("MultiInputPolicy", space_env("dict"), **SMALL, **NET),
     "lstm": lambda: NotesPPO("MlpLstmPolicy", cart_poles(), **SMALL, policy_kwargs=dict(lstm_hidden_size=8)),
+    "lstm_in_c": lambda: NotesPPO("MlpLstmPolicy", cart_poles(), **SMALL, policy_kwargs=dict(lstm_hidden_size=64)),
     "masked": lambda: NotesPPO("MlpPolicy", make_vec_env(Doors, 2, seed=7), **SMALL, **NET, action_masking=True),
     "normalize": lambda: NotesPPO("MlpPolicy", VecNormalize(cart_poles()), **SMALL, **NET),
     "streaming": lambda: NotesPPO("MlpPolicy", VecRewardScale(StreamingNormalize(cart_poles()), 0.5), **SMALL, **NET),

@@ -31,6 +31,7 @@ from sb3_ppo_notes.persistence import (
 )
 from sb3_ppo_notes.persistence.atomic import write_text
 from sb3_ppo_notes.persistence.storage import _digest_of_fields, checkpoints_in, read_checkpoint
+from sb3_ppo_notes.policies import lstm
 from tests.persistence.cases import NET, SMALL, TOTAL, assert_equal, cart_poles, resumed, run_to
 from tests.persistence.trainer import EVERY, digest, forked, new_model, train
 
@@ -73,6 +74,17 @@ def test_row_21_a_checkpoint_names_the_attribute_that_it_cannot_hold(tmp_path):
         "model['guard']: _thread.lock" in line
         for line in load_checkpoint(tmp_path, cart_poles()).resume_report.not_exact
     )
+
+
+@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "MlpPolicy"])
+def test_who_ran_an_lstm_is_part_of_what_is_exact(policy, tmp_path, monkeypatch):
+    kwargs = dict(lstm_hidden_size=64) if policy == "MlpLstmPolicy" else {}
+    save_checkpoint(NotesPPO(policy, cart_poles(), **SMALL, policy_kwargs=kwargs), tmp_path)
+    here = lstm.in_use()
+    assert not any("LSTM" in line for line in load_checkpoint(tmp_path, cart_poles()).resume_report.not_exact)
+    monkeypatch.setattr(lstm, "in_use", lambda: "another machine's")
+    lines = [line for line in load_checkpoint(tmp_path, cart_poles()).resume_report.not_exact if "LSTM" in line]
+    assert lines == ([f"LSTM by: {here} then, another machine's now"] if policy == "MlpLstmPolicy" else [])
 
 
 def test_row_22_a_full_disk_leaves_the_old_model_file(tmp_path):

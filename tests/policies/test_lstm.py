@@ -10,11 +10,15 @@ import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sb3_ppo_notes import NotesPPO
+from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.memory import lstm_gates, lstm_step, lstm_step_gradient
 from sb3_ppo_notes.policies import lstm
 from sb3_ppo_notes.policies.lstm import Library, Memory
+from sb3_ppo_notes.rules import EarlyStop, UpdateRule
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 built = pytest.mark.skipif(lstm.LIBRARY is None, reason="the package was installed without a C compiler")
@@ -108,7 +112,7 @@ def test_it_is_pytorchs_forward_and_back(every_level, layout, n_inputs, units, b
     memory = memory_of(len(place), shape[1], n_inputs, units, bias)
     features = memory.features.requires_grad_()
     exact, exact_features, expected = alone(memory, rows, firsts)
-    assert lstm.can_run(memory)
+    assert lstm.can_run(memory, shape[1])
     found = lstm.sequences(memory, place, shape)
     assert_close(found, expected)
     slope = th.randn_like(found)
@@ -262,39 +266,143 @@ def test_no_second_derivative_is_made_up():
         slope.sum().backward()
 
 
+def states_of(*shape):
+    return memory_of(3, 3)._replace(states=tuple(th.randn(*shape) for _ in range(2)))
+
+
+def with_weight(name, tensor):
+    memory = memory_of(3, 3)
+    getattr(memory.module, name).data = tensor
+    return memory
+
+
 REFUSED = {
     "units": lambda: memory_of(3, 3, units=96),
     "double precision": lambda: Memory(th.nn.LSTM(4, 64).double(), th.randn(3, 4).double(), memory_of(3, 3).states),
     "double states": lambda: memory_of(3, 3)._replace(states=tuple(th.randn(1, 3, 64).double() for _ in range(2))),
+    "one weight in double precision": lambda: with_weight("weight_ih_l0", th.randn(256, 4).double()),
     "gradient at the states": lambda: memory_of(3, 3)._replace(
         states=tuple(th.randn(1, 3, 64, requires_grad=True) for _ in range(2))
     ),
     "another device": lambda: memory_of(3, 3)._replace(features=th.empty(3, 4, device="meta")),
+    "too many features": lambda: memory_of(3, 3)._replace(features=th.randn(3, 40)),
+    "features of no row": lambda: memory_of(3, 3)._replace(features=th.randn(3, 2, 4)),
+    "states of other units": lambda: states_of(1, 3, 32),
+    "states of other lanes": lambda: states_of(1, 8, 64),
+    "states of two layers": lambda: states_of(2, 3, 64),
+    "one state": lambda: memory_of(3, 3)._replace(states=(th.randn(1, 3, 64),)),
+    "projected states": lambda: Memory(th.nn.LSTM(4, 64, proj_size=8), th.randn(3, 4), memory_of(3, 3).states),
+    "a bias cut short": lambda: with_weight("bias_ih_l0", th.randn(8)),
 }
 
 
 @built
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_it_cannot_do_is_left_to_pytorch(what):
-    assert lstm.can_run(memory_of(3, 3))
-    assert not lstm.can_run(REFUSED[what]())
+    assert lstm.can_run(memory_of(3, 3), 3)
+    assert not lstm.can_run(REFUSED[what](), 3)
 
 
 @built
 def test_autocast_and_many_threads_are_left_to_pytorch():
     with th.autocast("cpu", dtype=th.bfloat16):
-        assert not lstm.can_run(memory_of(3, 3))
+        assert not lstm.can_run(memory_of(3, 3), 3)
     th.set_num_threads(2)
-    assert lstm.can_run(memory_of(3, 3))
+    assert lstm.can_run(memory_of(3, 3), 3)
     th.set_num_threads(3)
-    assert not lstm.can_run(memory_of(3, 3))
+    assert not lstm.can_run(memory_of(3, 3), 3)
 
 
 @built
-def test_training_with_and_without_the_code_is_the_same_to_rounding(monkeypatch):
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_who_traces_or_transforms_meets_pytorchs_own():
+    memory, asked = memory_of(3, 3), []
+
+    def ask(features):
+        asked.append(lstm.can_run(memory._replace(features=features), 3))
+        return features.sum()
+
+    th.func.grad(ask)(memory.features)
+    th.jit.trace(ask, memory.features, check_trace=False)
+    with FakeTensorMode() as mode:
+        ask(mode.from_tensor(memory.features))
+    assert asked == [False] * 3
+
+
+@built
+@pytest.mark.parametrize("place", [-1, 3, 2**40])
+def test_a_row_outside_the_lanes_is_refused(place):
+    memory = memory_of(3, 3)
+    with pytest.raises(
+        InvalidValueError, match=r"^place must lie in \[0, 3\), the steps times the lanes, for every row$"
+    ):
+        lstm.sequences(memory, th.tensor([0, 1, place]), (1, 3))
+
+
+class WrongWidth(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 8)
+        self.net = th.nn.Linear(4, 20)
+
+    def forward(self, observations):
+        return self.net(observations)
+
+
+@built
+def test_mistakes_that_pytorch_names_are_named_still():
+    policy_kwargs = dict(lstm_hidden_size=64, features_extractor_class=WrongWidth)
+    wrong = NotesPPO("MlpLstmPolicy", "CartPole-v1", n_steps=64, device="cpu", policy_kwargs=policy_kwargs)
+    with pytest.raises(RuntimeError, match="input has inconsistent input_size: got 20 expected 8"):
+        wrong.learn(64)
+    right = NotesPPO("MlpLstmPolicy", "CartPole-v1", device="cpu", policy_kwargs=dict(lstm_hidden_size=64))
+    for shape in ((1, 1, 32), (1, 8, 64)):
+        with pytest.raises(RuntimeError):
+            right.predict(np.zeros(4, np.float32), state=tuple(np.zeros(shape, np.float32) for _ in range(4)))
+
+
+@built
+def test_a_hook_on_all_modules_hears_the_memory():
+    model = NotesPPO("MlpLstmPolicy", "CartPole-v1", n_steps=16, batch_size=16, policy_kwargs=dict(lstm_hidden_size=64))
+    heard = []
+    handle = th.nn.modules.module.register_module_forward_hook(lambda module, *_: heard.append(type(module)))
+    try:
+        model.learn(16)
+    finally:
+        handle.remove()
+    assert heard.count(th.nn.LSTM) > 32
+
+
+@built
+def test_each_bias_has_a_gradient_of_its_own():
+    """One tensor for both would be shortened twice by whoever clips in place."""
+    memory = memory_of(3, 3)
+    slopes = th.autograd.grad(lstm.sequences(memory, th.arange(3), (1, 3)).sum(), list(memory.module.parameters()))
+    assert th.equal(slopes[2], slopes[3])
+    assert slopes[2].data_ptr() != slopes[3].data_ptr()
+
+
+class OwnSGD(th.optim.SGD):
+    """A class that nobody knows the arithmetic of."""
+
+
+@built
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(optimizer_class=OwnSGD),
+        dict(max_grad_norm=0.01, rule=UpdateRule(kl_controls=(EarlyStop(1e-6, scope="policy"),))),
+    ],
+    ids=["plain", "own_optimizer", "critic_alone"],
+)
+def test_training_with_and_without_the_code_is_the_same_to_rounding(changes, monkeypatch):
     def trained():
-        policy_kwargs = dict(lstm_hidden_size=64, net_arch=[16])
-        model = NotesPPO("MlpLstmPolicy", "CartPole-v1", n_steps=64, seed=0, device="cpu", policy_kwargs=policy_kwargs)
+        policy_kwargs = dict(lstm_hidden_size=64, net_arch=[16], optimizer_kwargs=dict(eps=1e-3))
+        if "optimizer_class" in changes:
+            policy_kwargs |= changes | dict(optimizer_kwargs={})
+        arguments = dict(n_steps=64, seed=0, device="cpu", policy_kwargs=policy_kwargs, max_grad_norm=0.05)
+        others = {name: value for name, value in changes.items() if name != "optimizer_class"}
+        model = NotesPPO("MlpLstmPolicy", "CartPole-v1", **arguments | others)
         th.manual_seed(0)
         return dict(model.learn(64).policy.named_parameters())
 
@@ -318,7 +426,7 @@ def test_no_memory_is_an_error_and_no_crash(monkeypatch):
 
 def test_without_the_code_calling_it_says_so(monkeypatch):
     monkeypatch.setattr(lstm, "LIBRARY", None)
-    assert not lstm.can_run(memory_of(3, 3))
+    assert not lstm.can_run(memory_of(3, 3), 3)
     with pytest.raises(RuntimeError, match="ask can_run first"):
         lstm.sequences(memory_of(3, 3), th.arange(3), (1, 3))
 
