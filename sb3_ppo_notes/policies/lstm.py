@@ -9,6 +9,7 @@ than one plain layer, ``nn.LSTM`` itself is called: the same numbers to rounding
 import ctypes
 import logging
 from collections.abc import Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -104,12 +105,26 @@ class Library:
             raise MemoryError(f"no memory for the LSTM's {name} pass over {batch.n_rows} rows")
 
 
-def _load() -> Library | None:
+def _path() -> str | None:
+    """Where the compiled code lies: beside this file, or, if these are the sources and the package is installed as
+    well, where it was installed.
+    """
     spec = find_spec("sb3_ppo_notes.policies._lstm")
-    if spec is None or spec.origin is None:
+    if spec is not None and spec.origin is not None:
+        return spec.origin
+    # Of all that go by the name: building leaves one without the code in the checkout.
+    distributions = metadata.distributions(name="sb3-ppo-notes")
+    files = (file for distribution in distributions for file in distribution.files or ())
+    found = (file for file in files if file.match("policies/_lstm.*") and file.suffix in (".so", ".pyd"))
+    return next((str(file.locate()) for file in found), None)
+
+
+def _load() -> Library | None:
+    path = _path()
+    if path is None:
         return None
     try:
-        return Library(spec.origin)
+        return Library(path)
     except (OSError, AttributeError) as error:
         logger.warning("recurrent policies train at PyTorch's speed; installing again may help: %s", error)
         return None

@@ -3,7 +3,9 @@
 import shutil
 import subprocess
 import sysconfig
-from importlib.util import find_spec
+from importlib.metadata import PackagePath
+from pathlib import PurePath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ LAYOUTS = {
 
 @pytest.fixture(params=LEVELS, ids=lambda level: ("plain", "avx2", "avx512")[level])
 def every_level(request, monkeypatch):
-    monkeypatch.setattr(lstm, "LIBRARY", Library(find_spec("sb3_ppo_notes.policies._lstm").origin, request.param))
+    monkeypatch.setattr(lstm, "LIBRARY", Library(lstm._path(), request.param))
 
 
 @pytest.fixture(autouse=True)
@@ -444,7 +446,31 @@ def test_what_was_built_from_another_source_is_not_called(source, tmp_path, monk
     assert "recurrent policies train at PyTorch's speed" in caplog.text
 
 
-def test_what_was_never_built_is_nothing_to_complain_about(monkeypatch, caplog):
+def installed(monkeypatch, *files_of_each):
+    """Nothing beside the sources, and these distributions installed."""
+    made = [SimpleNamespace(files=files) for files in files_of_each]
     monkeypatch.setattr(lstm, "find_spec", lambda _: None)
+    monkeypatch.setattr(lstm.metadata, "distributions", lambda name: made)
+
+
+SOURCES = [PackagePath("sb3_ppo_notes/policies/_lstm.c"), PackagePath("sb3_ppo_notes/policies/lstm.py")]
+
+
+@pytest.mark.parametrize("files_of_each", [[], [None], [[]], [SOURCES]])
+def test_what_was_never_built_is_nothing_to_complain_about(files_of_each, monkeypatch, caplog):
+    installed(monkeypatch, *files_of_each)
     assert lstm._load() is None
     assert not caplog.text
+
+
+@built
+def test_from_a_checkout_the_installed_code_is_found(monkeypatch):
+    """``python -m sb3_ppo_notes`` in a checkout runs its sources, though the package is installed elsewhere."""
+    built_here = PurePath(lstm._path())
+
+    class Installed(PackagePath):
+        def locate(self):
+            return built_here
+
+    installed(monkeypatch, SOURCES, [*SOURCES, Installed("sb3_ppo_notes/policies/_lstm.cpython-311.so")])
+    assert lstm._load().level == lstm.LIBRARY.level
