@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.func import functional_call, grad_and_value
@@ -16,6 +15,7 @@ from torch.func import functional_call, grad_and_value
 from sb3_ppo_notes.algorithms.compiled_steps import CompiledSteps
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss
 from sb3_ppo_notes.algorithms.program import Form, Program, rule_with_numbers, tensors_of
+from sb3_ppo_notes.algorithms.stepping import norms_by_owner
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.precision import mixed_precision
 from sb3_ppo_notes.policies.towers import Outputs
@@ -128,8 +128,8 @@ class CompiledRecurrentSteps(CompiledSteps):
             norm = self.steps.descend(self._whole(heads, [(pi, d_pi), (vf, d_vf)]), "")
         except NonFiniteError:
             return None
-        parts = np.sqrt(norm.parts.cpu().numpy() ** 2 @ self.steps.owned.T)
-        return th.cat((statistics, th.tensor([norm.total, *parts.tolist()], device=statistics.device)))
+        by_owner = norms_by_owner(norm.parts.cpu().numpy(), self.steps.owned)
+        return th.cat((statistics, th.tensor([norm.total, *by_owner.tolist()], device=statistics.device)))
 
     def _there_and_back(self, seen: Any, latent_vf: th.Tensor) -> list[th.Tensor] | None:
         """From what is remembered to the loss and back: statistics and slopes; ``None`` if no step is to follow."""

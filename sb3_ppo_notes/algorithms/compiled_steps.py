@@ -4,7 +4,7 @@ It is the very loss of ``algorithms.loss`` and the very optimiser of ``formulas.
 another. Sums are taken in another order than in eager code, so the weights agree to rounding and not to the bit.
 """
 
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch as th
@@ -33,9 +33,17 @@ class CompiledSteps:
         trained = {id(parameter) for parameter in steps.parameters}
         #: Weights and buffers that take part and are not trained here.
         self._untrained = [tensor for tensor in tensors_of(compiler.policy).values() if id(tensor) not in trained]
-        self.gradient = FlatVector(steps.parameters)
-        self.owners = owner_masks(compiler.policy, steps.parameters)
         self._made_for: Any = None
+
+    @cached_property
+    def gradient(self) -> FlatVector:
+        """Where the gradient goes if the optimiser steps by itself."""
+        return FlatVector(self.steps.parameters)
+
+    @cached_property
+    def owners(self) -> th.Tensor:
+        """``[2, P]``, which elements are the actor's own and which the critic's."""
+        return owner_masks(self.compiler.policy, self.steps.parameters)
 
     def begin(self, rule: UpdateRule, coefficients: LossCoefficients) -> None:
         """Begin an update.

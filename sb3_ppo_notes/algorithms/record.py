@@ -13,7 +13,7 @@ import torch as th
 from sb3_ppo_notes.algorithms.loss import LossTerms
 from sb3_ppo_notes.algorithms.program import NORMS
 from sb3_ppo_notes.algorithms.report import KLEstimates, UpdateReport, ratio_statistics
-from sb3_ppo_notes.algorithms.stepping import GradientNorm
+from sb3_ppo_notes.algorithms.stepping import GradientNorm, norms_by_owner
 
 #: Statistics of minibatches by name, ``[K]`` float32 each.
 Table = dict[str, np.ndarray]
@@ -108,7 +108,7 @@ class UpdateRecord:
             self._open.append(table)
         if self._gradients and self._owned is not None:
             parts = th.stack([norm.parts for norm in self._gradients]).cpu().numpy()
-            owned = np.sqrt(parts**2 @ self._owned.T).tolist()
+            owned = norms_by_owner(parts, self._owned).tolist()
             for norm, (actor, critic) in zip(self._gradients, owned, strict=True):
                 self._add_norms((norm.total, actor, critic))
         if self._terms:

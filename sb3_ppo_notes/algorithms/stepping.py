@@ -26,6 +26,17 @@ class GradientNorm(NamedTuple):
     parts: th.Tensor
 
 
+def norms_by_owner(parts: np.ndarray, owned: np.ndarray) -> np.ndarray:
+    """How long the actor's own part of a gradient is, and the critic's.
+
+    :param parts: ``[..., P]``, norm of each weight tensor's.
+    :param owned: ``[2, P]``, which of them are the actor's own and which the critic's.
+    :return: ``[..., 2]``.
+    """
+    norms: np.ndarray = np.sqrt(parts**2 @ owned.T)
+    return norms
+
+
 class GradientSteps:
     """Takes the steps of one phase of an update, in SB3's order of operations.
 

@@ -38,8 +38,11 @@ typedef struct {
     float *d_w_ih, *d_bias;         /* out of backward if wanted: [4H, K], [4H]; else null */
 } Batch;
 
-/* By how many columns of a matrix product's result are computed at once, at most; H must be a multiple. */
-enum { WIDEST = 64, ROWS = 6, PANEL = 16 };
+/* H must be a multiple of it, and it of the columns of a product that are computed at once. */
+#define WIDEST 64
+
+/* Rows of a product that are computed at once, and columns of the left side of the weights' gradient. */
+enum { ROWS = 6, PANEL = 16 };
 
 enum { NO_MEMORY = 1, OUTSIDE = 2 };
 
@@ -84,33 +87,17 @@ EXPORT int lstm_level(void) {
     return 0;
 }
 
+#ifdef X86
+#define BEST(pass, batch, level) \
+    ((level) >= 2 ? pass##_avx512(batch) : (level) == 1 ? pass##_avx2(batch) : pass##_plain(batch))
+#else
+#define BEST(pass, batch, level) ((void)(level), pass##_plain(batch))
+#endif
+
 /* 0; NO_MEMORY for what lies between; OUTSIDE if a row lies in no lane. */
-EXPORT int lstm_forward(const Batch *batch, int level) {
-#ifdef X86
-    if (level >= 2) return forward_avx512(batch);
-    if (level == 1) return forward_avx2(batch);
-#endif
-    (void)level;
-    return forward_plain(batch);
-}
-
-EXPORT int lstm_step(const Batch *batch, int level) {
-#ifdef X86
-    if (level >= 2) return step_avx512(batch);
-    if (level == 1) return step_avx2(batch);
-#endif
-    (void)level;
-    return step_plain(batch);
-}
-
-EXPORT int lstm_backward(const Batch *batch, int level) {
-#ifdef X86
-    if (level >= 2) return backward_avx512(batch);
-    if (level == 1) return backward_avx2(batch);
-#endif
-    (void)level;
-    return backward_plain(batch);
-}
+EXPORT int lstm_forward(const Batch *batch, int level) { return BEST(forward, batch, level); }
+EXPORT int lstm_backward(const Batch *batch, int level) { return BEST(backward, batch, level); }
+EXPORT int lstm_step(const Batch *batch, int level) { return BEST(step, batch, level); }
 
 /* For those who walk over all modules of a package: importing this file does nothing. */
 #if defined(__has_include)

@@ -6,6 +6,9 @@
 #define VEC NAME(Vec)
 #define INT NAME(Int)
 #define COLUMNS (LANES * VECTORS)
+#if WIDEST % COLUMNS
+#error "a block of columns must fit into WIDEST"
+#endif
 #define TILE (COLUMNS < 16 ? COLUMNS : 16)
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")

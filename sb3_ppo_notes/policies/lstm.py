@@ -212,7 +212,11 @@ def sequences(memory: Memory, place: th.Tensor, shape: tuple[int, int]) -> th.Te
     :param place: ``[N]`` int64, step · S + lane of each row. Between two sequences of a lane a step is left empty.
     :param shape: steps of a lane, and lanes S.
     :return: ``[N, H]``, differentiable with respect to features and weights.
+    :raises ValueError: if ``place`` is of another type or length, or a row lies outside the lanes.
     """
+    if place.dtype != th.int64 or place.shape != (len(memory.features),):
+        rows = f"one int64 for each of {len(memory.features)} rows"
+        raise InvalidValueError(f"place must hold {rows}, got {place.dtype} of shape {tuple(place.shape)}")
     arguments = (*memory.states, memory.features, *weights_of(memory.module))
     return _Sequences.apply(shape, place, *arguments)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -255,18 +259,18 @@ class _Sequences(th.autograd.Function):
         hidden, cell, features, w_ih, w_hh, *biases = (tensor.contiguous() for tensor in given)
         n_inputs = features.shape[1]
         is_narrow = n_inputs < NARROW
-        d_gates, d_w_hh = th.empty_like(gates), th.empty_like(w_hh)
-        d_w_ih = th.empty_like(w_ih) if is_narrow else None
-        d_bias = gates.new_empty(gates.shape[1]) if is_narrow else None
+        d_gates, d_w_hh, d_w_ih = th.empty_like(gates), th.empty_like(w_hh), th.empty_like(w_ih)
+        d_bias = gates.new_empty(gates.shape[1])
         # Written to: what comes from later steps is added.
         d_hidden = gradient.clone(memory_format=th.contiguous_format)
         known = {"place": place, "h_0": hidden, "c_0": cell, "features": features, "w_hh": w_hh}
         known |= {"gates": gates, "cells": between[0], "tanhs": between[1], "hiddens": hiddens}
-        wanted = {"d_hiddens": d_hidden, "d_gates": d_gates, "d_w_hh": d_w_hh, "d_w_ih": d_w_ih, "d_bias": d_bias}
+        wanted = {"d_hiddens": d_hidden, "d_gates": d_gates, "d_w_hh": d_w_hh}
+        wanted |= {"d_w_ih": d_w_ih, "d_bias": d_bias} if is_narrow else {}
         _library().run("backward", _Batch.of((len(features), n_inputs, w_hh.shape[1], *ctx.shape), **known, **wanted))
         if not is_narrow:
-            d_w_ih, d_bias = d_gates.t().mm(features), d_gates.sum(0)
-        assert d_bias is not None
+            th.mm(d_gates.t(), features, out=d_w_ih)
+            th.sum(d_gates, 0, out=d_bias)
         d_features = d_gates.mm(w_ih) if ctx.needs_input_grad[4] else None
         # A tensor for each bias: who clips gradients in place would else shorten the one twice.
         return None, None, None, None, d_features, d_w_ih, d_w_hh, *([d_bias, d_bias.clone()] if biases else [])

@@ -7,7 +7,8 @@ import torch as th
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.rules import AdvantageNormalization, ClippedValueError, EarlyStop, KLPenalty, UpdateRule
+from sb3_ppo_notes.rules import ClippedValueError, UpdateRule
+from tests.algorithms.test_compile import CASES as FEED_FORWARD
 from tests.algorithms.test_compile import STEADY, ChangeEverything, Compilations, difference, learn, models
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*mini-?batch.*:UserWarning")
@@ -24,33 +25,29 @@ def after_updates(n, *models_):
     assert models_[-1].compiler.reason is None
 
 
-def box(name):
-    return dict(policy_kwargs=dict(action_distribution=name))
-
-
-CASES = {
-    "discrete": ("discrete", {}),
+#: What stands on the memory is the same as without one.
+SAME = (
+    "discrete",
+    "multi_discrete",
+    "multi_binary",
+    "box",
+    "squashed_gaussian",
+    "beta",
+    "state_dependent_gaussian",
+    "masked",
+    "kl_penalty",
+    "exact_kl_stop",
+    "stop_of_the_policy",
+    "normalized_by_rollout",
+)
+CASES = {name: FEED_FORWARD[name] for name in SAME} | {
     "own_code": ("discrete", dict(policy_kwargs=dict(lstm_hidden_size=64))),
-    "multi_discrete": ("multi_discrete", dict(ent_coef=0.01)),
-    "multi_binary": ("multi_binary", dict(ent_coef=0.01)),
-    "box": ("box", dict(ent_coef=0.01, clip_range_vf=0.1)),
-    "squashed_gaussian": ("box", dict(ent_coef=0.01) | box("squashed_gaussian")),
-    "beta": ("box", dict(ent_coef=0.01) | box("beta")),
-    "state_dependent_gaussian": ("box", dict(ent_coef=0.01) | box("state_dependent_gaussian")),
     "dict": ("dict", dict(policy="MultiInputLstmPolicy")),
-    "masked": ("discrete", dict(masked=True)),
     "masked_multi_discrete": ("multi_discrete", dict(masked=True)),
     "shared": ("discrete", dict(policy_kwargs=dict(shared_lstm=True, enable_critic_lstm=False))),
     "critic_without": ("discrete", dict(policy_kwargs=dict(enable_critic_lstm=False))),
     "gru_of_two_layers": ("discrete", dict(policy_kwargs=dict(rnn="gru", n_lstm_layers=2))),
-    "kl_penalty": ("box", dict(rule=UpdateRule(policy_objective=KLPenalty()))),
-    "exact_kl_stop": ("discrete", dict(rule=UpdateRule(kl_controls=(EarlyStop(0.001, estimator="exact"),)))),
-    "stop_of_the_policy": ("discrete", dict(rule=UpdateRule(kl_controls=(EarlyStop(0.001, scope="policy"),)))),
     "value_clip": ("discrete", dict(rule=UpdateRule(value_objective=ClippedValueError(0.1)))),
-    "normalized_by_rollout": (
-        "discrete",
-        dict(rule=UpdateRule(advantage_normalization=AdvantageNormalization("rollout", 0))),
-    ),
     "no_norm_limit": ("discrete", dict(max_grad_norm=1e9)),
     "torchs_own_optimizer": ("discrete", dict(policy_kwargs=dict(optimizer_class=th.optim.AdamW))),
 }

@@ -341,6 +341,21 @@ def test_a_row_outside_the_lanes_is_refused(place):
         lstm.sequences(memory, th.tensor([0, 1, place]), (1, 3))
 
 
+@built
+@pytest.mark.parametrize(
+    ("place", "got"),
+    [
+        (th.arange(2), "torch.int64 of shape (2,)"),
+        (th.arange(3).int(), "torch.int32 of shape (3,)"),
+        (th.zeros(3, 1).long(), "torch.int64 of shape (3, 1)"),
+    ],
+)
+def test_places_of_another_type_or_number_are_refused(place, got):
+    with pytest.raises(InvalidValueError) as error:
+        lstm.sequences(memory_of(3, 3), place, (1, 3))
+    assert str(error.value) == f"place must hold one int64 for each of 3 rows, got {got}"
+
+
 class WrongWidth(BaseFeaturesExtractor):
     def __init__(self, space):
         super().__init__(space, 8)
