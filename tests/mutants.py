@@ -585,6 +585,20 @@ MUTANTS = [
         "tests/algorithms/test_compile_recurrent.py::test_it_saves_loads_predicts_and_continues",
     ),
     Mutant(
+        "a recurrent policy's advantages normalised over all minibatches",
+        "rollouts/minibatches.py",
+        'columns["advantages"] = [normalization.normalize(part) for part in columns["advantages"]]',
+        'columns["advantages"] = th.split(normalization.normalize(th.cat(list(columns["advantages"]))), sizes)',
+        RECURRENT + "test_each_minibatchs_advantages_are_normalised_by_themselves",
+    ),
+    Mutant(
+        "in C a bias has no gradient",
+        "policies/_lstm_kernel.h",
+        "for (Index k = 0; k <= K; k++)",
+        "for (Index k = 0; k < K; k++)",
+        LSTM + "test_it_is_pytorchs_forward_and_back",
+    ),
+    Mutant(
         "the forget gate's slope from the memory after the step",
         "formulas/memory.py",
         "d_cell * before * f * (1.0 - f),",

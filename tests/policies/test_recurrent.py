@@ -127,6 +127,19 @@ def test_every_step_is_learned_from_exactly_once():
     assert sorted(rows) == sorted(model.rollout_buffer.returns.ravel())
 
 
+def test_each_minibatchs_advantages_are_normalised_by_themselves():
+    model = gathered(small(batch_size=12, n_envs=3))
+    buffer = model.rollout_buffer
+    # Numbered, so that a minibatch's rows can be told by their returns.
+    buffer.returns = np.arange(buffer.returns.size, dtype=np.float32).reshape(buffer.returns.shape)
+    numbers, raw = buffer.flat(buffer.returns), buffer.flat(buffer.advantages)
+    for batch in buffer.get(12):
+        assert batch.is_normalized
+        expected = raw[[int(np.flatnonzero(numbers == number)[0]) for number in batch.returns.numpy()]]
+        expected = (expected - expected.mean()) / (expected.std(ddof=1) + 1e-8)
+        assert batch.advantages.numpy() == pytest.approx(expected, abs=1e-5)
+
+
 def test_sequences_cross_neither_episodes_nor_environments():
     starts = np.zeros((6, 2))
     starts[[0, 3], 0] = 1
