@@ -24,6 +24,8 @@ RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
 LSTM = "tests/policies/test_lstm.py::"
+REPLAY = "tests/algorithms/test_replay.py::"
+RESIDENT = "tests/rollouts/test_resident.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
 CALLBACKS = "tests/callbacks/"
 STOCK = "tests/parity/test_stock.py::"
@@ -975,5 +977,61 @@ MUTANTS = [
         "if then.get(name) != now[name]:",
         "if False:",
         TRAIN_RESUME + "test_bad_input_is_one_line_and_changes_nothing",
+    ),
+    Mutant(
+        "a recording is trusted unseen",
+        "algorithms/replay.py",
+        "if not all(map(_agree, (*bound, *self._outputs), (*stepped, *expected))):",
+        "if not bound:",
+        REPLAY + "test_what_cannot_be_recorded_is_called",
+    ),
+    Mutant(
+        "a step that was recorded in vain is lost",
+        "algorithms/replay.py",
+        "            th._foreach_copy_(bound, stepped)\n",
+        "",
+        REPLAY + "test_what_cannot_be_recorded_is_called",
+    ),
+    Mutant(
+        "a recording goes on with weights that lie elsewhere",
+        "algorithms/replay.py",
+        "if self._places != [arguments[index].data_ptr() for index in self.bound]:",
+        "if not self._places:",
+        REPLAY + "test_weights_that_lie_elsewhere_are_found",
+    ),
+    Mutant(
+        "a recorded result is overwritten by the next",
+        "algorithms/replay.py",
+        "tuple(output.clone() for output in self._outputs)",
+        "tuple(self._outputs)",
+        REPLAY + "test_results_outlive_the_next_call",
+    ),
+    Mutant(
+        "a recorded step sees its first minibatch for ever",
+        "algorithms/replay.py",
+        "            th._foreach_copy_(mine, [arguments[index] for index in given])\n",
+        "            pass\n",
+        REPLAY + "test_a_recorded_run_is_the_run[discrete]",
+    ),
+    Mutant(
+        "a rollout half of which came from a file is learned from as if it had been seen",
+        "rollouts/resident.py",
+        "if self._n_seen < n_steps:",
+        "if not self._n_seen:",
+        RESIDENT + "test_a_rollout_that_was_cut_goes_on",
+    ),
+    Mutant(
+        "values are read from the device over those of a callback",
+        "rollouts/resident.py",
+        "rows, self._unread = slice(*self._unread), None",
+        "rows = slice(*self._unread)",
+        RESIDENT + "test_somebody_elses_values_are_kept",
+    ),
+    Mutant(
+        "only the last step's values are read from the device",
+        "rollouts/resident.py",
+        "first = step if self._unread is None else self._unread[0]",
+        "first = step",
+        RESIDENT + "test_the_run_is_the_same[box]",
     ),
 ]

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from sb3_ppo_notes.algorithms.compiled_recurrent import CompiledRecurrentSteps
 from sb3_ppo_notes.algorithms.compiled_steps import CompiledSteps
-from sb3_ppo_notes.algorithms.inductor import CannotCompile, compiled, has_compiler
+from sb3_ppo_notes.algorithms.inductor import CannotCompile, compiled, missing_for
 from sb3_ppo_notes.algorithms.program import tensors_of
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.policies.acting import Acting, Choice
@@ -43,14 +43,14 @@ class Compiler:
             self.give_up(self.reason)
 
     def _refusal(self, policy: Any) -> str | None:
-        if not has_compiler(policy.device):
+        missing = missing_for(policy.device)
+        if missing is not None:
             warnings.warn(
-                "compile=True needs a C++ compiler (g++, or the one that CXX names) and found none: training is eager, "
-                "with the same result",
+                f"compile=True needs {missing} and found none: training is eager, with the same result",
                 UserWarning,
                 stacklevel=2,
             )
-            return "there is no C++ compiler"
+            return f"there is no {missing.removeprefix('a ')}"
         if policy.precision == "float16":
             return "float16 scales its loss step by step"
         if not has_known_distribution(policy):

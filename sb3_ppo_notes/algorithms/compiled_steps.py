@@ -13,6 +13,7 @@ from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer
 from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.program import Form, Program, numbers_of, owner_masks, tensors_of
+from sb3_ppo_notes.algorithms.replay import recorded
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.rules import UpdateRule
 
@@ -34,6 +35,8 @@ class CompiledSteps:
         #: Weights and buffers that take part and are not trained here.
         self._untrained = [tensor for tensor in tensors_of(compiler.policy).values() if id(tensor) not in trained]
         self._made_for: Any = None
+        #: Compiled functions, as the device launches them fastest.
+        self._launched: dict[Any, Any] = {}
 
     @cached_property
     def gradient(self) -> FlatVector:
@@ -80,7 +83,7 @@ class CompiledSteps:
         flat = self.steps.flat
         written, changing = self.vectors()
         arguments = [*written, changing, self.numbers, self.owners, *self.others, *Form.leaves(minibatch)]
-        function = self._function(flat, minibatch, arguments)
+        function = self._function(flat, minibatch, arguments, len(written))
         if function is None:
             return None
         is_taken, statistics = function(*arguments)
@@ -89,14 +92,20 @@ class CompiledSteps:
         self.conclude()
         return statistics  # type: ignore[no-any-return]
 
-    def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor]) -> Any:
+    def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor], n_written: int) -> Any:
         """The compiled function; looked up once, and again if the optimiser is no longer stepped in vectors."""
         if self._found is None or self._found[0] is not flat:
             optimizer = None if flat is None else (flat.rule, flat.options)
             form = Form.of(minibatch, len(self.others))
             key = self.program.key(optimizer), form
             build = partial(self.program.function, optimizer, form)
-            self._found = flat, self.compiler.function(key, build, arguments)
+            function = self.compiler.function(key, build, arguments)
+            if function is not None and function not in self._launched:
+                # Behind what is written lie two tensors made anew; owners and others stay where they are.
+                owners = n_written + 2
+                bound = (*range(n_written), *range(owners, owners + 1 + len(self.others)))
+                self._launched[function] = recorded(function, self.compiler.policy.device, bound)
+            self._found = flat, self._launched.get(function)
         return self._found[1]
 
     def vectors(self) -> tuple[list[th.Tensor], th.Tensor]:

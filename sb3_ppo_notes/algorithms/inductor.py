@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 
 #: How Inductor compiles. Random numbers come from torch's generators, as in eager code.
 OPTIONS: dict[str, Any] = {
-    "cpp_wrapper": True,  # the whole call in C++: Python between the kernels would cost more than they do
     "fallback_random": True,
     # Trusts the processor's own word on its vector instructions; Inductor would compile six programs to try them.
     "cpp.vec_isa_ok": True,
@@ -47,7 +46,7 @@ def compiled(
         with th.no_grad(), _quiet(), _Traceable(), th.random.fork_rng(devices=_cuda_devices(arguments)):
             graph, fakes = _traced_with_rows(function, arguments, varying) if varying else _traced(function, arguments)
         with th.no_grad(), _quiet(), _trusted_processor():
-            return inductor_compile(graph, fakes, options=OPTIONS)  # type: ignore[no-any-return]
+            return inductor_compile(graph, fakes, options=options_for(arguments[0].device))  # type: ignore[no-any-return]
     except CannotCompile:
         raise
     except Exception as error:  # Inductor has no common class for its errors
@@ -112,17 +111,32 @@ class CannotCompile(Exception):
     """A function cannot be compiled, and why."""
 
 
-def has_compiler(device: th.device) -> bool:
-    """Whether this machine has what Inductor needs: a C++ compiler.
+def options_for(device: th.device) -> dict[str, Any]:
+    """How Inductor compiles for a device.
 
     :param device: where the code is to run.
-    :return: whether to try.
+    :return: on a CPU the whole call in C++: Python between the kernels would cost more than they do. On a GPU Python is
+        heard once, while the step is recorded.
     """
+    return OPTIONS | {"cpp_wrapper": device.type == "cpu"}
+
+
+def missing_for(device: th.device) -> str | None:
+    """What Inductor needs and this machine has not.
+
+    :param device: where the code is to run.
+    :return: ``None`` if there is nothing, so that compiling can be tried.
+    """
+    if device.type != "cpu":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "Triton (PyTorch's builds for a GPU bring it along)"
     with _quiet():
         from torch._inductor import config
 
     candidates = config.cpp.cxx if isinstance(config.cpp.cxx, list | tuple) else [config.cpp.cxx]
-    return any(candidate is not None and shutil.which(str(candidate)) for candidate in candidates)
+    has_compiler = any(candidate is not None and shutil.which(str(candidate)) for candidate in candidates)
+    return None if has_compiler else "a C++ compiler (g++, or the one that CXX names)"
 
 
 def _cuda_devices(arguments: Sequence[th.Tensor]) -> list[int]:

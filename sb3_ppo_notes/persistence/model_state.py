@@ -198,7 +198,9 @@ def _held_rollout(buffer: Any, n_steps: int) -> dict[str, Any]:
     """The rows of a rollout that are there, and what else the buffer has noted of them."""
     rows: dict[str, Any] = {}
     notes: dict[str, Any] = {}
-    for name, value in vars(buffer).items():
+    # Values and log-probabilities may still lie on a device: asked for, they come.
+    arrays = vars(buffer) | {name: getattr(buffer, name) for name in ("values", "log_probs")}
+    for name, value in arrays.items():
         if _is_rollout_array(buffer, value):
             rows[name] = value[:n_steps]
         elif isinstance(value, dict) and value and all(_is_rollout_array(buffer, part) for part in value.values()):

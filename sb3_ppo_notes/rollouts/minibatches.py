@@ -71,6 +71,7 @@ class MinibatchSource:
     _states: list[States]
     _columns: dict[str, th.Tensor]
     _observation_tensors: Any
+    _mask_tensor: th.Tensor | None
 
     def flat(self, array: np.ndarray) -> np.ndarray:
         """A rollout array in the order of the samples: all of environment 0, then all of environment 1, and so on.
@@ -100,8 +101,13 @@ class MinibatchSource:
 
     def _prepare(self) -> None:
         if not self.generator_ready:
-            self._columns, self._observation_tensors = self._columns_as_tensors(), self._observations_as_tensors()
+            self._columns = self._columns_as_tensors()
+            self._prepare_context()
             self.generator_ready = True
+
+    def _prepare_context(self) -> None:
+        self._observation_tensors = self._observations_as_tensors()
+        self._mask_tensor = None if self.action_masks is None else self._flat_tensor(self.action_masks)
 
     def portions(self, size: int) -> Iterator[Portion]:
         """All rows once, without shuffling.
@@ -109,7 +115,7 @@ class MinibatchSource:
         :param size: rows of a portion; the last may be smaller.
         :return: observations and what the policy chose under.
         """
-        self._observation_tensors = self._observations_as_tensors()
+        self._prepare_context()
         if self._states:
             yield from self._sequence_portions(size, Optimization(order="sequential"))
             return
@@ -248,13 +254,14 @@ class MinibatchSource:
         return columns
 
     def _observations_as_tensors(self) -> Any:
-        return self._flat_tensor(self.observations)
+        """All observations in flat order, on the device."""
+        raise NotImplementedError
 
     def _observation_rows(self, rows: th.Tensor) -> Any:
         return self._observation_tensors[rows]
 
     def _mask_rows(self, rows: th.Tensor) -> th.Tensor | None:
-        return None if self.action_masks is None else self._flat_tensor(self.action_masks)[rows]
+        return None if self._mask_tensor is None else self._mask_tensor[rows]
 
     def _flat_tensor(self, array: np.ndarray) -> th.Tensor:
         return th.from_numpy(self.flat(array)).to(self.device)

@@ -20,7 +20,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.algorithms.construction import check_policy, made_environment
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
-from sb3_ppo_notes.runs.bench_arms import HYPERPARAMETERS, OURS, PEERS, Arm, kind_of, our_arm, parsed_names, peer_arm
+from sb3_ppo_notes.runs.bench_arms import (
+    HYPERPARAMETERS,
+    OURS,
+    PEERS,
+    Arm,
+    check_present_device,
+    kind_of,
+    our_arm,
+    parsed_names,
+    peer_arm,
+)
 from sb3_ppo_notes.runs.bench_report import bench_table, draw_bars, footnotes, write_whole
 from sb3_ppo_notes.runs.bench_results import train_all
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
@@ -65,6 +75,8 @@ class Bench:
     """Episodes of the final, deterministic evaluation, on seeds that training never saw."""
     seed: int = 0
     """Of all random generators."""
+    device: str = "cpu"
+    """Where PyTorch's arms train: cpu, cuda or cuda:1. JAX chooses by itself."""
     cold_compile: bool = False
     """Measure compilation twice: with an empty cache, and from the cache that this has filled."""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("bench"))
@@ -89,6 +101,7 @@ class Bench:
         for name in ("n_envs", "rounds", "n_eval_episodes"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("seed", self.seed, minimum=0)
+        check_present_device(self.device)
         check_policy(self.policy, NotesPPO.policy_aliases, None)
         ours, peers = parsed_names("ours", self.ours, list(OURS)), parsed_names("peers", self.peers, list(PEERS))
         self._check_hyperparameters()
@@ -107,6 +120,7 @@ class Bench:
                 f"env must be an environment that can be made, got {self.env!r}: {error}"
             ) from error
         common: dict[str, Any] = {"env": self.env, "n_envs": self.n_envs, "policy": self.policy, "seed": self.seed}
+        common["device"] = self.device
         common["arguments"] = self._hyperparameters()
         kind = kind_of(self.algo, self.policy)
         return [
@@ -151,7 +165,8 @@ class Bench:
         console = Console()
         if not console.is_terminal:
             console = Console(width=COLUMNS)
-        title = f"{self.algo.upper()} on {self.env}, {self.policy}, {self.n_envs} envs"
+        where = "" if self.device == "cpu" else f", {self.device}"
+        title = f"{self.algo.upper()} on {self.env}, {self.policy}, {self.n_envs} envs{where}"
         summaries = results.summaries()
         console.print(bench_table(summaries, results.evaluations, title))
         for note in footnotes(summaries, self.rounds, self.n_eval_episodes, load):

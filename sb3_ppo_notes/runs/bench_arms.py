@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch as th
+
 import sb3_ppo_notes
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice
 
@@ -110,6 +112,19 @@ def parsed_names(argument: str, words: str, known: Sequence[str]) -> list[str]:
             f"{argument} must be names separated by commas out of {', '.join(known)}, got {words!r}"
         )
     return names
+
+
+def check_present_device(device: str) -> None:
+    """Refuse a device that PyTorch does not know or this machine does not have: nothing may be measured elsewhere.
+
+    :param device: as the user writes it.
+    :raises ValueError: if there is no such device here.
+    """
+    try:
+        th.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError(f"device must be cpu, or a GPU of this machine, got {device!r}: {reason}") from error
 
 
 def our_arm(name: str, algo: str, common: dict[str, Any]) -> Arm:

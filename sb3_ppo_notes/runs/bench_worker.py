@@ -27,8 +27,8 @@ class Arm:
     """What is measured: an algorithm with its environments.
 
     :param spec: ``module`` and ``class`` of the algorithm, its ``policy`` and further ``arguments``, ``env``,
-        ``n_envs``, ``vec_env`` (``"dummy"``, ``"lean"`` or ``"vector"``), ``seed``, and ``import_from``: a folder to
-        find packages in, or ``None``.
+        ``n_envs``, ``vec_env`` (``"dummy"``, ``"lean"`` or ``"vector"``), ``seed``, ``device``, and
+        ``import_from``: a folder to find packages in, or ``None``.
     """
 
     def __init__(self, spec: dict[str, Any]):
@@ -64,7 +64,7 @@ class Arm:
 
         started = time.perf_counter()
         algorithm = getattr(importlib.import_module(self.spec["module"]), self.spec["class"])
-        arguments = {"seed": self.spec["seed"], "device": "cpu", **self.spec["arguments"]}
+        arguments = {"seed": self.spec["seed"], "device": self.spec["device"], **self.spec["arguments"]}
         self.model = algorithm(self.spec["policy"], self._environments(), **arguments)
         seconds = time.perf_counter() - started
         self.floor_env = self._environments()

@@ -135,7 +135,7 @@ def test_the_table_fits_and_the_command_is_complete(benchmark):
 
 @pytest.mark.slow
 def test_where_training_breaks_the_traceback_is_shown(environments):
-    common = {"env": "chatty_environments:Breaking-v0", "n_envs": 1, "policy": "MlpPolicy", "seed": 0}
+    common = {"env": "chatty_environments:Breaking-v0", "n_envs": 1, "policy": "MlpPolicy", "seed": 0, "device": "cpu"}
     arm = peer_arm("sb3", "ppo", None, common | {"arguments": {"n_steps": 64}})
     with running([arm], {}) as workers:
         workers["sb3"].receive()
@@ -173,7 +173,14 @@ def test_what_compiles_is_trained_with_an_empty_cache_and_again_from_it(tmp_path
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     arguments = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "compile": True}
-    common = {"env": "CartPole-v1", "n_envs": 2, "policy": "MlpPolicy", "seed": 0, "arguments": arguments}
+    common = {
+        "env": "CartPole-v1",
+        "n_envs": 2,
+        "policy": "MlpPolicy",
+        "seed": 0,
+        "device": "cpu",
+        "arguments": arguments,
+    }
     spec = {"module": "pretended_library", "class": "PPO", "vec_env": "dummy", "import_from": None, **common}
     arm = Arm("pretended", sys.executable, spec)
     assert arm.compiles
@@ -393,6 +400,8 @@ def test_interrupt_exits_with_130_and_writes_nothing(tmp_path, capsys, monkeypat
         (["--n-envs", "0"], "n_envs must be an int >= 1, got 0"),
         (["--n-eval-episodes", "0"], "n_eval_episodes must be an int >= 1, got 0"),
         (["--seed", "-1"], "seed must be an int >= 0, got -1"),
+        (["--device", "gpu"], "device must be cpu, or a GPU of this machine, got 'gpu': Expected one of cpu"),
+        (["--device", "cuda:77"], "device must be cpu, or a GPU of this machine, got 'cuda:77': "),
         (["--env", "CartPoel-v1"], "env must be the id of a registered environment, got 'CartPoel-v1'"),
         (["--env", "CartPole-v7"], "env must be an environment that can be made, got 'CartPole-v7'"),
         (["--env", "nowhere:Some-v0"], "env must be an environment that can be made, got 'nowhere:Some-v0'"),
