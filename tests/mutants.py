@@ -24,6 +24,8 @@ RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
 LSTM = "tests/policies/test_lstm.py::"
+SCRIPT = "tests/algorithms/test_script.py::"
+SCRIPTED = "tests/algorithms/test_scripted_steps.py::"
 REPLAY = "tests/algorithms/test_replay.py::"
 RESIDENT = "tests/rollouts/test_resident.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
@@ -232,7 +234,7 @@ MUTANTS = [
     Mutant(
         "gradient not checked",
         "algorithms/stepping.py",
-        "if not math.isfinite(norm.item()):",
+        "if not math.isfinite(length):",
         "if False:",
         CONTRACT + "test_a_non_finite_gradient_stops_before_the_weights",
     ),
@@ -330,8 +332,8 @@ MUTANTS = [
     Mutant(
         "a memory is not trained by the critic",
         "policies/towers.py",
-        "if bottom is not None:",
-        "if bottom is not None and not bottoms:",
+        "ends = [(top, bottom) for top, bottom in bottoms if bottom is not None]",
+        "ends = [(top, bottom) for top, bottom in bottoms if bottom is not None][:1]",
         RECURRENT + "test_gradients_by_hand_are_autograds[two_memories-MlpLstmPolicy-net_arch0]",
     ),
     Mutant(
@@ -1033,5 +1035,61 @@ MUTANTS = [
         "first = step if self._unread is None else self._unread[0]",
         "first = step",
         RESIDENT + "test_the_run_is_the_same[box]",
+    ),
+    Mutant(
+        "a list of operations is believed unseen",
+        "algorithms/scripted_steps.py",
+        "elif len(leaves[0]) not in self._believed[kind]:",
+        "elif not leaves:",
+        SCRIPTED + "test_a_list_that_gives_other_numbers_is_not_believed",
+    ),
+    Mutant(
+        "a list of operations goes on with last update's clip range",
+        "algorithms/scripted_steps.py",
+        "if key != self._key or not lies_there:",
+        "if self._key is None or not lies_there:",
+        SCRIPTED + "test_other_numbers_are_another_list",
+    ),
+    Mutant(
+        "a list of operations goes on into a vector that nobody steps",
+        "algorithms/scripted_steps.py",
+        "if self.steps.flat is not self._vectors:",
+        "if self._vectors is None:",
+        SCRIPTED + "test_a_loaded_optimizer_is_stepped",
+    ),
+    Mutant(
+        "a user's own objective is asked once and for all",
+        "algorithms/scripted_steps.py",
+        "return is_ours and not is_looking and self.steps.scaler is None",
+        "return not is_looking and self.steps.scaler is None",
+        SCRIPTED + "test_a_users_own_objective_is_asked_every_time",
+    ),
+    Mutant(
+        "a random number is drawn once and for all",
+        "algorithms/script.py",
+        "if th.Tag.nondeterministic_seeded in tags:",
+        "if not tags:",
+        SCRIPT + "test_what_is_no_fixed_list_is_refused",
+    ),
+    Mutant(
+        "the number of rows is fixed where it is one of several",
+        "algorithms/script.py",
+        "return self._row_count if self._is_row_count(given) else self.graph.insertConstant(given)",
+        "return self.graph.insertConstant(given)",
+        SCRIPT + "test_any_number_of_rows",
+    ),
+    Mutant(
+        "a view keeps the memory that its weight has left",
+        "algorithms/script.py",
+        "            self.roots.append(args[0])\n",
+        "            pass\n",
+        SCRIPT + "test_weights_are_read_where_they_lie",
+    ),
+    Mutant(
+        "everybody's TorchScript stays unoptimised",
+        "algorithms/script.py",
+        "            th._C._set_graph_executor_optimize(was_optimizing)\n",
+        "            pass\n",
+        SCRIPT + "test_others_keep_their_interpreter",
     ),
 ]

@@ -17,7 +17,8 @@ from unittest import mock
 
 import torch as th
 from torch import fx
-from torch.overrides import TorchFunctionMode
+
+from sb3_ppo_notes.algorithms.tracing import Traceable
 
 #: How Inductor compiles. Random numbers come from torch's generators, as in eager code.
 OPTIONS: dict[str, Any] = {
@@ -43,7 +44,7 @@ def compiled(
         from torch._inductor import compile as inductor_compile
 
     try:
-        with th.no_grad(), _quiet(), _Traceable(), th.random.fork_rng(devices=_cuda_devices(arguments)):
+        with th.no_grad(), _quiet(), Traceable(), th.random.fork_rng(devices=_cuda_devices(arguments)):
             graph, fakes = _traced_with_rows(function, arguments, varying) if varying else _traced(function, arguments)
         with th.no_grad(), _quiet(), _trusted_processor():
             return inductor_compile(graph, fakes, options=options_for(arguments[0].device))  # type: ignore[no-any-return]
@@ -92,19 +93,6 @@ def _traced_with_rows(
         graph = make_fx(function)(*fakes)
     _check_constants(graph)
     return graph, fakes
-
-
-class _Traceable(TorchFunctionMode):
-    """Lends tracing an ``F.one_hot`` that does not look at the numbers: PyTorch's checks them one by one."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is not th.nn.functional.one_hot:
-            return function(*args, **(kwargs or {}))
-
-        def one_hot(tensor: th.Tensor, num_classes: int) -> th.Tensor:
-            return (tensor.unsqueeze(-1) == th.arange(num_classes, device=tensor.device)).long()
-
-        return one_hot(*args, **(kwargs or {}))
 
 
 class CannotCompile(Exception):

@@ -62,7 +62,10 @@ class GradientSteps:
         self._flat: FlatOptimizer | None = None
         #: The vectors of the update before: taken up again if nobody has touched what they show.
         self._kept: FlatOptimizer | None = None
-        self._is_decided = False
+        #: Whether it is known if this update's steps are taken in vectors.
+        self.is_decided = False
+        #: The same steps without Python, once they have been seen often; filled in by the update.
+        self.scripted: Any = None
         #: What to go back to if this update's steps turn out to have spoilt the weights; ``None`` before the first.
         self.undo: Undo | None = None
         #: Steps left out because float16 was too small for them.
@@ -74,7 +77,7 @@ class GradientSteps:
         :param phase: the same weights with the same optimiser.
         """
         self.phase = phase
-        self._is_decided = False
+        self.is_decided = False
         self.undo = None
 
     def remember(self) -> None:
@@ -104,9 +107,7 @@ class GradientSteps:
         :return: how long the gradient was before it was clipped.
         :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
         """
-        loss_value = loss.item()
-        if not math.isfinite(loss_value):
-            raise NonFiniteError(f"loss must be finite, got {loss_value} {place}")
+        _check_loss(loss.item(), place)
         if self.scaler is not None:
             return self._scaled_step(loss, self.scaler, place)
         if towers is not None:
@@ -125,21 +126,48 @@ class GradientSteps:
         :return: how long the gradient was before it was clipped.
         :raises NonFiniteError: if the gradient is not finite; the weights are then as before.
         """
-        if not self._is_decided:
+        if not self.is_decided:
             self._adopt(gradients)
         flat, found = self._flat, [gradient for gradient in gradients if gradient is not None]
         if flat is None or len(found) < len(self.parameters):
             return self._call_optimizer(gradients, place)
-        self.remember()
         with th.no_grad():
-            th._foreach_copy_(flat.gradient.parts, found)
-            parts, norm = _norms(flat.gradient.parts, place)
-            if self.phase.max_grad_norm is not None:
-                coefficient = _clip_coefficient(norm.item(), self.phase.max_grad_norm)
-                if coefficient < 1.0:
-                    flat.gradient.vector.mul_(coefficient)
-            flat.step()
-        return GradientNorm(norm.item(), parts)
+            return self._follow(flat, *self.shown(found), place)
+
+    def shown(self, gradients: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
+        """Put a gradient into its vector.
+
+        :param gradients: of each parameter.
+        :return: the norm of each tensor ``[P]``, and of all.
+        """
+        flat: Any = self._flat
+        th._foreach_copy_(flat.gradient.parts, gradients)
+        return _norms(flat.gradient.parts)
+
+    def take_shown(self, loss: th.Tensor, parts: th.Tensor, norm: th.Tensor, place: str) -> GradientNorm:
+        """One step down the gradient that lies in its vector.
+
+        :param loss: scalar.
+        :param parts: ``[P]``, norm of each weight tensor's gradient.
+        :param norm: of all.
+        :param place: where in the training this is, for the error.
+        :return: how long the gradient was before it was clipped.
+        :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
+        """
+        flat: Any = self._flat
+        _check_loss(loss.item(), place)
+        with th.no_grad():
+            return self._follow(flat, parts, norm, place)
+
+    def _follow(self, flat: FlatOptimizer, parts: th.Tensor, norm: th.Tensor, place: str) -> GradientNorm:
+        length = _checked(norm, place)
+        self.remember()
+        if self.phase.max_grad_norm is not None:
+            coefficient = _clip_coefficient(length, self.phase.max_grad_norm)
+            if coefficient < 1.0:
+                flat.gradient.vector.mul_(coefficient)
+        flat.step()
+        return GradientNorm(length, parts)
 
     @property
     def flat(self) -> FlatOptimizer | None:
@@ -148,7 +176,7 @@ class GradientSteps:
 
     def adopt_all(self) -> None:
         """Take weights and optimiser state into vectors before the first step, if the optimiser allows it."""
-        self._is_decided = True
+        self.is_decided = True
         self._take_over()
 
     def finish(self) -> None:
@@ -159,7 +187,7 @@ class GradientSteps:
 
     def _adopt(self, gradients: Sequence[th.Tensor | None]) -> None:
         """Decide at the first step, when it is known which weights have a gradient at all."""
-        self._is_decided = True
+        self.is_decided = True
         if all(gradient is not None for gradient in gradients):
             self._take_over()
 
@@ -218,13 +246,14 @@ class GradientSteps:
         else:
             for parameter, gradient in zip(self.parameters, source, strict=True):
                 parameter.grad = gradient
-        parts, norm = _norms([parameter.grad for parameter in self.parameters if parameter.grad is not None], place)
+        parts, norm = _norms([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        length = _checked(norm, place)
         if len(parts) < len(self.parameters):
             parts = self._norms_of_all()
         if self.phase.max_grad_norm is not None:
             th.nn.utils.clip_grads_with_norm_(self.parameters, self.phase.max_grad_norm, norm)
         self.phase.optimizer.step()
-        return GradientNorm(norm.item(), parts)
+        return GradientNorm(length, parts)
 
 
 def clip_coefficient(norm: th.Tensor, max_grad_norm: float) -> th.Tensor:
@@ -246,12 +275,21 @@ def _clip_coefficient(norm: float, max_grad_norm: float) -> float:
     return min(float(reciprocal * np.float32(max_grad_norm)), 1.0)
 
 
-def _norms(gradients: list[th.Tensor], place: str) -> tuple[th.Tensor, th.Tensor]:
+def _norms(gradients: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
     """The norm of each tensor ``[P]``, and of all: the norm of the norms, the order of summation of
     ``torch.nn.utils.clip_grad_norm_``.
     """
     parts = th.stack(th._foreach_norm(gradients))
-    norm: th.Tensor = th.linalg.vector_norm(parts)
-    if not math.isfinite(norm.item()):
-        raise NonFiniteError(f"gradient must be finite, got norm {norm.item()} {place}")
-    return parts, norm
+    return parts, th.linalg.vector_norm(parts)
+
+
+def _check_loss(value: float, place: str) -> None:
+    if not math.isfinite(value):
+        raise NonFiniteError(f"loss must be finite, got {value} {place}")
+
+
+def _checked(norm: th.Tensor, place: str) -> float:
+    length = norm.item()
+    if not math.isfinite(length):
+        raise NonFiniteError(f"gradient must be finite, got norm {length} {place}")
+    return length

@@ -10,7 +10,6 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 
-from sb3_ppo_notes.algorithms.compiled_steps import CompiledSteps
 from sb3_ppo_notes.algorithms.learner import Learner
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, mean_kl, minibatch_loss, policy_part, value_part
 from sb3_ppo_notes.algorithms.nonfinite import Safeguard, UpdateAbandoned
@@ -18,11 +17,13 @@ from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.record import UpdateRecord, Window
 from sb3_ppo_notes.algorithms.report import Scale, UpdateReport
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.algorithms.scripted_steps import Known
+from sb3_ppo_notes.algorithms.takers import compiled_steps, scripted_steps, steps_of
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
-from sb3_ppo_notes.policies.towers import TowerPass, towers_of
+from sb3_ppo_notes.policies.stacks import towers_of
+from sb3_ppo_notes.policies.towers import TowerPass
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules import EarlyStop, KLPenalty, UpdateRule
 
@@ -62,9 +63,10 @@ class Update:
         if self.rule.needs_exact_kl:
             self._remember_old_parameters()
         for phase in phases:
-            self.steps = self._steps_of(phase)
-            self.compiled = self._compiled_steps(phase)
+            self.steps = steps_of(self.learner, phase)
+            self.compiled = compiled_steps(self.learner, self.steps, self.rule, self.coefficients)
             self.towers = towers_of(self.learner.policy) if self.compiled is None else None
+            self.scripted = scripted_steps(self.learner, self.steps, self.towers, self.rule, self.coefficients)
             self.record.begin_phase(self.steps.owned, phase.max_grad_norm)
             self.safeguard.begin(self.steps)
             try:
@@ -80,26 +82,6 @@ class Update:
         self.safeguard.conclude(len(self.record.norms))
         self._adapt_penalty()
         return self._update_report(phases[0])
-
-    def _steps_of(self, phase: Phase) -> GradientSteps:
-        """The steps of the update before, if they were of these weights and this optimiser."""
-        kept = self.learner.gradient_steps.get(phase.trains)
-        if kept is None or not kept.belongs_to(phase):
-            policy = self.learner.policy
-            kept = GradientSteps(phase, getattr(policy, "equals_stock", True), policy)
-            self.learner.gradient_steps[phase.trains] = kept
-            if self.learner.precision == "float16":
-                kept.scaler = th.amp.GradScaler(self.learner.device.type)
-        kept.begin(phase)
-        return kept
-
-    def _compiled_steps(self, phase: Phase) -> CompiledSteps | None:
-        compiler, is_ours = self.learner.compiler, isinstance(self.learner.rollout_buffer, NotesRolloutBuffer)
-        if compiler is None or compiler.reason is not None or phase.trains == "critic" or not is_ours:
-            return None
-        steps = compiler.steps_of(self.steps)
-        steps.begin(self.rule, self.coefficients)
-        return steps
 
     def _run_phase(self, phase: Phase) -> None:
         for epoch in range(phase.n_epochs):
@@ -146,10 +128,15 @@ class Update:
             self.record.add_row(row)
             return False
         # Eager, or compiled and not taken: whatever the reason was, it shows again here.
-        recurrence = getattr(minibatch, "recurrence", None)
-        towers = None if self.towers is None else self.towers.forward(minibatch.observations, recurrence)
-        outputs = None if towers is None else towers.outputs
-        terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients, outputs)
+        known = None if self.scripted is None else self.scripted.run(minibatch)
+        towers = None
+        if known is not None:
+            terms = known.terms
+        else:
+            if self.towers is not None:
+                towers = self.towers.forward(minibatch.observations, getattr(minibatch, "recurrence", None))
+            outputs = None if towers is None else towers.outputs
+            terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients, outputs)
         self.record.add_minibatch(terms)
         if (
             early_stop
@@ -161,7 +148,7 @@ class Update:
                 return False
             return True
         loss = terms.loss if phase.trains == "both" else policy_part(terms, self.coefficients)
-        self._step(loss, epoch, number, towers, terms)
+        self._step(loss, epoch, number, towers, terms, known)
         return False
 
     def _critic_epoch(self, phase: Phase, epoch: int) -> bool:
@@ -185,10 +172,13 @@ class Update:
         number: int,
         towers: TowerPass | None = None,
         terms: LossTerms | None = None,
+        known: Known | None = None,
     ) -> None:
         place = f"in epoch {epoch}, minibatch {number} of the update at step {self.learner.num_timesteps}"
         try:
-            self.record.add_gradient(self.steps.take(loss, place, towers))
+            steps = self.steps
+            norm = steps.take(loss, place, towers) if known is None else steps.take_shown(*known[1:], place)
+            self.record.add_gradient(norm)
         except NonFiniteError as error:
             self.safeguard.meet(error, loss, terms)
             if terms is not None:

@@ -14,7 +14,7 @@ from sb3_ppo_notes.policies.actor_critic import (
     values_of,
 )
 from sb3_ppo_notes.policies.memory import States
-from sb3_ppo_notes.policies.towers import towers_of
+from sb3_ppo_notes.policies.stacks import towers_of
 
 
 class Choice(NamedTuple):

@@ -11,22 +11,15 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 from torch.nn.functional import linear
 
-from sb3_ppo_notes.policies.actor_critic import Latents, formulas_of, keeps_sb3_method
-from sb3_ppo_notes.policies.hooks import has_hooks, is_watched
-from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.policies.actor_critic import Latents, formulas_of
 
 #: (weight, bias) of one network's layers from input to output; the activation follows all but the last.
 Layers = list[tuple[nn.Parameter, nn.Parameter]]
-
-#: Methods of SB3's that the stacks stand in for.
-STACKED = ("evaluate_actions", "extract_features", "predict_values")
 
 
 class Outputs(NamedTuple):
@@ -61,6 +54,13 @@ class Towers:
         # Vectors go in as they are; everything else is scaled, one-hot coded or flattened first.
         self.is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
 
+    @property
+    def key(self) -> Any:
+        """Equal for networks that do the same with the same weights; they are made out anew for every update."""
+        policy = self.policy
+        ids = tuple(id(weight) for layer in (*self.actor, *self.critic) for weight in layer)
+        return ids, self.activation, id(formulas_of(policy)), type(policy.action_dist), policy.normalize_images
+
     def forward(self, observations: Any, recurrence: Any = None) -> "TowerPass":
         """Run both networks.
 
@@ -68,11 +68,20 @@ class Towers:
         :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
         :return: the outputs, and what is needed to go back.
         """
-        ground = self.ground(observations, recurrence)
+        return self.stand_on(self.ground(observations, recurrence))
+
+    def stand_on(self, ground: Latents, goes_below: tuple[bool, bool] | None = None) -> "TowerPass":
+        """Run both networks.
+
+        :param ground: what they stand on.
+        :param goes_below: whether actor's and critic's gradient is wanted there, too; ``None``: where there is a graph.
+        :return: the outputs, and what is needed to go back.
+        """
         with th.no_grad():
             actor, critic = self._up(self.actor, ground.pi.detach()), self._up(self.critic, ground.vf.detach())
         outputs = Outputs(actor.pop().requires_grad_(), critic.pop().requires_grad_())
-        return TowerPass(self, outputs, actor, critic, ground)
+        below = goes_below or (ground.pi.requires_grad, ground.vf.requires_grad)
+        return TowerPass(self, outputs, actor, critic, ground, below)
 
     def ground(self, observations: Any, recurrence: Any = None) -> Latents:
         """What the networks stand on: the observations themselves, or what a memory makes of them, with its graph.
@@ -119,7 +128,7 @@ class Towers:
         return steps
 
     def down(
-        self, layers: Layers, inputs: list[th.Tensor], gradient: th.Tensor, ground: th.Tensor
+        self, layers: Layers, inputs: list[th.Tensor], gradient: th.Tensor, goes_below: bool
     ) -> tuple[dict[int, th.Tensor], th.Tensor | None]:
         """From the gradient at the output to those of all weights, and of what the network stands on.
 
@@ -128,8 +137,8 @@ class Towers:
         :param layers: of one network.
         :param inputs: ``[N, k]`` of each layer.
         :param gradient: ``[N, k]`` at the last layer's output.
-        :param ground: ``[N, k]``, the first input with its graph, if it has one.
-        :return: by the ``id`` of the weight; ``[N, k]`` at the ground, ``None`` if nothing there is trained.
+        :param goes_below: whether the gradient at what the network stands on is wanted.
+        :return: by the ``id`` of the weight; ``[N, k]`` at the ground, or ``None``.
         """
         gradients = {}
         for index in range(len(layers) - 1, -1, -1):
@@ -138,7 +147,36 @@ class Towers:
             gradients[id(bias)] = gradient.sum(0)
             if index:
                 gradient = self._through_activation(gradient.mm(weight), inputs[index])
-        return gradients, gradient.mm(layers[0][0]) if ground.requires_grad else None
+        return gradients, gradient.mm(layers[0][0]) if goes_below else None
+
+    def outside(self, parameters: Sequence[th.Tensor]) -> list[th.Tensor]:
+        """Those weights that are none of the networks'.
+
+        :param parameters: any.
+        :return: in their order.
+        """
+        return [parameter for parameter in parameters if id(parameter) not in self.inside]
+
+    def whole(
+        self,
+        found: dict[int, Any],
+        bottoms: Sequence[tuple[Any, th.Tensor | None]],
+        parameters: Sequence[th.Tensor],
+    ) -> list[th.Tensor | None]:
+        """The gradient of everything: of the networks, and of what they stand on, where autograd goes on.
+
+        :param found: of :meth:`TowerPass.above`.
+        :param bottoms: what the networks stand on, with its graph, and the gradient there, ``None`` for none.
+        :param parameters: whose gradients are wanted.
+        :return: in their order; ``None`` for one that has no part in the loss.
+        """
+        ends = [(top, bottom) for top, bottom in bottoms if bottom is not None]
+        if ends:
+            outside = self.outside(parameters)
+            tops, slopes = zip(*ends, strict=True)
+            below = th.autograd.grad(tops, outside, slopes, allow_unused=True)
+            found |= {id(weight): part for weight, part in zip(outside, below, strict=True) if part is not None}
+        return [found.get(id(parameter)) for parameter in parameters]
 
     def _through_activation(self, gradient: th.Tensor, output: th.Tensor) -> th.Tensor:
         if self.activation is nn.Tanh:
@@ -154,6 +192,7 @@ class TowerPass:
     :param actor_inputs: ``[N, k]`` of each of the actor's layers.
     :param critic_inputs: ``[N, k]`` of each of the critic's layers.
     :param ground: what the networks stand on.
+    :param goes_below: whether actor's and critic's gradient is wanted there, too.
     """
 
     def __init__(
@@ -163,12 +202,14 @@ class TowerPass:
         actor_inputs: list[th.Tensor],
         critic_inputs: list[th.Tensor],
         ground: Latents,
+        goes_below: tuple[bool, bool],
     ):
         self.towers = towers
         self.outputs = outputs
         self.actor_inputs = actor_inputs
         self.critic_inputs = critic_inputs
         self.ground = ground
+        self.goes_below = goes_below
 
     def gradients(self, loss: th.Tensor, parameters: Sequence[th.Tensor]) -> list[th.Tensor | None]:
         """Of a loss that depends on the weights only through the outputs, or directly on weights outside the networks
@@ -178,85 +219,29 @@ class TowerPass:
         :param parameters: whose gradients are wanted.
         :return: in their order; ``None`` for one that has no part in the loss.
         """
-        towers, ground = self.towers, self.ground
-        outside = [parameter for parameter in parameters if id(parameter) not in towers.inside]
+        found, bottoms = self.above(loss, parameters)
+        return self.towers.whole(found, list(zip(self.ground, bottoms, strict=False)), parameters)
+
+    def above(
+        self, loss: th.Tensor, parameters: Sequence[th.Tensor]
+    ) -> tuple[dict[int, Any], tuple[th.Tensor | None, th.Tensor | None]]:
+        """The same, down to what the networks stand on.
+
+        :param loss: scalar, with its graph.
+        :param parameters: whose gradients are wanted.
+        :return: by the ``id`` of the weight; ``[N, k]`` at the actor's ground and at the critic's, ``None`` where it is
+            not wanted or has no part in the loss.
+        """
+        towers = self.towers
+        outside = towers.outside(parameters)
         at_action, at_values, *others = th.autograd.grad(loss, [*self.outputs, *outside], allow_unused=True)
         found: dict[int, Any] = {id(parameter): other for parameter, other in zip(outside, others, strict=True)}
-        tops, bottoms = [], []
+        bottoms: list[th.Tensor | None] = [None, None]
         with th.no_grad():
-            for layers, inputs, gradient, top in (
-                (towers.actor, self.actor_inputs, at_action, ground.pi),
-                (towers.critic, self.critic_inputs, at_values, ground.vf),
+            for index, (layers, inputs, gradient) in enumerate(
+                ((towers.actor, self.actor_inputs, at_action), (towers.critic, self.critic_inputs, at_values))
             ):
-                if gradient is None:
-                    continue
-                own, bottom = towers.down(layers, inputs, gradient, top)
-                found |= own
-                if bottom is not None:
-                    tops.append(top)
-                    bottoms.append(bottom)
-        if tops:
-            below = th.autograd.grad(tops, outside, bottoms, allow_unused=True)
-            found |= {id(weight): part for weight, part in zip(outside, below, strict=True) if part is not None}
-        return [found.get(id(parameter)) for parameter in parameters]
-
-
-def towers_of(policy: Any) -> Towers | None:
-    """The networks of a policy, if they are two plain stacks.
-
-    :param policy: any policy.
-    :return: ``None`` if anything about them is out of the ordinary: another extractor (unless a memory lies between) or
-        activation, a layer frozen, shared, hooked or without bias, gSDE, a method of the user's own.
-    """
-    if getattr(policy, "precision", "float32") != "float32":
-        return None
-    if formulas_of(policy) is None or not keeps_sb3_method(policy, *STACKED):
-        return None
-    extractor = policy.mlp_extractor
-    # Below a memory anything may lie: autograd goes down there.
-    is_recurrent = isinstance(policy, NotesRecurrentPolicy)
-    ordinary = (
-        (is_recurrent or type(policy.features_extractor) is FlattenExtractor)
-        and type(extractor) is MlpExtractor
-        and not isinstance(policy.action_dist, StateDependentNoiseDistribution)
-    )
-    if not ordinary:
-        return None
-    # The children by hand: walking over policy.modules() would take longer than a short update.
-    nets = [list(net._modules.values()) for net in (extractor.policy_net, extractor.value_net)]
-    stacks: list[list[Any]] = [
-        [*net[0::2], head] for net, head in zip(nets, (policy.action_net, policy.value_net), strict=True)
-    ]
-    layers = [layer for stack in stacks for layer in stack]
-    between = [module for net in nets for module in net[1::2]]
-    activations = {type(module) for module in between}
-    if not activations <= {nn.Tanh, nn.ReLU} or len(activations) > 1:
-        return None
-    if not all(type(layer) is nn.Linear and layer.bias is not None for layer in layers):
-        return None
-    below = [] if is_recurrent else [policy.features_extractor]
-    holders = [*below, extractor, extractor.policy_net, extractor.value_net]
-    if any(map(has_hooks, [*holders, *layers, *between])):
-        return None
-    actor, critic = ([(layer.weight, layer.bias) for layer in stack] for stack in stacks)
-    own = [weight for layer in (*actor, *critic) for weight in layer]
-    log_std = getattr(policy, "log_std", None)
-    if not all(map(_is_plain, own if log_std is None else [*own, log_std])):
-        return None
-    # A weight that occurs twice has two gradients to add up; below a memory, autograd gives them without any hooks.
-    others = _below(policy) if is_recurrent else []
-    ids = {id(weight) for weight in own}
-    if len(ids) < len(own) or any(id(weight) in ids or is_watched(weight) for weight in others):
-        return None
-    return Towers(actor, critic, next(iter(activations), nn.Tanh), policy)
-
-
-def _is_plain(weight: Any) -> bool:
-    """Whether a weight is trained and nobody has hooks on its gradient."""
-    return weight.requires_grad and not is_watched(weight)
-
-
-def _below(policy: Any) -> list[nn.Parameter]:
-    """The weights of all but the two stacks."""
-    stacks = ("mlp_extractor", "action_net", "value_net")
-    return [weight for name, module in policy.named_children() if name not in stacks for weight in module.parameters()]
+                if gradient is not None:
+                    own, bottoms[index] = towers.down(layers, inputs, gradient, self.goes_below[index])
+                    found |= own
+        return found, (bottoms[0], bottoms[1])

@@ -6,6 +6,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import NotesA2C
 from sb3_ppo_notes.algorithms import inductor, replay
+from sb3_ppo_notes.algorithms.tracing import Traceable
 from tests.algorithms.cpu_tape import CpuTape
 from tests.algorithms.test_compile import CASES, ChangeEverything, difference, learn, models
 
@@ -21,7 +22,7 @@ def traced(monkeypatch):
     """What is compiled is only traced: a tape sees operations, and TorchInductor's kernels are none."""
 
     def trace(function, arguments, varying=()):
-        with th.no_grad(), inductor._Traceable(), th.random.fork_rng():
+        with th.no_grad(), Traceable(), th.random.fork_rng():
             return inductor._traced(function, arguments)[0]
 
     monkeypatch.setattr("sb3_ppo_notes.algorithms.compiled.compiled", trace)

@@ -18,7 +18,7 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
 from sb3_ppo_notes.policies.memory import Recurrence
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
-from sb3_ppo_notes.policies.towers import towers_of
+from sb3_ppo_notes.policies.stacks import towers_of
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, laid_out

@@ -1,0 +1,285 @@
+"""Minibatches run as lists of operations: which, from when on, and to the bit what autograd gives."""
+
+import copy
+import pickle
+from collections import Counter
+
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.algorithms import script, scripted_recurrent, scripted_steps
+from sb3_ppo_notes.rules import ClippedSurrogate, UpdateRule
+from tests import environments
+from tests.algorithms.test_compile import CASES, ChangeEverything, difference, learn, models
+from tests.policies.test_masks import MAKERS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*mini-?batch.*:UserWarning")
+
+SMALL = dict(n_steps=16, batch_size=12, n_epochs=3, learning_rate=3e-3, seed=0)
+#: Those whose networks are two plain stacks, and whose loss is a fixed list of operations.
+LISTED = [
+    "discrete",
+    "discrete_observation",
+    "multi_discrete",
+    "multi_binary",
+    "box",
+    "squashed_gaussian",
+    "state_dependent_gaussian",
+    "masked",
+    "masked_multi_binary",
+    "kl_penalty",
+    "huber",
+    "pessimistic",
+    "exact_kl_stop",
+    "stop_of_the_epoch",
+    "stop_of_the_policy",
+    "adaptive_learning_rate",
+    "every_epoch",
+    "normalized_by_rollout",
+    "value_clip_and_sequence",
+    "tensorflows_rmsprop",
+]
+EAGER = ["gsde", "dict", "image", "shared_trunk", "torchs_own_optimizer"]
+RECURRENT = {
+    "lstm": ("box", "MlpLstmPolicy", {}),
+    "discrete": ("discrete", "MlpLstmPolicy", {}),
+    "shared": ("box", "MlpLstmPolicy", dict(shared_lstm=True, enable_critic_lstm=False)),
+    "no_critic_lstm": ("box", "MlpLstmPolicy", dict(enable_critic_lstm=False)),
+    "images": ("image", "CnnLstmPolicy", {}),
+    "dict": ("dict", "MultiInputLstmPolicy", {}),
+    "masked": ("discrete", "MlpLstmPolicy", {}),
+}
+
+
+class Tally:
+    """How often something was called."""
+
+    def __init__(self, monkeypatch):
+        self.count = Counter()
+        self._watch(monkeypatch, scripted_steps.ScriptedSteps, "_written")
+        self._watch(monkeypatch, scripted_steps.ScriptedSteps, "_compared")
+        self._watch(monkeypatch, scripted_steps.ScriptedSteps, "_give_up")
+        self._watch(monkeypatch, script.Script, "__call__")
+
+    def _watch(self, monkeypatch, kind, name):
+        original = getattr(kind, name)
+
+        def counting(*arguments):
+            self.count[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(kind, name, counting)
+
+
+def eager(env_name, algorithm=NotesPPO, policy="MlpPolicy", masked=False, **changes):
+    arguments = SMALL | changes
+    if algorithm is NotesA2C:
+        arguments = {key: value for key, value in arguments.items() if key not in ("batch_size", "n_epochs")}
+    make = MAKERS[env_name] if masked else (lambda: environments.make(env_name))
+    return algorithm(policy, make_vec_env(make, 4, seed=0), action_masking=masked, **arguments)
+
+
+def both(monkeypatch, total_timesteps, make, callback=lambda: None):
+    """Trained with autograd alone, and with lists as soon as possible."""
+    trained = []
+    for wait in (10**9, 0):
+        monkeypatch.setattr(scripted_steps, "WAIT", wait)
+        trained.append(learn(make(), total_timesteps, callback=callback()))
+    return trained
+
+
+@pytest.mark.parametrize("name", LISTED + EAGER)
+def test_a_listed_run_is_the_run(name, monkeypatch):
+    env_name, changes = CASES[name]
+    tally = Tally(monkeypatch)
+    n_steps = changes.get("n_steps", 16)
+    plain, listed = both(monkeypatch, 2 * 4 * n_steps, lambda: eager(env_name, **changes))
+    assert difference(plain, listed) == 0.0
+    assert plain.last_report == listed.last_report
+    assert plain.rule_state == listed.rule_state
+    if name in LISTED:
+        assert tally.count["_give_up"] == 0
+        assert tally.count["_compared"] < tally.count["__call__"]
+    else:
+        assert tally.count["_written"] == tally.count["__call__"] == 0
+
+
+def test_separate_optimizers_too(monkeypatch):
+    """The actor's phase is listed, the critic's is not."""
+    tally = Tally(monkeypatch)
+    plain, listed = both(monkeypatch, 128, lambda: eager("box", **CASES["separate_optimizers"][1]))
+    assert difference(plain, listed) == 0.0
+    assert tally.count["_give_up"] == 0
+    assert 0 < tally.count["_compared"] < tally.count["__call__"]
+
+
+@pytest.mark.parametrize("name", list(RECURRENT))
+def test_a_listed_recurrent_run_is_the_run(name, monkeypatch):
+    """Minibatches of every length share one list."""
+    env_name, policy, policy_kwargs = RECURRENT[name]
+    kwargs = dict(lstm_hidden_size=64, net_arch=[13]) | policy_kwargs
+    tally = Tally(monkeypatch)
+    changes = dict(n_steps=16, batch_size=17, n_epochs=3, masked=name == "masked", policy_kwargs=kwargs)
+    plain, listed = both(monkeypatch, 4 * 64, lambda: eager(env_name, policy=policy, **changes))
+    assert difference(plain, listed) == 0.0
+    assert plain.last_report == listed.last_report
+    assert tally.count["_give_up"] == 0
+    assert tally.count["_written"] == 1
+    assert tally.count["_compared"] < tally.count["__call__"]
+
+
+def test_rows_that_mean_something_else_are_waited_out():
+    model = eager("box", policy="MlpLstmPolicy", policy_kwargs=dict(lstm_hidden_size=64, net_arch=[13]))
+    steps = type("Steps", (), {"parameters": list(model.policy.parameters())})
+    scripted = scripted_recurrent.ScriptedRecurrentSteps(steps)
+    telling = {rows: scripted.is_telling(type("Rows", (), {"returns": th.zeros(rows)})) for rows in (2, 13, 14, 64)}
+    assert telling == {2: False, 13: False, 14: True, 64: False}
+
+
+def test_a2c_too(monkeypatch):
+    tally = Tally(monkeypatch)
+    plain, listed = both(monkeypatch, 64 * 8, lambda: eager("box", NotesA2C))
+    assert difference(plain, listed) == 0.0
+    assert tally.count == {"_written": 1, "_compared": 1, "__call__": 7}
+
+
+def test_few_minibatches_are_not_worth_a_list(monkeypatch):
+    """It is written down after 32 of a kind: of the whole minibatches here (5 of 6, three times an update)."""
+    tally = Tally(monkeypatch)
+    learn(eager("box"), 2 * 64)
+    assert not tally.count
+    learn(eager("box"), 4 * 64)
+    assert tally.count == {"_written": 1, "_compared": 1, "__call__": 4 * 15 - 33}
+
+
+def test_other_numbers_are_another_list(monkeypatch):
+    """Clip range and coefficients stand in the list: when they change, all begins anew."""
+    tally = Tally(monkeypatch)
+    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("discrete", ent_coef=0.01), ChangeEverything)
+    assert difference(plain, listed) == 0.0
+    assert tally.count["_written"] == 4 * 2
+
+
+class Stepwise(ClippedSurrogate):
+    """A user's own: what it gives depends on how often it was asked."""
+
+    asked = 0
+
+    def objective(self, terms):
+        object.__setattr__(self, "asked", self.asked + 1)
+        return super().objective(terms) * (1 + self.asked % 2)
+
+
+def test_a_users_own_objective_is_asked_every_time(monkeypatch):
+    tally = Tally(monkeypatch)
+    rule = UpdateRule(policy_objective=Stepwise(0.2))
+    plain, listed = both(monkeypatch, 128, lambda: eager("box", rule=rule))
+    assert not tally.count
+    assert difference(plain, listed) == 0.0
+
+
+def test_who_looks_for_an_error_gets_autograds_own(monkeypatch):
+    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    tally = Tally(monkeypatch)
+    with th.autograd.set_detect_anomaly(True):
+        learn(eager("box"), 64)
+    model = eager("box", policy_kwargs=dict(ortho_init=False))
+    monkeypatch.setattr(model, "train", autocast(model.train))
+    learn(model, 64)
+    assert not tally.count
+
+
+def autocast(function):
+    def inside():
+        with th.autocast("cpu"):
+            function()
+
+    return inside
+
+
+def test_a_list_that_gives_other_numbers_is_not_believed(monkeypatch, caplog):
+    """The first time a list is used, autograd's numbers are taken; if the list's differ, so they are from then on."""
+    original = script.Script.__call__
+
+    def wrong(self, *arguments):
+        first, *rest = original(self, *arguments)
+        return (first + 1e-6, *rest)
+
+    monkeypatch.setattr(script.Script, "__call__", wrong)
+    tally = Tally(monkeypatch)
+    caplog.set_level("DEBUG", "sb3_ppo_notes")
+    plain, listed = both(monkeypatch, 128, lambda: eager("box"))
+    assert difference(plain, listed) == 0.0
+    assert plain.last_report == listed.last_report
+    assert tally.count == {"_written": 2, "_compared": 2, "__call__": 2, "_give_up": 2}
+    assert "minibatches of 12 rows stay with autograd: it gave other numbers" in caplog.text
+
+
+def test_a_list_that_does_not_fit_other_rows_is_not_used(monkeypatch, caplog):
+    """As if a number that means something else had been taken for the number of rows."""
+    kinds = scripted_recurrent.ScriptedRecurrentSteps
+    monkeypatch.setattr(kinds, "varying", lambda self, rows: 13)  # the width of the heads
+    tally = Tally(monkeypatch)
+    caplog.set_level("DEBUG", "sb3_ppo_notes")
+    kwargs = dict(lstm_hidden_size=64, net_arch=[13])
+    changes = dict(policy="MlpLstmPolicy", n_steps=16, batch_size=17, n_epochs=3, policy_kwargs=kwargs)
+    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box", **changes))
+    assert difference(plain, listed) == 0.0
+    assert tally.count["_give_up"] == 1
+    assert "stay with autograd" in caplog.text
+
+
+class Replace(BaseCallback):
+    """Other weights, elsewhere, between two updates."""
+
+    def _on_rollout_start(self):
+        if self.num_timesteps:
+            weight = self.model.policy.value_net.weight
+            weight.data = weight.data * 2
+
+    def _on_step(self):
+        return True
+
+
+def test_weights_that_lie_elsewhere_are_found(monkeypatch):
+    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box"), Replace)
+    assert difference(plain, listed) == 0.0
+
+
+class Reload(BaseCallback):
+    """Another optimiser state between two updates; the weights stay where they are."""
+
+    def _on_rollout_start(self):
+        optimizer = self.model.policy.optimizer
+        if self.num_timesteps:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+    def _on_step(self):
+        return True
+
+
+def test_a_loaded_optimizer_is_stepped(monkeypatch):
+    """Its gradient is another vector now."""
+    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box"), Reload)
+    assert difference(plain, listed) == 0.0
+
+
+def test_a_compiled_model_falls_back_to_lists(monkeypatch):
+    """Its ragged last minibatch is eager; compiled are the others."""
+    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    tally = Tally(monkeypatch)
+    _, model = models("box")
+    learn(model, 2 * 64)
+    assert tally.count["_written"] == 0
+
+
+def test_models_with_lists_can_be_copied(monkeypatch):
+    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    model = learn(eager("box"), 64)
+    scripted = model.gradient_steps["both"].scripted
+    assert scripted._scripts
+    assert copy.deepcopy(scripted)._scripts == {}
+    assert pickle.loads(pickle.dumps(scripted))._scripts == {}
