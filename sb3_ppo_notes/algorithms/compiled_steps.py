@@ -62,8 +62,9 @@ class CompiledSteps:
             self._made_for = made_for
             self.program: Any = self.program_class(self.compiler.policy, self.steps.phase, rule, coefficients)
             self.statistic_names = self.program.statistic_names
+            #: The function, for which vectors and for how many rows.
+            self._found: tuple[FlatOptimizer | None, int, Any] | None = None
         self._size = 0
-        self._found: tuple[FlatOptimizer | None, Any] | None = None
 
     def adopt(self) -> None:
         """Take the weights into vectors, which the compiled code steps, and keep what to go back to."""
@@ -94,7 +95,7 @@ class CompiledSteps:
 
     def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor], n_written: int) -> Any:
         """The compiled function; looked up once, and again if the optimiser is no longer stepped in vectors."""
-        if self._found is None or self._found[0] is not flat:
+        if self._found is None or self._found[0] is not flat or self._found[1] != self._size:
             optimizer = None if flat is None else (flat.rule, flat.options)
             form = Form.of(minibatch, len(self.others))
             key = self.program.key(optimizer), form
@@ -105,8 +106,8 @@ class CompiledSteps:
                 owners = n_written + 2
                 bound = (*range(n_written), *range(owners, owners + 1 + len(self.others)))
                 self._launched[function] = recorded(function, self.compiler.policy.device, bound)
-            self._found = flat, self._launched.get(function)
-        return self._found[1]
+            self._found = flat, self._size, self._launched.get(function)
+        return self._found[2]
 
     def vectors(self) -> tuple[list[th.Tensor], th.Tensor]:
         """What a step writes to, and the optimiser's numbers for it.

@@ -204,7 +204,7 @@ def _summary(tables: Sequence[Table]) -> dict[str, Any]:
     means = ("policy_loss", "value_loss", "entropy_loss", "clip_fraction", "effective_sample_size")
     return {
         **{name: mean(name) for name in means},
-        "approx_kl": np.mean(tables[-1]["k3"]) if tables else math.nan,
+        "approx_kl": _mean(tables[-1]["k3"]) if tables else math.nan,
         "loss": float(tables[-1]["loss"][-1]) if tables else math.nan,
         "ratio_min": float(min((table["ratio_min"].min() for table in tables), default=math.nan)),
         "ratio_max": float(max((table["ratio_max"].max() for table in tables), default=math.nan)),
@@ -212,6 +212,11 @@ def _summary(tables: Sequence[Table]) -> dict[str, Any]:
 
 
 def _estimates(table: Table) -> KLEstimates:
-    exact = float(np.mean(table["exact"])) if "exact" in table else None
-    k1, k2, k3 = (float(np.mean(table[name])) for name in ("k1", "k2", "k3"))
+    exact = float(_mean(table["exact"])) if "exact" in table else None
+    k1, k2, k3 = (float(_mean(table[name])) for name in ("k1", "k2", "k3"))
     return KLEstimates(k1, k2, k3, exact)
+
+
+def _mean(values: np.ndarray) -> Any:
+    """float32; of a single minibatch, as in A2C, there is nothing to average."""
+    return values[0] if len(values) == 1 else np.mean(values)

@@ -155,17 +155,17 @@ class MinibatchSource:
         last = n_samples - n_samples % batch_size if optimization.drop_last else n_samples
         index = th.from_numpy(order[:last]).to(self.device)
         columns: dict[str, Sequence[th.Tensor]] = {
-            name: th.split(column[index], batch_size) for name, column in self._columns.items()
+            name: _split(column[index], batch_size) for name, column in self._columns.items()
         }
         normalizes = self.rule.advantage_normalization.scope == "minibatch"
         if normalizes:
             columns["advantages"] = self._normalized(self._columns["advantages"][index], batch_size)
-        rows = th.split(index, batch_size)
+        rows = _split(index, batch_size)
         observations = self._epoch_observations(index, batch_size)
-        olds = zip(*(th.split(parameter[index], batch_size) for parameter in self.old_parameters or ()), strict=True)
+        olds = zip(*(_split(parameter[index], batch_size) for parameter in self.old_parameters or ()), strict=True)
         nothing = [None] * len(rows)
         all_masks = self._mask_rows(index)
-        masks = nothing if all_masks is None else th.split(all_masks, batch_size)
+        masks = nothing if all_masks is None else _split(all_masks, batch_size)
         parts = zip(observations, rows, masks, list(olds) or nothing, zip(*columns.values(), strict=True), strict=True)
         for observation, row, mask, old, values in parts:
             taken = self._observation_rows(row) if observation is None else observation
@@ -190,13 +190,13 @@ class MinibatchSource:
         alignment.
         """
         observations = self._observation_tensors
-        parts = th.split(index, sizes)
+        parts = _split(index, sizes)
         if not isinstance(observations, th.Tensor):
             return [None] * len(parts)
         row_bytes = observations[0].numel() * observations.element_size()
         is_small = len(index) * row_bytes <= LARGEST_COPY
         is_aligned = not isinstance(sizes, int) or sizes * row_bytes % 64 == 0
-        return th.split(observations[index], sizes) if is_small and is_aligned else [None] * len(parts)
+        return _split(observations[index], sizes) if is_small and is_aligned else [None] * len(parts)
 
     def _sequence_epoch(self, batch_size: int) -> Iterator[Minibatch]:
         """Go once through the rollout of a recurrent policy. As in :meth:`epoch`, what is small is gathered at once."""
@@ -265,3 +265,8 @@ class MinibatchSource:
 
     def _flat_tensor(self, array: np.ndarray) -> th.Tensor:
         return th.from_numpy(self.flat(array)).to(self.device)
+
+
+def _split(tensor: th.Tensor, sizes: int | list[int]) -> Sequence[th.Tensor]:
+    """``th.split``, and nothing where there is nothing to split."""
+    return (tensor,) if isinstance(sizes, int) and len(tensor) <= sizes else th.split(tensor, sizes)
