@@ -12,7 +12,7 @@ import torch as th
 
 from sb3_ppo_notes.algorithms.loss import LossTerms
 from sb3_ppo_notes.algorithms.program import NORMS
-from sb3_ppo_notes.algorithms.report import KLEstimates, UpdateReport, ratio_statistics
+from sb3_ppo_notes.algorithms.report import RATIO_STATISTICS, KLEstimates, UpdateReport, ratio_statistics
 from sb3_ppo_notes.algorithms.stepping import GradientNorm, norms_by_owner
 
 #: Statistics of minibatches by name, ``[K]`` float32 each.
@@ -41,6 +41,8 @@ class UpdateRecord:
     #: Tables of the epoch that is not over yet.
     _open: list[Table] = field(default_factory=list)
     _terms: list[LossTerms] = field(default_factory=list)
+    #: Of the ratios of each, ``None`` where they are yet to be found.
+    _statistics: list[th.Tensor | None] = field(default_factory=list)
     _rows: list[th.Tensor] = field(default_factory=list)
     _gradients: list[GradientNorm] = field(default_factory=list)
     _owned: np.ndarray | None = None
@@ -57,23 +59,26 @@ class UpdateRecord:
         self._owned = owned
         self._max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
 
-    def add_minibatch(self, terms: LossTerms) -> None:
+    def add_minibatch(self, terms: LossTerms, statistics: th.Tensor | None = None) -> None:
         """Note what a minibatch gave.
 
         :param terms: its losses.
+        :param statistics: ``[K]``, those of its ratios, where they are known already.
         """
         # Detached, so that the graphs of a whole epoch are not kept alive.
         loss, policy_loss, value_loss, entropy_loss = (each.detach() for each in terms[:4])
         self._terms.append(LossTerms(loss, policy_loss, value_loss, entropy_loss, terms.log_ratio, terms.exact_kl))
+        self._statistics.append(statistics)
 
     def forget(self) -> None:
         """Forget everything: the update has been undone."""
         self.epochs, self.norms, self.kl_after = [], [], []
-        self._open, self._terms, self._rows, self._gradients = [], [], [], []
+        self._open, self._terms, self._rows, self._gradients, self._statistics = [], [], [], [], []
 
     def drop_minibatch(self) -> None:
         """Forget the minibatch noted last: it is not finite, and would be all that is left of every mean."""
         self._terms.pop()
+        self._statistics.pop()
 
     def add_row(self, row: th.Tensor) -> None:
         """Note what a compiled step gave.
@@ -113,7 +118,7 @@ class UpdateRecord:
                 self._add_norms((norm.total, actor, critic))
         if self._terms:
             self._open.append(self._table(self._terms))
-        self._terms, self._rows, self._gradients = [], [], []
+        self._terms, self._rows, self._gradients, self._statistics = [], [], [], []
 
     def _add_norms(self, norms: tuple[float, ...]) -> None:
         self.norms.append((*norms, float(norms[0] > self._max_grad_norm)))
@@ -134,11 +139,18 @@ class UpdateRecord:
         for name in LossTerms._fields:
             if name != "log_ratio" and getattr(terms[0], name) is not None:
                 columns["exact" if name == "exact_kl" else name] = [th.stack([getattr(each, name) for each in terms])]
-        lengths = [len(each.log_ratio) for each in terms]
-        for _, group in groupby(zip(lengths, terms, strict=True), key=itemgetter(0)):
-            # In one go where they are of one size. A row's mean is summed as that of a lone vector is: the same bits.
-            log_ratios = th.stack([each.log_ratio for _, each in group])
-            for name, values in ratio_statistics(log_ratios, self.clip_range).items():
+        kinds = [
+            None if known is not None else len(each.log_ratio)
+            for each, known in zip(terms, self._statistics, strict=True)
+        ]
+        for kind, group in groupby(zip(kinds, terms, self._statistics, strict=True), key=itemgetter(0)):
+            _, some, known = zip(*group, strict=True)
+            if kind is None:
+                found = dict(zip(RATIO_STATISTICS, th.stack(known, dim=1), strict=True))
+            else:
+                # In one go where they are of one size. A row's mean is summed as a lone vector's is: the same bits.
+                found = ratio_statistics(th.stack([each.log_ratio for each in some]), self.clip_range)
+            for name, values in found.items():
                 columns.setdefault(name, []).append(values)
         return {name: th.cat(parts).cpu().numpy() for name, parts in columns.items()}
 

@@ -142,6 +142,10 @@ def ratio_statistics(log_ratio: th.Tensor, clip_range: Any) -> dict[str, th.Tens
     }
 
 
+#: What they are called, in their order.
+RATIO_STATISTICS = tuple(ratio_statistics(th.zeros(1), float("inf")))
+
+
 def dump_last_update(logger: Logger, num_timesteps: int) -> None:
     """Log the last update too: SB3 writes its log *before* each update, so the last one never appears in it.
 

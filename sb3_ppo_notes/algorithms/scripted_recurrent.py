@@ -1,11 +1,13 @@
 """The same for recurrent policies: what lies between memory and loss, for any number of rows."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch as th
 
 from sb3_ppo_notes.algorithms.program import Form
+from sb3_ppo_notes.algorithms.report import ratio_statistics
 from sb3_ppo_notes.algorithms.script import CannotScript
 from sb3_ppo_notes.algorithms.scripted_steps import Known, ScriptedSteps
 from sb3_ppo_notes.policies.actor_critic import Latents
@@ -61,8 +63,8 @@ class ScriptedRecurrentSteps(ScriptedSteps):
 
         :param minibatch: of a buffer of ours.
         :param ground: of :meth:`given`.
-        :return: (actor's ground, tensors of a minibatch, critic's ground) -> terms of the loss, what is differentiated,
-            gradients of the weights above the ground, and at the ground.
+        :return: (actor's ground, tensors of a minibatch, critic's ground) -> terms of the loss, statistics of its
+            ratios, what is differentiated, gradients of the weights above the ground, and at the ground.
         """
         form = Form.of(minibatch._replace(recurrence=None, observations=ground.pi), 0)
         goes_below = ground.pi.requires_grad, ground.vf.requires_grad
@@ -77,7 +79,10 @@ class ScriptedRecurrentSteps(ScriptedSteps):
             if [bottom is not None for bottom in bottoms] != [*goes_below]:
                 raise CannotScript("a memory has no part in the loss")
             slopes = [found[key] for key in self._above]
-            return [*terms, loss, *slopes, *(bottom for bottom in bottoms if bottom is not None)]
+            # Minibatches of all sizes cannot be looked at together, at the end of the epoch.
+            clip_range = getattr(self.rule.policy_objective, "clip_range", math.inf)
+            statistics = th.stack(list(ratio_statistics(self.terms(terms).log_ratio, clip_range).values()))
+            return [*terms, statistics, loss, *slopes, *(bottom for bottom in bottoms if bottom is not None)]
 
         return differentiate
 
@@ -96,4 +101,5 @@ class ScriptedRecurrentSteps(ScriptedSteps):
             return None
         with th.no_grad():
             parts, norm = self.steps.shown(slopes)  # type: ignore[arg-type]
-        return Known(self.terms(found), found[first - len(self._above) - 1], parts, norm)
+        statistics, loss = found[first - len(self._above) - 2 : first - len(self._above)]
+        return Known(self.terms(found), loss, parts, norm, statistics)

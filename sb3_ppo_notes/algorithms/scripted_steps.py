@@ -29,12 +29,14 @@ class Known(NamedTuple):
     :param loss: what was differentiated.
     :param parts: ``[P]``, norm of each weight tensor's gradient.
     :param norm: of the whole gradient.
+    :param statistics: ``[K]``, of its ratios, where they were found along the way.
     """
 
     terms: LossTerms
     loss: th.Tensor
     parts: th.Tensor
     norm: th.Tensor
+    statistics: th.Tensor | None = None
 
 
 class ScriptedSteps:

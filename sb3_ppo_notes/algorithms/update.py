@@ -137,7 +137,7 @@ class Update:
                 towers = self.towers.forward(minibatch.observations, getattr(minibatch, "recurrence", None))
             outputs = None if towers is None else towers.outputs
             terms = minibatch_loss(self.learner.policy, minibatch, self.rule, self.coefficients, outputs)
-        self.record.add_minibatch(terms)
+        self.record.add_minibatch(terms, None if known is None else known.statistics)
         if (
             early_stop
             and early_stop.decided == "minibatch"
@@ -177,7 +177,7 @@ class Update:
         place = f"in epoch {epoch}, minibatch {number} of the update at step {self.learner.num_timesteps}"
         try:
             steps = self.steps
-            norm = steps.take(loss, place, towers) if known is None else steps.take_shown(*known[1:], place)
+            norm = steps.take(loss, place, towers) if known is None else steps.take_shown(*known[1:4], place)
             self.record.add_gradient(norm)
         except NonFiniteError as error:
             self.safeguard.meet(error, loss, terms)
