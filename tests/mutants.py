@@ -1040,7 +1040,7 @@ MUTANTS = [
     Mutant(
         "a list of operations is believed unseen",
         "algorithms/scripted_steps.py",
-        "elif len(leaves[0]) not in self._believed[kind]:",
+        "elif not self._is_believed(kind, len(leaves[0])):",
         "elif not leaves:",
         SCRIPTED + "test_a_list_that_gives_other_numbers_is_not_believed",
     ),

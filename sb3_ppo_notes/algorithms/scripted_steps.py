@@ -18,6 +18,8 @@ logger = logging.getLogger("sb3_ppo_notes")
 
 #: Minibatches of one kind that are taken eagerly before the next is written down: writing takes as long as some forty.
 WAIT = 32
+#: Numbers of rows for which a list is compared before it is believed for all.
+ENOUGH = 3
 #: Our own choices are functions of their arguments. One of the user's may count its calls.
 OURS = "sb3_ppo_notes."
 
@@ -43,7 +45,7 @@ class ScriptedSteps:
     """Losses and gradients of one phase, each kind of minibatch as a list of operations once it has been seen often.
 
     A list is believed, for so many rows, when it has given the same bits for another minibatch than the one it was
-    written down from.
+    written down from; and for any number of rows when it has done so for three of them.
 
     :param steps: takes the steps; its vectors hold weights and gradient.
     """
@@ -110,11 +112,15 @@ class ScriptedSteps:
         script = self._scripts.get(kind)
         if script is None:
             found = self._written(kind, minibatch, ground, leaves)
-        elif len(leaves[0]) not in self._believed[kind]:
+        elif not self._is_believed(kind, len(leaves[0])):
             found = self._compared(kind, script, minibatch, ground, leaves)
         else:
             found = script(*leaves)
         return None if found is None else self.known(found, ground)
+
+    def _is_believed(self, kind: int, rows: int) -> bool:
+        believed = self._believed[kind]
+        return rows in believed or len(believed) >= ENOUGH
 
     def _has_vectors(self) -> bool:
         """Whether the optimiser steps in vectors; before the first step of an update it is asked to.

@@ -134,7 +134,7 @@ def test_a_listed_recurrent_run_is_the_run(name, monkeypatch):
     assert plain.last_report == listed.last_report
     assert tally.count["_give_up"] == 0
     assert tally.count["_written"] == 1
-    assert tally.count["_compared"] < tally.count["__call__"]
+    assert tally.count["_compared"] <= 3 < tally.count["__call__"]
 
 
 def test_rows_that_mean_something_else_are_waited_out():
