@@ -25,7 +25,6 @@ MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
 LSTM = "tests/policies/test_lstm.py::"
 SCRIPT = "tests/algorithms/test_script.py::"
-ACTING = "tests/algorithms/test_scripted_acting.py::"
 SCRIPTED = "tests/algorithms/test_scripted_steps.py::"
 REPLAY = "tests/algorithms/test_replay.py::"
 RESIDENT = "tests/rollouts/test_resident.py::"
@@ -1068,7 +1067,7 @@ MUTANTS = [
     Mutant(
         "a random number is drawn once and for all",
         "algorithms/script.py",
-        "if th.Tag.nondeterministic_seeded in tags and not self._may_draw:",
+        "if th.Tag.nondeterministic_seeded in tags:",
         "if not tags:",
         SCRIPT + "test_what_is_no_fixed_list_is_refused",
     ),
@@ -1092,26 +1091,5 @@ MUTANTS = [
         "            th._C._set_graph_executor_optimize(was_optimizing)\n",
         "            pass\n",
         SCRIPT + "test_others_keep_their_interpreter",
-    ),
-    Mutant(
-        "acting draws what it compares with",
-        "algorithms/scripted_acting.py",
-        "            th.set_rng_state(state)\n",
-        "",
-        ACTING + "test_a_listed_run_is_the_run[discrete]",
-    ),
-    Mutant(
-        "acting goes on with weights that lie elsewhere",
-        "algorithms/scripted_acting.py",
-        "or not all(script.is_current for script in self._scripts or ()):",
-        "or False:",
-        ACTING + "test_weights_that_lie_elsewhere_are_found",
-    ),
-    Mutant(
-        "acting believes its lists unseen",
-        "algorithms/scripted_acting.py",
-        "self._is_refused = not all(map(th.equal, found, wanted))",
-        "self._is_refused = False",
-        ACTING + "test_a_list_that_gives_other_numbers_is_not_believed",
     ),
 ]

@@ -248,7 +248,6 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
             "critic_optimizer",
             "_last_states",
             "compiler",
-            "acting",
             "gradient_steps",
             "watchers",
             "last_checkpoint_path",

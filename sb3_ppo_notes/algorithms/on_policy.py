@@ -18,12 +18,10 @@ from sb3_ppo_notes.algorithms.nonfinite import name_checkpoint
 from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
-from sb3_ppo_notes.algorithms.scripted_acting import ScriptedActing
 from sb3_ppo_notes.algorithms.sinks import guard_sinks
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
-from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
 from sb3_ppo_notes.rollouts.restarts import restarts_of
@@ -50,8 +48,6 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     _is_learning: bool = False
     #: What tells the checkpoints of this run from those of another; given with the first.
     _run_id: str | None = None
-    #: How the policy acts where nothing is compiled.
-    acting: ScriptedActing | None = None
     #: Rollouts since learning began.
     _iteration: int = 0
 
@@ -146,6 +142,10 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if isinstance(rollout_buffer, NotesRolloutBuffer):
             rollout_buffer.rule = rule
         self._prepare_compiler()
+        acting = None
+        if self.compiler is not None and self.compiler.compiles_acting:
+            acting = self.compiler.acting = self.compiler.acting or CompiledActing(self.compiler, self.policy)
+            acting.begin()
         return collect_rollouts(
             self,
             env,
@@ -153,20 +153,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             rollout_buffer,
             n_rollout_steps,
             bootstrap_truncated=rule.truncation == "bootstrap",
-            acting=self._acting(),
+            acting=acting,
         )
-
-    def _acting(self) -> Acting:
-        """How the policy acts: compiled, or as lists of operations; kept from one rollout to the next."""
-        acting: Acting
-        if self.compiler is not None and self.compiler.compiles_acting:
-            acting = self.compiler.acting = self.compiler.acting or CompiledActing(self.compiler, self.policy)
-        else:
-            if self.acting is None or self.acting.policy is not self.policy:
-                self.acting = ScriptedActing(self.policy)
-            acting = self.acting
-        acting.begin()
-        return acting
 
     def train(self) -> None:
         """Learn from the rollout in ``rollout_buffer``."""

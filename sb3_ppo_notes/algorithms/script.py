@@ -49,18 +49,11 @@ class Script:
     :param arguments: it is called with them, and does what it does.
     :param rows: a number of rows that may be another at the next call: wherever it stands among the operations, the
         other one is put. It had better be a number that means nothing else.
-    :param may_draw: whether it may draw random numbers; it draws others each time, from torch's global generator.
-    :raises CannotScript: if what it does depends on the numbers in its tensors, or it draws what it must not.
+    :raises CannotScript: if what it does depends on the numbers in its tensors, or it draws random ones.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        arguments: Sequence[th.Tensor],
-        rows: int | None = None,
-        may_draw: bool = False,
-    ):
-        recorder = _Recorder(arguments, rows, may_draw)
+    def __init__(self, function: Callable[..., Any], arguments: Sequence[th.Tensor], rows: int | None = None):
+        recorder = _Recorder(arguments, rows)
         try:
             with recorder:
                 #: What the function gave while it was written down.
@@ -103,10 +96,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     :param arguments: of the function.
     :param rows: a number that is not fixed; ``None`` if all are.
-    :param may_draw: whether random numbers may be drawn.
     """
 
-    def __init__(self, arguments: Sequence[th.Tensor], rows: int | None, may_draw: bool):
+    def __init__(self, arguments: Sequence[th.Tensor], rows: int | None):
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph: Any = th._C.Graph()
         #: By the id of a tensor: what stands for it in the graph. All are kept alive, so that no id is given twice.
@@ -117,7 +109,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.roots: list[th.Tensor] = []
         for tensor in arguments:
             self._know(tensor, self.graph.addInput())
-        self._may_draw = may_draw
         self._rows = rows
         if rows is not None:
             self._row_count = self.graph.addInput()
@@ -127,7 +118,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tags = operation.tags
         if operation is aten._local_scalar_dense.default or th.Tag.dynamic_output_shape in tags:
             raise CannotScript(f"{operation} looks at the numbers")
-        if th.Tag.nondeterministic_seeded in tags and not self._may_draw:
+        if th.Tag.nondeterministic_seeded in tags:
             raise CannotScript(f"{operation} draws random numbers")
         kwargs = kwargs or {}
         result = operation(*args, **kwargs)

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms import script, scripted_acting, scripted_recurrent, scripted_steps
+from sb3_ppo_notes.algorithms import script, scripted_recurrent, scripted_steps
 from sb3_ppo_notes.rules import ClippedSurrogate, UpdateRule
 from tests import environments
 from tests.algorithms.test_compile import CASES, ChangeEverything, difference, learn, models
@@ -52,12 +52,6 @@ RECURRENT = {
     "dict": ("dict", "MultiInputLstmPolicy", {}),
     "masked": ("discrete", "MlpLstmPolicy", {}),
 }
-
-
-@pytest.fixture(autouse=True)
-def acting_as_ever(monkeypatch):
-    """Its lists are counted in test_scripted_acting."""
-    monkeypatch.setattr(scripted_acting, "WAIT", 10**9)
 
 
 class Tally:
