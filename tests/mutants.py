@@ -1088,8 +1088,15 @@ MUTANTS = [
     Mutant(
         "everybody's TorchScript stays unoptimised",
         "algorithms/script.py",
-        "            th._C._set_graph_executor_optimize(was_optimizing)\n",
+        "            self._optimize(was_optimizing)\n",
         "            pass\n",
         SCRIPT + "test_others_keep_their_interpreter",
+    ),
+    Mutant(
+        "a formula that was replaced is not asked",
+        "algorithms/takers.py",
+        "learner.source_key)",
+        "0)",
+        SCRIPTED + "test_a_formula_that_was_replaced_is_asked",
     ),
 ]

@@ -26,6 +26,8 @@ class Learner(Protocol):
     precision: str
     #: Takes the eager steps of each phase.
     gradient_steps: dict[str, GradientSteps]
+    #: Of our functions, as they were when learning began.
+    source_key: int
     #: Callbacks that want to see the update.
     watchers: Watchers
     #: What a loss, gradient or weight that is not finite leads to: "raise" or "skip_update".

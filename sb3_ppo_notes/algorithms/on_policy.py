@@ -19,6 +19,7 @@ from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
 from sb3_ppo_notes.algorithms.sinks import guard_sinks
+from sb3_ppo_notes.algorithms.source import source_key
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
@@ -48,6 +49,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     _is_learning: bool = False
     #: What tells the checkpoints of this run from those of another; given with the first.
     _run_id: str | None = None
+    #: Of our functions, as they were when learning began.
+    source_key: int = 0
     #: Rollouts since learning began.
     _iteration: int = 0
 
@@ -255,6 +258,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         )
         assert self.env is not None
         guard_sinks(self.logger)
+        self.source_key = source_key()
         self.between_steps = []
         self._is_learning = True
         # Of a run that is resumed, rollouts are counted on: every log_interval-th of the whole run is logged.

@@ -53,15 +53,17 @@ class Script:
     """
 
     def __init__(self, function: Callable[..., Any], arguments: Sequence[th.Tensor], rows: int | None = None):
-        recorder = _Recorder(arguments, rows)
         try:
+            recorder = _Recorder(arguments, rows)
+            self._is_optimizing, self._optimize = th._C._get_graph_executor_optimize, th._C._set_graph_executor_optimize
+            self._below_autograd = th._C._AutoDispatchBelowAutograd
             with recorder:
                 #: What the function gave while it was written down.
                 self.first = [tensor.detach() for tensor in function(*arguments)]
             self._run = recorder.function(self.first)
         except CannotScript:
             raise
-        except Exception as error:  # the interpreter knows no class of its own
+        except Exception as error:  # whatever this PyTorch does not know, or not like this
             raise CannotScript(str(error).partition("\n")[0]) from error
         self._varies = rows is not None
         self._bound = recorder.bound
@@ -74,15 +76,15 @@ class Script:
         :param arguments: of the same shapes and dtypes; the number of rows is the first one's.
         :return: what the function would give, without a graph.
         """
-        was_optimizing = th._C._get_graph_executor_optimize()
+        was_optimizing = self._is_optimizing()
         # Nothing is to be fused, or done in another order.
-        th._C._set_graph_executor_optimize(False)
+        self._optimize(False)
         try:
-            with th._C._AutoDispatchBelowAutograd():
+            with self._below_autograd():
                 rows = (len(arguments[0]),) if self._varies else ()
                 found: tuple[th.Tensor, ...] = self._run(*arguments, *rows, *self._bound)
         finally:
-            th._C._set_graph_executor_optimize(was_optimizing)
+            self._optimize(was_optimizing)
         return found
 
     @property

@@ -68,19 +68,20 @@ class ScriptedSteps:
         self._scripts: dict[int, Script | None] = {}
         self._believed: dict[int, set[int]] = {}
 
-    def begin(self, towers: Towers, rule: UpdateRule, coefficients: LossCoefficients) -> None:
+    def begin(self, towers: Towers, rule: UpdateRule, coefficients: LossCoefficients, source: int = 0) -> None:
         """Begin an update.
 
         :param towers: the policy's networks.
         :param rule: the choices, with every schedule resolved.
         :param coefficients: ent_coef, vf_coef and β.
+        :param source: of our functions.
         """
         self._is_possible = self._is_ordinary(towers, rule)
         if not self._is_possible:
             return
         self.towers = towers
         self.rule, self.coefficients = rule, coefficients
-        key = towers.key, rule, coefficients, self.steps.phase.trains
+        key = towers.key, rule, coefficients, self.steps.phase.trains, source
         lies_there = all(script is None or script.is_current for script in self._scripts.values())
         if key != self._key or not lies_there:
             self._key = key
@@ -148,7 +149,7 @@ class ScriptedSteps:
 
     def _compared(
         self, kind: int, script: Script, minibatch: Any, ground: Any, leaves: list[th.Tensor]
-    ) -> list[th.Tensor]:
+    ) -> list[th.Tensor] | None:
         """Find them by the list and by the function, which is believed."""
         gradient: th.Tensor = self.steps.flat.gradient.vector  # type: ignore[union-attr]
         try:
@@ -156,7 +157,11 @@ class ScriptedSteps:
         except RuntimeError as error:  # what was written down does not fit another number of rows
             self._give_up(kind, str(error).strip().splitlines()[-1])
             listed = []
-        found = [each.detach() for each in self.function(minibatch, ground)(*leaves)]
+        try:
+            found = [each.detach() for each in self.function(minibatch, ground)(*leaves)]
+        except CannotScript as error:
+            self._give_up(kind, str(error))
+            return None
         if listed and not all(map(_same_bits, listed, (*found, gradient))):
             self._give_up(kind, "it gave other numbers")
         self._believed[kind].add(len(leaves[0]))

@@ -30,6 +30,10 @@ NARROW = 64
 #: The code runs on one core. With more threads than this PyTorch's LSTM, which spreads each step over all of them, is
 #: not known to be slower.
 MOST_THREADS = 2
+#: Of an LSTM's weights, those that one without bias has.
+NO_BIAS = ("weight_ih_l0", "weight_hh_l0")
+#: Tensors that hold numbers and nothing else.
+PLAIN = (th.Tensor, nn.Parameter)
 
 #: What the code returns for a row outside the lanes; 1 is no memory.
 OUTSIDE = 2
@@ -148,8 +152,10 @@ def weights_of(module: nn.LSTM) -> list[th.Tensor]:
     :param module: with bias or without.
     :return: W_ih, W_hh, and b_ih and b_hh if there are any.
     """
-    names = ("weight_ih_l0", "weight_hh_l0", *(("bias_ih_l0", "bias_hh_l0") if module.bias else ()))
-    return [getattr(module, name) for name in names]
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0") if module.bias else NO_BIAS
+    # A module's getattr is slow, and this is asked at every step. Where a weight is made of others it is no parameter.
+    own: dict[str, Any] = module._parameters
+    return [own[name] if name in own else getattr(module, name) for name in names]
 
 
 def can_run(memory: Memory, n_lanes: int) -> bool:
@@ -175,8 +181,7 @@ def can_run(memory: Memory, n_lanes: int) -> bool:
 
 
 def _holds_numbers(tensor: th.Tensor, shape: tuple[int, ...]) -> bool:
-    is_plain = type(tensor) in (th.Tensor, nn.Parameter) and tensor.dtype == th.float32 and tensor.device.type == "cpu"
-    return is_plain and tensor.shape == shape
+    return type(tensor) in PLAIN and tensor.dtype is th.float32 and tensor.is_cpu and tensor.shape == shape
 
 
 def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:

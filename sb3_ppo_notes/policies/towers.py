@@ -13,10 +13,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn.functional import linear
 
 from sb3_ppo_notes.policies.actor_critic import Latents, formulas_of
+from sb3_ppo_notes.policies.hooks import has_hooks
 
 #: (weight, bias) of one network's layers from input to output; the activation follows all but the last.
 Layers = list[tuple[nn.Parameter, nn.Parameter]]
@@ -53,6 +55,10 @@ class Towers:
         space = policy.observation_space
         # Vectors go in as they are; everything else is scaled, one-hot coded or flattened first.
         self.is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
+        extractor = policy.features_extractor
+        is_flat = type(extractor) is FlattenExtractor and not has_hooks(extractor) and not has_hooks(extractor.flatten)
+        #: Whether a recurrent policy's features are the observations themselves.
+        self.is_untouched = self.is_vector and is_flat and policy.share_features_extractor
 
     @property
     def key(self) -> Any:
@@ -92,7 +98,9 @@ class Towers:
         """
         policy: Any = self.policy
         if recurrence is not None:
-            return Latents(*policy.remember(policy.extract_features(observations), recurrence))
+            is_ready = self.is_untouched and observations.dtype == th.float32
+            features = observations if is_ready else policy.extract_features(observations)
+            return Latents(*policy.remember(features, recurrence))
         features = observations
         if not self.is_vector or observations.dtype != th.float32:
             features = preprocess_obs(observations, policy.observation_space, policy.normalize_images).flatten(1)  # type: ignore[union-attr]

@@ -11,6 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms import script, scripted_recurrent, scripted_steps
+from sb3_ppo_notes.formulas import objectives
 from sb3_ppo_notes.rules import ClippedSurrogate, UpdateRule
 from tests import environments
 from tests.algorithms.test_compile import CASES, ChangeEverything, difference, learn, models
@@ -179,6 +180,35 @@ def test_a_users_own_objective_is_asked_every_time(monkeypatch):
     plain, listed = both(monkeypatch, 128, lambda: eager("box", rule=rule))
     assert not tally.count
     assert difference(plain, listed) == 0.0
+
+
+@pytest.mark.parametrize("place", ["formula", "method"])
+def test_a_formula_that_was_replaced_is_asked(place, monkeypatch):
+    """Somebody tries another one between two calls of learn."""
+
+    def run(wait):
+        monkeypatch.setattr(scripted_steps, "WAIT", wait)
+        model = learn(eager("box"), 128)
+        with monkeypatch.context() as patch:
+            if place == "formula":
+                original = objectives.clipped_surrogate
+                patch.setattr(objectives, "clipped_surrogate", lambda *given: original(*given) * 0.5)
+            else:
+                method = ClippedSurrogate.objective
+                patch.setattr(ClippedSurrogate, "objective", lambda self, terms: method(self, terms) * 0.5)
+            learn(model, 128)
+        return learn(model, 128)
+
+    assert difference(run(10**9), run(0)) == 0.0
+
+
+def test_what_this_pytorch_does_not_know_is_done_without(monkeypatch):
+    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    monkeypatch.delattr(th._C, "_AutoDispatchBelowAutograd")
+    tally = Tally(monkeypatch)
+    learn(eager("box"), 128)
+    assert tally.count["__call__"] == 0
+    assert tally.count["_give_up"] == 2
 
 
 def test_who_looks_for_an_error_gets_autograds_own(monkeypatch):
