@@ -24,6 +24,7 @@ RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
 LSTM = "tests/policies/test_lstm.py::"
+DENSE = "tests/policies/test_dense.py::"
 SCRIPT = "tests/algorithms/test_script.py::"
 SCRIPTED = "tests/algorithms/test_scripted_steps.py::"
 REPLAY = "tests/algorithms/test_replay.py::"
@@ -527,7 +528,7 @@ MUTANTS = [
     ),
     Mutant(
         "a gradient handed in is written to",
-        "policies/lstm.py",
+        "policies/lstm_sequences.py",
         "gradient.clone(memory_format=th.contiguous_format)",
         "gradient.contiguous()",
         LSTM + "test_it_is_pytorchs_forward_and_back",
@@ -569,7 +570,7 @@ MUTANTS = [
     ),
     Mutant(
         "both biases share one gradient",
-        "policies/lstm.py",
+        "policies/lstm_sequences.py",
         "[d_bias, d_bias.clone()]",
         "[d_bias, d_bias]",
         LSTM + "test_training_with_and_without_the_code_is_the_same_to_rounding[own_optimizer]",
@@ -577,8 +578,8 @@ MUTANTS = [
     Mutant(
         "shapes are not asked for before the code in C runs",
         "policies/lstm.py",
-        "return is_plain and tensor.shape == shape",
-        "return is_plain",
+        "tensor.is_cpu and tensor.shape == shape",
+        "tensor.is_cpu",
         LSTM + "test_what_it_cannot_do_is_left_to_pytorch",
     ),
     Mutant(
@@ -1098,5 +1099,26 @@ MUTANTS = [
         "learner.source_key)",
         "0)",
         SCRIPTED + "test_a_formula_that_was_replaced_is_asked",
+    ),
+    Mutant(
+        "a layer on a memory forgets its bias (C)",
+        "policies/_lstm_kernel.h",
+        "memcpy(y[row], layer->b, sizeof(float) * M);",
+        "memset(y[row], 0, sizeof(float) * M);",
+        DENSE + "test_it_is_pytorchs_there_and_back",
+    ),
+    Mutant(
+        "a layer on a memory has a straight activation on the way back (C)",
+        "policies/_lstm_kernel.h",
+        "const VEC tanh = slope * (1.0f - output * output);",
+        "const VEC tanh = slope;",
+        DENSE + "test_it_is_pytorchs_there_and_back",
+    ),
+    Mutant(
+        "the layers on a memory are taken in the wrong order",
+        "policies/lstm_sequences.py",
+        "d_layers = [*d_own, *d_layers]",
+        "d_layers = [*d_layers, *d_own]",
+        DENSE + "test_gradients_on_a_memory_are_those_without_it",
     ),
 ]

@@ -132,7 +132,7 @@ class Recorded:
             if not all(map(_agree, (*bound, *self._outputs), (*stepped, *expected))):
                 raise RuntimeError("launched at once, it gave other numbers")
         except RuntimeError as error:
-            self.reason = str(error).splitlines()[0]
+            self.reason = str(error).partition("\n")[0]
             self._tape, self._outputs, self._columns = None, (), []
             logger.warning("compile=True: steps are launched kernel by kernel, recording one failed: %s", self.reason)
             th._foreach_copy_(bound, stepped)

@@ -155,7 +155,7 @@ class ScriptedSteps:
         try:
             listed = [*script(*leaves), gradient.clone()]
         except RuntimeError as error:  # what was written down does not fit another number of rows
-            self._give_up(kind, str(error).strip().splitlines()[-1])
+            self._give_up(kind, str(error).strip().rpartition("\n")[2])
             listed = []
         try:
             found = [each.detach() for each in self.function(minibatch, ground)(*leaves)]

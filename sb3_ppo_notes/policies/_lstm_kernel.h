@@ -276,15 +276,15 @@ TARGET static void NAME(cell_gradient)(
     }
 }
 
-/* out [4H, m] = sum over n rows of d_gates[rows[q]]' x right[q], for m = blocks of `vectors` vectors, right [m / block,
+/* out [width, m] = sum over n rows of left[rows[q]]' x right[q], for m = blocks of `vectors` vectors, right [m / block,
  * n, block] packed. The left side is packed panel by panel, so that the innermost loop reads memory in its order. */
 INLINE void NAME(outer)(
-    const int vectors, const Batch *batch, Index n, const Index *rows, Index m, const float *right, float *panel,
-    float *out) {
-    const Index width = 4 * batch->n_hidden, block = vectors * LANES;
+    const int vectors, Index width, const float *left, Index n, const Index *rows, Index m, const float *right,
+    float *panel, float *out) {
+    const Index block = vectors * LANES;
     for (Index first = 0; first < width; first += PANEL) {
         for (Index q = 0; q < n; q++)
-            memcpy(panel + q * PANEL, batch->d_gates + rows[q] * width + first, sizeof(float) * PANEL);
+            memcpy(panel + q * PANEL, left + rows[q] * width + first, sizeof(float) * PANEL);
         for (Index b = 0; b < m / block; b++)
             for (Index j = 0; j < PANEL; j += 4) {
                 VEC sums[4][VECTORS];
@@ -314,7 +314,7 @@ TARGET static void NAME(hidden_gradient)(
     for (Index b = 0; b < H / COLUMNS; b++)
         for (Index q = 0; q < n; q++)
             NAME(copy_block)(before[rows[q]] + b * COLUMNS, columns + (b * n + q) * COLUMNS);
-    NAME(outer)(VECTORS, batch, n, rows, H, columns, panel, batch->d_w_hh);
+    NAME(outer)(VECTORS, 4 * H, batch->d_gates, n, rows, H, columns, panel, batch->d_w_hh);
 }
 
 /* The gradient at W_ih and at the biases, which are the weights of one more input that is always 1; the inputs padded
@@ -328,7 +328,7 @@ TARGET static int NAME(input_gradient)(const Batch *batch, Index *rows, float *p
         for (Index k = 0; k <= K; k++)
             columns[((k / LANES) * N + row) * LANES + k % LANES] = k < K ? batch->features[row * K + k] : 1.0f;
     }
-    if (!failed) NAME(outer)(1, batch, N, rows, m, columns, panel, found);
+    if (!failed) NAME(outer)(1, width, batch->d_gates, N, rows, m, columns, panel, found);
     for (Index j = 0; !failed && j < width; j++) {
         memcpy(batch->d_w_ih + j * K, found + j * m, sizeof(float) * K);
         if (batch->d_bias) batch->d_bias[j] = found[j * m + K];
@@ -372,6 +372,63 @@ TARGET static int NAME(backward)(const Batch *batch) {
     }
     free(columns), free(panel), free(rows_used);
     free(packed), free(d_cells), free(row_at), free(x), free(y);
+    return failed;
+}
+
+/* Y <- a(X W' + b). */
+TARGET static int NAME(dense_forward)(const Layer *layer) {
+    const Index N = layer->n_rows, K = layer->n_inputs, M = layer->n_outputs;
+    const VEC nothing = {0};
+    float *packed = malloc(sizeof(float) * K * M);
+    const float **x = malloc(sizeof(float *) * N);
+    float **y = malloc(sizeof(float *) * N);
+    const int failed = !packed || !x || !y ? NO_MEMORY : 0;
+    if (!failed) {
+        for (Index row = 0; row < N; row++) {
+            x[row] = layer->x + row * K, y[row] = layer->y + row * M;
+            memcpy(y[row], layer->b, sizeof(float) * M);
+        }
+        NAME(pack_transposed)(K, M, layer->w, packed);
+        NAME(product)(N, K, M, packed, x, y, 0);
+        for (float *at = layer->y; at < layer->y + N * M; at += LANES) {
+            const VEC sum = NAME(load)(at);
+            NAME(store)(at, layer->is_tanh ? NAME(hyperbolic)(sum) : NAME(choose)(sum <= nothing, nothing, sum));
+        }
+    }
+    free(packed), free(x), free(y);
+    return failed;
+}
+
+/* dS = dY a'(S), written over dY; dW = dS' X, db = sum of dS, dX = dS W. */
+TARGET static int NAME(dense_backward)(const Layer *layer) {
+    const Index N = layer->n_rows, K = layer->n_inputs, M = layer->n_outputs;
+    const VEC nothing = {0};
+    float *packed = malloc(sizeof(float) * K * M), *columns = malloc(sizeof(float) * N * K);
+    float *panel = malloc(sizeof(float) * N * PANEL);
+    Index *rows = malloc(sizeof(Index) * N);
+    const float **x = malloc(sizeof(float *) * N);
+    float **y = malloc(sizeof(float *) * N);
+    const int failed = !packed || !columns || !panel || !rows || !x || !y ? NO_MEMORY : 0;
+    if (!failed) {
+        memset(layer->d_b, 0, sizeof(float) * M);
+        memset(layer->d_x, 0, sizeof(float) * N * K);
+        for (Index row = 0; row < N; row++) {
+            rows[row] = row, x[row] = layer->d_y + row * M, y[row] = layer->d_x + row * K;
+            for (Index j = 0; j < M; j += LANES) {
+                const VEC output = NAME(load)(layer->y + row * M + j), slope = NAME(load)(x[row] + j);
+                const VEC tanh = slope * (1.0f - output * output);
+                const VEC own = layer->is_tanh ? tanh : NAME(choose)(output <= nothing, nothing, slope);
+                NAME(store)(layer->d_y + row * M + j, own);
+                NAME(store)(layer->d_b + j, NAME(load)(layer->d_b + j) + own);
+            }
+            for (Index b = 0; b < K / COLUMNS; b++)
+                NAME(copy_block)(layer->x + row * K + b * COLUMNS, columns + (b * N + row) * COLUMNS);
+        }
+        NAME(outer)(VECTORS, M, layer->d_y, N, rows, K, columns, panel, layer->d_w);
+        NAME(pack)(M, K, layer->w, packed);
+        NAME(product)(N, M, K, packed, x, y, 0);
+    }
+    free(packed), free(columns), free(panel), free(rows), free(x), free(y);
     return failed;
 }
 

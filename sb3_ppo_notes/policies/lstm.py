@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
@@ -35,11 +34,14 @@ NO_BIAS = ("weight_ih_l0", "weight_hh_l0")
 #: Tensors that hold numbers and nothing else.
 PLAIN = (th.Tensor, nn.Parameter)
 
+#: What the code can do.
+FUNCTIONS = ("forward", "backward", "step", "dense_forward", "dense_backward")
+
 #: What the code returns for a row outside the lanes; 1 is no memory.
 OUTSIDE = 2
 
 #: Of the source in ``_lstm.c``: what was built from another one is not called.
-REVISION = 2
+REVISION = 3
 
 
 class Memory(NamedTuple):
@@ -55,7 +57,7 @@ class Memory(NamedTuple):
     states: tuple[th.Tensor, ...]
 
 
-class _Batch(ctypes.Structure):
+class Batch(ctypes.Structure):
     """``Batch`` of ``_lstm.c``: numbers, then addresses."""
 
     NUMBERS = ("n_rows", "n_inputs", "n_hidden", "n_steps", "n_lanes")
@@ -67,7 +69,7 @@ class _Batch(ctypes.Structure):
     ]
 
     @classmethod
-    def of(cls, numbers: tuple[int, ...], **tensors: th.Tensor | None) -> "_Batch":
+    def of(cls, numbers: tuple[int, ...], **tensors: th.Tensor | None) -> "Batch":
         """Say where tensors lie.
 
         :param numbers: in the order of the fields.
@@ -90,14 +92,14 @@ class Library:
         functions = ctypes.CDLL(path)
         if not hasattr(functions, "lstm_revision") or functions.lstm_revision() != REVISION:
             raise OSError(f"{path} was built from another version's source")
-        self.functions = {name: getattr(functions, f"lstm_{name}") for name in ("forward", "backward", "step")}
+        self.functions = {name: getattr(functions, f"lstm_{name}") for name in FUNCTIONS}
         self.level = functions.lstm_level() if level is None else min(level, functions.lstm_level())
 
-    def run(self, name: str, batch: _Batch) -> None:
-        """Go one way through the sequences.
+    def run(self, name: str, batch: Any) -> None:
+        """Go one way through the sequences, or through a layer.
 
-        :param name: ``"forward"``, ``"backward"`` or ``"step"``.
-        :param batch: what to read and write.
+        :param name: one of ``FUNCTIONS``.
+        :param batch: what to read and write, a structure of C's.
         :raises MemoryError: if there is no memory for what lies between.
         :raises ValueError: if a row lies outside the lanes.
         """
@@ -177,10 +179,16 @@ def can_run(memory: Memory, n_lanes: int) -> bool:
     shapes = [(features.shape[0], n_inputs), *((1, n_lanes, size) for _ in range(2))]
     shapes += [(4 * size, n_inputs), (4 * size, size), (4 * size,), (4 * size,)]
     tensors = [features, *states, *weights_of(module)]
-    return len(states) == 2 and all(map(_holds_numbers, tensors, shapes)) and not any(s.requires_grad for s in states)
+    return len(states) == 2 and all(map(holds_numbers, tensors, shapes)) and not any(s.requires_grad for s in states)
 
 
-def _holds_numbers(tensor: th.Tensor, shape: tuple[int, ...]) -> bool:
+def holds_numbers(tensor: th.Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor can be read without asking PyTorch.
+
+    :param tensor: of any kind.
+    :param shape: that it shall have.
+    :return: ``False`` for another type or shape, on another device, or of a class of its own.
+    """
     return type(tensor) in PLAIN and tensor.dtype is th.float32 and tensor.is_cpu and tensor.shape == shape
 
 
@@ -198,94 +206,31 @@ def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
     found = features.new_empty(7, n, size)
     shown, kept, tanhs, *_ = parts = found.unbind()
     gates = parts[3]
-    given = {"features": features, "h_0": hidden, "c_0": cell} | _named((w_ih, w_hh, *biases))
+    given = {"features": features, "h_0": hidden, "c_0": cell} | named((w_ih, w_hh, *biases))
     if features.shape[1] >= NARROW:
         # To pack so many weights would take longer than one step with them.
         gates = th.addmm(biases[0] + biases[1], features, w_ih.t()) if biases else features.mm(w_ih.t())
         del given["features"]
     wanted = {"gates": gates, "cells": kept, "tanhs": tanhs, "hiddens": shown}
-    _library().run("step", _Batch.of((n, features.shape[1], size, 1, n), **given, **wanted))
+    library().run("step", Batch.of((n, features.shape[1], size, 1, n), **given, **wanted))
     return shown, (shown.unsqueeze(0), kept.unsqueeze(0))
 
 
-def sequences(memory: Memory, place: th.Tensor, shape: tuple[int, int]) -> th.Tensor:
-    """The module's output for sequences that lie in lanes: h of every row.
+def named(weights: Sequence[th.Tensor]) -> dict[str, th.Tensor]:
+    """An LSTM's weights by the names of C's fields.
 
-    Source: ``formulas.memory``, applied from step to step.
-
-    :param memory: for which :func:`can_run` holds.
-    :param place: ``[N]`` int64, step · S + lane of each row. Between two sequences of a lane a step is left empty.
-    :param shape: steps of a lane, and lanes S.
-    :return: ``[N, H]``, differentiable with respect to features and weights.
-    :raises ValueError: if ``place`` is of another type or length, or a row lies outside the lanes.
+    :param weights: of :func:`weights_of`, contiguous.
+    :return: W_ih, W_hh and the biases, if there are any.
     """
-    if place.dtype != th.int64 or place.shape != (len(memory.features),):
-        rows = f"one int64 for each of {len(memory.features)} rows"
-        raise InvalidValueError(f"place must hold {rows}, got {place.dtype} of shape {tuple(place.shape)}")
-    arguments = (*memory.states, memory.features, *weights_of(memory.module))
-    return _Sequences.apply(shape, place, *arguments)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Sequences(th.autograd.Function):
-    """The function and its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, shape: tuple[int, int], place: th.Tensor, *tensors: th.Tensor) -> th.Tensor:
-        """From features and weights to h.
-
-        :param ctx: keeps what the way back needs.
-        :param shape: steps of a lane, and lanes.
-        :param place: ``[N]``.
-        :param tensors: h, c, features, W_ih, W_hh, and the two biases if there are any.
-        :return: ``[N, H]``.
-        """
-        hidden, cell, features, *weights = (tensor.contiguous() for tensor in tensors)
-        place, n_rows, size = place.contiguous(), len(features), hidden.shape[-1]
-        gates, between = features.new_empty(n_rows, 4 * size), features.new_empty(2, n_rows, size)
-        hiddens = features.new_empty(n_rows, size)
-        given = {"place": place, "h_0": hidden, "c_0": cell, "features": features} | _named(weights)
-        wanted = {"gates": gates, "cells": between[0], "tanhs": between[1], "hiddens": hiddens}
-        _library().run("forward", _Batch.of((n_rows, features.shape[1], size, *shape), **given, **wanted))
-        ctx.shape = shape
-        # The weights as they are given: autograd then notices if they are changed before the way back.
-        ctx.save_for_backward(place, gates, between, hiddens, *tensors)
-        return hiddens
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        """From the gradient at h to those at features and weights.
-
-        :param ctx: of :meth:`forward`.
-        :param gradient: ``[N, H]``.
-        :return: in the order of the arguments of :meth:`forward`.
-        """
-        place, gates, between, hiddens, *given = ctx.saved_tensors
-        hidden, cell, features, w_ih, w_hh, *biases = (tensor.contiguous() for tensor in given)
-        n_inputs = features.shape[1]
-        is_narrow = n_inputs < NARROW
-        d_gates, d_w_hh, d_w_ih = th.empty_like(gates), th.empty_like(w_hh), th.empty_like(w_ih)
-        d_bias = gates.new_empty(gates.shape[1])
-        # Written to: what comes from later steps is added.
-        d_hidden = gradient.clone(memory_format=th.contiguous_format)
-        known = {"place": place, "h_0": hidden, "c_0": cell, "features": features, "w_hh": w_hh}
-        known |= {"gates": gates, "cells": between[0], "tanhs": between[1], "hiddens": hiddens}
-        wanted = {"d_hiddens": d_hidden, "d_gates": d_gates, "d_w_hh": d_w_hh}
-        wanted |= {"d_w_ih": d_w_ih, "d_bias": d_bias} if is_narrow else {}
-        _library().run("backward", _Batch.of((len(features), n_inputs, w_hh.shape[1], *ctx.shape), **known, **wanted))
-        if not is_narrow:
-            th.mm(d_gates.t(), features, out=d_w_ih)
-            th.sum(d_gates, 0, out=d_bias)
-        d_features = d_gates.mm(w_ih) if ctx.needs_input_grad[4] else None
-        # A tensor for each bias: who clips gradients in place would else shorten the one twice.
-        return None, None, None, None, d_features, d_w_ih, d_w_hh, *([d_bias, d_bias.clone()] if biases else [])
-
-
-def _named(weights: Sequence[th.Tensor]) -> dict[str, th.Tensor]:
     return dict(zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights, strict=False))
 
 
-def _library() -> Library:
+def library() -> Library:
+    """The compiled code.
+
+    :return: it.
+    :raises RuntimeError: if there is none.
+    """
     if LIBRARY is None:
         raise RuntimeError("the LSTM's own code was not built: ask can_run first")
     return LIBRARY

@@ -1,13 +1,14 @@
 """How a recurrent policy's memory is run: over one step, or over all sequences of a minibatch at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
 
-from sb3_ppo_notes.policies import lstm
+from sb3_ppo_notes.policies import lstm, lstm_sequences
+from sb3_ppo_notes.policies.dense import Stack
 from sb3_ppo_notes.policies.hooks import has_hooks
 from sb3_ppo_notes.policies.lstm import Memory
 
@@ -47,41 +48,57 @@ def is_plain_lstm(module: Any) -> bool:
     return is_plain and not module.batch_first and "forward" not in vars(module) and not has_hooks(module)
 
 
-def run(memories: list[Memory], recurrence: Recurrence) -> tuple[list[th.Tensor], States]:
+def run(memories: list[Memory], recurrence: Recurrence, stacks: Sequence[Stack] = ()) -> tuple[list[th.Tensor], States]:
     """Run all sequences through recurrent modules.
 
     :param memories: of the actor, and of the critic if it has one.
     :param recurrence: how the rows lie.
-    :return: ``[N, H]`` of each, and the states after the last step, if any.
+    :param stacks: layers that stand on each of them; none, if they are somebody else's business.
+    :return: ``[N, H]`` of each, or of its last layer's width, and the states after the last step, if any.
     """
     lay = lru_cache(maxsize=1)(partial(_grid, recurrence=recurrence))
-    found = [_call(memory, lay, recurrence) for memory in memories]
+    on_top = stacks or [Stack()] * len(memories)
+    found = [_call(memory, lay, recurrence, stack) for memory, stack in zip(memories, on_top, strict=True)]
     return [outputs for outputs, _ in found], tuple(state for _, states in found for state in states)
 
 
-def _call(memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence) -> tuple[th.Tensor, States]:
-    """Run one memory, by our own code or in one call of the module; what is no row never comes out.
+def _call(
+    memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence, stack: Stack
+) -> tuple[th.Tensor, States]:
+    """Run one memory, by our own code or in one call of the module, and what stands on it.
 
     :param memory: an LSTM or a GRU.
     :param lay: :func:`_grid` of features.
     :param recurrence: how the rows lie.
-    :return: ``[N, H]``, and the states after the last step, if any.
+    :param stack: layers that stand on it.
+    :return: ``[N, H]``, or of the last layer's width, and the states after the last step, if any.
     """
-    module, features, states = memory
-    is_plain = is_plain_lstm(module)
+    if recurrence.length > 1 and stack.can_run and _can_run(memory, recurrence):
+        shape = recurrence.length, recurrence.n_lanes
+        return lstm_sequences.sequences(memory, recurrence.positions, shape, stack), ()
+    outputs, states = _remembered(memory, lay, recurrence)
+    return stack.run(outputs), states
+
+
+def _can_run(memory: Memory, recurrence: Recurrence) -> bool:
+    """Whether our own code can run a memory."""
     # Of one step the rows are the lanes; if they are not, PyTorch says so.
-    is_whole = recurrence.length > 1 or len(features) == recurrence.n_lanes
-    if (
-        is_plain
-        and is_whole
-        and (recurrence.length > 1 or not th.is_grad_enabled())
-        and lstm.can_run(memory, recurrence.n_lanes)
-    ):
+    is_whole = recurrence.length > 1 or len(memory.features) == recurrence.n_lanes
+    is_for_it = is_whole and (recurrence.length > 1 or not th.is_grad_enabled())
+    return is_for_it and is_plain_lstm(memory.module) and lstm.can_run(memory, recurrence.n_lanes)
+
+
+def _remembered(
+    memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence
+) -> tuple[th.Tensor, States]:
+    """Run one memory; what is no row never comes out."""
+    module, features, states = memory
+    if _can_run(memory, recurrence):
         if recurrence.length == 1:
             return lstm.step(memory)
-        return lstm.sequences(memory, recurrence.positions, (recurrence.length, recurrence.n_lanes)), ()
+        return lstm_sequences.sequences(memory, recurrence.positions, (recurrence.length, recurrence.n_lanes)), ()
     device = features.device.type
-    if recurrence.length == 1 and is_plain and device == "cpu" and not th.is_autocast_enabled(device):
+    if recurrence.length == 1 and is_plain_lstm(module) and device == "cpu" and not th.is_autocast_enabled(device):
         # One step of acting: the cell alone takes half the time. In bfloat16 it would not round as the whole LSTM does.
         hidden, cell = th.lstm_cell(features, tuple(state[0] for state in states), *lstm.weights_of(module))
         return hidden, (hidden.unsqueeze(0), cell.unsqueeze(0))

@@ -1,5 +1,6 @@
 """Policies with a memory: an LSTM or a GRU between the features and the heads."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
+from sb3_ppo_notes.policies.dense import Stack
 from sb3_ppo_notes.policies.lstm import Memory
 from sb3_ppo_notes.policies.memory import Recurrence, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
@@ -127,11 +129,14 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         kept = (1.0 - episode_starts.float()).reshape(1, n, 1)
         return Recurrence(th.arange(n, device=self.device), 1, n, tuple(state * kept for state in states))
 
-    def remember(self, features: Any, recurrence: Recurrence) -> tuple[th.Tensor, th.Tensor, States]:
+    def remember(
+        self, features: Any, recurrence: Recurrence, stacks: Sequence[Stack] = ()
+    ) -> tuple[th.Tensor, th.Tensor, States]:
         """What actor and critic know after each row: features of now and of before.
 
         :param features: ``[N, k]``, or one such tensor each for actor and critic.
         :param recurrence: how the rows lie in sequences.
+        :param stacks: layers that stand on the actor's memory and on the critic's, if each has its own.
         :return: ``[N, H]`` of the actor, ``[N, H]`` of the critic, and the states after the step; of several steps at
             once, from which one learns and does not go on, there may be none.
         """
@@ -140,7 +145,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         memories = [Memory(self.lstm_actor, pi_features, recurrence.states[:half])]
         if self.lstm_critic is not None:
             memories.append(Memory(self.lstm_critic, vf_features, recurrence.states[half:]))
-        (latent_pi, *others), states = run(memories, recurrence)
+        (latent_pi, *others), states = run(memories, recurrence, stacks)
         if others:
             return latent_pi, others[0], states
         # Shared: the critic reads the actor's memory, but only the actor trains it.

@@ -17,7 +17,9 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn.functional import linear
 
+from sb3_ppo_notes.policies import lstm
 from sb3_ppo_notes.policies.actor_critic import Latents, formulas_of
+from sb3_ppo_notes.policies.dense import Stack
 from sb3_ppo_notes.policies.hooks import has_hooks
 
 #: (weight, bias) of one network's layers from input to output; the activation follows all but the last.
@@ -45,13 +47,16 @@ class Towers:
     """
 
     def __init__(self, actor: Layers, critic: Layers, activation: type[nn.Module], policy: ActorCriticPolicy):
-        self.actor = actor
-        self.critic = critic
+        #: What a recurrent policy's networks have below their last layers: it is run along with the memory.
+        self.stacks = _stacks_of(actor, critic, activation, policy)
+        self.actor = actor[-1:] if self.stacks else actor
+        self.critic = critic[-1:] if self.stacks else critic
         self.activation = activation
         self.activate = th.tanh if activation is nn.Tanh else th.relu
         self.policy = policy
         #: The ids of all their weights.
-        self.inside = {id(weight) for layer in (*actor, *critic) for weight in layer}
+        self.inside = {id(weight) for layer in (*self.actor, *self.critic) for weight in layer}
+        self._ids = tuple(id(weight) for layer in (*actor, *critic) for weight in layer)
         space = policy.observation_space
         # Vectors go in as they are; everything else is scaled, one-hot coded or flattened first.
         self.is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
@@ -64,8 +69,7 @@ class Towers:
     def key(self) -> Any:
         """Equal for networks that do the same with the same weights; they are made out anew for every update."""
         policy = self.policy
-        ids = tuple(id(weight) for layer in (*self.actor, *self.critic) for weight in layer)
-        return ids, self.activation, id(formulas_of(policy)), type(policy.action_dist), policy.normalize_images
+        return self._ids, self.activation, id(formulas_of(policy)), type(policy.action_dist), policy.normalize_images
 
     def forward(self, observations: Any, recurrence: Any = None) -> "TowerPass":
         """Run both networks.
@@ -100,7 +104,8 @@ class Towers:
         if recurrence is not None:
             is_ready = self.is_untouched and observations.dtype == th.float32
             features = observations if is_ready else policy.extract_features(observations)
-            return Latents(*policy.remember(features, recurrence))
+            stacks = (self.stacks,) if self.stacks else ()
+            return Latents(*policy.remember(features, recurrence, *stacks))
         features = observations
         if not self.is_vector or observations.dtype != th.float32:
             features = preprocess_obs(observations, policy.observation_space, policy.normalize_images).flatten(1)  # type: ignore[union-attr]
@@ -190,6 +195,16 @@ class Towers:
         if self.activation is nn.Tanh:
             return th.ops.aten.tanh_backward(gradient, output)  # type: ignore[no-any-return]
         return th.ops.aten.threshold_backward(gradient, output, 0)  # type: ignore[no-any-return]
+
+
+def _stacks_of(actor: Layers, critic: Layers, activation: type[nn.Module], policy: Any) -> list[Stack]:
+    """All but the last layers, if our own code can run them on top of a memory each."""
+    if getattr(policy, "lstm_critic", None) is None or not isinstance(policy.lstm_actor, nn.LSTM):
+        return []
+    if "remember" in vars(policy) or not type(policy).remember.__module__.startswith("sb3_ppo_notes."):
+        return []  # somebody's own, who knows of no stacks
+    stacks = [Stack(layers[:-1], activation is nn.Tanh) for layers in (actor, critic)]
+    return stacks if lstm.LIBRARY is not None and all(stack.can_run for stack in stacks) else []
 
 
 class TowerPass:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.memory import lstm_gates, lstm_step, lstm_step_gradient
-from sb3_ppo_notes.policies import lstm
+from sb3_ppo_notes.policies import lstm, lstm_sequences
 from sb3_ppo_notes.policies.lstm import Library, Memory
 from sb3_ppo_notes.rules import EarlyStop, UpdateRule
 
@@ -115,7 +115,7 @@ def test_it_is_pytorchs_forward_and_back(every_level, layout, n_inputs, units, b
     features = memory.features.requires_grad_()
     exact, exact_features, expected = alone(memory, rows, firsts)
     assert lstm.can_run(memory, shape[1])
-    found = lstm.sequences(memory, place, shape)
+    found = lstm_sequences.sequences(memory, place, shape)
     assert_close(found, expected)
     slope = th.randn_like(found)
     before = slope.clone()
@@ -132,7 +132,7 @@ def test_it_is_the_formulas_step_by_step():
     place, shape, _, _ = laid([[6]])
     memory = memory_of(6, 1)
     w_ih, w_hh, b_ih, b_hh = memory.module.parameters()
-    found = lstm.sequences(memory, place, shape)
+    found = lstm_sequences.sequences(memory, place, shape)
     ours = th.autograd.grad(found.sum(), [w_ih, w_hh, b_ih, b_hh])
     order = th.argsort(place)
     with th.no_grad():
@@ -179,11 +179,11 @@ def test_one_step_is_the_cell(every_level):
 def test_what_lies_beside_a_sequence_changes_none_of_its_bits(lanes, seed):
     place, shape, rows, firsts = laid(lanes)
     memory = memory_of(len(place), shape[1], seed=seed)
-    together = lstm.sequences(memory, place, shape).detach()
+    together = lstm_sequences.sequences(memory, place, shape).detach()
     for span, lane in zip(rows, firsts, strict=True):
         states = tuple(th.zeros(1, 1, 64) if lane is None else state[:, lane : lane + 1] for state in memory.states)
         lone = Memory(memory.module, memory.features[span], states)
-        assert th.equal(lstm.sequences(lone, th.arange(len(span)), (len(span), 1)), together[span])
+        assert th.equal(lstm_sequences.sequences(lone, th.arange(len(span)), (len(span), 1)), together[span])
 
 
 def test_gates_are_right_from_the_smallest_to_the_largest_sums(every_level):
@@ -196,7 +196,7 @@ def test_gates_are_right_from_the_smallest_to_the_largest_sums(every_level):
             getattr(memory.module, name).zero_()
     sums = th.cat([th.linspace(-30, 30, 3001), th.logspace(-30, 4, 500), -th.logspace(-30, 4, 500)])
     states = tuple(th.zeros_like(state) for state in memory.states)
-    found = lstm.sequences(Memory(memory.module, sums.unsqueeze(1), states), th.arange(4001), (1, 4001))
+    found = lstm_sequences.sequences(Memory(memory.module, sums.unsqueeze(1), states), th.arange(4001), (1, 4001))
     hidden, _ = lstm_step(lstm_gates(sums.double().repeat(4, 1).T), th.zeros(4001, 1, dtype=th.float64))
     error = (found[:, 0].double() - hidden[:, 0]).abs() / hidden[:, 0].abs().clamp(min=1e-35)
     assert error.max().item() < 2e-6
@@ -205,10 +205,10 @@ def test_gates_are_right_from_the_smallest_to_the_largest_sums(every_level):
 def test_what_is_no_number_stays_none_and_harms_no_other_sequence(every_level):
     place, shape, rows, _ = laid(LAYOUTS["ragged, end to end"])
     memory = memory_of(len(place), shape[1])
-    clean = lstm.sequences(memory, place, shape).detach()
+    clean = lstm_sequences.sequences(memory, place, shape).detach()
     spoilt = memory.features.clone()
     spoilt[rows[0][2]] = th.nan
-    found = lstm.sequences(memory._replace(features=spoilt), place, shape).detach()
+    found = lstm_sequences.sequences(memory._replace(features=spoilt), place, shape).detach()
     assert found[rows[0][2:]].isnan().all()
     harmed = set(rows[0][2:].tolist())
     rest = [row for row in range(len(place)) if row not in harmed]
@@ -222,7 +222,7 @@ def test_infinite_and_huge_inputs_saturate_as_pytorchs_do():
     with th.no_grad():
         memory.module.weight_ih_l0.abs_()
         expected = memory.module(features.unsqueeze(0), memory.states)[0][0]
-        found = lstm.sequences(memory._replace(features=features), th.arange(3), (1, 3))
+        found = lstm_sequences.sequences(memory._replace(features=features), th.arange(3), (1, 3))
     assert found.numpy() == pytest.approx(expected.numpy(), abs=1e-6)
 
 
@@ -230,7 +230,7 @@ def test_infinite_and_huge_inputs_saturate_as_pytorchs_do():
 def test_weights_and_states_may_lie_anyhow_in_memory():
     place, shape, *_ = laid(LAYOUTS["equal lanes"])
     memory = memory_of(len(place), shape[1])
-    expected = lstm.sequences(memory, place, shape).detach()
+    expected = lstm_sequences.sequences(memory, place, shape).detach()
     turned = memory_of(len(place), shape[1])
     for weight in turned.module.parameters():
         if weight.dim() == 2:
@@ -239,10 +239,10 @@ def test_weights_and_states_may_lie_anyhow_in_memory():
     features = memory.features.t().contiguous().t()
     spread = th.stack([place, place], dim=1)[:, 0]
     assert not spread.is_contiguous()
-    found = lstm.sequences(Memory(turned.module, features, states), spread, shape)
+    found = lstm_sequences.sequences(Memory(turned.module, features, states), spread, shape)
     assert th.equal(found, expected)
     slopes = [
-        th.autograd.grad(lstm.sequences(one, place, shape).sum(), list(one.module.parameters()))
+        th.autograd.grad(lstm_sequences.sequences(one, place, shape).sum(), list(one.module.parameters()))
         for one in (memory, Memory(turned.module, features, states))
     ]
     assert all(th.equal(mine, right) for mine, right in zip(*slopes, strict=True))
@@ -251,7 +251,7 @@ def test_weights_and_states_may_lie_anyhow_in_memory():
 @built
 def test_weights_changed_before_the_way_back_are_noticed():
     memory = memory_of(3, 3)
-    found = lstm.sequences(memory, th.arange(3), (1, 3))
+    found = lstm_sequences.sequences(memory, th.arange(3), (1, 3))
     with th.no_grad():
         memory.module.weight_hh_l0.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -262,7 +262,7 @@ def test_weights_changed_before_the_way_back_are_noticed():
 def test_no_second_derivative_is_made_up():
     memory = memory_of(3, 3)
     memory.features.requires_grad_()
-    found = lstm.sequences(memory, th.arange(3), (1, 3))
+    found = lstm_sequences.sequences(memory, th.arange(3), (1, 3))
     (slope,) = th.autograd.grad((found**2).sum(), memory.features, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
@@ -338,7 +338,7 @@ def test_a_row_outside_the_lanes_is_refused(place):
     with pytest.raises(
         InvalidValueError, match=r"^place must lie in \[0, 3\), the steps times the lanes, for every row$"
     ):
-        lstm.sequences(memory, th.tensor([0, 1, place]), (1, 3))
+        lstm_sequences.sequences(memory, th.tensor([0, 1, place]), (1, 3))
 
 
 @built
@@ -352,7 +352,7 @@ def test_a_row_outside_the_lanes_is_refused(place):
 )
 def test_places_of_another_type_or_number_are_refused(place, got):
     with pytest.raises(InvalidValueError) as error:
-        lstm.sequences(memory_of(3, 3), place, (1, 3))
+        lstm_sequences.sequences(memory_of(3, 3), place, (1, 3))
     assert str(error.value) == f"place must hold one int64 for each of 3 rows, got {got}"
 
 
@@ -393,7 +393,9 @@ def test_a_hook_on_all_modules_hears_the_memory():
 def test_each_bias_has_a_gradient_of_its_own():
     """One tensor for both would be shortened twice by whoever clips in place."""
     memory = memory_of(3, 3)
-    slopes = th.autograd.grad(lstm.sequences(memory, th.arange(3), (1, 3)).sum(), list(memory.module.parameters()))
+    slopes = th.autograd.grad(
+        lstm_sequences.sequences(memory, th.arange(3), (1, 3)).sum(), list(memory.module.parameters())
+    )
     assert th.equal(slopes[2], slopes[3])
     assert slopes[2].data_ptr() != slopes[3].data_ptr()
 
@@ -438,14 +440,14 @@ def test_training_with_and_without_the_code_is_the_same_to_rounding(changes, mon
 def test_no_memory_is_an_error_and_no_crash(monkeypatch):
     monkeypatch.setitem(lstm.LIBRARY.functions, "forward", lambda *_: 1)
     with pytest.raises(MemoryError, match="^no memory for the LSTM's forward pass over 3 rows$"):
-        lstm.sequences(memory_of(3, 3), th.arange(3), (1, 3))
+        lstm_sequences.sequences(memory_of(3, 3), th.arange(3), (1, 3))
 
 
 def test_without_the_code_calling_it_says_so(monkeypatch):
     monkeypatch.setattr(lstm, "LIBRARY", None)
     assert not lstm.can_run(memory_of(3, 3), 3)
     with pytest.raises(RuntimeError, match="ask can_run first"):
-        lstm.sequences(memory_of(3, 3), th.arange(3), (1, 3))
+        lstm_sequences.sequences(memory_of(3, 3), th.arange(3), (1, 3))
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
