@@ -1096,8 +1096,8 @@ MUTANTS = [
     Mutant(
         "a formula that was replaced is not asked",
         "algorithms/takers.py",
-        "learner.source_key)",
-        "0)",
+        "learner.sources)",
+        "())",
         SCRIPTED + "test_a_formula_that_was_replaced_is_asked",
     ),
     Mutant(

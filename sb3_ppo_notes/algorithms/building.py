@@ -248,7 +248,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
             "critic_optimizer",
             "_last_states",
             "compiler",
-            "source_key",
+            "sources",
             "gradient_steps",
             "watchers",
             "last_checkpoint_path",

@@ -62,8 +62,8 @@ class CompiledSteps:
             self._made_for = made_for
             self.program: Any = self.program_class(self.compiler.policy, self.steps.phase, rule, coefficients)
             self.statistic_names = self.program.statistic_names
-            #: The function, for which vectors and for how many rows.
-            self._found: tuple[FlatOptimizer | None, int, Any] | None = None
+            #: The function, for which vectors, and for how many rows and arguments.
+            self._found: tuple[FlatOptimizer | None, tuple[int, int], Any] | None = None
         self._size = 0
 
     def adopt(self) -> None:
@@ -95,7 +95,8 @@ class CompiledSteps:
 
     def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor], n_written: int) -> Any:
         """The compiled function; looked up once, and again if the optimiser is no longer stepped in vectors."""
-        if self._found is None or self._found[0] is not flat or self._found[1] != self._size:
+        form_now = self._size, len(arguments)
+        if self._found is None or self._found[0] is not flat or self._found[1] != form_now:
             optimizer = None if flat is None else (flat.rule, flat.options)
             form = Form.of(minibatch, len(self.others))
             key = self.program.key(optimizer), form
@@ -106,7 +107,7 @@ class CompiledSteps:
                 owners = n_written + 2
                 bound = (*range(n_written), *range(owners, owners + 1 + len(self.others)))
                 self._launched[function] = recorded(function, self.compiler.policy.device, bound)
-            self._found = flat, self._size, self._launched.get(function)
+            self._found = flat, form_now, self._launched.get(function)
         return self._found[2]
 
     def vectors(self) -> tuple[list[th.Tensor], th.Tensor]:

@@ -1,6 +1,6 @@
 """What an update needs of the algorithm it belongs to."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -27,7 +27,7 @@ class Learner(Protocol):
     #: Takes the eager steps of each phase.
     gradient_steps: dict[str, GradientSteps]
     #: Of our functions, as they were when learning began.
-    source_key: int
+    sources: tuple[Any, ...]
     #: Callbacks that want to see the update.
     watchers: Watchers
     #: What a loss, gradient or weight that is not finite leads to: "raise" or "skip_update".

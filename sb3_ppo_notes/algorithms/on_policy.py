@@ -19,7 +19,7 @@ from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
 from sb3_ppo_notes.algorithms.sinks import guard_sinks
-from sb3_ppo_notes.algorithms.source import source_key
+from sb3_ppo_notes.algorithms.source import sources
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
@@ -50,7 +50,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     #: What tells the checkpoints of this run from those of another; given with the first.
     _run_id: str | None = None
     #: Of our functions, as they were when learning began.
-    source_key: int = 0
+    sources: tuple[Any, ...] = ()
     #: Rollouts since learning began.
     _iteration: int = 0
 
@@ -258,7 +258,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         )
         assert self.env is not None
         guard_sinks(self.logger)
-        self.source_key = source_key()
+        self.sources = sources(self.sources)
         self.between_steps = []
         self._is_learning = True
         # Of a run that is resumed, rollouts are counted on: every log_interval-th of the whole run is logged.

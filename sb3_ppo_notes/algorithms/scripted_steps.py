@@ -68,7 +68,9 @@ class ScriptedSteps:
         self._scripts: dict[int, Script | None] = {}
         self._believed: dict[int, set[int]] = {}
 
-    def begin(self, towers: Towers, rule: UpdateRule, coefficients: LossCoefficients, source: int = 0) -> None:
+    def begin(
+        self, towers: Towers, rule: UpdateRule, coefficients: LossCoefficients, source: tuple[Any, ...] = ()
+    ) -> None:
         """Begin an update.
 
         :param towers: the policy's networks.

@@ -8,18 +8,21 @@ from typing import Any
 PARTS = ("formulas", "rules", "policies", "algorithms.loss", "algorithms.report")
 
 
-def source_key() -> int:
-    """A number that changes when somebody puts another function, or method, in the place of one of ours.
+def sources(known: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """All functions and methods that a minibatch may call: other ones, if somebody has put one in the place of ours.
 
-    :return: of all functions that a minibatch may call; 0.2 ms.
+    The functions themselves, and not their addresses: of one that is gone the next may have the address.
+
+    :param known: what this gave before.
+    :return: the very same object if nothing has changed, so that it is compared at once; half a millisecond.
     """
     names = tuple(f"sb3_ppo_notes.{part}" for part in PARTS)
     modules = [module for name, module in list(sys.modules.items()) if name.startswith(names)]
-    found: list[int] = []
+    found: list[Any] = []
     for module in modules:
         for value in list(vars(module).values()):
-            found += map(id, _functions(value))
-    return hash(tuple(found))
+            found += _functions(value)
+    return known if known == tuple(found) else tuple(found)
 
 
 def _functions(value: Any) -> list[Any]:

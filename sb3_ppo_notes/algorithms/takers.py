@@ -70,5 +70,5 @@ def scripted_steps(
         is_recurrent = isinstance(learner.policy, NotesRecurrentPolicy)
         steps.scripted = (ScriptedRecurrentSteps if is_recurrent else ScriptedSteps)(steps)
     found: ScriptedSteps = steps.scripted
-    found.begin(towers, rule, coefficients, learner.source_key)
+    found.begin(towers, rule, coefficients, learner.sources)
     return found

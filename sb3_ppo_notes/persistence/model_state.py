@@ -14,6 +14,7 @@ from sb3_ppo_notes.persistence.configuration import written
 from sb3_ppo_notes.persistence.revival import KEPT, Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.rollouts.buffers import LAZY
 from sb3_ppo_notes.rules.state import RuleState
 
 #: Attributes of a model that are built from its arguments, or belong to the process.
@@ -21,7 +22,7 @@ BUILT = frozenset(
     {"policy", "env", "_vec_normalize_env", "_logger", "_custom_logger", "rollout_buffer", "gradient_steps", "compiler"}
     | {"critic_optimizer", "observation_space", "action_space", "lr_schedule", "between_steps", "on_resume", "device"}
     | {"resume_report", "_is_learning", "start_time", "action_noise", "last_report", "rule_state", "_paused_at"}
-    | {"watchers", "last_checkpoint_path", "source_key"}
+    | {"watchers", "last_checkpoint_path", "sources"}
 )
 #: Arguments under another name in the model.
 RENAMED = {"policy": "policy_class", "rule": "_given_rule", "stats_window_size": "_stats_window_size"}
@@ -199,7 +200,7 @@ def _held_rollout(buffer: Any, n_steps: int) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     notes: dict[str, Any] = {}
     # Values and log-probabilities may still lie on a device: asked for, they come.
-    arrays = vars(buffer) | {name: getattr(buffer, name) for name in ("values", "log_probs")}
+    arrays = vars(buffer) | {name: getattr(buffer, name) for name in LAZY}
     for name, value in arrays.items():
         if _is_rollout_array(buffer, value):
             rows[name] = value[:n_steps]

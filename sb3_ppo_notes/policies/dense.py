@@ -40,15 +40,20 @@ class Stack(NamedTuple):
             features = sums.tanh() if self.is_tanh else sums.relu()
         return features
 
-    @property
-    def can_run(self) -> bool:
-        """Whether our own code can run it: layers of multiples of 64 units, in float32 on a CPU."""
-        sizes = [(weight.shape[0], weight.shape[1]) for weight, _ in self.layers]
-        fits = all(size % lstm.WIDTH == 0 for shape in sizes for size in shape)
-        pairs = zip(self.layers, sizes, strict=True)
-        return fits and all(
-            lstm.holds_numbers(weight, shape) and lstm.holds_numbers(bias, shape[:1]) for (weight, bias), shape in pairs
-        )
+    def can_run(self, width: int) -> bool:
+        """Whether our own code can run it. It reads memory without asking PyTorch: a layer that does not fit the one
+        below is left to PyTorch, which says so.
+
+        :param width: of what it stands on.
+        :return: whether all layers are of multiples of 64 units, each as wide as the one below, in float32 on a CPU.
+        """
+        for weight, bias in self.layers:
+            outputs = len(bias) if bias.dim() == 1 else 0
+            is_whole = width % lstm.WIDTH == 0 and outputs % lstm.WIDTH == 0 and outputs > 0
+            if not (is_whole and lstm.holds_numbers(weight, (outputs, width)) and lstm.holds_numbers(bias, (outputs,))):
+                return False
+            width = outputs
+        return True
 
 
 class _Layer(ctypes.Structure):
@@ -65,7 +70,9 @@ def forward(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, is_tanh: bool) -> 
 
         y = a(W x + b)
 
-    :param x: ``[N, K]``.
+    Source: ``nn.Linear`` and its activation, which are the oracle (in float64).
+
+    :param x: ``[N, K]``, contiguous; dimensionless, as all here.
     :param weight: W, ``[M, K]``.
     :param bias: b, ``[M]``.
     :param is_tanh: whether a is tanh; else it is ReLU.
@@ -82,6 +89,9 @@ def backward(
     """The same layer downwards.
 
         ∂s = ∂y·da/ds         ∂x = ∂s·W          ∂W = ∂sᵀ·x          ∂b = Σ ∂s
+
+    Source: Rumelhart, Hinton & Williams 1986, "Learning representations by back-propagating errors"; autograd is the
+    oracle (in float64).
 
     :param x: ``[N, K]``, what it was given.
     :param weight: W, ``[M, K]``.

@@ -73,7 +73,7 @@ def _call(
     :param stack: layers that stand on it.
     :return: ``[N, H]``, or of the last layer's width, and the states after the last step, if any.
     """
-    if recurrence.length > 1 and stack.can_run and _can_run(memory, recurrence):
+    if recurrence.length > 1 and _can_run(memory, recurrence) and stack.can_run(memory.module.hidden_size):
         shape = recurrence.length, recurrence.n_lanes
         return lstm_sequences.sequences(memory, recurrence.positions, shape, stack), ()
     outputs, states = _remembered(memory, lay, recurrence)

@@ -204,7 +204,11 @@ def _stacks_of(actor: Layers, critic: Layers, activation: type[nn.Module], polic
     if "remember" in vars(policy) or not type(policy).remember.__module__.startswith("sb3_ppo_notes."):
         return []  # somebody's own, who knows of no stacks
     stacks = [Stack(layers[:-1], activation is nn.Tanh) for layers in (actor, critic)]
-    return stacks if lstm.LIBRARY is not None and all(stack.can_run for stack in stacks) else []
+    return (
+        stacks
+        if lstm.LIBRARY is not None and all(stack.can_run(policy.lstm_actor.hidden_size) for stack in stacks)
+        else []
+    )
 
 
 class TowerPass:

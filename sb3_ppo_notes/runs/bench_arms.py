@@ -121,7 +121,8 @@ def check_present_device(device: str) -> None:
     :raises ValueError: if there is no such device here.
     """
     try:
-        th.empty(0, device=device)
+        if th.empty(0, device=device).is_meta:
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidValueError(f"device must be cpu, or a GPU of this machine, got {device!r}: {reason}") from error

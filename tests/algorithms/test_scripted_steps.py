@@ -262,38 +262,37 @@ def test_a_list_that_does_not_fit_other_rows_is_not_used(monkeypatch, caplog):
     assert "stay with autograd" in caplog.text
 
 
-class Replace(BaseCallback):
-    """Other weights, elsewhere, between two updates."""
+class BetweenUpdates(BaseCallback):
+    """Somebody reaches into the policy."""
+
+    def __init__(self, meddle):
+        super().__init__()
+        self.meddle = meddle
 
     def _on_rollout_start(self):
         if self.num_timesteps:
-            weight = self.model.policy.value_net.weight
-            weight.data = weight.data * 2
+            self.meddle(self.model.policy)
 
     def _on_step(self):
         return True
+
+
+def replace_a_weight(policy):
+    policy.value_net.weight.data = policy.value_net.weight.data * 2
 
 
 def test_weights_that_lie_elsewhere_are_found(monkeypatch):
-    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box"), Replace)
+    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box"), lambda: BetweenUpdates(replace_a_weight))
     assert difference(plain, listed) == 0.0
 
 
-class Reload(BaseCallback):
-    """Another optimiser state between two updates; the weights stay where they are."""
-
-    def _on_rollout_start(self):
-        optimizer = self.model.policy.optimizer
-        if self.num_timesteps:
-            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-
-    def _on_step(self):
-        return True
+def reload_the_optimizer(policy):
+    policy.optimizer.load_state_dict(copy.deepcopy(policy.optimizer.state_dict()))
 
 
 def test_a_loaded_optimizer_is_stepped(monkeypatch):
-    """Its gradient is another vector now."""
-    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box"), Reload)
+    """The weights stay where they are; the gradient is another vector now."""
+    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box"), lambda: BetweenUpdates(reload_the_optimizer))
     assert difference(plain, listed) == 0.0
 
 

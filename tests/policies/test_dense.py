@@ -82,6 +82,11 @@ def test_nothing_is_written_beside_the_results(every_level):  # noqa: F811
     assert th.equal(y, dense.forward(x, weight, bias, True))
 
 
+def first_width(shapes):
+    """The width below: the first layer's own, but for one that does not fit."""
+    return 256 if not shapes or shapes[0][1] == 320 else shapes[0][1]
+
+
 @pytest.mark.parametrize(
     ("shapes", "fits"),
     [
@@ -91,12 +96,14 @@ def test_nothing_is_written_beside_the_results(every_level):  # noqa: F811
         ([(32, 256)], False),
         ([(64, 100)], False),
         ([(64, 64), (65, 64)], False),
+        ([(64, 128), (64, 128)], False),
+        ([(64, 320)], False),
     ],
 )
 def test_which_stacks_it_takes(shapes, fits):
-    assert Stack([(th.zeros(shape), th.zeros(shape[0])) for shape in shapes]).can_run == fits
+    assert Stack([(th.zeros(shape), th.zeros(shape[0])) for shape in shapes]).can_run(first_width(shapes)) == fits
     double = Stack([(th.zeros(shape).double(), th.zeros(shape[0])) for shape in shapes])
-    assert double.can_run == (fits and not shapes)
+    assert double.can_run(first_width(shapes)) == (fits and not shapes)
 
 
 def model_of(units=64, net_arch=(64, 64), activation=nn.Tanh, **policy_kwargs):
@@ -161,6 +168,15 @@ def test_without_the_library_pytorch_does_it(monkeypatch):
     model.learn(128)
     pairs = zip(with_it.policy.parameters(), model.policy.parameters(), strict=True)
     assert max((a - b).abs().max().item() for a, b in pairs) < 5e-3
+
+
+@built
+def test_a_layer_that_does_not_fit_is_refused_by_pytorch():
+    """Our own code would read what lies behind the rows."""
+    model = model_of()
+    model.policy.mlp_extractor.policy_net[0] = nn.Linear(128, 64)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model.learn(64)
 
 
 def test_a_remember_of_the_users_own_is_called_as_ever():

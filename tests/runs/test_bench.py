@@ -401,6 +401,7 @@ def test_interrupt_exits_with_130_and_writes_nothing(tmp_path, capsys, monkeypat
         (["--n-eval-episodes", "0"], "n_eval_episodes must be an int >= 1, got 0"),
         (["--seed", "-1"], "seed must be an int >= 0, got -1"),
         (["--device", "gpu"], "device must be cpu, or a GPU of this machine, got 'gpu': Expected one of cpu"),
+        (["--device", "meta"], "device must be cpu, or a GPU of this machine, got 'meta': it holds no numbers"),
         (["--device", "cuda:77"], "device must be cpu, or a GPU of this machine, got 'cuda:77': "),
         (["--env", "CartPoel-v1"], "env must be the id of a registered environment, got 'CartPoel-v1'"),
         (["--env", "CartPole-v7"], "env must be an environment that can be made, got 'CartPole-v7'"),
