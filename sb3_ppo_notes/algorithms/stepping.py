@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 
-from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
+from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, clears_gradients, elementwise_of
 from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
 from sb3_ppo_notes.algorithms.undo import Undo
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.hooks import is_watched
-from sb3_ppo_notes.policies.towers import TowerPass
+from sb3_ppo_notes.policies.fingerprint import Fingerprint
+from sb3_ppo_notes.policies.shipped import own_code_of
+from sb3_ppo_notes.policies.stacks import towers_of
+from sb3_ppo_notes.policies.towers import TowerPass, Towers
 
 
 class GradientNorm(NamedTuple):
@@ -41,20 +44,26 @@ class GradientSteps:
     """Takes the steps of one phase of an update, in SB3's order of operations.
 
     Where the optimiser treats every weight alike, all weights are stepped as one vector: the same numbers, bit for bit,
-    in a tenth of the operations. Where it does not, or where somebody has hooks on weights or optimiser, it is called
-    as SB3 would call it.
+    in a tenth of the operations. Where it does not, or where somebody's own code may do anything on the way, autograd
+    and optimiser are called as SB3 would call them.
 
     :param phase: whose weights, with which optimiser and which longest gradient.
     :param is_exact: whether there is a stock SB3 to be equal to; sb3-contrib's recurrent PPO is equalled to rounding.
     :param policy: whose weights they are, to tell the actor's from the critic's; ``None`` if nobody asks.
+    :param fingerprint: of the policy; these steps are good for no other.
     """
 
-    def __init__(self, phase: Phase, is_exact: bool = True, policy: Any = None):
+    def __init__(self, phase: Phase, is_exact: bool = True, policy: Any = None, fingerprint: Fingerprint | None = None):
         self.phase = phase
         self.is_exact = is_exact
+        self.policy = policy
+        self._fingerprint = fingerprint
+        self._optimizer_fingerprint = Fingerprint.of_optimizer(phase.optimizer)
         #: Scales the loss of a policy in float16.
         self.scaler: th.amp.GradScaler | None = None
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
+        #: Why autograd and optimiser are called as SB3 calls them; ``None`` if that need not be.
+        self.reason = None if policy is None else self._reason()
         owners = owners_of(policy, self.parameters)
         #: ``[2, P]``: which weight tensors are the actor's own and which the critic's. Made out once: an A2C update is
         #: over in a millisecond.
@@ -71,28 +80,43 @@ class GradientSteps:
         #: Steps left out because float16 was too small for them.
         self.overflows = 0
 
+    def _reason(self) -> str | None:
+        stepped = {id(weight) for group in self.phase.optimizer.param_groups for weight in group["params"]}
+        if not self.parameters:
+            return "no weight is trained"
+        if any(id(weight) not in stepped for weight in self.parameters):
+            # SB3 never clears their gradients, and clips by the norm of all.
+            return "the optimiser does not have all the weights"
+        if not clears_gradients(self.phase.optimizer):
+            return "the optimiser has a zero_grad of its own"
+        return own_code_of(self.policy)
+
+    @cached_property
+    def towers(self) -> Towers | None:
+        """The policy's networks, if they are two plain stacks, and nobody else need be called."""
+        return towers_of(self.policy) if self.reason is None else None
+
     def begin(self, phase: Phase) -> None:
-        """Begin another update.
+        """Begin another update, or go on with one after somebody else had the word.
 
         :param phase: the same weights with the same optimiser.
         """
         self.phase = phase
         self.is_decided = False
-        self.undo = None
 
     def remember(self) -> None:
         """Keep what to go back to, once in an update, before its first step."""
         self.undo = self.undo or Undo(self.phase.optimizer, self._flat)
 
-    def belongs_to(self, phase: Phase) -> bool:
+    def belongs_to(self, phase: Phase, fingerprint: Fingerprint) -> bool:
         """Whether these can take the steps of a phase.
 
         :param phase: of the update about to begin.
-        :return: ``False`` for other weights or another optimiser.
+        :param fingerprint: of the policy now.
+        :return: ``False`` for another policy or optimiser, or one in which something was changed.
         """
-        mine, theirs = self.phase.parameters, phase.parameters
-        is_same = len(mine) == len(theirs) and all(one is other for one, other in zip(mine, theirs, strict=True))
-        return is_same and phase.optimizer is self.phase.optimizer and phase.trains == self.phase.trains
+        is_same = phase.trains == self.phase.trains and fingerprint.is_same(self._fingerprint)
+        return is_same and Fingerprint.of_optimizer(phase.optimizer).is_same(self._optimizer_fingerprint)
 
     def take(self, loss: th.Tensor, place: str, towers: TowerPass | None = None) -> GradientNorm:
         """One step.
@@ -110,10 +134,10 @@ class GradientSteps:
         _check_loss(loss.item(), place)
         if self.scaler is not None:
             return self._scaled_step(loss, self.scaler, place)
+        if self.reason is not None:
+            return self._call_optimizer(loss, place)
         if towers is not None:
             gradients: Sequence[th.Tensor | None] = towers.gradients(loss, self.parameters)
-        elif any(map(is_watched, self.parameters)):
-            return self._call_optimizer(loss, place)
         else:
             gradients = th.autograd.grad(loss, self.parameters, allow_unused=True)
         return self.descend(gradients, place)
@@ -200,6 +224,8 @@ class GradientSteps:
         if rule is None:
             return
         self._flat = FlatOptimizer(optimizer, rule, self.parameters, self.is_exact)
+        # Weights that are not trained any more have no gradient any more.
+        optimizer.zero_grad()
         for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
             parameter.grad = part
 
@@ -246,12 +272,14 @@ class GradientSteps:
         else:
             for parameter, gradient in zip(self.parameters, source, strict=True):
                 parameter.grad = gradient
-        parts, norm = _norms([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        # As SB3 does: whatever has a gradient, be it an old one of a weight that is not trained any more.
+        having = [parameter for parameter in self.phase.parameters if parameter.grad is not None]
+        parts, norm = _norms([parameter.grad for parameter in having])  # type: ignore[misc]
         length = _checked(norm, place)
-        if len(parts) < len(self.parameters):
+        if list(map(id, having)) != list(map(id, self.parameters)):
             parts = self._norms_of_all()
         if self.phase.max_grad_norm is not None:
-            th.nn.utils.clip_grads_with_norm_(self.parameters, self.phase.max_grad_norm, norm)
+            th.nn.utils.clip_grads_with_norm_(having, self.phase.max_grad_norm, norm)
         self.phase.optimizer.step()
         return GradientNorm(length, parts)
 

@@ -22,6 +22,7 @@ from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
+from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
 from sb3_ppo_notes.rollouts.pausing import begun, goes_on
 from sb3_ppo_notes.rollouts.places import add_place
 
@@ -48,7 +49,7 @@ def collect_rollouts(
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
-    :param acting: how actions are chosen; ``None`` to ask the policy.
+    :param acting: how actions are chosen; ``None`` to find out.
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
@@ -63,7 +64,10 @@ def collect_rollouts(
         "rollout_buffer": rollout_buffer,
         "n_rollout_steps": n_rollout_steps,
     }
-    stepping = _Stepping(model, env, rollout_buffer, acting or Acting(model.policy))
+    acting = acting or Acting(model.policy)
+    acting.begin()
+    stepping = _Stepping(model, env, rollout_buffer, acting)
+    may_change = runs_own_code(callback)
     for n_steps in range(first, n_rollout_steps):
         if not goes_on(model, n_steps):
             return False
@@ -74,12 +78,14 @@ def collect_rollouts(
         callback.update_locals(visible | step | {"n_steps": n_steps})
         if not callback.on_step():
             return False
+        if may_change:
+            acting.begin()
         model._update_info_buffer(step["infos"], step["dones"])
         _store(model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
 
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        last_values = stepping.acting.values(last_obs, _recurrence(model, model._last_episode_starts))
+        last_values = acting.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
     if _will_recompute(rollout_buffer):
