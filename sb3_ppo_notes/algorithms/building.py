@@ -13,20 +13,18 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.arguments import check_arguments, check_rollout_size, scheduled
-from sb3_ppo_notes.algorithms.compiled import Compiler
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
-from sb3_ppo_notes.algorithms.nonfinite import CHOICES
-from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
 from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.algorithms.watching import Watchers
+from sb3_ppo_notes.engine import Engine
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
 from sb3_ppo_notes.policies.masks import check_masking
 from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
+from sb3_ppo_notes.policies.parameters import separate_optimizers
 from sb3_ppo_notes.policies.precision import PRECISIONS
 from sb3_ppo_notes.policies.recurrent import (
     NotesCnnRecurrentPolicy,
@@ -77,10 +75,10 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
     compile: bool = False
     #: What the networks compute in.
     precision: str = "float32"
-    #: Compiles them; made at the first update. ``None`` for eager ones.
-    compiler: Compiler | None = None
-    #: Takes the eager steps of each phase of an update.
-    gradient_steps: dict[str, GradientSteps]
+    #: Carries out acting and learning; made when it is first asked for.
+    _engine: Engine | None = None
+    #: What was last said of it.
+    _said_execution: tuple[str | None, ...] = ()
     #: Callbacks of the current run that want to see its updates.
     watchers: Watchers
     #: What a loss, gradient or weight that is not finite leads to.
@@ -118,7 +116,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
         check_flag("action_masking", action_masking)
         check_flag("compile", compile)
         check_choice("precision", precision, tuple(PRECISIONS))
-        check_choice("on_nonfinite", on_nonfinite, CHOICES)
+        check_choice("on_nonfinite", on_nonfinite, ("raise", "skip_update"))
         if not (rule is None or isinstance(rule, UpdateRule)):
             raise InvalidTypeError(f"rule must be an UpdateRule or None, got {rule!r}")
         is_new = arguments.pop("_init_setup_model")
@@ -137,7 +135,6 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
             if name not in theirs:
                 setattr(self, name, value)
         self._given_rule = rule
-        self.gradient_steps = {}
         self.watchers = Watchers()
         self.between_steps = []
         self.action_masking = action_masking
@@ -247,10 +244,8 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
             *super()._excluded_save_params(),
             "critic_optimizer",
             "_last_states",
-            "compiler",
-            "_acting",
-            "sources",
-            "gradient_steps",
+            "_engine",
+            "_said_execution",
             "watchers",
             "last_checkpoint_path",
             *unsaved_names(),

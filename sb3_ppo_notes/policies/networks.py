@@ -9,9 +9,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice
-from sb3_ppo_notes.policies.actor_critic import Evaluation, distribution_parameters, evaluate, formulas_of
+from sb3_ppo_notes.policies.actor_critic import distribution_parameters, evaluate, formulas_of
 from sb3_ppo_notes.policies.distribution import ACTION_DISTRIBUTIONS, FormulaDistribution
 from sb3_ppo_notes.policies.masks import check_actions_are_allowed, checked_masks
+from sb3_ppo_notes.rules.loss import Evaluation
 
 
 class NotesActorCriticPolicy(ActorCriticPolicy):

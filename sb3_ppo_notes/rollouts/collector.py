@@ -1,6 +1,6 @@
 """One collector for every algorithm, policy and space: act, step, remember, until the rollout is full."""
 
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch as th
@@ -13,7 +13,6 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
-from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.actor_critic import values_of
 from sb3_ppo_notes.policies.masks import gathered_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States
@@ -27,6 +26,37 @@ from sb3_ppo_notes.rollouts.pausing import begun, goes_on
 from sb3_ppo_notes.rollouts.places import add_place
 
 
+class Actor(Protocol):
+    """Chooses actions, and says afterwards how good the state and how likely the action was."""
+
+    def begin(self) -> None:
+        """Look how the policy is made now."""
+
+    def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Any:
+        """Draw actions.
+
+        :param observations: ``[B, ...]`` tensor or dict of tensors.
+        :param action_masks: ``[B, n]``, ``True`` where an action is allowed; ``None`` for no masks.
+        :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
+        :return: ``actions`` ``[B, ...]``, and what :meth:`assess` needs.
+        """
+
+    def assess(self, choice: Any) -> Any:
+        """Values and log-probabilities of a choice.
+
+        :param choice: of :meth:`choose`.
+        :return: ``actions``, ``values``, ``log_probs`` and a recurrent policy's next ``states``.
+        """
+
+    def values(self, observations: Any, recurrence: Any = None) -> th.Tensor:
+        """V(s), where nobody acts.
+
+        :param observations: ``[B, ...]`` tensor or dict of tensors.
+        :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
+        :return: ``[B, 1]``; reward units.
+        """
+
+
 def collect_rollouts(
     model: OnPolicyAlgorithm,
     env: VecEnv,
@@ -35,7 +65,7 @@ def collect_rollouts(
     n_rollout_steps: int,
     *,
     bootstrap_truncated: bool = True,
-    acting: Acting | None = None,
+    actor: Actor,
 ) -> bool:
     """Fill a buffer with experience of the current policy.
 
@@ -49,7 +79,7 @@ def collect_rollouts(
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
-    :param acting: how actions are chosen; ``None`` to find out.
+    :param actor: chooses actions, and says what they and the states are worth.
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
@@ -64,9 +94,8 @@ def collect_rollouts(
         "rollout_buffer": rollout_buffer,
         "n_rollout_steps": n_rollout_steps,
     }
-    acting = acting or Acting(model.policy)
-    acting.begin()
-    stepping = _Stepping(model, env, rollout_buffer, acting)
+    actor.begin()
+    stepping = _Stepping(model, env, rollout_buffer, actor)
     may_change = runs_own_code(callback)
     for n_steps in range(first, n_rollout_steps):
         if not goes_on(model, n_steps):
@@ -79,13 +108,13 @@ def collect_rollouts(
         if not callback.on_step():
             return False
         if may_change:
-            acting.begin()
+            actor.begin()
         model._update_info_buffer(step["infos"], step["dones"])
         _store(model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
 
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        last_values = acting.values(last_obs, _recurrence(model, model._last_episode_starts))
+        last_values = actor.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
     if _will_recompute(rollout_buffer):
@@ -102,14 +131,14 @@ class _Stepping:
     :param model: the algorithm.
     :param env: the training environments.
     :param rollout_buffer: where a step is stored, as far as it is known before the environments have answered.
-    :param acting: how actions are chosen.
+    :param actor: chooses them.
     """
 
-    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, acting: Acting):
+    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor):
         self.model = model
         self.env = env
         self.buffer = rollout_buffer
-        self.acting = acting
+        self.actor = actor
         self.is_masked = getattr(model, "action_masking", False)
         self.is_discrete = isinstance(model.action_space, spaces.Discrete)
         #: Whether the buffer takes a step in two halves; one whose ``add`` is somebody else's wants it whole.
@@ -127,14 +156,14 @@ class _Stepping:
         mask_tensor = None if masks is None else th.as_tensor(masks, device=model.device)
         recurrence = _recurrence(model, model._last_episode_starts)
         with th.no_grad():
-            choice = self.acting.choose(obs_tensor, mask_tensor, recurrence)
+            choice = self.actor.choose(obs_tensor, mask_tensor, recurrence)
             sampled = choice.actions.cpu().numpy()
             check_actions(sampled, model.policy, model.num_timesteps)
             clipped_actions = environment_actions(model.policy, sampled)
             # While environments in other processes compute, the critic speaks and the buffer is written.
             if self._is_split:
                 env.step_async(clipped_actions)
-            action = self.acting.assess(choice)
+            action = self.actor.assess(choice)
         if self.is_halved:
             actions = sampled.reshape(-1, 1) if self.is_discrete else sampled
             starts = model._last_episode_starts

@@ -57,7 +57,7 @@ class Recorder(TorchDispatchMode):
 
 
 class CpuTape:
-    """The :class:`~sb3_ppo_notes.algorithms.replay.Tape` of a CPU."""
+    """The :class:`~sb3_ppo_notes.engine.cuda_graph.Tape` of a CPU."""
 
     replays = 0
 

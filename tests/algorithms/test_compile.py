@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms import inductor
+from sb3_ppo_notes.engine import inductor
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, NonFiniteError
 from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy
 from sb3_ppo_notes.policies.trunk import shared_trunk
@@ -172,7 +172,7 @@ class Compilations:
 
     def __init__(self, monkeypatch):
         self.count = 0
-        from sb3_ppo_notes.algorithms import compiled
+        from sb3_ppo_notes.engine import compiled
 
         original = compiled.compiled
 
@@ -323,7 +323,7 @@ def test_a_compiler_that_fails_leaves_training_eager(monkeypatch, caplog):
     def fail(*arguments):
         raise inductor.CannotCompile("of a broken header")
 
-    monkeypatch.setattr("sb3_ppo_notes.algorithms.compiled.compiled", fail)
+    monkeypatch.setattr("sb3_ppo_notes.engine.compiled.compiled", fail)
     eager, compiled = models("discrete")
     for model in (eager, compiled):
         learn(model, 64)

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.engine.descent import GradientSteps
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.rules import ClippedValueError, UpdateRule
 from tests.algorithms.test_compile import CASES as FEED_FORWARD

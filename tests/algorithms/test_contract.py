@@ -18,7 +18,6 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.loss import LossTerms
 from sb3_ppo_notes.algorithms.update import mean_kl
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rules import (
@@ -30,6 +29,7 @@ from sb3_ppo_notes.rules import (
     PolicyGradient,
     UpdateRule,
 )
+from sb3_ppo_notes.rules.loss import LossTerms
 from tests.environments import ConstantRewardEnv, PoisonEnv
 
 SMALL = dict(n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu")

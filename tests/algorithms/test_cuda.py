@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch as th
+from sb3_ppo_notes.engine.cuda_graph import Recorded
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.replay import Recorded
 from tests import environments
 from tests.algorithms.test_compile import STEADY
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.nonfinite import MOST_BARREN_UPDATES
+from sb3_ppo_notes.engine.guard import MOST_BARREN_UPDATES
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rollouts import LeanVecEnv, SupervisedVecEnv
 from sb3_ppo_notes.rollouts.bounds import ObservationRangeWarning, share_far_outside

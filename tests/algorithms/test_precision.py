@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch as th
+from sb3_ppo_notes.engine.parameters import Phase
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.optimizers import Phase
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.engine.descent import GradientSteps
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from tests import environments
 

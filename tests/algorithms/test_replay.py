@@ -5,8 +5,9 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import NotesA2C
-from sb3_ppo_notes.algorithms import inductor, replay
-from sb3_ppo_notes.algorithms.tracing import Traceable
+from sb3_ppo_notes.engine import cuda_graph as replay
+from sb3_ppo_notes.engine import inductor
+from sb3_ppo_notes.engine.tracing import Traceable
 from tests.algorithms.cpu_tape import CpuTape
 from tests.algorithms.test_compile import CASES, ChangeEverything, difference, learn, models
 
@@ -25,7 +26,7 @@ def traced(monkeypatch):
         with th.no_grad(), Traceable(), th.random.fork_rng():
             return inductor._traced(function, arguments)[0]
 
-    monkeypatch.setattr("sb3_ppo_notes.algorithms.compiled.compiled", trace)
+    monkeypatch.setattr("sb3_ppo_notes.engine.compiled.compiled", trace)
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms import script, scripted_recurrent, scripted_steps
+from sb3_ppo_notes.engine import recorded as scripted_steps
+from sb3_ppo_notes.engine import recorded_recurrent as scripted_recurrent
+from sb3_ppo_notes.engine import script
 from sb3_ppo_notes.formulas import objectives
 from sb3_ppo_notes.rules import ClippedSurrogate, UpdateRule
 from tests import environments

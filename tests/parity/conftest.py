@@ -2,7 +2,7 @@
 
 import pytest
 
-from sb3_ppo_notes.algorithms import scripted_steps
+from sb3_ppo_notes.engine import recorded as scripted_steps
 
 
 @pytest.fixture(autouse=True)

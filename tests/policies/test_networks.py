@@ -11,10 +11,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy
-from sb3_ppo_notes.policies.stacks import towers_of
 from tests import environments
 
 SMALL = dict(n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu")

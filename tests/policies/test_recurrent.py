@@ -13,12 +13,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.loss import LossCoefficients, minibatch_loss
+from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
 from sb3_ppo_notes.policies.memory import Recurrence
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
-from sb3_ppo_notes.policies.stacks import towers_of
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, laid_out
@@ -31,6 +30,7 @@ from sb3_ppo_notes.rules import (
     TDZero,
     UpdateRule,
 )
+from sb3_ppo_notes.rules.loss import LossCoefficients, minibatch_loss
 from sb3_ppo_notes.runs.evaluation import with_frozen_normalizer
 from tests import environments
 from tests.policies.combinations import COMBINATIONS, refusal
