@@ -25,8 +25,8 @@ MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
 LSTM = "tests/policies/test_lstm.py::"
 DENSE = "tests/policies/test_dense.py::"
-SCRIPT = "tests/algorithms/test_script.py::"
-SCRIPTED = "tests/algorithms/test_scripted_steps.py::"
+SCRIPT = "tests/engine/test_script.py::"
+SCRIPTED = "tests/engine/test_recorded.py::"
 REPLAY = "tests/algorithms/test_replay.py::"
 RESIDENT = "tests/rollouts/test_resident.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
@@ -384,14 +384,14 @@ MUTANTS = [
         "engine/program.py",
         "old.copy_(th.where(is_taken, new, old))",
         "old.copy_(new)",
-        "tests/algorithms/test_compile.py::test_early_stop_takes_no_step_beyond_the_limit",
+        "tests/engine/test_compile.py::test_early_stop_takes_no_step_beyond_the_limit",
     ),
     Mutant(
         "schedules fixed in the compiled code",
         "engine/program.py",
         "object.__setattr__(choice, name, number)",
         "pass",
-        "tests/algorithms/test_compile.py::test_schedules_reach_the_compiled_code",
+        "tests/engine/test_compile.py::test_schedules_reach_the_compiled_code",
     ),
     Mutant(
         "loss of float16 not unscaled before the clip",

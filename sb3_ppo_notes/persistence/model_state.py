@@ -12,7 +12,6 @@ from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.persistence.configuration import written
 from sb3_ppo_notes.persistence.revival import KEPT, Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
-from sb3_ppo_notes.rollouts.buffers import LAZY
 from sb3_ppo_notes.rules.state import RuleState
 
 #: Attributes of a model that are built from its arguments, or belong to the process.
@@ -182,9 +181,7 @@ def _held_rollout(buffer: Any, n_steps: int) -> dict[str, Any]:
     """The rows of a rollout that are there, and what else the buffer has noted of them."""
     rows: dict[str, Any] = {}
     notes: dict[str, Any] = {}
-    # Values and log-probabilities may still lie on a device: asked for, they come.
-    arrays = vars(buffer) | {name: getattr(buffer, name) for name in LAZY}
-    for name, value in arrays.items():
+    for name, value in vars(buffer).items():
         if _is_rollout_array(buffer, value):
             rows[name] = value[:n_steps]
         elif isinstance(value, dict) and value and all(_is_rollout_array(buffer, part) for part in value.values()):

@@ -167,7 +167,6 @@ class _Stepping:
         if self.is_halved:
             actions = sampled.reshape(-1, 1) if self.is_discrete else sampled
             starts = model._last_episode_starts
-            self.buffer.see(obs_tensor)  # type: ignore[attr-defined]
             self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
         try:
             new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch as th
-from sb3_ppo_notes.engine.parameters import Phase
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.engine.descent import GradientSteps
+from sb3_ppo_notes.engine import Phase
+from sb3_ppo_notes.engine.descent import Descent
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from tests import environments
 
@@ -62,7 +62,7 @@ def test_gsde_images_a2c_and_saving(precision, tmp_path):
 def test_an_overflow_skips_the_step_and_halves_the_scale():
     weight = th.nn.Parameter(th.ones(2))
     optimizer = th.optim.SGD([weight], lr=0.1)
-    steps = GradientSteps(Phase(optimizer, [weight], 1.0, 1, "both"))
+    steps = Descent(Phase(optimizer, [weight], 1.0, 1, "both"))
     steps.scaler = th.amp.GradScaler("cpu", init_scale=1024.0)
     steps.take((weight * 3.0).sum(), "here")
     # scale, backward, unscale, clip to 1, step: the direction (1, 1)/√2, whatever the scale

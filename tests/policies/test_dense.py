@@ -7,7 +7,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes.engine import recorded as scripted_steps
+from sb3_ppo_notes.engine import recorded
 from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.policies import dense, lstm
 from sb3_ppo_notes.policies.dense import Stack
@@ -160,7 +160,7 @@ def test_others_keep_pytorchs(kwargs):
 
 
 def test_without_the_library_pytorch_does_it(monkeypatch):
-    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    monkeypatch.setattr(recorded, "WAIT", 0)
     with_it = model_of().learn(128)
     monkeypatch.setattr(lstm, "LIBRARY", None)
     model = model_of()
