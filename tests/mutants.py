@@ -611,6 +611,13 @@ MUTANTS = [
         "tests/formulas/test_memory.py::test_the_gradient_of_a_step_is_autograds",
     ),
     Mutant(
+        "a memory in half precision that the processor has not",
+        "policies/precision.py",
+        'return precision != "float32" and not can_remember',
+        'return precision != "float32" and can_remember',
+        "tests/algorithms/test_precision.py::test_a_memory_that_cannot_be_in_half_precision_is_in_single_and_that_is_said",
+    ),
+    Mutant(
         "breaks that large weights overcome",
         "policies/memory.py",
         "SHUT = -1e4",

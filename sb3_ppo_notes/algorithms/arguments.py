@@ -84,14 +84,21 @@ def _check_seed(name: str, value: Any) -> None:
 
 
 def _check_device(name: str, value: Any) -> None:
+    """A device is one on which a tensor can be made and read again: no list of names tells that."""
+    if value == "auto":
+        return
+    accelerator = th.accelerator.current_accelerator() if th.accelerator.is_available() else None
+    available = " or ".join(repr(each) for each in ("cpu", accelerator and accelerator.type, "auto") if each)
     try:
-        device = th.device("cuda" if value == "auto" else value)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidValueError(
-            f"{name} must be 'cpu', 'cuda', 'cuda:0' or 'auto', got {value!r} (unknown device)"
-        ) from error
-    if value != "auto" and device.type == "cuda" and not th.cuda.is_available():
-        warnings.warn(f"{name}={str(value)!r} was requested but no GPU is available, using 'cpu'", stacklevel=2)
+        device = th.device(value)
+        if device.type == "cuda" and not th.cuda.is_available():
+            # As SB3 does, which says nothing.
+            warnings.warn(f"{name}={str(value)!r} was requested but no GPU is available, using 'cpu'", stacklevel=2)
+            return
+        th.zeros(1, device=device).item()
+    except (RuntimeError, TypeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise InvalidValueError(f"{name} must be {available} here, got {str(value)!r} ({reason})") from error
 
 
 def _check_path(name: str, value: Any) -> None:

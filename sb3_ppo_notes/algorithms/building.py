@@ -1,6 +1,7 @@
 """How a model comes about: from arguments, from a recipe, from a file."""
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -23,11 +24,11 @@ from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_contex
 from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.algorithms.watching import Watchers
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_choice, check_flag
 from sb3_ppo_notes.policies.masks import check_masking
 from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
-from sb3_ppo_notes.policies.precision import PRECISIONS
+from sb3_ppo_notes.policies.precision import PRECISIONS, remembers_in_single
 from sb3_ppo_notes.policies.recurrent import (
     NotesCnnRecurrentPolicy,
     NotesMultiInputRecurrentPolicy,
@@ -38,6 +39,8 @@ from sb3_ppo_notes.rules import UpdateRule
 from sb3_ppo_notes.rules.state import RuleState
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="BuiltFromArguments")
+
+logger = logging.getLogger("sb3_ppo_notes")
 
 
 class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
@@ -217,12 +220,14 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
         self._setup_optimizers()
 
     def _set_precision(self) -> None:
-        if self.precision == "float16" and isinstance(self.policy, NotesRecurrentPolicy) and self.device.type == "cpu":
-            raise InvalidValueError(
-                "precision must be 'float32' or 'bfloat16' for a recurrent policy on a CPU, got 'float16' (PyTorch has "
-                "no such LSTM)"
-            )
         self.policy.precision = self.precision  # type: ignore[assignment]
+        if isinstance(self.policy, NotesRecurrentPolicy) and remembers_in_single(self.policy):
+            name, place = type(self.policy.lstm_actor).__name__, "processor" if self.device.type == "cpu" else "device"
+            logger.warning(
+                "precision=%r is for the networks; the memory stays in float32, because PyTorch has no %s in %s for "
+                "this %s",
+                *(self.precision, name, self.precision, place),
+            )
 
     def _prepare_memory_and_masks(self) -> None:
         check_context(self.policy, self.rollout_buffer, self.rule, self.action_masking)

@@ -1,6 +1,7 @@
 """Policies with a memory: an LSTM or a GRU between the features and the heads."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from sb3_ppo_notes.policies.dense import Stack
 from sb3_ppo_notes.policies.lstm import Memory
 from sb3_ppo_notes.policies.memory import Recurrence, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
+from sb3_ppo_notes.policies.precision import remembers_in_single
 
 
 class NotesRecurrentPolicy(NotesActorCriticPolicy):
@@ -141,11 +143,15 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
             once, from which one learns and does not go on, there may be none.
         """
         pi_features, vf_features = (features, features) if isinstance(features, th.Tensor) else features
+        is_single = remembers_in_single(self)
+        if is_single:
+            pi_features, vf_features = pi_features.float(), vf_features.float()
         half = len(recurrence.states) // (2 if self.lstm_critic is not None else 1)
         memories = [Memory(self.lstm_actor, pi_features, recurrence.states[:half])]
         if self.lstm_critic is not None:
             memories.append(Memory(self.lstm_critic, vf_features, recurrence.states[half:]))
-        (latent_pi, *others), states = run(memories, recurrence, stacks)
+        with th.autocast(self.device.type, enabled=False) if is_single else nullcontext():
+            (latent_pi, *others), states = run(memories, recurrence, stacks)
         if others:
             return latent_pi, others[0], states
         # Shared: the critic reads the actor's memory, but only the actor trains it.

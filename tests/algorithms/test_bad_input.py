@@ -128,7 +128,7 @@ CONSTRUCTOR = [
     (38, dict(seed=2**40), ValueError, "seed must be an int in [0, 4294967295] or None"),
     (39, dict(seed=1.5), TypeError, "seed must be an int in [0, 4294967295] or None, got float 1.5"),
     (39, dict(seed="0"), TypeError, "seed must be an int in [0, 4294967295] or None, got str '0'"),
-    (40, dict(device="gpu"), ValueError, "device must be 'cpu', 'cuda', 'cuda:0' or 'auto', got 'gpu'"),
+    *((40, dict(device=name), ValueError, "device must be 'cpu' or ") for name in ("gpu", "meta", "vulkan")),
     (42, dict(stats_window_size=-1), ValueError, "stats_window_size must be an int >= 1, got -1"),
     (42, dict(stats_window_size=0), ValueError, "stats_window_size must be an int >= 1, got 0"),
     (43, dict(verbose="1"), ValueError, "verbose must be one of 0, 1, 2, got '1'"),
@@ -219,6 +219,18 @@ def test_doubtful_argument_warns(arguments, words, monkeypatch):
     monkeypatch.setattr(th.cuda, "is_available", lambda: False)
     with pytest.warns(UserWarning, match=re.escape(words)):
         build(**arguments)
+
+
+def test_a_device_that_pytorch_was_not_built_for_is_refused_and_those_at_hand_are_named(monkeypatch):
+    def zeros(*size, device):
+        raise AssertionError("Torch not compiled with XPU enabled")
+
+    monkeypatch.setattr(th, "zeros", zeros)
+    monkeypatch.setattr(th.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(th.accelerator, "current_accelerator", lambda: th.device("cuda"))
+    words = "device must be 'cpu' or 'cuda' or 'auto' here, got 'xpu' (Torch not compiled with XPU enabled)"
+    with pytest.raises(ValueError, match="^" + re.escape(words)):
+        build(device="xpu")
 
 
 def test_no_limit_on_the_gradient_is_allowed():

@@ -204,7 +204,10 @@ def test_lanes_change_neither_loss_nor_gradient(variant, bias):
 
 
 def test_nothing_passes_a_break():
-    """Not even a bit: a step after a break says what it says alone, and no gradient goes back over it."""
+    """A step after a break says what it says alone, and no gradient goes back over it, not even a bit.
+
+    What it says is equal to rounding: with how many rows PyTorch's LSTM takes a sum in which order is its own affair.
+    """
     model = small()
     lstm = model.policy.lstm_actor
     with th.no_grad():
@@ -215,7 +218,7 @@ def test_nothing_passes_a_break():
     lane = Recurrence(th.tensor([0, 1, 3, 4]), 5, 1, zeros, breaks=th.tensor([2]))
     after = model.policy.remember(features, lane)[0][2:]
     alone = model.policy.remember(features[2:], Recurrence(th.tensor([0, 1]), 2, 1, zeros))[0]
-    assert th.equal(after, alone)
+    assert th.allclose(after, alone, rtol=1e-5, atol=1e-6)
     (gradient,) = th.autograd.grad(after.sum(), features)
     assert (gradient[:2] == 0).all()
 
