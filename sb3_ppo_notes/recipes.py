@@ -2,6 +2,7 @@
 reproduce.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -114,7 +115,7 @@ RECIPES: dict[str, Recipe] = {
         origin="google-research/batch-ppo, configs.py (pendulum)",
         rule=UpdateRule(
             truncation="terminal",
-            advantage_estimator=MonteCarlo(bootstrap=False, chunk=50),
+            advantage_estimator=MonteCarlo(bootstrap=False),
             value_target=MonteCarloReturn(bootstrap=False, chunk=50),
             advantage_normalization=AdvantageNormalization("rollout", ddof=0, eps=1e-8),
             policy_objective=KLPenalty(
@@ -135,7 +136,7 @@ RECIPES: dict[str, Recipe] = {
                 net_arch=dict(pi=[200, 100], vf=[200, 100]),
                 activation_fn=nn.ReLU,
                 ortho_init=False,
-                log_std_init=-1.05,  # a standard deviation of .35
+                log_std_init=math.log(0.7),  # .35 of actions in [-1, 1], which it stretches to Pendulum's [-2, 2]
                 optimizer_kwargs=dict(ADAM),
             ),
         ),
@@ -144,17 +145,23 @@ RECIPES: dict[str, Recipe] = {
         differs=(
             "complete episodes are gathered there, whatever their length; here the rollout has a fixed number "
             "of steps, equal to the episodes' where these have one length",
-            "returns are cut at the end of each chunk of 50 steps there and here: the value target ignores all "
-            "later reward, which is wrong and lowers the variance; MonteCarlo(bootstrap=False) goes to the "
-            "episode's end",
-            "a chunk's KL is the mean over its padded length there; here it is the mean over a minibatch of "
-            "shuffled steps",
+            "the advantage is of the whole episode and the critic's target ends with its chunk of 50 steps, there and "
+            "here: a baseline for less than the advantage counts; MonteCarloReturn(bootstrap=False) counts the same",
+            "a minibatch is 20 whole chunks there, and the KL and its cutoff are each chunk's, a mean over its padded "
+            "length; here it is 1000 steps from anywhere, and they are the minibatch's",
             "advantages are normalised over the padding there (a defect); here there is no padding",
             "β has no floor there and can die at 0; here it stays within bounds",
-            "observations are normalised with newer statistics than the ones they were acted on there; here the "
-            "stored ones are used",
+            "observations and rewards are normalised when they are learned from there, with newer statistics than the "
+            "observations were acted on; here as they come in",
+            "RangeNormalize and ClipAction stretch actions from [-1, 1] to Pendulum's [-2, 2] there, so that its "
+            "deviation of .35 is .70 in torque; here the policy acts in the environment's own units and starts at .70 "
+            "(for other actions, log_std_init is the logarithm of .35 times half their range)",
             "the mean of the Gaussian goes through a tanh and the deviation through a softplus there; here both "
             "are SB3's",
+            "biases start at 0 there, weights with Xavier's uniform, the mean's with init_output_factor 0.1 (a "
+            "deviation of .032, or .063 in torque); here all start as PyTorch's layers do (the mean's with .058)",
+            "TensorFlow's Adam adds its epsilon before the bias correction, PyTorch's after it: in one update of "
+            "Pendulum a typical weight of the policy moves by 6e-4 and ends 1e-5 away from where it ends there",
         ),
     ),
     "spinning_up": Recipe(
@@ -183,8 +190,11 @@ RECIPES: dict[str, Recipe] = {
         ),
         differs=(
             "its environments are reset at the end of every epoch; here the episode goes on",
-            "a true terminal state at the last step of an epoch is bootstrapped there (issue #257, a defect); "
-            "here it is not",
+            "a true terminal state at the last step of an epoch is bootstrapped there (issue #257, a defect), and so "
+            "is one at the very step of max_ep_len; here neither is",
+            "only its own limit, max_ep_len = 1000 steps, is bootstrapped there, and a shorter one of gym's "
+            "(CartPole-v1: 500) is a terminal state; here every time limit is bootstrapped. Once episodes reach "
+            "gym's limit, an update differs by as much as it moves; with truncation='terminal' it is the same",
             "constant advantages give NaN there (no epsilon); here they raise NonFiniteError before a weight is "
             "touched",
             "MPI processes average gradients there; here several environments are stepped by one process",
@@ -282,6 +292,8 @@ RECIPES: dict[str, Recipe] = {
         differs=(
             "its CartPole-v0 ends after 200 steps; on CartPole-v1 episodes go on to 500, success stays 196 "
             "steps or more",
+            "it asks whether all succeeded after every rollout's update; here training stops at the very step, before "
+            "the update of its rollout",
             "videos of its 16 environments overwrite one another (a defect); none are made here",
         ),
     ),

@@ -200,6 +200,37 @@ def monte_carlo_returns(
     return returns
 
 
+def cut_into_chunks(nonterminal: FloatArray, chunk: int) -> FloatArray:
+    """nₜ of a sum that also ends after every ``chunk`` steps of an episode.
+
+        cₜ = 0 if t is the last of ``chunk`` steps, counted from the episode's first one, else nₜ
+
+    An episode that the rollout joins in its middle is counted from the rollout's first step. The sums of
+    :func:`monte_carlo_returns` end there: the first step of a chunk sees ``chunk`` rewards, its last one a single
+    reward. A critic that cannot tell these steps apart learns their mean: the rewards of about half a chunk.
+
+    Source: Hafner et al. 2017 (arXiv:1709.02878); batch-ppo's ``chunk_length``.
+
+    :param nonterminal: ``[T, B]``, nₜ: 0 where sₜ₊₁ starts another episode.
+    :param chunk: at least 1; environment steps.
+    :return: ``[T, B]``, 0 or 1; dimensionless. A new array.
+    :raises ValueError: if chunk < 1.
+
+    >>> whole, ends_after_one = [1.0] * 5, [0.0, 1.0, 1.0, 1.0, 1.0]
+    >>> cut_into_chunks(np.array([whole, ends_after_one]).T, chunk=2).T.tolist()
+    [[1.0, 0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0, 0.0]]
+    """
+    check_integer("chunk", chunk, minimum=1)
+    cut = nonterminal.copy()
+    steps = np.zeros(nonterminal.shape[1:], dtype=int)
+    for row in cut:
+        steps = np.where(steps == chunk, 1, steps + 1)
+        ends_episode = row == 0
+        row[steps == chunk] = 0
+        steps[ends_episode] = 0
+    return cut
+
+
 def n_step_returns(
     rewards: FloatArray, following_values: FloatArray, nonterminal: FloatArray, gamma: float, n: int
 ) -> FloatArray:

@@ -169,6 +169,19 @@ def test_chunked_monte_carlo():
     assert chunked == pytest.approx([2.71, 1.9, 1, 2.71, 1.9, 1])
 
 
+def test_chunks_are_counted_from_the_first_step_of_an_episode():
+    ones = arrays([1] * 6, [0] * 6, ends=[1])  # episodes of 2 and 4 steps: chunks of 2, 3 and 1
+    chunked = MonteCarloReturn(bootstrap=False, chunk=3).returns(ones, 0.9, None).ravel()
+    assert chunked == pytest.approx([1.9, 1, 2.71, 1.9, 1, 1])
+
+
+def test_a_chunk_cuts_batch_ppos_value_target_and_not_its_advantage():
+    # One episode of 60 steps that pays 1 at its very end, V = 0, γ = .995
+    advantages, targets = RECIPES["batch_ppo"].rule.estimate(arrays([0] * 59 + [1], [0] * 60, ends=[59]), 0.995)
+    assert advantages[0].item() == pytest.approx(0.995**59)
+    assert targets[[0, 49, 50, 59]].ravel() == pytest.approx([0, 0, 0.995**9, 1])
+
+
 def test_monte_carlo_without_bootstrap_leaves_the_rest_out():
     rollout = arrays([1, 1], [0, 0], last_value=100.0)
     assert MonteCarloReturn(bootstrap=False).returns(rollout, 0.5, None).ravel() == pytest.approx([1.5, 1])
@@ -583,11 +596,13 @@ def test_shared_trunk_is_shared():
     assert all(part.abs().sum() > 0 for part in gradient)
 
 
-def test_stop_when_all_succeeded():
+def test_stop_when_all_succeeded_comes_before_the_update_of_its_rollout():
     env = VecEpisodeEndReward(make_vec_env(lambda: Scripted([3, 6]), n_envs=2), shortest_success=5)
     model = NotesA2C("MlpPolicy", env, n_steps=50, device="cpu", seed=0)
+    before = weights(model)
     model.learn(1000, callback=StopWhenAllSucceeded())
     assert model.num_timesteps == 2 * 9  # the first episodes fail, the second ones end at step 9
+    assert same(weights(model), before)
 
 
 def test_resolving_schedules_reaches_into_the_optimizers():
