@@ -1,12 +1,8 @@
-"""The seed systems, each a row of one table: rule, hyperparameters, network, wrappers, and what it does not
-reproduce.
-"""
+"""The seed systems, a row each: rule, hyperparameters, network, wrappers, and what it does not reproduce."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from types import MappingProxyType
 from typing import Any, Literal
 
 from stable_baselines3.common.vec_env import VecEnv
@@ -51,7 +47,7 @@ class Recipe:
     origin: str
     algorithm: Literal["ppo", "a2c"] = "ppo"
     rule: UpdateRule
-    hyperparameters: MappingProxyType[str, Any]
+    hyperparameters: dict[str, Any]
     n_envs: int = 1
     wrappers: tuple[Callable[[VecEnv], VecEnv], ...] = ()
     stop_when: Literal["all_succeeded"] | None = None
@@ -68,13 +64,18 @@ class Recipe:
         return env
 
 
-def _settings(**hyperparameters: Any) -> MappingProxyType[str, Any]:
-    return MappingProxyType(hyperparameters)
+def rewards_in_hundredths(env: VecEnv) -> VecEnv:
+    """The environments with r / 100: a function with a name, which pickles and compares.
+
+    :param env: vectorised environments.
+    :return: the same, wrapped.
+    """
+    return VecRewardScale(env, scale=0.01)
 
 
 # batch_size, n_steps and n_envs below multiply to what each system learns from at once. SB3's Adam has eps 1e-5 only
 # where no optimizer_kwargs are given; these systems use torch's (or TensorFlow's) 1e-8.
-ADAM = MappingProxyType({"eps": 1e-8})
+ADAM = {"eps": 1e-8}
 
 RECIPES: dict[str, Recipe] = {
     "skrl": Recipe(
@@ -87,7 +88,7 @@ RECIPES: dict[str, Recipe] = {
             value_objective=SquaredValueError(),
             optimization=Optimization(order="sequential", drop_last=True),
         ),
-        hyperparameters=_settings(
+        hyperparameters=dict(
             learning_rate=1e-3,
             n_steps=16,
             batch_size=64,  # two minibatches of 16 steps of 8 environments
@@ -123,7 +124,7 @@ RECIPES: dict[str, Recipe] = {
             ),
             optimization=Optimization(drop_last=True),
         ),
-        hyperparameters=_settings(
+        hyperparameters=dict(
             learning_rate=1e-4,
             n_steps=200,  # one whole episode of Pendulum in each of 30 environments
             batch_size=1000,  # 20 chunks of 50 steps
@@ -180,7 +181,7 @@ RECIPES: dict[str, Recipe] = {
                 ),
             ),
         ),
-        hyperparameters=_settings(
+        hyperparameters=dict(
             n_steps=4000,
             batch_size=4000,
             gamma=0.99,
@@ -211,7 +212,7 @@ RECIPES: dict[str, Recipe] = {
             advantage_normalization=AdvantageNormalization("none"),
             policy_objective=ClippedSurrogate(0.1),
         ),
-        hyperparameters=_settings(
+        hyperparameters=dict(
             learning_rate=3e-4,
             n_steps=75,  # its step limit: one whole trajectory in each of 12 workers
             batch_size=900,
@@ -244,7 +245,7 @@ RECIPES: dict[str, Recipe] = {
             policy_objective=ClippedSurrogate(0.1),
             value_objective=HuberValueError(1.0),
         ),
-        hyperparameters=_settings(
+        hyperparameters=dict(
             learning_rate=5e-4,
             n_steps=20,
             batch_size=20,
@@ -255,7 +256,7 @@ RECIPES: dict[str, Recipe] = {
             max_grad_norm=None,
             policy_kwargs=shared_trunk([256], nn.ReLU) | dict(ortho_init=False, optimizer_kwargs=dict(ADAM)),
         ),
-        wrappers=(partial(VecRewardScale, scale=0.01),),
+        wrappers=(rewards_in_hundredths,),
         differs=(
             "its rollout ends with the episode; here it is always 20 steps, and the recursion is cut where an "
             "episode ends",
@@ -273,9 +274,8 @@ RECIPES: dict[str, Recipe] = {
             advantage_estimator=GAE(1.0),
             advantage_normalization=AdvantageNormalization("none"),
             policy_objective=PolicyGradient(),
-            computed="once",
         ),
-        hyperparameters=_settings(
+        hyperparameters=dict(
             learning_rate=1e-2,
             n_steps=5,
             gamma=0.99,

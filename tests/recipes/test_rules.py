@@ -1,5 +1,6 @@
 """Each choice of the rule table: golden values of the seed systems, their defects as regressions, and what stays stock."""
 
+import copy
 import dataclasses
 import pickle
 
@@ -11,7 +12,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes import NotesA2C, NotesPPO, rules
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded
 from sb3_ppo_notes.formulas.adaptation import adapted_learning_rate, adapted_penalty
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, NonFiniteError
@@ -544,8 +545,21 @@ def test_there_are_six_recipes_and_each_says_how_it_differs():
     assert list(RECIPES) == ["skrl", "batch_ppo", "spinning_up", "moral_rl", "minimal_rl", "tsukurinagara"]
     for recipe in RECIPES.values():
         assert recipe.differs
-        assert pickle.loads(pickle.dumps(recipe.rule)) == recipe.rule
         assert UpdateRule().diff(recipe.rule)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_print_pickle_copy_and_compare(name):
+    recipe = RECIPES[name]
+    choices = {choice: getattr(rules, choice) for choice in rules.__all__}
+    assert eval(repr(recipe.rule), choices) == recipe.rule
+    assert str(recipe.rule).count("\n") == 9
+    for same_again in (pickle.loads(pickle.dumps(recipe)), copy.deepcopy(recipe), dataclasses.replace(recipe)):
+        assert same_again == recipe
+        assert same_again.rule.diff(recipe.rule) == ""
+    for other in RECIPES.values():
+        assert (other == recipe) == (other is recipe)
+        assert (other.rule.diff(recipe.rule) == "") == (other is recipe)
 
 
 @pytest.mark.parametrize("name", RECIPES)
