@@ -151,8 +151,8 @@ def lambda_returns(advantages: FloatArray, values: FloatArray) -> FloatArray:
         Ĝₜ = Âₜ + V(sₜ)
 
     An estimate of Q(sₜ, aₜ), the value of the *action taken*, used as a target for V(sₜ), the value of the *state*:
-    averaged over the policy's actions the two are equal. λ = 1 gives the discounted return, λ = 0 the one-step target r
-    + γ·V(sₜ₊₁).
+    averaged over the policy's actions Q is V, and the estimate too if λ = 1 or the critic is right. λ = 1 gives the
+    discounted return, λ = 0 the one-step target r + γ·V(sₜ₊₁).
 
     Source: Sutton & Barto 2018 section 12.1; "TD(λ) estimator" of Stable-Baselines3 (pull request #375).
 
@@ -209,7 +209,7 @@ def cut_into_chunks(nonterminal: FloatArray, chunk: int) -> FloatArray:
     :func:`monte_carlo_returns` end there: the first step of a chunk sees ``chunk`` rewards, its last one a single
     reward. A critic that cannot tell these steps apart learns their mean: the rewards of about half a chunk.
 
-    Source: Hafner et al. 2017 (arXiv:1709.02878); batch-ppo's ``chunk_length``.
+    Source: batch-ppo's ``chunk_length``, for the critic's target alone.
 
     :param nonterminal: ``[T, B]``, nₜ: 0 where sₜ₊₁ starts another episode.
     :param chunk: at least 1; environment steps.

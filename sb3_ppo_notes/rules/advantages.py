@@ -22,7 +22,8 @@ from sb3_ppo_notes.formulas.objectives import normalize_advantages
 class RolloutArrays(NamedTuple):
     """What an estimator sees of a rollout; all reward units but the last.
 
-    :param rewards: ``[T, B]``, with γ·V(terminal observation) added where a time limit cut an episode.
+    :param rewards: ``[T, B]``, with γ·V(terminal observation) added where a time limit cut an episode, unless the rule
+        calls that a terminal state.
     :param values: ``[T, B]``, V(sₜ).
     :param following_values: ``[T, B]``, V(sₜ₊₁); the last row is V(s_T).
     :param nonterminal: ``[T, B]``, 0 where sₜ₊₁ starts another episode; dimensionless.

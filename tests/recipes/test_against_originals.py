@@ -334,8 +334,9 @@ def test_tensorflows_adam_leaves_a_typical_weight_of_the_policy_a_little_elsewhe
     model.train()
     weight = "mlp_extractor.policy_net.2.weight"  # 20,000 of the policy's 20,900 weights
     mine, theirs = model.policy.state_dict()[weight], policy.state_dict()[weight]
-    assert (mine - model.weights_before[weight]).abs().median().item() == pytest.approx(6e-4, rel=0.5)
+    assert (mine - model.weights_before[weight]).abs().median().item() == pytest.approx(9e-4, rel=0.5)
     assert 3e-6 < (mine - theirs).abs().median().item() < 3e-5
+    assert 1e-3 < (mine - theirs).abs().max().item() < 2e-2  # where the gradient is no larger than ε
 
 
 def test_batch_ppo_starts_with_its_deviations_in_torque():
