@@ -147,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
             "complete episodes are gathered there, whatever their length; here the rollout has a fixed number "
             "of steps, equal to the episodes' where these have one length",
             "the advantage is of the whole episode and the critic's target ends with its chunk of 50 steps, there and "
-            "here: a baseline for less than the advantage counts; MonteCarloReturn(bootstrap=False) counts the same",
+            "here: a baseline for less than the advantage counts; MonteCarloReturn(bootstrap=False) counts as much",
             "a minibatch is 20 whole chunks there, and the KL and its cutoff are each chunk's, a mean over its padded "
             "length; here it is 1000 steps from anywhere, and they are the minibatch's",
             "advantages are normalised over the padding there (a defect); here there is no padding",
@@ -258,8 +258,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         wrappers=(rewards_in_hundredths,),
         differs=(
-            "its rollout ends with the episode; here it is always 20 steps, and the recursion is cut where an "
-            "episode ends",
+            "its rollout ends with the episode; here it is always 20 steps, and the recursion is cut where an episode "
+            "ends: worth 1.6 times the return after 40,000 steps of CartPole-v1 (1.8 times in the original's own code)",
             "it ignores `truncated` and goes on beyond the time limit (a defect); here the limit resets and is "
             "bootstrapped",
             "old probabilities are stored there and their logarithm taken, so that 0 gives −∞; here "
