@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -139,6 +140,17 @@ def test_a_true_terminal_on_the_last_step_is_not_bootstrapped():
     rule = UpdateRule(advantage_estimator=GAE(0.5), value_target=MonteCarloReturn())
     advantages, returns = rule.estimate(arrays([1, 1], [0.5, 0.5], 2.0, ends=[1]), 0.9)
     assert (list(advantages.ravel()), list(returns.ravel())) == (pytest.approx([1.175, 0.5]), pytest.approx([1.9, 1]))
+
+
+@pytest.mark.filterwarnings("ignore:.*lie outside of")  # Scripted's observations count
+@pytest.mark.parametrize(("limit", "bootstrapped"), [(2, True), (3, False), (4, False)])
+def test_an_end_at_the_very_step_of_the_time_limit_is_not_bootstrapped(limit, bootstrapped):
+    # Spinning Up asks only whether max_ep_len is reached, and so bootstraps an episode that ends at that very step
+    env = make_vec_env(lambda: TimeLimit(Scripted([3], reward=1.0), limit), n_envs=1)
+    model = NotesPPO.from_recipe("spinning_up", env, n_steps=12, batch_size=12, seed=0, device="cpu")
+    _, callback = model._setup_learn(100)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, 12)
+    assert (np.array(model.rollout_buffer.rewards) != 1).any() == bootstrapped
 
 
 def test_minimal_rl_values():
