@@ -147,14 +147,14 @@ RECIPES: dict[str, Recipe] = {
             "complete episodes are gathered there, whatever their length; here the rollout has a fixed number "
             "of steps, equal to the episodes' where these have one length",
             "the advantage is of the whole episode and the critic's target ends with its chunk of 50 steps, there and "
-            "here: a baseline for less than the advantage counts; MonteCarloReturn(bootstrap=False) counts as much",
+            "here: a baseline for fewer rewards than the advantage counts; MonteCarloReturn(bootstrap=False) has all",
             "a minibatch is 20 whole chunks there, and the KL and its cutoff are each chunk's, a mean over its padded "
             "length; here it is 1000 steps from anywhere, and they are the minibatch's",
             "advantages are normalised over the padding there (a defect); here there is no padding",
             "β has no floor there and can die at 0; here it stays within bounds",
             "observations and rewards are normalised when they are learned from there, with newer statistics than the "
             "observations were acted on; here as they come in",
-            "RangeNormalize and ClipAction stretch actions from [-1, 1] to Pendulum's [-2, 2] there, so that its "
+            "ClipAction cuts actions to [-1, 1] there and RangeNormalize stretches them to Pendulum's [-2, 2]: a "
             "deviation of .35 is .70 in torque; here the policy acts in the environment's own units and starts at .70 "
             "(for other actions, log_std_init is the logarithm of .35 times half their range)",
             "the mean of the Gaussian goes through a tanh and the deviation through a softplus there; here both "
