@@ -415,6 +415,21 @@ MUTANTS = [
         RULES + "test_scope_policy_leaves_the_actor_alone_and_goes_on_with_the_critic",
     ),
     Mutant(
+        "batch-ppo's advantage ends with the chunk, as its value target does",
+        "recipes.py",
+        "advantage_estimator=MonteCarlo(bootstrap=False),\n            value_target=MonteCarloReturn(bootstrap=False, chunk=50)",
+        "advantage_estimator=MonteCarlo(bootstrap=False, chunk=50),\n            "
+        "value_target=MonteCarloReturn(bootstrap=False, chunk=50)",
+        "tests/recipes/test_against_originals.py::test_batch_ppo_update_and_its_penalty",
+    ),
+    Mutant(
+        "chunks counted over the ends of episodes",
+        "formulas/advantages.py",
+        "steps[ends_episode] = 0",
+        "steps[ends_episode] += 0",
+        ADVANTAGES + "test_returns_cut_into_chunks_equal_the_explicit_window",
+    ),
+    Mutant(
         "advantages never computed again",
         "algorithms/update.py",
         'if epoch > 0 and self.rule.computed == "every_epoch":',
