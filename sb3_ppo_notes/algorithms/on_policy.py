@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.algorithms.arguments import check_learn_arguments
+from sb3_ppo_notes.algorithms.arguments import check_arguments, check_learn_arguments, plain_arguments
 from sb3_ppo_notes.algorithms.building import BuiltFromArguments
 from sb3_ppo_notes.algorithms.compiled import CompiledActing, Compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
@@ -113,8 +113,11 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         :param path: the file.
         :param args: as in SB3.
         :param kwargs: as in SB3; a new ``learning_rate`` is also where an adaptive one starts again.
-        :return: the model.
+        :return: the model. Whether it can learn is asked when it learns: to predict, only its networks count.
+        :raises ValueError: if an argument among ``kwargs`` is out of range, naming it.
         """
+        kwargs = plain_arguments(kwargs)
+        check_arguments(kwargs)
         model = super().load(path, *args, **kwargs)
         if "learning_rate" in kwargs:
             model.rule_state = dataclasses.replace(model.rule_state, learning_rate=None)
@@ -218,7 +221,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         """Train.
 
         :param total_timesteps: environment steps to take, over all environments; a lower bound, whole rollouts are
-            gathered.
+            gathered. 0 only sets everything up; infinity goes on until a callback stops it.
         :param callback: called at every step.
         :param log_interval: updates between two dumps of the log, ``None`` for none.
         :param tb_log_name: name of the run for TensorBoard.
@@ -226,13 +229,12 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         :param progress_bar: show one.
         :return: this model.
         """
-        # A run that was cut in its last rollout, beyond the steps asked for, has none left and yet has to finish it.
-        minimum = 1 if self.on_resume is None else 0
         total_timesteps = check_learn_arguments(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, minimum
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar
         )
         if self.env is None:
             raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
+        self._check_that_it_can_learn()
         before = self.last_report
         try:
             self._run(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
