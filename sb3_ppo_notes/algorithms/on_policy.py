@@ -26,6 +26,7 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
 from sb3_ppo_notes.rollouts.restarts import restarts_of
+from sb3_ppo_notes.rollouts.shapes import shape_error
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.schedules import value_at
 
@@ -125,7 +126,13 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         before = self._last_obs
-        result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        try:
+            result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        except ValueError as error:
+            clear = shape_error(error, self.observation_space)
+            if clear is not None:
+                raise clear from error
+            raise
         if self._last_obs is not before:
             # The environments were reset: nothing is left to remember, and no rollout to take up.
             self._last_states = None
