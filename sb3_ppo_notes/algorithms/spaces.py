@@ -64,4 +64,5 @@ def _check_numbers(whose: str, space: spaces.Space[Any], part: spaces.Space[Any]
 
 def _refuse(whose: str, allowed: str, space: spaces.Space[Any], part: spaces.Space[Any]) -> None:
     where = "" if part is space else f", in which {part} is not"
-    raise UnsupportedSpaceError(f"env must have an {whose} space {allowed}, got {space}{where}")
+    in_one_line = " ".join(f"{space}{where}".split())
+    raise UnsupportedSpaceError(f"env must have an {whose} space {allowed}, got {in_one_line}")

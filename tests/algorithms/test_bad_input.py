@@ -9,6 +9,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from tests.environments import BOX, SpaceEnv
@@ -227,29 +229,70 @@ def test_no_limit_on_the_gradient_is_allowed():
     build(max_grad_norm=None, n_steps=8, batch_size=8).learn(8)
 
 
-@pytest.mark.parametrize(
-    ("env", "kind", "words"),
-    [
-        (
-            lambda: SpaceEnv(spaces.Tuple((BOX, BOX)), spaces.Discrete(2)),
-            NotImplementedError,
-            "Tuple",
-        ),  # row 48: SB3's own
-        (
-            lambda: SpaceEnv(BOX, spaces.Box(-np.inf, np.inf, (1,))),
-            ValueError,
-            "^env must have an action space within bounds: Continuous action",
-        ),
-        (
-            lambda: SpaceEnv(BOX, spaces.Tuple((BOX, BOX))),
-            ValueError,
-            "^env must have an action space of type Box, Discrete",
-        ),
-    ],
-)
-def test_spaces_that_cannot_be_learned_are_refused(env, kind, words):
-    with pytest.raises(kind, match=words):
-        build(env=env())
+PAIR = spaces.Tuple((BOX, spaces.Discrete(2)))
+OBSERVATIONS = [
+    (spaces.Graph(BOX, None), "of type Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of such, got Graph"),
+    (spaces.Text(5), "of type Box, .*, got Text"),
+    (spaces.Sequence(BOX), "of type Box, .*, got Sequence"),
+    (spaces.OneOf([BOX, spaces.Discrete(2)]), "of type Box, .*, got OneOf"),
+    (PAIR, "of type Box, .*, got Tuple"),  # row 48
+    (spaces.Dict(a=BOX, b=spaces.Sequence(BOX)), "of type Box, .*, got Dict.*, in which Sequence.* is not"),
+    (spaces.Dict(a=spaces.Dict(b=BOX)), "of type Box, .*, in which Dict.* is not"),
+    (spaces.Dict(a=PAIR), "of type Box, .*, in which Tuple.* is not"),
+    (spaces.Dict(), "with something in it, got Dict"),
+    (spaces.Discrete(4, start=2), r"of numbers that begin at 0 \(subtract .*, got Discrete"),
+    (spaces.Discrete(4, start=-1), "of numbers that begin at 0 .*, got Discrete"),
+    (spaces.Dict(a=BOX, b=spaces.Discrete(3, start=1)), "of numbers that begin at 0 .*, in which Discrete.* is not"),
+    (spaces.MultiDiscrete([3, 4], start=[0, 1]), "of numbers that begin at 0 .*, got MultiDiscrete"),
+    (spaces.MultiDiscrete([[2, 3], [2, 2]]), "of one dimension if it is a MultiDiscrete .*, got MultiDiscrete"),
+    (spaces.Dict(a=spaces.MultiDiscrete([[2, 3], [2, 2]])), "of one dimension .*, in which MultiDiscrete"),
+    (spaces.Box(0, 1, ()), "of at least one number in one dimension if it is a Box, got Box"),
+    (spaces.Box(0, 1, (0,)), "of at least one number in one dimension if it is a Box, got Box"),
+]
+ACTIONS = [
+    (
+        spaces.Box(-np.inf, np.inf, (1,)),
+        "within bounds: Continuous action space must have a finite .*, got Box",
+    ),  # row 49
+    (PAIR, "of type Box, Discrete, MultiDiscrete, MultiBinary, got Tuple"),
+    (spaces.Dict(a=BOX), "of type Box, .*, got Dict"),
+    (spaces.Text(5), "of type Box, .*, got Text"),
+    (spaces.MultiBinary([2, 2]), "of one dimension if it is a MultiBinary .*, got MultiBinary"),
+    (spaces.MultiDiscrete([[2, 3], [2, 2]]), "of one dimension if it is a MultiDiscrete .*, got MultiDiscrete"),
+    (spaces.Box(0, 1, (0,)), "with something in it, got Box"),
+]
+
+
+@pytest.mark.parametrize(("space", "words"), OBSERVATIONS, ids=lambda value: type(value).__name__)
+def test_observation_spaces_that_nobody_can_take_are_refused_by_name(space, words):
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    for kind in (ValueError, NotImplementedError):  # ours, and stock's for some of them
+        with pytest.raises(kind, match="^env must have an observation space " + words):
+            build(env=SpaceEnv(space, spaces.Discrete(2)), policy=policy)
+
+
+@pytest.mark.parametrize(("space", "words"), ACTIONS, ids=lambda value: type(value).__name__)
+def test_action_spaces_that_nobody_can_take_are_refused_by_name(space, words):
+    for algorithm in (NotesPPO, NotesA2C):
+        with pytest.raises(ValueError, match="^env must have an action space " + words):
+            build(algorithm, env=SpaceEnv(BOX, space))
+    with pytest.raises(AssertionError, match="^env must have an action space " + words):  # stock's kind
+        build(env=DummyVecEnv([lambda: SpaceEnv(BOX, space)]))
+
+
+class Lonely(BaseFeaturesExtractor):
+    """Takes an observation that is one number without a dimension."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 1)
+
+    def forward(self, observations):
+        return observations.reshape(-1, 1)
+
+
+def test_a_space_that_an_extractor_of_ones_own_can_take_is_taken():
+    arguments = dict(policy_kwargs=dict(features_extractor_class=Lonely), n_steps=8, batch_size=8)
+    build(env=SpaceEnv(spaces.Box(0, 1, ()), spaces.Discrete(2)), **arguments).learn(8)
 
 
 def test_gsde_needs_continuous_actions():

@@ -80,6 +80,11 @@ def test_what_stock_takes_trains_the_same_weights(pair, arguments):
     assert_equal(stock, notes)
 
 
+def test_a_float64_of_numpy_is_not_mistaken_for_a_float_that_equals_it():
+    built(NotesA2C, gae_lambda=0.9).learn(32)
+    assert_equal(*(built(algorithm, gae_lambda=np.float64(0.9)).learn(32) for algorithm in PAIRS["a2c"]))
+
+
 @pytest.mark.parametrize("verbose", [3, 10**6])
 def test_any_verbosity_is_taken(verbose, capsys):
     built(NotesPPO, verbose=verbose).learn(16)
