@@ -1133,9 +1133,16 @@ MUTANTS = [
     Mutant(
         "asked when it is loaded, not when it learns",
         "algorithms/on_policy.py",
-        "        self._check_that_it_can_learn()\n",
+        "        check_that_it_can_learn(self)\n",
         "",
         TAKES + "test_a_file_that_cannot_be_learned_with_predicts_and_says_so_before_anything_changes",
+    ),
+    Mutant(
+        "a schedule asked once more than by stock",
+        "algorithms/arguments.py",
+        "self._answers.pop() if self._answers else self.schedule(progress_remaining)",
+        "self.schedule(progress_remaining)",
+        TAKES + "test_a_schedule_that_counts_its_calls_counts_as_in_stock",
     ),
     Mutant(
         "advantages in float64 until the values are added",

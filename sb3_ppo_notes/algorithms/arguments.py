@@ -2,6 +2,7 @@
 begins: a model that was loaded may be one that can only predict.
 """
 
+import copy
 import math
 import os
 import re
@@ -25,7 +26,7 @@ from sb3_ppo_notes.formulas.checks import (
     check_positive,
     check_real,
 )
-from sb3_ppo_notes.rules.schedules import check_schedule
+from sb3_ppo_notes.rules.schedules import check_schedule, value_at
 
 Check = Callable[[str, Any], None]
 LARGEST_SEED = 2**32 - 1
@@ -157,6 +158,40 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         check_integer("batch_size", arguments["batch_size"], minimum=2 if normalizes else 1, because=note)
 
 
+def ask_schedules(arguments: Mapping[str, Any]) -> None:
+    """Refuse schedules that begin with a number out of range.
+
+    A copy of each is asked, because stock asks these for the first time in its first update: one that counts its calls
+    shall count the same. (The learning rate's is asked by SB3 when the policy is built.)
+
+    :param arguments: values by name.
+    :raises TypeError: if a schedule returns no number.
+    :raises ValueError: if it returns one out of range.
+    """
+    for name in ("clip_range", "clip_range_vf", "ent_coef", "vf_coef"):
+        schedule = arguments.get(name)
+        if callable(schedule):
+            value_at(name, copy.deepcopy(schedule), 1.0, minimum=-math.inf if name == "ent_coef" else 0.0)
+
+
+class AnsweredOnce:
+    """A schedule whose first answer has been checked already, so that it is asked no more often than by stock.
+
+    :param name: of the argument, for the message.
+    :param schedule: of the remaining progress.
+    :raises TypeError: if it returns no number.
+    :raises ValueError: if it returns one out of range.
+    """
+
+    def __init__(self, name: str, schedule: Callable[[float], float]):
+        self.schedule = schedule
+        self._answers = [value_at(name, schedule, 1.0)]
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The next number."""
+        return self._answers.pop() if self._answers else self.schedule(progress_remaining)
+
+
 def warn_of_doubtful_arguments(arguments: Mapping[str, Any]) -> None:
     """Warn of what can be meant, and seldom is.
 
@@ -170,57 +205,6 @@ def warn_of_doubtful_arguments(arguments: Mapping[str, Any]) -> None:
         warnings.warn(f"ent_coef={ent_coef} is negative: it rewards certainty and takes exploration away", stacklevel=2)
     if device is not None and str(device).startswith("cuda") and not th.cuda.is_available():
         warnings.warn(f"device={str(device)!r} was requested but no GPU is available, using 'cpu'", stacklevel=2)
-
-
-def check_rollout_size(n_steps: int, n_envs: int, batch_size: int | None, normalize_advantage: bool) -> None:
-    """Refuse a rollout of one sample that shall be normalised.
-
-    :param n_steps: steps of each environment.
-    :param n_envs: number of environments.
-    :param batch_size: samples in a minibatch, ``None`` for all.
-    :param normalize_advantage: whether advantages are normalised, which takes two samples.
-    :raises ValueError: if the sizes do not fit.
-    """
-    if normalize_advantage and batch_size is not None and n_steps * n_envs < 2:
-        raise InvalidValueError(
-            f"n_steps * n_envs must be >= 2 when normalize_advantage=True, got n_steps={n_steps} and n_envs={n_envs}"
-        )
-
-
-def check_something_is_left(n_steps: int, n_envs: int, batch_size: int | None, drop_last: bool) -> None:
-    """Refuse to drop the one minibatch there is.
-
-    :param n_steps: steps of each environment.
-    :param n_envs: number of environments.
-    :param batch_size: samples in a minibatch, ``None`` for all.
-    :param drop_last: whether a last minibatch that is smaller than the others is left out.
-    :raises ValueError: if nothing would be learned from.
-    """
-    if drop_last and batch_size is not None and batch_size > n_steps * n_envs:
-        raise InvalidValueError(
-            f"batch_size must be at most n_steps * n_envs = {n_steps * n_envs} when the rule drops a smaller last "
-            f"minibatch, got {batch_size} (n_steps={n_steps}, n_envs={n_envs})"
-        )
-
-
-def warn_of_truncated_minibatch(n_steps: int, n_envs: int, batch_size: int | None) -> None:
-    """Warn, as SB3 does, of minibatches that are smaller than was asked for.
-
-    :param n_steps: steps of each environment.
-    :param n_envs: number of environments.
-    :param batch_size: samples in a minibatch, ``None`` for all.
-    """
-    size = n_steps * n_envs
-    if batch_size is None or size % batch_size == 0:
-        return
-    sizes = f"n_steps * n_envs = {size} (n_steps={n_steps}, n_envs={n_envs})"
-    if batch_size > size:
-        words = f"is larger than {sizes}: every epoch will be one truncated mini-batch of size {size}"
-    else:
-        rest = size % batch_size
-        end = f"at the end of every epoch there will be a truncated mini-batch of size {rest}"
-        words = f"does not divide {sizes}: {end}"
-    warnings.warn(f"batch_size={batch_size} {words}", stacklevel=2)
 
 
 #: NumPy decides by the type of these in which precision advantages are computed, here as in stock SB3.

@@ -14,12 +14,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.arguments import (
     CHECKS,
+    AnsweredOnce,
+    ask_schedules,
     check_arguments,
-    check_rollout_size,
-    check_something_is_left,
     plain_arguments,
     warn_of_doubtful_arguments,
-    warn_of_truncated_minibatch,
 )
 from sb3_ppo_notes.algorithms.compiled import Compiler
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
@@ -29,11 +28,12 @@ from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
 from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
+from sb3_ppo_notes.algorithms.sizes import check_sizes
 from sb3_ppo_notes.algorithms.spaces import SUPPORTED, check_spaces
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.algorithms.watching import Watchers
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag, check_integer
-from sb3_ppo_notes.policies.masks import check_masking, mask_sizes
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
+from sb3_ppo_notes.policies.masks import mask_sizes
 from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.precision import PRECISIONS
@@ -134,6 +134,9 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
         # Whether one sample is enough for a minibatch is for the rule to say, if there is one.
         normalizes = {} if rule is None else {"normalize_advantage": rule.advantage_normalization.scope != "none"}
         check_arguments(arguments | normalizes)
+        ask_schedules(arguments)
+        if rule is not None:
+            rule.at(1.0)
         warn_of_doubtful_arguments(arguments)
         check_policy(arguments["policy"], self.policy_aliases, arguments["policy_kwargs"])
         env = arguments["env"]
@@ -160,29 +163,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
         if rule is not None:
             take_arguments_from(rule, self)
         if is_new:
-            self._check_sizes()
-
-    def _check_sizes(self) -> None:
-        sizes = (self.n_steps, self.n_envs, self._batch_size())
-        check_rollout_size(*sizes, normalize_advantage=self.rule.advantage_normalization.scope != "none")
-        check_something_is_left(*sizes, drop_last=self.rule.optimization.drop_last)
-        if not self.rule.optimization.drop_last:
-            warn_of_truncated_minibatch(*sizes)
-
-    def _check_that_it_can_learn(self) -> None:
-        """Refuse what the constructor refuses: a file, or an attribute set since, may say otherwise."""
-        check_arguments(
-            {name: vars(self)[name] for name in CHECKS if name in vars(self) and name != "device"}
-            | {"stats_window_size": self._stats_window_size}
-        )
-        batch_size = self._batch_size()
-        if batch_size is not None:
-            check_integer("batch_size", batch_size, minimum=1)
-        check_spaces(self.observation_space, self.action_space)
-        check_something_is_left(self.n_steps, self.n_envs, batch_size, self.rule.optimization.drop_last)
-        if self.action_masking:
-            assert self.env is not None
-            check_masking(self.env)
+            check_sizes(self.n_steps, self.n_envs, self._batch_size(), self.rule)
 
     @classmethod
     def from_recipe(
@@ -233,11 +214,16 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = NotesDictRolloutBuffer if is_dict else NotesRolloutBuffer
         super()._setup_model()
+        self.lr_schedule = self.lr_schedule.schedule
         self._set_precision()
         if self._given_rule is not None:
             check_rule_fits(self._given_rule, self.policy, self.rollout_buffer)
         self._prepare_memory_and_masks()
         self._setup_optimizers()
+
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.lr_schedule: Any = AnsweredOnce("learning_rate", self.lr_schedule)
 
     def _set_precision(self) -> None:
         if self.precision == "float16" and isinstance(self.policy, NotesRecurrentPolicy) and self.device.type == "cpu":

@@ -16,13 +16,14 @@ from sb3_ppo_notes.algorithms.compiled import CompiledActing, Compiler
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.nonfinite import name_checkpoint
 from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
+from sb3_ppo_notes.algorithms.readiness import check_that_it_can_learn
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
 from sb3_ppo_notes.algorithms.sinks import guard_sinks
 from sb3_ppo_notes.algorithms.source import sources
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
-from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
+from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
 from sb3_ppo_notes.rollouts.restarts import restarts_of
@@ -71,8 +72,9 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     def _update_learning_rate(self, optimizers: Any) -> None:
         """Set the learning rates of this update, and log the (actor's) rate."""
         progress = self._current_progress_remaining
-        value_at("learning_rate", self.lr_schedule, progress)
-        super()._update_learning_rate(optimizers)
+        # SB3 asks twice, first for the log: a schedule that counts its calls counts the same here.
+        self.logger.record("train/learning_rate", value_at("learning_rate", self.lr_schedule, progress))
+        update_learning_rate(optimizers, value_at("learning_rate", self.lr_schedule, progress))
         rule = self.rule
         if rule.optimization.separate is not None:
             actor, critic = rule.optimization.separate.actor, rule.optimization.separate.critic
@@ -81,7 +83,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             self.logger.record("notes/critic_learning_rate", self.critic_optimizer.param_groups[0]["lr"])
         if rule.adaptive_learning_rate is not None and self.rule_state.learning_rate is not None:
             update_learning_rate(self.policy.optimizer, self.rule_state.learning_rate)
-        self._log_learning_rate()
+        if self._given_rule is not None:
+            self._log_learning_rate()
 
     def _log_learning_rate(self) -> None:
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
@@ -239,9 +242,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         total_timesteps = check_learn_arguments(
             total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar
         )
-        if self.env is None:
-            raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
-        self._check_that_it_can_learn()
+        check_that_it_can_learn(self)
         before = self.last_report
         try:
             self._run(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

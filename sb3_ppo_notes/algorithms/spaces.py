@@ -45,7 +45,8 @@ def _check_action_space(space: spaces.Space[Any]) -> None:
         _refuse("action", f"of type {NAMES}", space, space)
     _check_numbers("action", space, space)
     if isinstance(space, spaces.MultiBinary) and not isinstance(space.n, int):
-        _refuse("action", "of one dimension if it is a MultiBinary (flatten it in a wrapper)", space, space)
+        because = f"Multi-dimensional MultiBinary({space.n}) action space is not supported"  # SB3's words
+        _refuse("action", f"of one dimension: {because} (flatten it in a wrapper)", space, space)
     if isinstance(space, spaces.Box) and not np.all(np.isfinite([space.low, space.high])):
         bound = "Continuous action space must have a finite lower and upper bound"
         _refuse("action", f"within bounds: {bound}", space, space)

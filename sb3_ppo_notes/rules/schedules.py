@@ -19,7 +19,7 @@ LIMITS = ("clip_range", "clip_range_vf")
 
 
 def check_schedule(name: str, value: Any, *, minimum: float = 0.0, is_exclusive: bool = False) -> None:
-    """Refuse what is neither a number in range nor a schedule that starts in range.
+    """Refuse what is neither a number in range nor a schedule. Schedules are not asked here, but when they are needed.
 
     :param name: the argument's name, first word of the message.
     :param value: a float or a function of the remaining progress.
@@ -29,7 +29,6 @@ def check_schedule(name: str, value: Any, *, minimum: float = 0.0, is_exclusive:
     :raises ValueError: for a number out of range.
     """
     if callable(value):
-        value_at(name, value, 1.0, minimum=minimum)
         return
     if isinstance(value, str):
         raise InvalidTypeError(

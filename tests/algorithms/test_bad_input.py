@@ -257,7 +257,7 @@ ACTIONS = [
     (PAIR, "of type Box, Discrete, MultiDiscrete, MultiBinary, got Tuple"),
     (spaces.Dict(a=BOX), "of type Box, .*, got Dict"),
     (spaces.Text(5), "of type Box, .*, got Text"),
-    (spaces.MultiBinary([2, 2]), "of one dimension if it is a MultiBinary .*, got MultiBinary"),
+    (spaces.MultiBinary([2, 2]), "of one dimension: Multi-dimensional MultiBinary.*, got MultiBinary"),
     (spaces.MultiDiscrete([[2, 3], [2, 2]]), "of one dimension if it is a MultiDiscrete .*, got MultiDiscrete"),
     (spaces.Box(0, 1, (0,)), "with something in it, got Box"),
 ]

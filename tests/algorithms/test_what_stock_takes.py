@@ -376,6 +376,29 @@ def test_a_schedule_set_between_two_learns_counts_as_in_stock():
     assert_equal(*models)
 
 
+class Counting:
+    """A schedule that depends on how often it has been asked."""
+
+    def __init__(self, factor):
+        self.factor, self.calls = factor, 0
+
+    def __call__(self, progress):
+        self.calls += 1
+        return self.factor * self.calls
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_schedule_that_counts_its_calls_counts_as_in_stock(pair, tmp_path):
+    names = ["learning_rate", *(["clip_range", "clip_range_vf"] if pair == "ppo" else [])]
+    models, calls = [], []
+    for algorithm in PAIRS[pair]:
+        schedules = {name: Counting(1e-3 if name == "learning_rate" else 0.02) for name in names}
+        models.append(built(algorithm, **schedules).learn(32).learn(16))
+        calls.append({name: schedule.calls for name, schedule in schedules.items()})
+    assert calls[0] == calls[1]
+    assert_equal(*models)
+
+
 def test_an_attribute_set_to_nonsense_between_two_learns_is_refused_before_the_next():
     model = built(NotesPPO).learn(16)
     model.gamma = 3.0
