@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 
 import sb3_ppo_notes
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.persistence import load_safe
+from sb3_ppo_notes.persistence import load_checkpoint, load_safe, save_checkpoint
 from sb3_ppo_notes.policies.masks import gathered_masks
 from sb3_ppo_notes.rules import ClippedSurrogate, Optimization, UpdateRule
 from tests.environments import BOX, SpaceEnv, make
@@ -405,6 +405,19 @@ def test_an_attribute_set_to_nonsense_between_two_learns_is_refused_before_the_n
     with pytest.raises(ValueError, match=r"^gamma must be in \[0, 1\], got 3.0"):
         model.learn(16)
     assert model.num_timesteps == 16
+
+
+@pytest.mark.parametrize(
+    "arguments", [dict(gamma=np.float64(0.9)), dict(gae_lambda=np.float32(0.9)), dict(max_grad_norm=INF)]
+)
+def test_a_checkpoint_of_such_a_model_is_resumed(arguments, tmp_path):
+    model = built(NotesPPO, DummyVecEnv([env]), **arguments).learn(INF, StopAt())
+    save_checkpoint(model, tmp_path)
+    resumed = load_checkpoint(tmp_path, DummyVecEnv([env]), device="cpu")
+    (name,) = arguments
+    assert type(getattr(resumed, name)) is type(arguments[name])
+    assert resumed.resume_report.remaining_timesteps == INF
+    resumed.learn(INF, StopAt(), reset_num_timesteps=False)
 
 
 # Rewards, dones and masks of any array type ---------------------------------------------------------------------------
