@@ -42,6 +42,8 @@ PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 
+TAKES = "tests/algorithms/test_what_stock_takes.py::"
+
 MUTANTS = [
     Mutant(
         "clip deleted",
@@ -403,7 +405,7 @@ MUTANTS = [
     Mutant(
         "second optimiser not saved",
         "algorithms/building.py",
-        '(["critic_optimizer"] if self.rule.optimization.separate else [])',
+        '(["critic_optimizer"] if hasattr(self, "critic_optimizer") else [])',
         "[]",
         RULES + "test_separate_optimizers_are_saved_and_loaded",
     ),
@@ -1142,5 +1144,75 @@ MUTANTS = [
         "d_layers = [*d_own, *d_layers]",
         "d_layers = [*d_layers, *d_own]",
         DENSE + "test_gradients_on_a_memory_are_those_without_it",
+    ),
+    Mutant(
+        "a learning rate of 0 refused",
+        "rules/schedules.py",
+        "(float(value) == minimum and not is_exclusive)",
+        "False",
+        TAKES + "test_a_file_of_the_hub_loads_predicts_and_learns_as_with_stock",
+    ),
+    Mutant(
+        "asked when it is loaded, not when it learns",
+        "algorithms/on_policy.py",
+        "        check_that_it_can_learn(self)\n",
+        "",
+        TAKES + "test_a_file_that_cannot_be_learned_with_predicts_and_says_so_before_anything_changes",
+    ),
+    Mutant(
+        "a schedule asked once more than by stock",
+        "algorithms/arguments.py",
+        "self._answers.pop() if self._answers else self.schedule(progress_remaining)",
+        "self.schedule(progress_remaining)",
+        TAKES + "test_a_schedule_that_counts_its_calls_counts_as_in_stock",
+    ),
+    Mutant(
+        "advantages in float64 until the values are added",
+        "rules/update_rule.py",
+        "        advantages = advantages.astype(rollout.values.dtype, copy=False)\n",
+        "",
+        TAKES + "test_what_stock_takes_trains_the_same_weights",
+    ),
+    Mutant(
+        "a float64 of NumPy taken for a float that equals it",
+        "algorithms/a2c.py",
+        "typed=True",
+        "typed=False",
+        TAKES + "test_a_float64_of_numpy_is_not_mistaken_for_a_float_that_equals_it",
+    ),
+    Mutant(
+        "rewards of whole numbers keep the fraction of a bootstrapped value",
+        "rollouts/collector.py",
+        ".astype(dtype, copy=False)",
+        "",
+        TAKES + "test_rewards_and_dones_of_another_type_train_as_stock",
+    ),
+    Mutant(
+        "the one minibatch of a small rollout normalised as none",
+        "rollouts/minibatches.py",
+        "        batch_size = min(batch_size, len(advantages))\n",
+        "",
+        TAKES + "test_a_batch_larger_than_the_rollout_warns_as_stock_does",
+    ),
+    Mutant(
+        "the padding of a flat vector divided by 0",
+        "algorithms/elementwise.py",
+        'if options["eps"] == 0:',
+        "if False:",
+        TAKES + "test_what_stock_takes_trains_the_same_weights",
+    ),
+    Mutant(
+        "numbers that do not begin at 0",
+        "algorithms/spaces.py",
+        'np.any(getattr(part, "start", 0))',
+        "False",
+        TAKES + "test_actions_that_do_not_begin_at_0_are_refused_though_stock_sends_others",
+    ),
+    Mutant(
+        "a mask of numbers read as bits",
+        "policies/masks.py",
+        "else mask, dtype=bool)",
+        "else mask).astype(int) == 1",
+        TAKES + "test_masks_of_any_type_mean_what_booleans_mean",
     ),
 ]

@@ -23,6 +23,8 @@ from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.persistence.callback_state import held_callbacks, put_back_callbacks
+from sb3_ppo_notes.persistence.configuration import taken
+from sb3_ppo_notes.persistence.configuration import written as as_json
 from sb3_ppo_notes.persistence.construction import built_model
 from sb3_ppo_notes.persistence.environments import check_environments, held_environments, put_back_environments
 from sb3_ppo_notes.persistence.model_state import (
@@ -78,7 +80,7 @@ def save_checkpoint(
         "configuration": configuration(model),
         "spaces": {"observation_space": str(model.observation_space), "action_space": str(model.action_space)},
         "num_timesteps": model.num_timesteps,
-        "total_timesteps": model._total_timesteps,
+        "total_timesteps": as_json(model._total_timesteps),  # may be infinite
         "run": model._run_id,
         "versions": _versions() | (_lstm() if isinstance(model.policy, NotesRecurrentPolicy) else {}),
         "model": held_model(model, snapshot),
@@ -207,5 +209,9 @@ def _report(stored: Stored, problems: list[str]) -> ResumeReport:
         f"{name}: {then[name]} then, {now[name]} now" for name in now if now[name] != then.get(name, now[name])
     ]
     return ResumeReport(
-        stored.path, document["num_timesteps"], document["total_timesteps"], tuple(not_exact), stored.skipped
+        stored.path,
+        document["num_timesteps"],
+        taken(document["total_timesteps"]),
+        tuple(not_exact),
+        stored.skipped,
     )

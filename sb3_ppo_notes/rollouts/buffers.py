@@ -11,6 +11,7 @@ is for reading, and what is written to it in the meantime is not learned from.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,6 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
     :param n_envs: B, number of environments.
     """
 
-    #: The rule that computes advantages; the algorithm replaces it before each rollout.
-    rule: UpdateRule
     #: Rewards as the environment paid them; kept only for a rule that computes advantages every epoch.
     env_rewards: np.ndarray
     _cuts: list[tuple[int, int, Any]]
@@ -63,10 +62,14 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
     values = _lazy(0, "V(sₜ), ``[T, B]``; reward units.")
     log_probs = _lazy(1, "log π(aₜ|sₜ), ``[T, B]``; nats.")
 
+    @cached_property
+    def rule(self) -> UpdateRule:  # type: ignore[override]
+        """The rule that computes advantages; the algorithm replaces it before each rollout."""
+        return UpdateRule(advantage_estimator=GAE(self.gae_lambda))
+
     def reset(self) -> None:
         """Begin a new rollout in the same memory."""
-        if not hasattr(self, "rule"):
-            self.rule = UpdateRule(advantage_estimator=GAE(self.gae_lambda))
+        if not hasattr(self, "_said"):
             self._allocate()
         self.pos = 0
         self.full = False

@@ -11,6 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.policies.acting import Acting
@@ -24,6 +25,7 @@ from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
 from sb3_ppo_notes.rollouts.pausing import begun, goes_on
 from sb3_ppo_notes.rollouts.places import add_place
+from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
 
 
 def collect_rollouts(
@@ -52,6 +54,7 @@ def collect_rollouts(
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
+    check_batch(model._last_obs, model.observation_space, env.num_envs)
     check_finite("observation", model._last_obs, model.num_timesteps)
     # Evaluation mode: dropout and batch normalisation must not differ between one step and the next.
     set_training_mode(model.policy, False)
@@ -134,13 +137,7 @@ class _Stepping:
             starts = model._last_episode_starts
             self.buffer.see(obs_tensor)  # type: ignore[attr-defined]
             self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
-        try:
-            new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
-        except Exception as error:
-            add_place(error, clipped_actions, model.num_timesteps + env.num_envs)
-            raise
-        check_finite("reward", rewards, model.num_timesteps + env.num_envs)
-        check_finite("observation", new_obs, model.num_timesteps + env.num_envs)
+        new_obs, rewards, dones, infos = self._answers(clipped_actions)
         return {
             "obs_tensor": obs_tensor,
             "actions": sampled,
@@ -156,6 +153,23 @@ class _Stepping:
             "dones": dones,
             "infos": infos,
         }
+
+    def _answers(self, clipped_actions: np.ndarray) -> VecEnvStepReturn:
+        """What the environments say to an action, checked."""
+        env, step = self.env, self.model.num_timesteps + self.env.num_envs
+        try:
+            new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
+        except Exception as error:
+            add_place(error, clipped_actions, step)
+            clear = shape_error(error, env.observation_space)
+            if clear is None:
+                raise
+            clear.__notes__ = error.__notes__
+            raise clear from error
+        check_batch(new_obs, self.model.observation_space, env.num_envs)
+        check_finite("reward", rewards, step)
+        check_finite("observation", new_obs, step)
+        return new_obs, rewards, np.asarray(dones), infos
 
 
 def environment_actions(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
@@ -189,7 +203,10 @@ def _store(
     truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
     if truncated:
         terminal_values = _terminal_values(model.policy, truncated, len(rewards), step["states"])
-        rewards = bootstrap_time_limits(rewards, terminal_values, model.gamma)
+        paid = np.asarray(rewards)
+        # SB3 adds in place: an array of integers keeps the whole part.
+        dtype = paid.dtype if hasattr(rewards, "dtype") else np.float32
+        rewards = bootstrap_time_limits(paid, terminal_values, model.gamma).astype(dtype, copy=False)
     if isinstance(rollout_buffer, NotesRolloutBuffer):
         rollout_buffer.note_context(step["action_masks"], step["states_before"])
     if _will_recompute(rollout_buffer):

@@ -25,6 +25,8 @@ def check_finite(what: str, array: Any, step: int) -> None:
         for key, part in array.items():
             check_finite(f"{what}[{key!r}]", part, step)
         return
+    if not isinstance(array, np.ndarray):
+        array = np.asarray(array)  # rewards of somebody's VecEnv: a list, a tensor
     # Images and other integers cannot be NaN, and looking at each pixel would cost more than the step.
     if array.dtype.kind != "f":
         return

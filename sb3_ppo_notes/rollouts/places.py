@@ -1,7 +1,8 @@
 """Which environment raised, at which step and after which action: written under an error that passes by."""
 
 import logging
-from types import TracebackType
+from collections.abc import Iterator
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,25 @@ def add_place(error: Exception, actions: np.ndarray, step: int) -> None:
         logger.error("%s: %s", type(error).__name__, note)
 
 
+def frames_of(error: Exception) -> Iterator[FrameType]:
+    """Where an error came by, from the outside to where it was raised.
+
+    :param error: that was caught.
+    :return: frames.
+    """
+    traceback: TracebackType | None = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
 def _index_of(error: Exception) -> int | None:
     if isinstance(error, EnvWorkerError):
         return error.index
-    traceback: TracebackType | None = error.__traceback__
-    while traceback is not None:
+    for frame in frames_of(error):
         # DummyVecEnv and LeanVecEnv step one after the other, and know at which they are.
-        names: dict[str, Any] = traceback.tb_frame.f_locals
-        if traceback.tb_frame.f_code.co_name == "step_wait" and isinstance(names.get("self"), DummyVecEnv):
+        names: dict[str, Any] = frame.f_locals
+        if frame.f_code.co_name == "step_wait" and isinstance(names.get("self"), DummyVecEnv):
             index = names.get("env_idx", names.get("index"))
             return None if index is None else int(index)
-        traceback = traceback.tb_next
     return None

@@ -45,14 +45,11 @@ def built_model(config: RunConfig) -> NotesOnPolicyAlgorithm:
     if policy is not None:
         check_policy(policy, env.observation_space)
     model: NotesOnPolicyAlgorithm
-    try:
-        if config.recipe is None:
-            model = algorithm(policy or suggested_policy(env.observation_space), env, **arguments)
-        else:
-            given = {} if policy is None else {"policy": policy}
-            model = algorithm.from_recipe(config.recipe, env, **given, **arguments)
-    except NotImplementedError as error:  # SB3's word for a space that it has no network for
-        raise InvalidValueError(f"env {config.env!r} must have spaces that SB3 knows: {error}") from error
+    if config.recipe is None:
+        model = algorithm(policy or suggested_policy(env.observation_space), env, **arguments)
+    else:
+        given = {} if policy is None else {"policy": policy}
+        model = algorithm.from_recipe(config.recipe, env, **given, **arguments)
     return model
 
 

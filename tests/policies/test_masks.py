@@ -138,8 +138,10 @@ def test_masking_survives_save_and_load(tmp_path):
     loaded = NotesPPO.load(tmp_path / "model", env=make_vec_env(discrete, 2))
     assert loaded.action_masking is True
     loaded.learn(128)
+    unmasked = NotesPPO.load(tmp_path / "model", env=make_vec_env(lambda: Unmasked(), 2))
+    unmasked.predict(unmasked.observation_space.sample(), action_masks=[1] * 20)
     with pytest.raises(InvalidValueError, match="^action_masking must be False unless every environment has a method"):
-        NotesPPO.load(tmp_path / "model", env=make_vec_env(lambda: Unmasked(), 2))
+        unmasked.learn(128)
 
 
 class Unmasked(gym.Wrapper):
@@ -158,16 +160,17 @@ class BadMask(environments.SpaceEnv):
         return self.mask
 
 
-@pytest.mark.parametrize(
-    ("env", "begins"),
-    [
-        (lambda: environments.make("box"), "action_masking must be False unless actions are Discrete"),
-        (lambda: environments.make("discrete"), "action_masking must be False unless every environment has a method"),
-    ],
-)
-def test_what_cannot_be_masked_is_refused_at_construction(env, begins):
-    with pytest.raises(InvalidValueError, match="^" + begins):
-        NotesPPO("MlpPolicy", make_vec_env(env, 1), action_masking=True, **SMALL)
+def test_what_cannot_be_masked_is_refused_at_construction():
+    with pytest.raises(InvalidValueError, match="^action_masking must be False unless actions are Discrete"):
+        NotesPPO("MlpPolicy", make_vec_env(lambda: environments.make("box"), 1), action_masking=True, **SMALL)
+
+
+def test_environments_are_asked_for_masks_when_learning_begins():
+    model = NotesPPO("MlpPolicy", make_vec_env(lambda: Unmasked(), 1), action_masking=True, **SMALL)
+    model.predict(model.observation_space.sample(), action_masks=[1] * 20)
+    with pytest.raises(InvalidValueError, match="^action_masking must be False unless every environment has a method"):
+        model.learn(64)
+    assert model.num_timesteps == 0
 
 
 @pytest.mark.parametrize(

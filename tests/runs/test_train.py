@@ -324,7 +324,7 @@ def test_a_package_that_is_missing_is_named(env, raised, package, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("env: Blackjack-v1", "env 'Blackjack-v1' must have spaces that SB3 knows: Tuple"),
+        ("env: Blackjack-v1", "env must have an observation space of type Box, Discrete, MultiDiscrete, MultiBinary"),
         ("env: CartPole-v1\npolicy: CnnPolicy", "policy must be one for observations of Box"),
         ("env: CartPole-v1\nnormalize: {clip_obs: x}", "normalize.clip_obs must be > 0 and finite, got str 'x'"),
         ("env: CartPole-v1\nhyperparameters: {n_steps: 0}", "n_steps must be"),

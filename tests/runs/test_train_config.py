@@ -239,7 +239,7 @@ def test_names_become_classes_and_unknown_ones_are_refused():
         ("env: CartPole-v1\nnormalize: {clip_obs: x}", "normalize.clip_obs must be > 0 and finite, got str 'x'"),
         ("env: CartPole-v1\nnormalize: {epsilon: 0}", "normalize.epsilon must be > 0 and finite, got 0"),
         ("env: CartPole-v1\nnormalize: {gamma: 7}", "normalize.gamma must be in [0, 1], got 7"),
-        ("env: CartPole-v1\nnormalize: {norm_obs: 1}", "normalize.norm_obs must be True or False, got int 1"),
+        ("env: CartPole-v1\nnormalize: {norm_obs: 2}", "normalize.norm_obs must be True or False, got int 2"),
         ("env: CartPole-v1\nnormalize: {norm_obs_keys: a}", "normalize.norm_obs_keys must be a list of words, got 'a'"),
         ("env: CartPole-v1\nalgo: sac", "algo must be one of 'ppo', 'a2c', got 'sac'"),
         ("env: CartPole-v1\npolicy: Mlp", "policy must be one of 'MlpPolicy'"),
