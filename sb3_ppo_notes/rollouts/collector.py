@@ -88,6 +88,9 @@ def collect_rollouts(
         last_values = acting.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
+    if isinstance(rollout_buffer, NotesRolloutBuffer):
+        # A callback may have set the buffer's λ since the rollout began.
+        rollout_buffer.rule = model.rule  # type: ignore[attr-defined]
     if _will_recompute(rollout_buffer):
         rollout_buffer.note_end(model._last_obs, step["dones"])
     rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])

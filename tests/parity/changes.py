@@ -424,6 +424,7 @@ def evaluation_mode(model, patch):
     model.policy.eval()
 
 
+ARGUMENTS = ("arguments", "of_ppo", "a_kl_limit", "the_buffers", "a_learning_rate", "evaluation_mode")
 CHANGES = FUNCTIONS | {
     function.__name__: function
     for function in (
