@@ -872,7 +872,7 @@ MUTANTS = [
     Mutant(
         "only the phase that failed is undone",
         "algorithms/nonfinite.py",
-        "for steps in self._begun:",
+        "for steps in reversed(self._begun):",
         "for steps in self._begun[-1:]:",
         NONFINITE + "test_a_bad_loss_or_gradient_is_named_and_reaches_no_weight[separate-nan return]",
     ),

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
 
 from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, clears_gradients, elementwise_of
+from sb3_ppo_notes.algorithms.norms import GradientNorm, clip_number, norms_of
 from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
 from sb3_ppo_notes.algorithms.undo import Undo
 from sb3_ppo_notes.formulas.checks import NonFiniteError
@@ -16,28 +17,6 @@ from sb3_ppo_notes.policies.fingerprint import Fingerprint
 from sb3_ppo_notes.policies.shipped import own_code_of
 from sb3_ppo_notes.policies.stacks import towers_of
 from sb3_ppo_notes.policies.towers import TowerPass, Towers
-
-
-class GradientNorm(NamedTuple):
-    """How long a gradient was before it was clipped.
-
-    :param total: norm of the whole.
-    :param parts: ``[P]``, norm of each weight tensor's; 0 where a weight has none.
-    """
-
-    total: float
-    parts: th.Tensor
-
-
-def norms_by_owner(parts: np.ndarray, owned: np.ndarray) -> np.ndarray:
-    """How long the actor's own part of a gradient is, and the critic's.
-
-    :param parts: ``[..., P]``, norm of each weight tensor's.
-    :param owned: ``[2, P]``, which of them are the actor's own and which the critic's.
-    :return: ``[..., 2]``.
-    """
-    norms: np.ndarray = np.sqrt(parts**2 @ owned.T)
-    return norms
 
 
 class GradientSteps:
@@ -166,7 +145,7 @@ class GradientSteps:
         """
         flat: Any = self._flat
         th._foreach_copy_(flat.gradient.parts, gradients)
-        return _norms(flat.gradient.parts)
+        return norms_of(flat.gradient.parts)
 
     def take_shown(self, loss: th.Tensor, parts: th.Tensor, norm: th.Tensor, place: str) -> GradientNorm:
         """One step down the gradient that lies in its vector.
@@ -187,7 +166,7 @@ class GradientSteps:
         length = _checked(norm, place)
         self.remember()
         if self.phase.max_grad_norm is not None:
-            coefficient = _clip_coefficient(length, self.phase.max_grad_norm)
+            coefficient = clip_number(length, self.phase.max_grad_norm)
             if coefficient < 1.0:
                 flat.gradient.vector.mul_(coefficient)
         flat.step()
@@ -274,7 +253,7 @@ class GradientSteps:
                 parameter.grad = gradient
         # As SB3 does: whatever has a gradient, be it an old one of a weight that is not trained any more.
         having = [parameter for parameter in self.phase.parameters if parameter.grad is not None]
-        parts, norm = _norms([parameter.grad for parameter in having])  # type: ignore[misc]
+        parts, norm = norms_of([parameter.grad for parameter in having])  # type: ignore[misc]
         length = _checked(norm, place)
         if list(map(id, having)) != list(map(id, self.parameters)):
             parts = self._norms_of_all()
@@ -282,33 +261,6 @@ class GradientSteps:
             th.nn.utils.clip_grads_with_norm_(having, self.phase.max_grad_norm, norm)
         self.phase.optimizer.step()
         return GradientNorm(length, parts)
-
-
-def clip_coefficient(norm: th.Tensor, max_grad_norm: float) -> th.Tensor:
-    """By what to multiply a gradient so that it is no longer than allowed: never more than 1.
-
-    :param norm: of the whole gradient, 0-dimensional.
-    :param max_grad_norm: longest allowed gradient.
-    :return: 0-dimensional.
-    """
-    return th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
-
-
-def _clip_coefficient(norm: float, max_grad_norm: float) -> float:
-    """The same number as :func:`clip_coefficient`'s, without four operations on tensors of one element.
-
-    In float32, and by way of the reciprocal: that is how torch divides a number by a tensor.
-    """
-    reciprocal = np.float32(1.0) / (np.float32(norm) + np.float32(1e-6))
-    return min(float(reciprocal * np.float32(max_grad_norm)), 1.0)
-
-
-def _norms(gradients: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
-    """The norm of each tensor ``[P]``, and of all: the norm of the norms, the order of summation of
-    ``torch.nn.utils.clip_grad_norm_``.
-    """
-    parts = th.stack(th._foreach_norm(gradients))
-    return parts, th.linalg.vector_norm(parts)
 
 
 def _check_loss(value: float, place: str) -> None:

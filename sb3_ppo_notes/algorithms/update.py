@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 
 from sb3_ppo_notes.algorithms.learner import Learner
@@ -16,11 +15,10 @@ from sb3_ppo_notes.algorithms.nonfinite import Safeguard, UpdateAbandoned
 from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.record import UpdateRecord, Window
-from sb3_ppo_notes.algorithms.report import Scale, UpdateReport
+from sb3_ppo_notes.algorithms.report import Scale, UpdateReport, explained_variance_of
 from sb3_ppo_notes.algorithms.scripted_steps import Known
 from sb3_ppo_notes.algorithms.takers import compiled_steps, scripted_steps, steps_of
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
 from sb3_ppo_notes.policies.fingerprint import Fingerprint
 from sb3_ppo_notes.policies.modes import set_training_mode
@@ -234,7 +232,7 @@ class Update:
         scales = {}
         if self.watchers.want("on_update"):
             scales = {name: Scale.of(getattr(buffer, name)) for name in ("advantages", "values", "returns")}
-        return self._report("update", phase, explained_variance=_explained_variance(buffer), **scales)
+        return self._report("update", phase, explained_variance=explained_variance_of(buffer), **scales)
 
     # -- KL control -------------------------------------------------------------------------------------------
 
@@ -299,13 +297,3 @@ class Update:
         policy.set_training_mode(False)
         self.learner.rollout_buffer.recompute(value_of)  # type: ignore[attr-defined]
         policy.set_training_mode(True)
-
-
-def _explained_variance(buffer: RolloutBuffer) -> float:
-    """Of the rollout's returns by its values.
-
-    Summed in SB3's order (environment by environment): the order decides the last bit.
-    """
-    if isinstance(buffer, NotesRolloutBuffer):
-        return explained_variance(buffer.flat(buffer.values), buffer.flat(buffer.returns))
-    return explained_variance(buffer.values.flatten(), buffer.returns.flatten())

@@ -188,7 +188,7 @@ def _own_code(policy: Any) -> Iterator[str]:
                     yield f"{where} is of {qualified_name(cls)}, whose {name} was replaced"
             elif module is not policy:
                 yield f"{where} is of {qualified_name(cls)}, whose state nobody can see"
-            elif cls.__module__ not in ("abc", "typing"):
+            else:
                 yield from _overridden(cls)
 
 

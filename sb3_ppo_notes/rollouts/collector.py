@@ -65,7 +65,6 @@ def collect_rollouts(
         "n_rollout_steps": n_rollout_steps,
     }
     acting = acting or Acting(model.policy)
-    acting.begin()
     stepping = _Stepping(model, env, rollout_buffer, acting)
     may_change = runs_own_code(callback)
     for n_steps in range(first, n_rollout_steps):
@@ -113,6 +112,7 @@ class _Stepping:
         self.env = env
         self.buffer = rollout_buffer
         self.acting = acting
+        acting.begin()
         self.is_masked = getattr(model, "action_masking", False)
         self.is_discrete = isinstance(model.action_space, spaces.Discrete)
         #: Whether the buffer takes a step in two halves; one whose ``add`` is somebody else's wants it whole.

@@ -106,7 +106,7 @@ def new_action_head(model, patch):
 
 
 def new_layer(model, patch):
-    net(model)[0] = seeded(lambda: nn.Linear(4, 8))
+    net(model)[0] = seeded(lambda: nn.Linear(net(model)[0].in_features, 8))
 
 
 def other_activation(model, patch):
