@@ -147,16 +147,14 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         rule = self.rule
         if isinstance(rollout_buffer, NotesRolloutBuffer):
             rollout_buffer.rule = rule
-        self._prepare_compiler()
-        self._prepare_acting()
         return collect_rollouts(
             self,
             env,
             callback,
             rollout_buffer,
             n_rollout_steps,
+            acting=self._begin_acting,
             bootstrap_truncated=rule.truncation == "bootstrap",
-            acting=self._acting,
         )
 
     def train(self) -> None:
@@ -191,11 +189,16 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         elif self.compiler is None or not self.compiler.is_of(self.policy, self.sources):
             self.compiler = Compiler(self.policy, self.sources)
 
-    def _prepare_acting(self) -> None:
+    def _begin_acting(self) -> Acting:
+        """How the policy acts, as it is made now."""
+        self._prepare_compiler()
         compiler = self.compiler if self.compiler is not None and self.compiler.compiles_acting else None
         kept = self._acting
         if kept is None or kept.policy is not self.policy or getattr(kept, "compiler", None) is not compiler:
-            self._acting = Acting(self.policy) if compiler is None else CompiledActing(compiler, self.policy)
+            kept = Acting(self.policy) if compiler is None else CompiledActing(compiler, self.policy)
+        kept.begin()
+        self._acting = kept
+        return kept
 
     def _kl_coef(self, rule: UpdateRule) -> float:
         if not isinstance(rule.policy_objective, KLPenalty):

@@ -198,6 +198,7 @@ class GradientSteps:
         optimizer = self.phase.optimizer
         if self._kept is not None and self._kept.is_current(optimizer, self.parameters):
             self._flat = self._kept
+            self._show_gradients(self._kept)
             return
         rule = elementwise_of(optimizer, self.parameters)
         if rule is None:
@@ -205,8 +206,12 @@ class GradientSteps:
         self._flat = FlatOptimizer(optimizer, rule, self.parameters, self.is_exact)
         # Weights that are not trained any more have no gradient any more.
         optimizer.zero_grad()
-        for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
-            parameter.grad = part
+        self._show_gradients(self._flat)
+
+    def _show_gradients(self, flat: FlatOptimizer) -> None:
+        for parameter, part in zip(self.parameters, flat.gradient.parts, strict=True):
+            if parameter.grad is not part:
+                parameter.grad = part
 
     def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler, place: str) -> GradientNorm:
         """Scale, backward, unscale, clip, step, update: the clip is on the true gradient, and an overflow skips the

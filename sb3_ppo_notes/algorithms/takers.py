@@ -53,7 +53,7 @@ def compiled_steps(
     :return: ``None`` if there are none.
     """
     compiler, is_ours = learner.compiler, isinstance(learner.rollout_buffer, NotesRolloutBuffer)
-    if compiler is None or steps.phase.trains == "critic" or not is_ours:
+    if compiler is None or steps.phase.trains == "critic" or not is_ours or compiler.policy is not learner.policy:
         return None
     compiler.look(fingerprint)
     reason = steps.reason or own_choice_of(rule)

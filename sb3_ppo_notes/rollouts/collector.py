@@ -1,5 +1,6 @@
 """One collector for every algorithm, policy and space: act, step, remember, until the rollout is full."""
 
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -34,8 +35,8 @@ def collect_rollouts(
     rollout_buffer: RolloutBuffer,
     n_rollout_steps: int,
     *,
+    acting: Callable[[], Acting],
     bootstrap_truncated: bool = True,
-    acting: Acting | None = None,
 ) -> bool:
     """Fill a buffer with experience of the current policy.
 
@@ -48,8 +49,8 @@ def collect_rollouts(
     :param callback: called at the start, after every step and at the end.
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
+    :param acting: finds out how actions are chosen; asked again whenever somebody may have changed the policy.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
-    :param acting: how actions are chosen; ``None`` to find out.
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
@@ -64,8 +65,7 @@ def collect_rollouts(
         "rollout_buffer": rollout_buffer,
         "n_rollout_steps": n_rollout_steps,
     }
-    acting = acting or Acting(model.policy)
-    stepping = _Stepping(model, env, rollout_buffer, acting)
+    stepping = _Stepping(model, env, rollout_buffer, acting())
     may_change = runs_own_code(callback)
     for n_steps in range(first, n_rollout_steps):
         if not goes_on(model, n_steps):
@@ -78,13 +78,13 @@ def collect_rollouts(
         if not callback.on_step():
             return False
         if may_change:
-            acting.begin()
+            stepping.acting = acting()
         model._update_info_buffer(step["infos"], step["dones"])
         _store(model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
 
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        last_values = acting.values(last_obs, _recurrence(model, model._last_episode_starts))
+        last_values = stepping.acting.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
     if isinstance(rollout_buffer, NotesRolloutBuffer):
@@ -112,7 +112,6 @@ class _Stepping:
         self.env = env
         self.buffer = rollout_buffer
         self.acting = acting
-        acting.begin()
         self.is_masked = getattr(model, "action_masking", False)
         self.is_discrete = isinstance(model.action_space, spaces.Discrete)
         #: Whether the buffer takes a step in two halves; one whose ``add`` is somebody else's wants it whole.

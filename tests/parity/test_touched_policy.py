@@ -11,10 +11,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from tests.parity.changes import ARGUMENTS, CHANGES
+from tests.parity.changes import ARGUMENTS, CHANGES, GAUSSIAN
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore:Full backward hook", "ignore:.*mini-?batch.*:UserWarning"
+    "ignore::FutureWarning", "ignore:Full backward hook", "ignore:.*torch.jit", "ignore:.*mini-?batch.*:UserWarning"
 )
 
 SIZES = {"ppo": dict(n_steps=12, batch_size=6, n_epochs=2), "a2c": dict(n_steps=3)}
@@ -58,17 +58,10 @@ class Patch:
 def trained(cls, kind, monkeypatch, change, event, **extra):
     """Weights and optimiser state of a model that was changed, and the model."""
     with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
-        env = make_vec_env("CartPole-v1", 1, seed=0)
-        policy_kwargs = dict(net_arch=[8])
-        model = cls(
-            "MlpPolicy",
-            env,
-            seed=0,
-            device="cpu",
-            learning_rate=1e-2,
-            policy_kwargs=policy_kwargs,
-            **SIZES[kind] | extra,
-        )
+        name = next(name for name, each in CHANGES.items() if each is change)
+        env = make_vec_env("Pendulum-v1" if name in GAUSSIAN else "CartPole-v1", 1, seed=0)
+        arguments = dict(learning_rate=1e-2, policy_kwargs=dict(net_arch=[8])) | SIZES[kind] | extra
+        model = cls("MlpPolicy", env, seed=0, device="cpu", **arguments)
         if change.__name__ == "unfreeze":
             model.policy.mlp_extractor.policy_net.requires_grad_(False)
 
