@@ -32,6 +32,8 @@ RESIDENT = "tests/rollouts/test_resident.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
 CALLBACKS = "tests/callbacks/"
 STOCK = "tests/parity/test_stock.py::"
+CHANGED = "tests/parity/test_touched_policy.py::test_a_policy_that_was_changed_is_stocks"
+CHANGED_BY_WATCHER = "tests/algorithms/test_changed_policy.py::"
 FAULTS = "tests/rollouts/test_supervised_faults.py::"
 SUPERVISED = "tests/rollouts/test_supervised_vec_env.py::"
 NONFINITE = "tests/algorithms/test_nonfinite.py::"
@@ -896,7 +898,7 @@ MUTANTS = [
     Mutant(
         "only the phase that failed is undone",
         "algorithms/nonfinite.py",
-        "for steps in self._begun:",
+        "for steps in reversed(self._begun):",
         "for steps in self._begun[-1:]:",
         NONFINITE + "test_a_bad_loss_or_gradient_is_named_and_reaches_no_weight[separate-nan return]",
     ),
@@ -1214,5 +1216,97 @@ MUTANTS = [
         "else mask, dtype=bool)",
         "else mask).astype(int) == 1",
         TAKES + "test_masks_of_any_type_mean_what_booleans_mean",
+    ),
+    Mutant(
+        "a weight that is frozen or unfrozen is not noticed",
+        "policies/fingerprint.py",
+        "values += [weight.requires_grad for weight in weights]",
+        "pass",
+        CHANGED + "[freeze_a_network-ppo-between]",
+    ),
+    Mutant(
+        "a layer that is replaced is not noticed",
+        "policies/fingerprint.py",
+        "            objects += children\n",
+        "",
+        CHANGED + "[other_activation-ppo-between]",
+    ),
+    Mutant(
+        "a function of the user's in a layer is not called",
+        "policies/shipped.py",
+        "if name not in allowed and isinstance(getattr(type(module), name, None), FunctionType | property):",
+        "if False:",
+        CHANGED + "[forward_of_a_layer-ppo-between]",
+    ),
+    Mutant(
+        "a function of the user's in a layer's class is not called",
+        "policies/shipped.py",
+        "if not is_own or value.__globals__",
+        "if False and value.__globals__",
+        CHANGED + "[forward_of_all_layers-ppo-between]",
+    ),
+    Mutant(
+        "a function of the user's in a distribution is not called",
+        "policies/shipped.py",
+        "if not vars(distribution).keys().isdisjoint(DISTRIBUTION_METHODS):",
+        "if False:",
+        CHANGED + "[log_prob-ppo-between]",
+    ),
+    Mutant(
+        "a network without its last activation gets it back",
+        "policies/stacks.py",
+        "if len(nets) < 2 or any(len(net) % 2 for net in nets):",
+        "if len(nets) < 2:",
+        CHANGED + "[no_last_activation-ppo-between]",
+    ),
+    Mutant(
+        "a policy that is changed in the middle of a rollout goes on acting as before",
+        "rollouts/collector.py",
+        "            stepping.acting = acting()\n",
+        "            pass\n",
+        CHANGED + "[forward_of_a_layer-ppo-on_step]",
+    ),
+    Mutant(
+        "gradients of weights that no optimiser steps do not add up",
+        "algorithms/stepping.py",
+        "if any(id(weight) not in stepped for weight in self.parameters):",
+        "if False:",
+        CHANGED + "[new_head-ppo-between]",
+    ),
+    Mutant(
+        "options of an optimiser are looked at once",
+        "policies/fingerprint.py",
+        "objects += [group[name] for name in group if name not in READ_ANEW]",
+        "pass",
+        CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
+    ),
+    Mutant(
+        "who watches an update cannot change it",
+        "algorithms/update.py",
+        "if not self.steps.belongs_to(phase, Fingerprint.of_policy(learner.policy)):",
+        "if False:",
+        CHANGED_BY_WATCHER
+        + "test_a_change_in_the_middle_of_an_update_holds_from_the_next_minibatch_on[on_minibatch-other_activation]",
+    ),
+    Mutant(
+        "masks that are switched on later meet a list without any",
+        "algorithms/scripted_steps.py",
+        "return len(minibatch.returns), minibatch.action_masks is not None",
+        "return len(minibatch.returns), False",
+        CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
+    ),
+    Mutant(
+        "an update that is undone keeps its learning rate",
+        "algorithms/nonfinite.py",
+        'group["lr"] = learning_rate',
+        "pass",
+        NONFINITE + "test_an_undone_update_leaves_learning_rate_and_penalty_as_they_were[skip_update]",
+    ),
+    Mutant(
+        "an update that is undone lowers the penalty",
+        "algorithms/update.py",
+        "if not self.safeguard.is_undone:",
+        "if True:",
+        NONFINITE + "test_an_undone_update_leaves_learning_rate_and_penalty_as_they_were[skip_update]",
     ),
 ]

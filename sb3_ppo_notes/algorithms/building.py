@@ -262,6 +262,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
             "critic_optimizer",
             "_last_states",
             "compiler",
+            "_acting",
             "sources",
             "gradient_steps",
             "watchers",

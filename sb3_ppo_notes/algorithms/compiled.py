@@ -16,63 +16,111 @@ from sb3_ppo_notes.algorithms.inductor import CannotCompile, compiled, missing_f
 from sb3_ppo_notes.algorithms.program import tensors_of
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.policies.acting import Acting, Choice
-from sb3_ppo_notes.policies.actor_critic import Action, act, has_known_distribution, keeps_sb3_method
-from sb3_ppo_notes.policies.hooks import has_hooks, is_watched
+from sb3_ppo_notes.policies.actor_critic import Action, act, has_known_distribution
+from sb3_ppo_notes.policies.fingerprint import Fingerprint, structure_of
+from sb3_ppo_notes.policies.hooks import hooks_of
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.policies.shipped import keeps_sb3_method, own_code_of
 
 logger = logging.getLogger("sb3_ppo_notes")
 
 #: Layers that draw random numbers or keep statistics while training; compiled, they would do it in another way.
-UNSTEADY = (th.nn.modules.dropout._DropoutNd, th.nn.modules.batchnorm._NormBase)
+UNSTEADY = (
+    th.nn.modules.dropout._DropoutNd,
+    th.nn.modules.batchnorm._NormBase,
+    th.nn.RReLU,
+    th.nn.FractionalMaxPool2d,
+    th.nn.FractionalMaxPool3d,
+)
 
 
 class Compiler:
     """The compiled functions of one model.
 
     :param policy: whose loss is compiled.
+    :param sources: of our functions, which are in the code.
     """
 
-    def __init__(self, policy: ActorCriticPolicy):
+    def __init__(self, policy: ActorCriticPolicy, sources: tuple[Any, ...] = ()):
         self.policy = policy
-        #: How the phases of an update are stepped, and how the policy acts.
+        self.sources = sources
+        #: How the phases of an update are stepped.
         self.steps: dict[str, CompiledSteps] = {}
-        self.acting: CompiledActing | None = None
         self.functions: dict[Any, Callable[..., Any]] = {}
-        self.reason = self._refusal(policy)
-        if self.reason is not None:
-            self.give_up(self.reason)
+        #: Why training is eager; ``None`` if it is not.
+        self.reason: str | None = None
+        self._missing = self._missing_here()
+        self._said: str | None = None
+        #: By the mode: rollouts and updates have one each.
+        self._fingerprints: dict[bool, Fingerprint] = {}
+        #: Equal for policies that have the same code.
+        self._structure: Any = None
+
+    def is_of(self, policy: Any, sources: tuple[Any, ...]) -> bool:
+        """Whether these are the functions of a policy.
+
+        :param policy: that is to act or to learn.
+        :param sources: of our functions now.
+        :return: ``False`` if one of our functions has been replaced, too.
+        """
+        return policy is self.policy and sources is self.sources
+
+    def look(self, fingerprint: Fingerprint) -> None:
+        """Look again whether the policy can be compiled, if it is not what it was.
+
+        :param fingerprint: of the policy now.
+        """
+        is_training = self.policy.training
+        if fingerprint.is_same(self._fingerprints.get(is_training)):
+            return
+        self._fingerprints[is_training] = fingerprint
+        self._structure = structure_of(self.policy)
+        self.reason = None
+        reason = self._missing or self._refusal(self.policy)
+        if reason is not None:
+            self.give_up(reason)
+        else:
+            self._said = None
+
+    def _missing_here(self) -> str | None:
+        missing = missing_for(self.policy.device)
+        if missing is None:
+            return None
+        warnings.warn(
+            f"compile=True needs {missing} and found none: training is eager, with the same result",
+            UserWarning,
+            stacklevel=2,
+        )
+        return f"there is no {missing.removeprefix('a ')}"
 
     def _refusal(self, policy: Any) -> str | None:
-        missing = missing_for(policy.device)
-        if missing is not None:
-            warnings.warn(
-                f"compile=True needs {missing} and found none: training is eager, with the same result",
-                UserWarning,
-                stacklevel=2,
-            )
-            return f"there is no {missing.removeprefix('a ')}"
         if policy.precision == "float16":
             return "float16 scales its loss step by step"
+        hook = next(hooks_of(policy), None)
+        if hook is not None:
+            return hook
         if not has_known_distribution(policy):
             return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
-        if any(map(_is_unsteady, policy.modules())):
-            return f"{type(policy).__name__} has dropout or batch normalisation"
-        if any(map(is_watched, policy.parameters())) or any(map(has_hooks, policy.modules())):
-            return f"{type(policy).__name__} has hooks that expect to be called"
-        return None
+        unsteady = next(filter(_is_unsteady, policy.modules()), None)
+        if unsteady is not None:
+            what = f"dropout or batch normalisation, or draws random numbers ({type(unsteady).__name__})"
+            return f"{type(policy).__name__} has {what}"
+        return own_code_of(policy)
 
     @property
     def compiles_acting(self) -> bool:
-        """Whether the policy acts by compiled code, too: a recurrent one's time goes to its memory."""
-        return self.reason is None and not isinstance(self.policy, NotesRecurrentPolicy)
+        """Whether the policy may act by compiled code, too: a recurrent one's time goes to its memory."""
+        return not isinstance(self.policy, NotesRecurrentPolicy)
 
     def give_up(self, reason: str) -> None:
-        """Stay eager from now on, and say so once.
+        """Stay eager until the policy is changed, and say so once.
 
         :param reason: half a sentence.
         """
         self.reason = reason
-        logger.warning("compile=True: training is eager, because %s", reason)
+        if reason != self._said:
+            self._said = reason
+            logger.warning("compile=True: training is eager, because %s", reason)
 
     def steps_of(self, steps: GradientSteps) -> "CompiledSteps":
         """The compiled steps beside the eager ones of a phase.
@@ -104,7 +152,11 @@ class Compiler:
         if self.reason is not None:
             return None
         shapes = (each.shape[1:] if index in varying else each.shape for index, each in enumerate(arguments))
-        key = key, *((shape, each.dtype, each.device) for shape, each in zip(shapes, arguments, strict=True))
+        key = (
+            self._structure,
+            key,
+            *((shape, each.dtype, each.device) for shape, each in zip(shapes, arguments, strict=True)),
+        )
         if key not in self.functions:
             try:
                 self.functions[key] = compiled(build(), arguments, varying)
@@ -115,7 +167,8 @@ class Compiler:
 
 
 def _is_unsteady(module: th.nn.Module) -> bool:
-    return isinstance(module, UNSTEADY) or (isinstance(module, th.nn.RNNBase) and module.dropout > 0)
+    drops_out = isinstance(module, th.nn.RNNBase | th.nn.MultiheadAttention) and module.dropout > 0
+    return isinstance(module, UNSTEADY) or drops_out
 
 
 class CompiledActing(Acting):
@@ -126,18 +179,35 @@ class CompiledActing(Acting):
     """
 
     def __init__(self, compiler: Compiler, policy: ActorCriticPolicy):
-        self.compiler = compiler
-        self._tensors = list(tensors_of(policy).values())
-        # gSDE acts with noise that is no weight of the policy: it would be fixed in the code.
-        self.is_possible = keeps_sb3_method(policy, "forward") and not policy.use_sde
-        self._found: Any = None
         super().__init__(policy)
+        self.compiler = compiler
+        self.is_compiled = False
+        self._tensors: list[th.Tensor] = []
+        #: By the form of what is acted on.
+        self._found: dict[Any, Any] = {}
 
     def begin(self) -> None:
-        """Begin a rollout: look where the weights lie now."""
-        # What is not compiled, the policy is asked for: it may have changed since its networks were looked at.
-        self.towers = None
+        """Find out how to act, and where the weights lie now."""
+        super().begin()
+        if self.is_compiled and self.compiler.reason is not None:
+            self._stay_eager()
         self.tensors = [tensor.detach() for tensor in self._tensors]
+
+    def look(self) -> None:
+        """Look how the policy is made now."""
+        policy, self._found = self.policy, {}
+        self.compiler.look(self.fingerprint)
+        # gSDE acts with noise that is no weight of the policy: it would be fixed in the code.
+        is_possible = keeps_sb3_method(policy, "forward") and not policy.use_sde
+        if self.compiler.reason is not None or not is_possible:
+            self._stay_eager()
+            return
+        self.is_compiled, self.towers = True, None
+        self._tensors = list(tensors_of(policy).values())
+
+    def _stay_eager(self) -> None:
+        self.is_compiled, self._tensors = False, []
+        super().look()
 
     def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Choice:
         """Draw actions, and assess them in the same breath.
@@ -147,16 +217,21 @@ class CompiledActing(Acting):
         :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
         :return: for :meth:`assess`.
         """
+        if not self.is_compiled:
+            return super().choose(observations, action_masks, recurrence)
         keys = tuple(observations) if isinstance(observations, dict) else None
         seen = [observations] if keys is None else [observations[key] for key in keys]
         masks = [] if action_masks is None else [action_masks]
         arguments = [*seen, *masks, *self.tensors]
-        if self._found is None and self.is_possible:
+        form = keys, len(masks), *((each.shape, each.dtype) for each in seen)
+        if form not in self._found:
             build = partial(_acting_function, self.policy, keys, bool(masks))
-            self._found = self.compiler.function(("act", keys, bool(masks)), build, arguments)
-        if self._found is None or self.compiler.reason is not None:
+            self._found[form] = self.compiler.function(("act", keys, bool(masks)), build, arguments)
+        function = self._found[form]
+        if function is None:
+            self._stay_eager()
             return super().choose(observations, action_masks, recurrence)
-        action = Action(*self._found(*arguments))
+        action = Action(*function(*arguments))
         return Choice(action.actions, action.actions, None, (), action)
 
 

@@ -14,8 +14,8 @@ from torch.func import functional_call, grad_and_value
 
 from sb3_ppo_notes.algorithms.compiled_steps import CompiledSteps
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss
+from sb3_ppo_notes.algorithms.norms import norms_by_owner
 from sb3_ppo_notes.algorithms.program import Form, Program, rule_with_numbers, tensors_of
-from sb3_ppo_notes.algorithms.stepping import norms_by_owner
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.precision import mixed_precision
 from sb3_ppo_notes.policies.towers import Outputs

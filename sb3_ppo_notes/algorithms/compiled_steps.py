@@ -54,9 +54,8 @@ class CompiledSteps:
         :param rule: the choices, with every schedule resolved.
         :param coefficients: ent_coef, vf_coef and β.
         """
-        self.adopt()
+        self.resume()
         self.numbers = numbers_of(rule, coefficients).to(self.compiler.policy.device)
-        self.others = [tensor.detach() for tensor in self._untrained]
         made_for = rule, coefficients.has_bonus, self.steps.phase.max_grad_norm
         if made_for != self._made_for:
             self._made_for = made_for
@@ -65,6 +64,11 @@ class CompiledSteps:
             #: The function, for which vectors, and for how many rows and arguments.
             self._found: tuple[FlatOptimizer | None, tuple[int, int], Any] | None = None
         self._size = 0
+
+    def resume(self) -> None:
+        """Begin, or go on after somebody else had the word: look where everything lies now."""
+        self.adopt()
+        self.others = [tensor.detach() for tensor in self._untrained]
 
     def adopt(self) -> None:
         """Take the weights into vectors, which the compiled code steps, and keep what to go back to."""

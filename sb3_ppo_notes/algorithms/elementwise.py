@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from torch.optim import optimizer as torch_optimizer
 
 from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
 from sb3_ppo_notes.formulas import optimizers as formulas
+from sb3_ppo_notes.policies.shipped import has_shipped_methods
 
 Vectors = tuple[th.Tensor, ...]
 Options = dict[str, Any]
@@ -109,10 +111,23 @@ def elementwise_of(optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Par
 
 
 def _is_watched(optimizer: Any) -> bool:
-    """Whether somebody wants to be asked at each step: hooks, or a learning-rate scheduler that wraps ``step``."""
-    return bool(
-        optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer)
+    """Whether somebody wants to be asked at each step: hooks, or another ``step`` (a learning-rate scheduler's)."""
+    hooks = (
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+        torch_optimizer._global_optimizer_pre_hooks,
+        torch_optimizer._global_optimizer_post_hooks,
     )
+    return any(hooks) or "step" in vars(optimizer) or not has_shipped_methods(type(optimizer), "step")
+
+
+def clears_gradients(optimizer: Any) -> bool:
+    """Whether an optimiser's ``zero_grad`` is PyTorch's: a gradient then owes nothing to the one before.
+
+    :param optimizer: of any class.
+    :return: ``False`` if the instance or its class has another one.
+    """
+    return "zero_grad" not in vars(optimizer) and has_shipped_methods(type(optimizer), "zero_grad")
 
 
 class FlatOptimizer:
@@ -203,6 +218,9 @@ class FlatOptimizer:
         """
         copies, self.n_steps = remembered
         th._foreach_copy_((self.weights.vector, *self.state), copies)
+        for parameter, part in zip(self.parameters, self.weights.parts, strict=True):
+            if parameter.data_ptr() != part.data_ptr():  # somebody has given it other memory since
+                parameter.copy_(part)
         self._counts.fill_(self.n_steps)
         self.give_back()
 

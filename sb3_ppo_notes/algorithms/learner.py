@@ -7,8 +7,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_notes.algorithms.compiled import Compiler
+from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.algorithms.watching import Watchers
+from sb3_ppo_notes.rules import UpdateRule
 from sb3_ppo_notes.rules.state import RuleState
 
 
@@ -33,3 +35,6 @@ class Learner(Protocol):
     #: What a loss, gradient or weight that is not finite leads to: "raise" or "skip_update".
     on_nonfinite: str
     _n_updates: int
+
+    def _phases(self, rule: UpdateRule) -> list[Phase]:
+        """Who is trained in an update, as policy and optimisers are now."""

@@ -34,14 +34,22 @@ class Safeguard:
         self.n_skipped = 0
         self.last_message = ""
         self._begun: list[GradientSteps] = []
+        #: What KL control may change along the way.
+        self._rule_state = learner.rule_state
+        self._learning_rates: list[tuple[dict[str, Any], Any]] = []
+        #: Whether the update has been undone.
+        self.is_undone = False
 
     def begin(self, steps: GradientSteps) -> None:
-        """Begin a phase of the update.
+        """Begin a phase of the update, or go on with it.
 
         :param steps: take its steps, and keep what to go back to.
         """
         self.steps = steps
-        self._begun.append(steps)
+        if not any(steps is each for each in self._begun):
+            steps.undo = None
+            self._begun.append(steps)
+            self._learning_rates += [(group, group["lr"]) for group in steps.phase.optimizer.param_groups]
 
     def meet(self, error: NonFiniteError, loss: th.Tensor, terms: LossTerms | None) -> None:
         """A step was refused.
@@ -92,10 +100,15 @@ class Safeguard:
         raise UpdateAbandoned
 
     def _undo(self) -> None:
-        for steps in self._begun:
+        # The last first: where two phases step the same weights, the first one knows how they were.
+        for steps in reversed(self._begun):
             steps.finish()
             if steps.undo is not None:
                 steps.undo.restore()
+        for group, learning_rate in reversed(self._learning_rates):
+            group["lr"] = learning_rate
+        self.learner.rule_state = self._rule_state
+        self.is_undone = True
 
     def _raise_or_skip(self, message: str) -> None:
         if self.learner.on_nonfinite == "raise":

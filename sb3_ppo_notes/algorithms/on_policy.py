@@ -24,6 +24,7 @@ from sb3_ppo_notes.algorithms.source import sources
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
 from sb3_ppo_notes.rollouts.restarts import restarts_of
@@ -53,6 +54,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     _run_id: str | None = None
     #: Of our functions, as they were when learning began.
     sources: tuple[Any, ...] = ()
+    #: How the policy acts; kept from one rollout to the next.
+    _acting: Acting | None = None
     #: Rollouts since learning began.
     _iteration: int = 0
 
@@ -157,19 +160,14 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         rule = self.rule
         if isinstance(rollout_buffer, NotesRolloutBuffer):
             rollout_buffer.rule = rule
-        self._prepare_compiler()
-        acting = None
-        if self.compiler is not None and self.compiler.compiles_acting:
-            acting = self.compiler.acting = self.compiler.acting or CompiledActing(self.compiler, self.policy)
-            acting.begin()
         return collect_rollouts(
             self,
             env,
             callback,
             rollout_buffer,
             n_rollout_steps,
+            acting=self._begin_acting,
             bootstrap_truncated=rule.truncation == "bootstrap",
-            acting=acting,
         )
 
     def train(self) -> None:
@@ -199,8 +197,21 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         self.watchers.tell("on_update", self.last_report)
 
     def _prepare_compiler(self) -> None:
-        if self.compile and (self.compiler is None or self.compiler.policy is not self.policy):
-            self.compiler = Compiler(self.policy)
+        if not self.compile:
+            self.compiler = None
+        elif self.compiler is None or not self.compiler.is_of(self.policy, self.sources):
+            self.compiler = Compiler(self.policy, self.sources)
+
+    def _begin_acting(self) -> Acting:
+        """How the policy acts, as it is made now."""
+        self._prepare_compiler()
+        compiler = self.compiler if self.compiler is not None and self.compiler.compiles_acting else None
+        kept = self._acting
+        if kept is None or kept.policy is not self.policy or getattr(kept, "compiler", None) is not compiler:
+            kept = Acting(self.policy) if compiler is None else CompiledActing(compiler, self.policy)
+        kept.begin()
+        self._acting = kept
+        return kept
 
     def _kl_coef(self, rule: UpdateRule) -> float:
         if not isinstance(rule.policy_objective, KLPenalty):

@@ -12,9 +12,9 @@ from torch.func import functional_call, grad_and_value
 from sb3_ppo_notes.algorithms.elementwise import Elementwise
 from sb3_ppo_notes.algorithms.flat import FlatVector
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part
+from sb3_ppo_notes.algorithms.norms import clip_coefficient
 from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
 from sb3_ppo_notes.algorithms.report import ratio_statistics
-from sb3_ppo_notes.algorithms.stepping import clip_coefficient
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
 from sb3_ppo_notes.rules import UpdateRule
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch as th
 
 from sb3_ppo_notes.algorithms.loss import LossTerms
+from sb3_ppo_notes.algorithms.norms import GradientNorm, norms_by_owner
 from sb3_ppo_notes.algorithms.program import NORMS
 from sb3_ppo_notes.algorithms.report import RATIO_STATISTICS, KLEstimates, UpdateReport, ratio_statistics
-from sb3_ppo_notes.algorithms.stepping import GradientNorm, norms_by_owner
 
 #: Statistics of minibatches by name, ``[K]`` float32 each.
 Table = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import torch as th
 from sb3_ppo_notes.algorithms.program import Form
 from sb3_ppo_notes.algorithms.report import ratio_statistics
 from sb3_ppo_notes.algorithms.script import CannotScript
-from sb3_ppo_notes.algorithms.scripted_steps import Known, ScriptedSteps
+from sb3_ppo_notes.algorithms.scripted_steps import Kind, Known, ScriptedSteps
 from sb3_ppo_notes.policies.actor_critic import Latents
 
 
@@ -23,13 +23,13 @@ class ScriptedRecurrentSteps(ScriptedSteps):
     :param steps: takes the steps; its vectors hold weights and gradient.
     """
 
-    def kind(self, minibatch: Any) -> int:
+    def kind(self, minibatch: Any) -> Kind:
         """What minibatches have in common that can share a list.
 
         :param minibatch: of a buffer of ours.
-        :return: 0: everything.
+        :return: any number of rows, and whether there are masks.
         """
-        return 0
+        return 0, minibatch.action_masks is not None
 
     def is_telling(self, minibatch: Any) -> bool:
         """Whether a list can be written down from this minibatch: if its number of rows means nothing else.

@@ -11,6 +11,8 @@ from sb3_ppo_notes.algorithms.program import Form
 from sb3_ppo_notes.algorithms.script import CannotScript, Script
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.algorithms.tracing import Traceable
+from sb3_ppo_notes.policies.hooks import qualified_name
+from sb3_ppo_notes.policies.shipped import is_shipped
 from sb3_ppo_notes.policies.towers import TowerPass, Towers
 from sb3_ppo_notes.rules import UpdateRule
 
@@ -20,8 +22,9 @@ logger = logging.getLogger("sb3_ppo_notes")
 WAIT = 32
 #: Numbers of rows for which a list is compared before it is believed for all.
 ENOUGH = 3
-#: Our own choices are functions of their arguments. One of the user's may count its calls.
-OURS = "sb3_ppo_notes."
+
+#: Number of rows, 0 for any; whether there are masks.
+Kind = tuple[int, bool]
 
 
 class Known(NamedTuple):
@@ -64,9 +67,9 @@ class ScriptedSteps:
         """Begin anew. By kind of minibatch: how many were seen; the list, ``None`` if there can be none; for which
         numbers of rows it is believed.
         """
-        self._seen: dict[int, int] = {}
-        self._scripts: dict[int, Script | None] = {}
-        self._believed: dict[int, set[int]] = {}
+        self._seen: dict[Kind, int] = {}
+        self._scripts: dict[Kind, Script | None] = {}
+        self._believed: dict[Kind, set[int]] = {}
 
     def begin(
         self, towers: Towers, rule: UpdateRule, coefficients: LossCoefficients, source: tuple[Any, ...] = ()
@@ -83,15 +86,15 @@ class ScriptedSteps:
             return
         self.towers = towers
         self.rule, self.coefficients = rule, coefficients
-        key = towers.key, rule, coefficients, self.steps.phase.trains, source
+        # The networks are always the same: with others, these steps belong to others, too.
+        key = rule, coefficients, source
         lies_there = all(script is None or script.is_current for script in self._scripts.values())
         if key != self._key or not lies_there:
             self._key = key
             self._forget()
 
     def _is_ordinary(self, towers: Towers, rule: UpdateRule) -> bool:
-        choices = rule.policy_objective, rule.value_objective, rule.advantage_normalization
-        is_ours = all(type(choice).__module__.startswith(OURS) for choice in choices)
+        is_ours = own_choice_of(rule) is None
         # Somebody who looks for the operation that went wrong needs autograd's own.
         is_looking = th.is_anomaly_enabled() or th.is_autocast_enabled(towers.policy.device.type)
         return is_ours and not is_looking and self.steps.scaler is None
@@ -121,7 +124,7 @@ class ScriptedSteps:
             found = script(*leaves)
         return None if found is None else self.known(found, ground)
 
-    def _is_believed(self, kind: int, rows: int) -> bool:
+    def _is_believed(self, kind: Kind, rows: int) -> bool:
         believed = self._believed[kind]
         return rows in believed or len(believed) >= ENOUGH
 
@@ -137,7 +140,7 @@ class ScriptedSteps:
             self._forget()
         return self.steps.flat is not None
 
-    def _written(self, kind: int, minibatch: Any, ground: Any, leaves: list[th.Tensor]) -> Sequence[th.Tensor] | None:
+    def _written(self, kind: Kind, minibatch: Any, ground: Any, leaves: list[th.Tensor]) -> Sequence[th.Tensor] | None:
         """Find loss and gradient, and write down how."""
         rows = len(leaves[0])
         try:
@@ -150,7 +153,7 @@ class ScriptedSteps:
         return script.first
 
     def _compared(
-        self, kind: int, script: Script, minibatch: Any, ground: Any, leaves: list[th.Tensor]
+        self, kind: Kind, script: Script, minibatch: Any, ground: Any, leaves: list[th.Tensor]
     ) -> list[th.Tensor] | None:
         """Find them by the list and by the function, which is believed."""
         gradient: th.Tensor = self.steps.flat.gradient.vector  # type: ignore[union-attr]
@@ -169,19 +172,19 @@ class ScriptedSteps:
         self._believed[kind].add(len(leaves[0]))
         return found
 
-    def _give_up(self, kind: int, reason: str) -> None:
+    def _give_up(self, kind: Kind, reason: str) -> None:
         self._scripts[kind] = None
-        logger.debug("minibatches of %d rows stay with autograd: %s", kind, reason)
+        logger.debug("minibatches of %d rows stay with autograd: %s", kind[0], reason)
 
     # -- what is written down ----------------------------------------------------------------------------------
 
-    def kind(self, minibatch: Any) -> int:
+    def kind(self, minibatch: Any) -> Kind:
         """What minibatches have in common that can share a list.
 
         :param minibatch: of a buffer of ours.
-        :return: its number of rows.
+        :return: its number of rows, and whether there are masks.
         """
-        return len(minibatch.returns)
+        return len(minibatch.returns), minibatch.action_masks is not None
 
     def is_telling(self, minibatch: Any) -> bool:
         """Whether a list can be written down from this minibatch.
@@ -258,6 +261,18 @@ class ScriptedSteps:
         :return: for its step; ``None`` if a weight has no part in the loss.
         """
         return Known(self.terms(found), *found[-3:])
+
+
+def own_choice_of(rule: UpdateRule) -> str | None:
+    """Which choice of a rule is somebody's own. Ours are functions of their arguments; another may count its calls.
+
+    :param rule: the choices.
+    :return: half a sentence, ``None`` if there is none.
+    """
+    for choice in (rule.policy_objective, rule.value_objective, rule.advantage_normalization):
+        if not is_shipped(type(choice)):
+            return f"{qualified_name(type(choice))} is a choice of somebody's own, whose state nobody can see"
+    return None
 
 
 def _same_bits(one: th.Tensor, other: th.Tensor) -> bool:

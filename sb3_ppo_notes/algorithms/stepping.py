@@ -2,59 +2,47 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch as th
 
-from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, elementwise_of
+from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, clears_gradients, elementwise_of
+from sb3_ppo_notes.algorithms.norms import GradientNorm, clip_number, norms_of
 from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
 from sb3_ppo_notes.algorithms.undo import Undo
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.hooks import is_watched
-from sb3_ppo_notes.policies.towers import TowerPass
-
-
-class GradientNorm(NamedTuple):
-    """How long a gradient was before it was clipped.
-
-    :param total: norm of the whole.
-    :param parts: ``[P]``, norm of each weight tensor's; 0 where a weight has none.
-    """
-
-    total: float
-    parts: th.Tensor
-
-
-def norms_by_owner(parts: np.ndarray, owned: np.ndarray) -> np.ndarray:
-    """How long the actor's own part of a gradient is, and the critic's.
-
-    :param parts: ``[..., P]``, norm of each weight tensor's.
-    :param owned: ``[2, P]``, which of them are the actor's own and which the critic's.
-    :return: ``[..., 2]``.
-    """
-    norms: np.ndarray = np.sqrt(parts**2 @ owned.T)
-    return norms
+from sb3_ppo_notes.policies.fingerprint import Fingerprint
+from sb3_ppo_notes.policies.shipped import own_code_of
+from sb3_ppo_notes.policies.stacks import towers_of
+from sb3_ppo_notes.policies.towers import TowerPass, Towers
 
 
 class GradientSteps:
     """Takes the steps of one phase of an update, in SB3's order of operations.
 
     Where the optimiser treats every weight alike, all weights are stepped as one vector: the same numbers, bit for bit,
-    in a tenth of the operations. Where it does not, or where somebody has hooks on weights or optimiser, it is called
-    as SB3 would call it.
+    in a tenth of the operations. Where it does not, or where somebody's own code may do anything on the way, autograd
+    and optimiser are called as SB3 would call them.
 
     :param phase: whose weights, with which optimiser and which longest gradient.
     :param is_exact: whether there is a stock SB3 to be equal to; sb3-contrib's recurrent PPO is equalled to rounding.
     :param policy: whose weights they are, to tell the actor's from the critic's; ``None`` if nobody asks.
+    :param fingerprint: of the policy; these steps are good for no other.
     """
 
-    def __init__(self, phase: Phase, is_exact: bool = True, policy: Any = None):
+    def __init__(self, phase: Phase, is_exact: bool = True, policy: Any = None, fingerprint: Fingerprint | None = None):
         self.phase = phase
         self.is_exact = is_exact
+        self.policy = policy
+        self._fingerprint = fingerprint
+        self._optimizer_fingerprint = Fingerprint.of_optimizer(phase.optimizer)
         #: Scales the loss of a policy in float16.
         self.scaler: th.amp.GradScaler | None = None
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
+        #: Why autograd and optimiser are called as SB3 calls them; ``None`` if that need not be.
+        self.reason = None if policy is None else self._reason()
         owners = owners_of(policy, self.parameters)
         #: ``[2, P]``: which weight tensors are the actor's own and which the critic's. Made out once: an A2C update is
         #: over in a millisecond.
@@ -71,28 +59,43 @@ class GradientSteps:
         #: Steps left out because float16 was too small for them.
         self.overflows = 0
 
+    def _reason(self) -> str | None:
+        stepped = {id(weight) for group in self.phase.optimizer.param_groups for weight in group["params"]}
+        if not self.parameters:
+            return "no weight is trained"
+        if any(id(weight) not in stepped for weight in self.parameters):
+            # SB3 never clears their gradients, and clips by the norm of all.
+            return "the optimiser does not have all the weights"
+        if not clears_gradients(self.phase.optimizer):
+            return "the optimiser has a zero_grad of its own"
+        return own_code_of(self.policy)
+
+    @cached_property
+    def towers(self) -> Towers | None:
+        """The policy's networks, if they are two plain stacks, and nobody else need be called."""
+        return towers_of(self.policy) if self.reason is None else None
+
     def begin(self, phase: Phase) -> None:
-        """Begin another update.
+        """Begin another update, or go on with one after somebody else had the word.
 
         :param phase: the same weights with the same optimiser.
         """
         self.phase = phase
         self.is_decided = False
-        self.undo = None
 
     def remember(self) -> None:
         """Keep what to go back to, once in an update, before its first step."""
         self.undo = self.undo or Undo(self.phase.optimizer, self._flat)
 
-    def belongs_to(self, phase: Phase) -> bool:
+    def belongs_to(self, phase: Phase, fingerprint: Fingerprint) -> bool:
         """Whether these can take the steps of a phase.
 
         :param phase: of the update about to begin.
-        :return: ``False`` for other weights or another optimiser.
+        :param fingerprint: of the policy now.
+        :return: ``False`` for another policy or optimiser, or one in which something was changed.
         """
-        mine, theirs = self.phase.parameters, phase.parameters
-        is_same = len(mine) == len(theirs) and all(one is other for one, other in zip(mine, theirs, strict=True))
-        return is_same and phase.optimizer is self.phase.optimizer and phase.trains == self.phase.trains
+        is_same = phase.trains == self.phase.trains and fingerprint.is_same(self._fingerprint)
+        return is_same and Fingerprint.of_optimizer(phase.optimizer).is_same(self._optimizer_fingerprint)
 
     def take(self, loss: th.Tensor, place: str, towers: TowerPass | None = None) -> GradientNorm:
         """One step.
@@ -110,10 +113,10 @@ class GradientSteps:
         _check_loss(loss.item(), place)
         if self.scaler is not None:
             return self._scaled_step(loss, self.scaler, place)
+        if self.reason is not None:
+            return self._call_optimizer(loss, place)
         if towers is not None:
             gradients: Sequence[th.Tensor | None] = towers.gradients(loss, self.parameters)
-        elif any(map(is_watched, self.parameters)):
-            return self._call_optimizer(loss, place)
         else:
             gradients = th.autograd.grad(loss, self.parameters, allow_unused=True)
         return self.descend(gradients, place)
@@ -142,7 +145,7 @@ class GradientSteps:
         """
         flat: Any = self._flat
         th._foreach_copy_(flat.gradient.parts, gradients)
-        return _norms(flat.gradient.parts)
+        return norms_of(flat.gradient.parts)
 
     def take_shown(self, loss: th.Tensor, parts: th.Tensor, norm: th.Tensor, place: str) -> GradientNorm:
         """One step down the gradient that lies in its vector.
@@ -163,7 +166,7 @@ class GradientSteps:
         length = _checked(norm, place)
         self.remember()
         if self.phase.max_grad_norm is not None:
-            coefficient = _clip_coefficient(length, self.phase.max_grad_norm)
+            coefficient = clip_number(length, self.phase.max_grad_norm)
             if coefficient < 1.0:
                 flat.gradient.vector.mul_(coefficient)
         flat.step()
@@ -195,13 +198,20 @@ class GradientSteps:
         optimizer = self.phase.optimizer
         if self._kept is not None and self._kept.is_current(optimizer, self.parameters):
             self._flat = self._kept
+            self._show_gradients(self._kept)
             return
         rule = elementwise_of(optimizer, self.parameters)
         if rule is None:
             return
         self._flat = FlatOptimizer(optimizer, rule, self.parameters, self.is_exact)
-        for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
-            parameter.grad = part
+        # Weights that are not trained any more have no gradient any more.
+        optimizer.zero_grad()
+        self._show_gradients(self._flat)
+
+    def _show_gradients(self, flat: FlatOptimizer) -> None:
+        for parameter, part in zip(self.parameters, flat.gradient.parts, strict=True):
+            if parameter.grad is not part:
+                parameter.grad = part
 
     def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler, place: str) -> GradientNorm:
         """Scale, backward, unscale, clip, step, update: the clip is on the true gradient, and an overflow skips the
@@ -246,41 +256,16 @@ class GradientSteps:
         else:
             for parameter, gradient in zip(self.parameters, source, strict=True):
                 parameter.grad = gradient
-        parts, norm = _norms([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        # As SB3 does: whatever has a gradient, be it an old one of a weight that is not trained any more.
+        having = [parameter for parameter in self.phase.parameters if parameter.grad is not None]
+        parts, norm = norms_of([parameter.grad for parameter in having])  # type: ignore[misc]
         length = _checked(norm, place)
-        if len(parts) < len(self.parameters):
+        if list(map(id, having)) != list(map(id, self.parameters)):
             parts = self._norms_of_all()
         if self.phase.max_grad_norm is not None:
-            th.nn.utils.clip_grads_with_norm_(self.parameters, self.phase.max_grad_norm, norm)
+            th.nn.utils.clip_grads_with_norm_(having, self.phase.max_grad_norm, norm)
         self.phase.optimizer.step()
         return GradientNorm(length, parts)
-
-
-def clip_coefficient(norm: th.Tensor, max_grad_norm: float) -> th.Tensor:
-    """By what to multiply a gradient so that it is no longer than allowed: never more than 1.
-
-    :param norm: of the whole gradient, 0-dimensional.
-    :param max_grad_norm: longest allowed gradient.
-    :return: 0-dimensional.
-    """
-    return th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
-
-
-def _clip_coefficient(norm: float, max_grad_norm: float) -> float:
-    """The same number as :func:`clip_coefficient`'s, without four operations on tensors of one element.
-
-    In float32, and by way of the reciprocal: that is how torch divides a number by a tensor.
-    """
-    reciprocal = np.float32(1.0) / (np.float32(norm) + np.float32(1e-6))
-    return min(float(reciprocal * np.float32(max_grad_norm)), 1.0)
-
-
-def _norms(gradients: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
-    """The norm of each tensor ``[P]``, and of all: the norm of the norms, the order of summation of
-    ``torch.nn.utils.clip_grad_norm_``.
-    """
-    parts = th.stack(th._foreach_norm(gradients))
-    return parts, th.linalg.vector_norm(parts)
 
 
 def _check_loss(value: float, place: str) -> None:

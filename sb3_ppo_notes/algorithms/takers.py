@@ -7,34 +7,41 @@ from sb3_ppo_notes.algorithms.learner import Learner
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.scripted_recurrent import ScriptedRecurrentSteps
-from sb3_ppo_notes.algorithms.scripted_steps import ScriptedSteps
+from sb3_ppo_notes.algorithms.scripted_steps import ScriptedSteps, own_choice_of
 from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.policies.fingerprint import Fingerprint
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.towers import Towers
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules import UpdateRule
 
 
-def steps_of(learner: Learner, phase: Phase) -> GradientSteps:
-    """The eager steps of a phase, begun: those of the update before, if they were of these weights and this optimiser.
+def steps_of(learner: Learner, phase: Phase, fingerprint: Fingerprint) -> GradientSteps:
+    """The eager steps of a phase, begun: those of before, if nothing of policy and optimiser has been changed since.
 
     :param learner: the algorithm, which keeps them.
     :param phase: of the update about to begin.
+    :param fingerprint: of the policy now.
     :return: ready for the first step.
     """
     kept = learner.gradient_steps.get(phase.trains)
-    if kept is None or not kept.belongs_to(phase):
+    if kept is None or not kept.belongs_to(phase, fingerprint):
+        scaler = None if kept is None else kept.scaler
         policy = learner.policy
-        kept = GradientSteps(phase, getattr(policy, "equals_stock", True), policy)
+        kept = GradientSteps(phase, getattr(policy, "equals_stock", True), policy, fingerprint)
         learner.gradient_steps[phase.trains] = kept
         if learner.precision == "float16":
-            kept.scaler = th.amp.GradScaler(learner.device.type)
+            kept.scaler = scaler or th.amp.GradScaler(learner.device.type)
     kept.begin(phase)
     return kept
 
 
 def compiled_steps(
-    learner: Learner, steps: GradientSteps, rule: UpdateRule, coefficients: LossCoefficients
+    learner: Learner,
+    steps: GradientSteps,
+    rule: UpdateRule,
+    coefficients: LossCoefficients,
+    fingerprint: Fingerprint,
 ) -> CompiledSteps | None:
     """The compiled steps of the same phase.
 
@@ -42,10 +49,17 @@ def compiled_steps(
     :param steps: the eager ones.
     :param rule: the choices, with every schedule resolved.
     :param coefficients: ent_coef, vf_coef and β.
+    :param fingerprint: of the policy now.
     :return: ``None`` if there are none.
     """
     compiler, is_ours = learner.compiler, isinstance(learner.rollout_buffer, NotesRolloutBuffer)
-    if compiler is None or compiler.reason is not None or steps.phase.trains == "critic" or not is_ours:
+    if compiler is None or steps.phase.trains == "critic" or not is_ours or compiler.policy is not learner.policy:
+        return None
+    compiler.look(fingerprint)
+    reason = steps.reason or own_choice_of(rule)
+    if compiler.reason is None and reason is not None:
+        compiler.give_up(reason)
+    if compiler.reason is not None:
         return None
     found = compiler.steps_of(steps)
     found.begin(rule, coefficients)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 
 from sb3_ppo_notes.algorithms.learner import Learner
@@ -16,13 +15,13 @@ from sb3_ppo_notes.algorithms.nonfinite import Safeguard, UpdateAbandoned
 from sb3_ppo_notes.algorithms.optimizers import Phase
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.record import UpdateRecord, Window
-from sb3_ppo_notes.algorithms.report import Scale, UpdateReport
+from sb3_ppo_notes.algorithms.report import Scale, UpdateReport, explained_variance_of
 from sb3_ppo_notes.algorithms.scripted_steps import Known
 from sb3_ppo_notes.algorithms.takers import compiled_steps, scripted_steps, steps_of
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
-from sb3_ppo_notes.policies.stacks import towers_of
+from sb3_ppo_notes.policies.fingerprint import Fingerprint
+from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.towers import TowerPass
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules import EarlyStop, KLPenalty, UpdateRule
@@ -62,13 +61,8 @@ class Update:
         self.probe = Probe.of(self.learner.policy, self.learner.rollout_buffer) if is_probed else None
         if self.rule.needs_exact_kl:
             self._remember_old_parameters()
-        for phase in phases:
-            self.steps = steps_of(self.learner, phase)
-            self.compiled = compiled_steps(self.learner, self.steps, self.rule, self.coefficients)
-            self.towers = towers_of(self.learner.policy) if self.compiled is None else None
-            self.scripted = scripted_steps(self.learner, self.steps, self.towers, self.rule, self.coefficients)
-            self.record.begin_phase(self.steps.owned, phase.max_grad_norm)
-            self.safeguard.begin(self.steps)
+        for self._place, phase in enumerate(phases):
+            self._look(phase)
             try:
                 self._run_phase(phase)
                 self.safeguard.end()
@@ -80,8 +74,34 @@ class Update:
             if self.record.update_is_stopped:
                 break
         self.safeguard.conclude(len(self.record.norms))
-        self._adapt_penalty()
+        if not self.safeguard.is_undone:
+            self._adapt_penalty()
         return self._update_report(phases[0])
+
+    def _look(self, phase: Phase) -> None:
+        """Look how policy and optimiser are made now, and decide how the steps are taken."""
+        fingerprint = Fingerprint.of_policy(self.learner.policy)
+        self.steps = steps_of(self.learner, phase, fingerprint)
+        self.compiled = compiled_steps(self.learner, self.steps, self.rule, self.coefficients, fingerprint)
+        self.towers = self.steps.towers if self.compiled is None else None
+        self.scripted = scripted_steps(self.learner, self.steps, self.towers, self.rule, self.coefficients)
+        self.record.begin_phase(self.steps.owned, phase.max_grad_norm)
+        self.safeguard.begin(self.steps)
+
+    def _tell(self, hook: str, report: UpdateReport) -> None:
+        """Tell those who watch. They may change anything; what they have left alone goes on as if nobody had asked."""
+        learner = self.learner
+        self.steps.finish()
+        self.watchers.tell(hook, report)
+        set_training_mode(learner.policy, True)
+        phase = learner._phases(self.rule)[self._place]
+        if not self.steps.belongs_to(phase, Fingerprint.of_policy(learner.policy)):
+            self._look(phase)
+            return
+        self.steps.begin(phase)
+        if self.compiled is not None:
+            self.compiled.resume()
+        self.scripted = scripted_steps(learner, self.steps, self.towers, self.rule, self.coefficients)
 
     def _run_phase(self, phase: Phase) -> None:
         for epoch in range(phase.n_epochs):
@@ -199,20 +219,20 @@ class Update:
     def _show_minibatch(self, phase: Phase, epoch: int, number: int) -> None:
         if self.watchers.want("on_minibatch"):
             self.record.end_minibatch(self._statistic_names())
-            self.watchers.tell("on_minibatch", self._report("minibatch", phase, epoch=epoch, minibatch=number))
+            self._tell("on_minibatch", self._report("minibatch", phase, epoch=epoch, minibatch=number))
 
     def _show_epoch(self, phase: Phase, epoch: int) -> None:
         if self.probe is not None and phase.trains != "critic":
             self.record.kl_after.append(self.probe.kl())
         if self.watchers.want("on_epoch"):
-            self.watchers.tell("on_epoch", self._report("epoch", phase, epoch=epoch))
+            self._tell("on_epoch", self._report("epoch", phase, epoch=epoch))
 
     def _update_report(self, phase: Phase) -> UpdateReport:
         buffer = self.learner.rollout_buffer
         scales = {}
         if self.watchers.want("on_update"):
             scales = {name: Scale.of(getattr(buffer, name)) for name in ("advantages", "values", "returns")}
-        return self._report("update", phase, explained_variance=_explained_variance(buffer), **scales)
+        return self._report("update", phase, explained_variance=explained_variance_of(buffer), **scales)
 
     # -- KL control -------------------------------------------------------------------------------------------
 
@@ -233,8 +253,9 @@ class Update:
         if control is None:
             return
         kl = float(self.record.mean_kl(control.estimator))
-        learning_rate = control.next_learning_rate(phase.optimizer.param_groups[0]["lr"], kl)
-        update_learning_rate(phase.optimizer, learning_rate)
+        optimizer = self.steps.phase.optimizer
+        learning_rate = control.next_learning_rate(optimizer.param_groups[0]["lr"], kl)
+        update_learning_rate(optimizer, learning_rate)
         self.learner.rule_state = dataclasses.replace(self.learner.rule_state, learning_rate=learning_rate)
 
     def _adapt_penalty(self) -> None:
@@ -276,13 +297,3 @@ class Update:
         policy.set_training_mode(False)
         self.learner.rollout_buffer.recompute(value_of)  # type: ignore[attr-defined]
         policy.set_training_mode(True)
-
-
-def _explained_variance(buffer: RolloutBuffer) -> float:
-    """Of the rollout's returns by its values.
-
-    Summed in SB3's order (environment by environment): the order decides the last bit.
-    """
-    if isinstance(buffer, NotesRolloutBuffer):
-        return explained_variance(buffer.flat(buffer.values), buffer.flat(buffer.returns))
-    return explained_variance(buffer.values.flatten(), buffer.returns.flatten())

@@ -9,12 +9,14 @@ from sb3_ppo_notes.policies.actor_critic import (
     Action,
     act,
     formulas_of,
-    keeps_sb3_method,
     parameters_from_output,
     values_of,
 )
+from sb3_ppo_notes.policies.fingerprint import Fingerprint
 from sb3_ppo_notes.policies.memory import States
+from sb3_ppo_notes.policies.shipped import keeps_sb3_method
 from sb3_ppo_notes.policies.stacks import towers_of
+from sb3_ppo_notes.policies.towers import Towers
 
 
 class Choice(NamedTuple):
@@ -48,15 +50,24 @@ class Acting:
     def __init__(self, policy: Any):
         self.policy = policy
         self.action_shape = (-1, *(policy.action_space.shape or ()))
-        self.begin()
+        self.fingerprint = Fingerprint()
+        self.towers: Towers | None = None
+        self.formulas: Any = None
 
     def begin(self) -> None:
-        """Begin a rollout: look how the policy is made now."""
+        """Find out how to act: before a rollout, and whenever somebody may have changed the policy."""
+        now = Fingerprint.of_policy(self.policy)
+        if not now.is_same(self.fingerprint):
+            self.fingerprint = now
+            self.look()
+
+    def look(self) -> None:
+        """Look how the policy is made now."""
         policy = self.policy
         is_plain = keeps_sb3_method(policy, "forward") and not policy.use_sde
         self.towers = towers_of(policy) if is_plain else None
         # towers_of has made sure that there are some.
-        self.formulas: Any = formulas_of(policy) if self.towers else None
+        self.formulas = formulas_of(policy) if self.towers else None
 
     def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Choice:
         """Draw actions.

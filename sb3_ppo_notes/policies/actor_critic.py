@@ -37,6 +37,7 @@ from sb3_ppo_notes.formulas.distributions.gaussian import (
 )
 from sb3_ppo_notes.policies.distribution import FormulaDistribution
 from sb3_ppo_notes.policies.precision import mixed_precision
+from sb3_ppo_notes.policies.shipped import keeps_distribution, keeps_sb3_method
 
 SB3_DISTRIBUTIONS: dict[type, DistributionFormulas] = {
     CategoricalDistribution: CATEGORICAL,
@@ -61,30 +62,16 @@ class Evaluation(NamedTuple):
     parameters: Parameters | None
 
 
-def keeps_sb3_method(policy: Any, *names: str) -> bool:
-    """Whether a policy still has SB3's own version of these methods, so that formulas may stand in for them.
-
-    :param policy: the policy, of any class.
-    :param names: method names of ``ActorCriticPolicy``.
-    :return: ``False`` if its class or the instance itself overrides one, or if hooks expect the call.
-    """
-    if not isinstance(policy, ActorCriticPolicy) or policy._forward_hooks or policy._forward_pre_hooks:
-        return False
-    own = vars(policy)
-    return all(
-        name not in own and getattr(type(policy), name) is getattr(ActorCriticPolicy, name)
-        for name in (*names, "_get_action_dist_from_latent")
-    )
-
-
 def formulas_of(policy: ActorCriticPolicy) -> DistributionFormulas | None:
     """The formulas of the policy's action distribution.
 
     :param policy: an SB3 policy.
-    :return: ``None`` for a distribution class that is not SB3's.
+    :return: ``None`` for a class that is neither SB3's nor ours, or in which somebody has replaced a method.
     """
     distribution = policy.action_dist
-    if isinstance(distribution, FormulaDistribution):
+    if not keeps_distribution(distribution):
+        return None
+    if type(distribution) is FormulaDistribution:
         return distribution.formulas
     if type(distribution) is StateDependentNoiseDistribution:
         return GAUSSIAN if distribution.bijector is None else TANH_GAUSSIAN

@@ -1,8 +1,19 @@
 """Who listens to a network. What computes without calling a module, or without autograd, must ask first."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
+
+#: Where PyTorch keeps the hooks of a module, of a weight and of all modules at once; and what each is called.
+MODULE_HOOKS = {
+    "_forward_hooks": "forward hook",
+    "_forward_pre_hooks": "forward pre-hook",
+    "_backward_hooks": "backward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+}
+WEIGHT_HOOKS = {"_backward_hooks": "gradient hook", "_post_accumulate_grad_hooks": "hook on its accumulated gradient"}
+GLOBAL_HOOKS = {f"_global{name}": f"global {word}" for name, word in MODULE_HOOKS.items()}
 
 
 def has_hooks(module: Any) -> bool:
@@ -12,14 +23,35 @@ def has_hooks(module: Any) -> bool:
     :return: ``True`` for forward and backward hooks, those before either and those on all modules included.
     """
     forward = module._forward_hooks or module._forward_pre_hooks
-    is_on_all = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    is_on_all = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
     return bool(forward or module._backward_hooks or module._backward_pre_hooks or is_on_all)
 
 
-def is_watched(weight: Any) -> bool:
-    """Whether somebody has hooks on a weight's gradient: autograd must see it.
+def hooks_of(policy: Any) -> Iterator[str]:
+    """Every hook on a policy, its modules and its weights, and on all modules at once.
 
-    :param weight: a parameter.
-    :return: ``True`` for hooks on the gradient, before it is accumulated or after.
+    :param policy: any module.
+    :return: one sentence each: where it is, and whose.
     """
-    return bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
+    yield from _listed("every module", torch_module, GLOBAL_HOOKS)
+    for name, module in policy.named_modules():
+        yield from _listed(name or "the policy", module, MODULE_HOOKS)
+    for name, weight in policy.named_parameters():
+        yield from _listed(name, weight, WEIGHT_HOOKS)
+
+
+def _listed(where: str, holder: Any, kinds: dict[str, str]) -> Iterator[str]:
+    for attribute, kind in kinds.items():
+        for hook in (getattr(holder, attribute, None) or {}).values():
+            yield f"{where} has a {kind} ({qualified_name(hook)})"
+
+
+def qualified_name(function: Any) -> str:
+    """Whose a function is.
+
+    :param function: a function, a method, a partial function or an object that is called.
+    :return: its module and its name, or those of its class.
+    """
+    function = getattr(function, "func", function)
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -18,9 +18,8 @@ from torch import nn
 from torch.nn.functional import linear
 
 from sb3_ppo_notes.policies import lstm
-from sb3_ppo_notes.policies.actor_critic import Latents, formulas_of
+from sb3_ppo_notes.policies.actor_critic import Latents
 from sb3_ppo_notes.policies.dense import Stack
-from sb3_ppo_notes.policies.hooks import has_hooks
 
 #: (weight, bias) of one network's layers from input to output; the activation follows all but the last.
 Layers = list[tuple[nn.Parameter, nn.Parameter]]
@@ -56,20 +55,13 @@ class Towers:
         self.policy = policy
         #: The ids of all their weights.
         self.inside = {id(weight) for layer in (*self.actor, *self.critic) for weight in layer}
-        self._ids = tuple(id(weight) for layer in (*actor, *critic) for weight in layer)
         space = policy.observation_space
         # Vectors go in as they are; everything else is scaled, one-hot coded or flattened first.
         self.is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
-        extractor = policy.features_extractor
-        is_flat = type(extractor) is FlattenExtractor and not has_hooks(extractor) and not has_hooks(extractor.flatten)
         #: Whether a recurrent policy's features are the observations themselves.
-        self.is_untouched = self.is_vector and is_flat and policy.share_features_extractor
-
-    @property
-    def key(self) -> Any:
-        """Equal for networks that do the same with the same weights; they are made out anew for every update."""
-        policy = self.policy
-        return self._ids, self.activation, id(formulas_of(policy)), type(policy.action_dist), policy.normalize_images
+        self.is_untouched = (
+            self.is_vector and is_flattening(policy.features_extractor) and policy.share_features_extractor
+        )
 
     def forward(self, observations: Any, recurrence: Any = None) -> "TowerPass":
         """Run both networks.
@@ -197,12 +189,22 @@ class Towers:
         return th.ops.aten.threshold_backward(gradient, output, 0)  # type: ignore[no-any-return]
 
 
+def is_flattening(extractor: Any) -> bool:
+    """Whether an extractor of features lays the observations out in rows and does nothing else.
+
+    :param extractor: of a policy.
+    :return: ``True`` for SB3's ``FlattenExtractor`` as SB3 makes it.
+    """
+    if type(extractor) is not FlattenExtractor:
+        return False
+    flatten = extractor.flatten
+    return type(flatten) is nn.Flatten and (flatten.start_dim, flatten.end_dim) == (1, -1)
+
+
 def _stacks_of(actor: Layers, critic: Layers, activation: type[nn.Module], policy: Any) -> list[Stack]:
     """All but the last layers, if our own code can run them on top of a memory each."""
     if getattr(policy, "lstm_critic", None) is None or not isinstance(policy.lstm_actor, nn.LSTM):
         return []
-    if "remember" in vars(policy) or not type(policy).remember.__module__.startswith("sb3_ppo_notes."):
-        return []  # somebody's own, who knows of no stacks
     stacks = [Stack(layers[:-1], activation is nn.Tanh) for layers in (actor, critic)]
     return (
         stacks

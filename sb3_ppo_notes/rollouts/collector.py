@@ -1,5 +1,6 @@
 """One collector for every algorithm, policy and space: act, step, remember, until the rollout is full."""
 
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -23,6 +24,7 @@ from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
+from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
 from sb3_ppo_notes.rollouts.pausing import begun, goes_on
 from sb3_ppo_notes.rollouts.places import add_place
 from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
@@ -35,8 +37,8 @@ def collect_rollouts(
     rollout_buffer: RolloutBuffer,
     n_rollout_steps: int,
     *,
+    acting: Callable[[], Acting],
     bootstrap_truncated: bool = True,
-    acting: Acting | None = None,
 ) -> bool:
     """Fill a buffer with experience of the current policy.
 
@@ -49,8 +51,8 @@ def collect_rollouts(
     :param callback: called at the start, after every step and at the end.
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
+    :param acting: finds out how actions are chosen; asked again whenever somebody may have changed the policy.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
-    :param acting: how actions are chosen; ``None`` to ask the policy.
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
@@ -66,7 +68,8 @@ def collect_rollouts(
         "rollout_buffer": rollout_buffer,
         "n_rollout_steps": n_rollout_steps,
     }
-    stepping = _Stepping(model, env, rollout_buffer, acting or Acting(model.policy))
+    stepping = _Stepping(model, env, rollout_buffer, acting())
+    may_change = runs_own_code(callback)
     for n_steps in range(first, n_rollout_steps):
         if not goes_on(model, n_steps):
             return False
@@ -77,6 +80,8 @@ def collect_rollouts(
         callback.update_locals(visible | step | {"n_steps": n_steps})
         if not callback.on_step():
             return False
+        if may_change:
+            stepping.acting = acting()
         model._update_info_buffer(step["infos"], step["dones"])
         _store(model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
 
@@ -85,6 +90,9 @@ def collect_rollouts(
         last_values = stepping.acting.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
+    if isinstance(rollout_buffer, NotesRolloutBuffer):
+        # A callback may have set the buffer's λ since the rollout began.
+        rollout_buffer.rule = model.rule  # type: ignore[attr-defined]
     if _will_recompute(rollout_buffer):
         rollout_buffer.note_end(model._last_obs, step["dones"])
     rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])

@@ -1,5 +1,6 @@
 """NaN and infinity at every stage: named, stopped before they reach a weight, and the update left out if so wished."""
 
+import contextlib
 import copy
 import itertools
 import logging
@@ -18,7 +19,15 @@ from sb3_ppo_notes.algorithms.nonfinite import MOST_BARREN_UPDATES
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rollouts import LeanVecEnv, SupervisedVecEnv
 from sb3_ppo_notes.rollouts.bounds import ObservationRangeWarning, share_far_outside
-from sb3_ppo_notes.rules import AdvantageNormalization, Optimization, OptimizerSettings, SeparateOptimizers, UpdateRule
+from sb3_ppo_notes.rules import (
+    AdaptiveLearningRate,
+    AdvantageNormalization,
+    KLPenalty,
+    Optimization,
+    OptimizerSettings,
+    SeparateOptimizers,
+    UpdateRule,
+)
 from tests import environments
 
 #: Every way of stepping: which algorithm, and its arguments.
@@ -514,3 +523,43 @@ def test_rewards_of_a_dummy_vec_env_are_plain_arrays_as_ever():
     env.reset()
     assert type(env.step(np.zeros(1, dtype=int))[1]) is np.ndarray
     assert model.env is env
+
+
+# -- what an update that is undone has adapted ------------------------------------------------------------------------
+
+
+class SpoilLater(BaseCallback):
+    """Makes a weight infinite, in the second epoch of one update."""
+
+    def __init__(self, update):
+        super().__init__()
+        self.update = update
+
+    def on_epoch(self, report):
+        if self.model.num_timesteps == self.update * 64 and report.epoch == 1:
+            with th.no_grad():
+                self.model.policy.value_net.bias.fill_(np.inf)
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip_update"])
+def test_an_undone_update_leaves_learning_rate_and_penalty_as_they_were(on_nonfinite):
+    rule = UpdateRule(
+        policy_objective=KLPenalty(),
+        advantage_normalization=AdvantageNormalization("none"),
+        kl_controls=(AdaptiveLearningRate(0.01),),
+    )
+    model = model_of("eager", rule=rule, on_nonfinite=on_nonfinite, n_epochs=4).learn(64)
+    state, rate = model.rule_state, model.policy.optimizer.param_groups[0]["lr"]
+    assert state.learning_rate != 3e-4, "the first update has adapted it"
+    before = state_of(model)
+    expected = (
+        pytest.raises(NonFiniteError, match="as they were") if on_nonfinite == "raise" else contextlib.nullcontext()
+    )
+    with expected:
+        model.learn(64, callback=SpoilLater(2), reset_num_timesteps=False)
+    assert model.rule_state == state
+    assert model.policy.optimizer.param_groups[0]["lr"] == rate
+    assert_same_state(state_of(model), before)
