@@ -555,6 +555,13 @@ MUTANTS = [
         "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[discrete]",
     ),
     Mutant(
+        "compiled, gSDE's noise is of the memory and not of the layer on it",
+        "algorithms/compiled_recurrent.py",
+        "Outputs(action, values, latent_pi)",
+        "Outputs(action, values, pi)",
+        "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[gsde]",
+    ),
+    Mutant(
         "compiled, a single row stands for any number",
         "algorithms/compiled_recurrent.py",
         "if len(minibatch.returns) < 2 or",
@@ -623,6 +630,20 @@ MUTANTS = [
         "if ends and not is_carried[sequence] and",
         "if ends and",
         RECURRENT + "test_sequences_laid_end_to_end_never_touch",
+    ),
+    Mutant(
+        "a memory is shared by actor and critic that have an extractor each",
+        "policies/recurrent.py",
+        "if shared_lstm and not self.share_features_extractor:",
+        "if False:",
+        RECURRENT + "test_wrong_memory_arguments",
+    ),
+    Mutant(
+        "gSDE's noise of a policy with memory trains its memory",
+        "policies/actor_critic.py",
+        "(latent_pi if distribution.learn_features else latent_pi.detach()).float()",
+        "latent_pi.float()",
+        "tests/policies/test_recurrent_sde.py::test_training_equals_recurrent_ppo_on_the_same_minibatches[two_memories]",
     ),
     Mutant(
         "shared memory trained by the critic",
