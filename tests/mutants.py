@@ -23,6 +23,7 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+FILES = "tests/parity/test_files.py::"
 LSTM = "tests/policies/test_lstm.py::"
 DENSE = "tests/policies/test_dense.py::"
 SCRIPT = "tests/algorithms/test_script.py::"
@@ -630,6 +631,27 @@ MUTANTS = [
         "if ends and not is_carried[sequence] and",
         "if ends and",
         RECURRENT + "test_sequences_laid_end_to_end_never_touch",
+    ),
+    Mutant(
+        "a file of MaskablePPO learns without masks",
+        "algorithms/equivalents.py",
+        '{"action_masking": True} if is_masked(data) else {}',
+        "{}",
+        FILES + "test_a_file_predicts_and_learns_on_as_its_own_class_does[maskable]",
+    ),
+    Mutant(
+        "a file of stock's is learned from in stock's buffer",
+        "algorithms/equivalents.py",
+        'return ours | {"_last_lstm_states": None}',
+        'ours.pop("rollout_buffer_class", None)\n        return ours | {"_last_lstm_states": None}',
+        FILES + "test_stocks_files_are_learned_from_in_our_buffer",
+    ),
+    Mutant(
+        "what a caller puts in the place of a file's part is overruled",
+        "algorithms/equivalents.py",
+        '{"_last_lstm_states": None} | (given or {})',
+        '{"_last_lstm_states": None}',
+        FILES + "test_the_hubs_custom_objects_replace_what_is_in_the_file[recurrent]",
     ),
     Mutant(
         "a memory is shared by actor and critic that have an extractor each",

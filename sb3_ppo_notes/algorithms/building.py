@@ -62,7 +62,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
     normalize_advantage: bool
     target_kl: float | None
     n_epochs: int
-    batch_size: int
+    batch_size: int | None
     #: The algorithm's name in the field, for messages.
     algorithm_name: ClassVar[str]
     #: What the last update did; ``None`` before the first.
