@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ppo_notes.algorithms.arguments import check_arguments, check_rollout_size, scheduled
 from sb3_ppo_notes.algorithms.compiled import Compiler
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
+from sb3_ppo_notes.algorithms.equivalents import ReadsFilesOfOthers
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
 from sb3_ppo_notes.algorithms.nonfinite import CHOICES
 from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
@@ -40,7 +41,7 @@ from sb3_ppo_notes.rules.state import RuleState
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="BuiltFromArguments")
 
 
-class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
+class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, OnPolicyAlgorithm):
     """How NotesPPO and NotesA2C come about: from arguments, from a recipe, from a file. How they learn is in
     ``on_policy``.
     """

@@ -10,9 +10,12 @@ import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
@@ -23,6 +26,7 @@ from sb3_ppo_notes.policies.recurrent import (
 )
 from sb3_ppo_notes.rollouts import NotesDictRolloutBuffer, NotesRolloutBuffer
 
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="ReadsFilesOfOthers")
 MASKABLE, RECURRENT = "sb3_contrib.common.maskable", "sb3_contrib.common.recurrent"
 #: By module and name, without importing either.
 POLICIES: dict[str, type] = {
@@ -58,6 +62,40 @@ def check_no_policy_of_contrib(policy: Any) -> None:
                 f"policy must be a class of SB3's or ours, got {policy.__name__} of sb3-contrib: {ours.__name__} has "
                 f"the same networks{masks}"
             )
+
+
+class ReadsFilesOfOthers(BaseAlgorithm):
+    """``load`` of SB3's format, whoever wrote it."""
+
+    @classmethod
+    def load(
+        cls: type[SelfAlgorithm],
+        path: Any,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfAlgorithm:
+        """Load a model from a zip file of ours, of stock SB3 or of sb3-contrib's ``RecurrentPPO`` and ``MaskablePPO``.
+
+        :param path: the file.
+        :param env: environments to learn in; none are needed to predict.
+        :param device: where the networks shall be.
+        :param custom_objects: by name, in place of what the file has.
+        :param print_system_info: of the file's machine and this one.
+        :param force_reset: whether the environments begin anew.
+        :param kwargs: attributes to change.
+        :return: the model.
+        :raises TypeError: if custom_objects is no dictionary.
+        :raises ValueError: if it is no such file, or one with other networks than ours.
+        :raises ModuleNotFoundError: if the file needs a package that is not installed, naming which part of it does.
+        """
+        file = ModelFile(path)
+        replaced, kwargs = file.custom_objects(custom_objects), file.attributes | kwargs
+        with file.names_what_is_missing():
+            return super().load(path, env, device, replaced, print_system_info, force_reset, **kwargs)
 
 
 class ModelFile:

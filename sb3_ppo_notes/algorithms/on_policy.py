@@ -4,17 +4,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.arguments import check_learn_arguments
 from sb3_ppo_notes.algorithms.building import BuiltFromArguments
 from sb3_ppo_notes.algorithms.compiled import CompiledActing, Compiler
-from sb3_ppo_notes.algorithms.equivalents import ModelFile
 from sb3_ppo_notes.algorithms.loss import LossCoefficients
 from sb3_ppo_notes.algorithms.nonfinite import name_checkpoint
 from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
@@ -109,31 +107,15 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)  # type: ignore[call-arg]
 
     @classmethod
-    def load(
-        cls: type[SelfAlgorithm],
-        path: Any,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfAlgorithm:
-        """Load a model from a zip file of ours, of stock SB3 or of sb3-contrib's ``RecurrentPPO`` and ``MaskablePPO``.
+    def load(cls: type[SelfAlgorithm], path: Any, *args: Any, **kwargs: Any) -> SelfAlgorithm:
+        """Load a model from a zip file, see SB3's ``BaseAlgorithm.load``.
 
         :param path: the file.
-        :param env: environments to learn in; none are needed to predict.
-        :param device: where the networks shall be.
-        :param custom_objects: by name, in place of what the file has.
-        :param print_system_info: of the file's machine and this one.
-        :param force_reset: whether the environments begin anew.
-        :param kwargs: attributes to change; a new ``learning_rate`` is also where an adaptive one starts again.
+        :param args: as in SB3.
+        :param kwargs: as in SB3; a new ``learning_rate`` is also where an adaptive one starts again.
         :return: the model.
         """
-        file = ModelFile(path)
-        replaced, kwargs = file.custom_objects(custom_objects), file.attributes | kwargs
-        with file.names_what_is_missing():
-            model = super().load(path, env, device, replaced, print_system_info, force_reset, **kwargs)
+        model = super().load(path, *args, **kwargs)
         if "learning_rate" in kwargs:
             model.rule_state = dataclasses.replace(model.rule_state, learning_rate=None)
         return model
