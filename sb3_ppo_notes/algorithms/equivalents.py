@@ -166,7 +166,8 @@ def is_masked(data: Mapping[str, Any]) -> bool:
     if isinstance(actions, dict) and "MultiBinary" in str(actions.get(":type:")):
         raise InvalidValueError(
             "path must not be the file of a MaskablePPO with MultiBinary actions: its network gives each bit two "
-            "numbers, ours one, and neither its weights nor its optimiser's fit"
+            "numbers, ours one, so that no weight fits (play it with sb3-contrib, or train it anew with "
+            "action_masking=True)"
         )
     return True
 

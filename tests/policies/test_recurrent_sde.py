@@ -37,7 +37,12 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+FAST = ("two_memories", "drawn_each_step", "shared", "own_code")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in VARIANTS]
+)
 def test_training_equals_recurrent_ppo_on_the_same_minibatches(variant, monkeypatch):
     """One environment, one whole rollout in a minibatch: both draw the same noise and learn from the same sequences."""
     # sb3-contrib cuts its batch at a random place; 0 leaves it whole.
