@@ -23,6 +23,7 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+FILES = "tests/parity/test_files.py::"
 LSTM = "tests/policies/test_lstm.py::"
 DENSE = "tests/policies/test_dense.py::"
 SCRIPT = "tests/algorithms/test_script.py::"
@@ -574,6 +575,13 @@ MUTANTS = [
         "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[discrete]",
     ),
     Mutant(
+        "compiled, gSDE's noise is of the memory and not of the layer on it",
+        "algorithms/compiled_recurrent.py",
+        "Outputs(action, values, latent_pi)",
+        "Outputs(action, values, pi)",
+        "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[gsde]",
+    ),
+    Mutant(
         "compiled, a single row stands for any number",
         "algorithms/compiled_recurrent.py",
         "if len(minibatch.returns) < 2 or",
@@ -649,6 +657,41 @@ MUTANTS = [
         "if ends and not is_carried[sequence] and",
         "if ends and",
         RECURRENT + "test_sequences_laid_end_to_end_never_touch",
+    ),
+    Mutant(
+        "a file of MaskablePPO learns without masks",
+        "algorithms/equivalents.py",
+        '{"action_masking": True} if is_masked(data) else {}',
+        "{}",
+        FILES + "test_a_file_predicts_and_learns_on_as_its_own_class_does[maskable]",
+    ),
+    Mutant(
+        "a file of stock's is learned from in stock's buffer",
+        "algorithms/equivalents.py",
+        'return ours | {"_last_lstm_states": None}',
+        'ours.pop("rollout_buffer_class", None)\n        return ours | {"_last_lstm_states": None}',
+        FILES + "test_stocks_files_are_learned_from_in_our_buffer",
+    ),
+    Mutant(
+        "what a caller puts in the place of a file's part is overruled",
+        "algorithms/equivalents.py",
+        '{"_last_lstm_states": None} | (given or {})',
+        '{"_last_lstm_states": None}',
+        FILES + "test_the_hubs_custom_objects_replace_what_is_in_the_file[recurrent]",
+    ),
+    Mutant(
+        "a memory is shared by actor and critic that have an extractor each",
+        "policies/recurrent.py",
+        "if shared_lstm and not self.share_features_extractor:",
+        "if False:",
+        RECURRENT + "test_wrong_memory_arguments",
+    ),
+    Mutant(
+        "gSDE's noise of a policy with memory trains its memory",
+        "policies/actor_critic.py",
+        "(latent_pi if distribution.learn_features else latent_pi.detach()).float()",
+        "latent_pi.float()",
+        "tests/policies/test_recurrent_sde.py::test_training_equals_recurrent_ppo_on_the_same_minibatches[two_memories]",
     ),
     Mutant(
         "shared memory trained by the critic",

@@ -158,7 +158,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, check in CHECKS.items():
         if name in arguments:
             check(name, arguments[name])
-    if "batch_size" in arguments:
+    if arguments.get("batch_size") is not None:
         normalizes = arguments.get("normalize_advantage", False)
         # One sample has no standard deviation.
         note = "" if normalizes else " without advantage normalisation"

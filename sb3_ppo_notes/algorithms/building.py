@@ -23,6 +23,7 @@ from sb3_ppo_notes.algorithms.arguments import (
 )
 from sb3_ppo_notes.algorithms.compiled import Compiler
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
+from sb3_ppo_notes.algorithms.equivalents import ReadsFilesOfOthers
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
 from sb3_ppo_notes.algorithms.nonfinite import CHOICES
 from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
@@ -52,7 +53,7 @@ SelfAlgorithm = TypeVar("SelfAlgorithm", bound="BuiltFromArguments")
 logger = logging.getLogger("sb3_ppo_notes")
 
 
-class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
+class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, OnPolicyAlgorithm):
     """How NotesPPO and NotesA2C come about: from arguments, from a recipe, from a file. How they learn is in
     ``on_policy``.
     """
@@ -74,7 +75,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
     normalize_advantage: bool
     target_kl: float | None
     n_epochs: int
-    batch_size: int
+    batch_size: int | None
     #: The algorithm's name in the field, for messages.
     algorithm_name: ClassVar[str]
     #: What the last update did; ``None`` before the first.

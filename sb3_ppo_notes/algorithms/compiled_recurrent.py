@@ -83,9 +83,10 @@ class _HeadLoss(th.nn.Module):
     ) -> LossTerms:
         policy, extractor = self.policy, self.policy.mlp_extractor
         with mixed_precision(policy):
-            action = policy.action_net(extractor.forward_actor(pi)).float()
+            latent_pi = extractor.forward_actor(pi)
+            action = policy.action_net(latent_pi).float()
             values = policy.value_net(extractor.forward_critic(vf)).float()
-        return minibatch_loss(policy, minibatch, rule, coefficients, Outputs(action, values))
+        return minibatch_loss(policy, minibatch, rule, coefficients, Outputs(action, values, latent_pi))
 
 
 class CompiledRecurrentSteps(CompiledSteps):

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_ppo_notes.algorithms.spaces import check_spaces
+from sb3_ppo_notes.algorithms.equivalents import check_no_policy_of_contrib
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 
 
@@ -35,6 +36,7 @@ def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[s
         )
     if not isinstance(policy, str | type):
         raise InvalidTypeError(f"policy must be a class or one of {', '.join(aliases)}, got {policy!r}")
+    check_no_policy_of_contrib(policy)
     if not policy_kwargs:
         return
     policy_class = aliases[policy] if isinstance(policy, str) else policy

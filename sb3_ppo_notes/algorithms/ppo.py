@@ -39,8 +39,8 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     :param env: an environment, several in a VecEnv, or the id of a registered one.
     :param learning_rate: ≥ 0, or a schedule of the remaining progress (1 → 0), or ``"lin_3e-4"`` for a line to 0.
     :param n_steps: T, steps of each environment in a rollout.
-    :param batch_size: N, samples in a minibatch; best a divisor of ``n_steps * n_envs``; with a larger one than that a
-        minibatch is the whole rollout.
+    :param batch_size: N, samples in a minibatch; best a divisor of ``n_steps * n_envs``. ``None`` for all, as in
+        sb3-contrib; so is a larger number than that.
     :param n_epochs: K, passes over each rollout.
     :param gamma: γ in [0, 1], discount.
     :param gae_lambda: λ in [0, 1] of GAE.
@@ -87,7 +87,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 2048,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,

@@ -138,8 +138,6 @@ def check_context(policy: Any, buffer: Any, rule: UpdateRule, action_masking: bo
         )
     if is_recurrent and rule.optimization.separate is not None:
         raise InvalidValueError("separate must be None with a recurrent policy, whose critic reads the actor's memory")
-    if is_recurrent and policy.use_sde:
-        raise InvalidValueError("use_sde must be False with a recurrent policy, got True")
     if action_masking and not has_known_distribution(policy):
         raise InvalidValueError(
             f"action_masking must be False for {type(policy).__name__}, which evaluates actions by itself and "

@@ -35,16 +35,6 @@ CLASSES = {
     "stable_baselines3.common.torch_layers": ("FlattenExtractor", "NatureCNN", "CombinedExtractor"),
     "stable_baselines3.common.buffers": ("RolloutBuffer", "DictRolloutBuffer"),
     "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
-    "sb3_contrib.common.maskable.policies": (
-        "MaskableActorCriticPolicy",
-        "MaskableActorCriticCnnPolicy",
-        "MaskableMultiInputActorCriticPolicy",
-    ),
-    "sb3_contrib.common.recurrent.policies": (
-        "RecurrentActorCriticPolicy",
-        "RecurrentActorCriticCnnPolicy",
-        "RecurrentMultiInputActorCriticPolicy",
-    ),
     "sb3_ppo_notes.policies.networks": (
         "NotesActorCriticPolicy",
         "NotesActorCriticCnnPolicy",

@@ -14,9 +14,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.arguments import check_arguments, plain_arguments
 from sb3_ppo_notes.algorithms.construction import made_environment
+from sb3_ppo_notes.algorithms.equivalents import BUFFERS, POLICIES, class_named_in, is_masked
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
-from sb3_ppo_notes.persistence.archive import UnsafeModelError, class_named_in, json_in, read_archive, tensors_in
+from sb3_ppo_notes.persistence.archive import UnsafeModelError, json_in, read_archive, tensors_in
 from sb3_ppo_notes.persistence.configuration import UnreadableError, found_class, read
 from sb3_ppo_notes.persistence.model_state import argument_names
 from sb3_ppo_notes.rules import UpdateRule
@@ -94,7 +95,7 @@ def _settings(model_class: type[NotesOnPolicyAlgorithm], data: dict[str, Any], g
     if unknown is not None:
         raise InvalidValueError(f"{unknown} is no argument of {model_class.__name__}, got {given[unknown]!r}")
     check_arguments(given)
-    settings: dict[str, Any] = {"tensorboard_log": None}
+    settings: dict[str, Any] = {"tensorboard_log": None, "action_masking": is_masked(data)}
     for name, attribute in names.items():
         if name in given:
             settings[attribute] = given[name]
@@ -136,7 +137,7 @@ def _read_class(value: dict[str, Any]) -> type:
     name = class_named_in(base64.b64decode(value[PICKLED]))
     if name is None:
         raise UnreadableError(f"it is no mere name of a class but {value.get(TYPE)}")
-    return found_class(name)
+    return (POLICIES | BUFFERS).get(name) or found_class(name)
 
 
 def _read_schedule(value: dict[str, Any]) -> Any:

@@ -36,7 +36,8 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         rollout was gathered. ``None``: as many as a minibatch holds, as in sb3-contrib. Fewer are faster, because
         pieces are computed side by side; what is to be remembered for longer than that is hard to learn.
     :param kwargs: as :class:`NotesActorCriticPolicy`.
-    :raises ValueError: if the critic is to have its own memory and the actor's.
+    :raises ValueError: if the critic is to have its own memory and the actor's, or the actor's memory and an extractor
+        of its own.
     """
 
     #: SB3 has no recurrent PPO to equal to the bit; sb3-contrib's is equalled to rounding.
@@ -81,6 +82,9 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         self.sequence_length = sequence_length
         self.lstm_hidden_size = lstm_hidden_size
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        if shared_lstm and not self.share_features_extractor:
+            # The critic's features would reach nothing, and its extractor would get no gradient.
+            raise InvalidValueError("share_features_extractor must be True when shared_lstm=True, got False")
         build = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
         # SB3 sums a MultiDiscrete space's sizes in NumPy, and torch wants an int of Python's.
         sizes = (int(self.features_dim), lstm_hidden_size, n_lstm_layers)

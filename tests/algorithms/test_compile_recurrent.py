@@ -34,6 +34,7 @@ SAME = (
     "squashed_gaussian",
     "beta",
     "state_dependent_gaussian",
+    "gsde",
     "masked",
     "kl_penalty",
     "exact_kl_stop",

@@ -56,6 +56,7 @@ MODELS = {
     "ppo": lambda: NotesPPO("MlpPolicy", cart_poles(), **PPO_SMALL, learning_rate="lin_1e-3", target_kl=0.1),
     "a2c": lambda: NotesA2C("MlpPolicy", cart_poles(), **SMALL),
     "lstm": lambda: NotesPPO("MlpLstmPolicy", cart_poles(), **PPO_SMALL, policy_kwargs=dict(rnn="gru")),
+    "lstm, gsde": lambda: NotesPPO("MlpLstmPolicy", "Pendulum-v1", **PPO_SMALL, use_sde=True, sde_sample_freq=4),
     "beta": lambda: NotesPPO(
         "MlpPolicy",
         "Pendulum-v1",

@@ -2,13 +2,16 @@
 
 from sb3_ppo_notes.recipes import RECIPES
 
-POLICIES = ("Mlp", "MultiInput", "Cnn", "shared trunk", "MlpLstm", "MultiInputLstm", "CnnLstm", "shared trunk Lstm")
+PLAIN = ("Mlp", "MultiInput", "Cnn", "shared trunk", "Mlp gSDE")
+POLICIES = (*PLAIN, "MlpLstm", "MultiInputLstm", "CnnLstm", "shared trunk Lstm", "MlpLstm gSDE")
 SYSTEMS = ("stock", *RECIPES)
 COMBINATIONS = {
     f"{policy} {masked} {system}": (policy, masked, system)
     for policy in POLICIES
     for masked in ("plain", "masked")
     for system in SYSTEMS
+    # Continuous actions have no masks.
+    if not ("gSDE" in policy and masked == "masked")
 }
 
 

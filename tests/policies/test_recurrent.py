@@ -513,6 +513,10 @@ def test_combinations_that_make_no_sense_say_why(rule, arguments, begins):
     ("policy_kwargs", "begins"),
     [
         (dict(shared_lstm=True), "enable_critic_lstm must be False when shared_lstm=True"),
+        (
+            dict(shared_lstm=True, enable_critic_lstm=False, share_features_extractor=False),
+            "share_features_extractor must be True when shared_lstm=True, got False",
+        ),
         (dict(lstm_hidden_size=0), "lstm_hidden_size must be an int >= 1"),
         (dict(n_lstm_layers=0), "n_lstm_layers must be an int >= 1"),
         (dict(sequence_length=0), "sequence_length must be an int >= 1"),
@@ -539,26 +543,32 @@ def test_a_reset_forgets_and_learning_on_does_not():
 
 def built(policy, is_masked, system, env):
     """The algorithm of a system with this policy, small."""
-    is_recurrent, is_trunk = "Lstm" in policy, "trunk" in policy
+    is_recurrent, is_trunk, uses_sde = "Lstm" in policy, "trunk" in policy, "gSDE" in policy
     recipe = RECIPES.get(system)
     algorithm = NotesA2C if recipe and recipe.algorithm == "a2c" else NotesPPO
     policy_kwargs = (shared_trunk([16]) if is_trunk else {}) | (dict(lstm_hidden_size=8) if is_recurrent else {})
     arguments = dict(seed=0, device="cpu", n_steps=16, action_masking=is_masked)
+    arguments |= dict(use_sde=True, sde_sample_freq=4) if uses_sde else {}
     if algorithm is NotesPPO:
         arguments |= dict(batch_size=16)
     if recipe:
         hyperparameters = {key: value for key, value in recipe.hyperparameters.items() if key != "policy_kwargs"}
         policy_kwargs["optimizer_kwargs"] = dict(eps=1e-8)
         arguments = hyperparameters | arguments | dict(rule=recipe.rule)
-    name = ("Mlp" if is_trunk else policy.removesuffix("Lstm")) + ("LstmPolicy" if is_recurrent else "Policy")
+    name = ("Mlp" if is_trunk else base_of(policy)) + ("LstmPolicy" if is_recurrent else "Policy")
     return algorithm, lambda: algorithm(name, env, policy_kwargs=policy_kwargs, **arguments)
+
+
+def base_of(policy):
+    return policy.removesuffix(" gSDE").removesuffix("Lstm")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_every_combination_trains_saves_loads_and_goes_on(name, tmp_path):
     policy, masked, system = COMBINATIONS[name]
-    space = {"MultiInput": "dict", "Cnn": "image"}.get(policy.removesuffix("Lstm"), "discrete")
+    continuous = "box" if "gSDE" in policy else "discrete"
+    space = {"MultiInput": "dict", "Cnn": "image"}.get(base_of(policy), continuous)
     make = masked_environment if masked == "masked" else environments.make
     env = make_vec_env(lambda: make(space), 2, seed=0)
     algorithm, build = built(policy, masked == "masked", system, env)

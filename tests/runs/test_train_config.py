@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch as th
 import yaml
@@ -138,6 +139,24 @@ def test_rl_zoo3s_anchors_wrappers_and_optimisers(zoo):
     kwargs = with_classes(config.hyperparameters["policy_kwargs"])
     assert kwargs["optimizer_class"].__name__ == "RMSpropTFLike"
     assert kwargs["optimizer_kwargs"] == {"eps": 1e-5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["PendulumNoVel-v1", "MountainCarContinuousNoVel-v0"])
+def test_rl_zoo3s_tuned_gsde_with_a_memory_is_trained(task, tmp_path):
+    """Its own file and its own environments; shortened to one rollout of a few steps."""
+    import rl_zoo3
+
+    file = str(Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo_lstm.yml")
+    config, _ = settled(file, dict(env=f"rl_zoo3.import_envs:{task}"))
+    assert (config.name, config.policy, config.hyperparameters["use_sde"]) == (task, "MlpLstmPolicy", True)
+    # The file of PendulumNoVel-v1 leaves it to RecurrentPPO, whose minibatches are larger than PPO's.
+    assert config.hyperparameters["batch_size"] == {"PendulumNoVel-v1": 128}.get(task, 256)
+    short = dict(config.hyperparameters, n_steps=16, batch_size=16, n_epochs=1)
+    model = built_model(dataclasses.replace(config, hyperparameters=short))
+    model.learn(16)
+    assert model.num_timesteps == 16 * config.n_envs
+    assert np.isfinite(model.last_report.policy_loss)
 
 
 def test_rl_zoo3s_atari_and_default_entries_serve_other_environments(zoo):
