@@ -41,6 +41,7 @@ from tuning.worker_stages import (
     missing_jobs,
     never_ran,
     started_job,
+    stopped_by,
 )
 from tuning.worker_trial import Heart, TrialControl, finish, run_trial, tell_error, worst
 
@@ -49,10 +50,6 @@ FAILURES_IN_A_ROW = 3
 #: Seconds to wait for trials that asked before to say how many steps they need.
 ADMISSION_SECONDS = 30.0
 STAGES = ("search", "finalists", "test")
-
-
-class StudyStoppedError(Exception):
-    """The objective fails: nothing is gained by running it again. Its message is the traceback."""
 
 
 class Worker:
@@ -121,7 +118,7 @@ class Worker:
         is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
         last = recent[-FAILURES_IN_A_ROW:]
         if is_first or (len(last) == FAILURES_IN_A_ROW and all(map(failed, last))):
-            raise StudyStoppedError(recent[-1].user_attrs["error"])
+            raise stopped_by(recent[-1])
 
     # Search ------------------------------------------------------------------------------------------------------
 
@@ -211,7 +208,7 @@ class Worker:
     def _next_job(self, study: optuna.Study, stage: int, jobs: list[Job]) -> bool:
         trials = study.get_trials(deepcopy=False)
         if (error := failed_too_often(jobs, trials[self._first_new[study.study_name] :])) is not None:
-            raise StudyStoppedError(error)
+            raise error
         own = claimed_trial(study, self.storage)
         if own is None:
             missing = missing_jobs(jobs, study.get_trials(deepcopy=False))

@@ -69,7 +69,7 @@ def refused(capsys, arguments):
         (["--seed", "-1"], "seed must be in"),
         (["--patience", "-1"], "patience must be >= 0"),
         (["--sampler", "annealing"], "sampler must be one of tpe, random, gp, cma, qmc, got 'annealing'"),
-        (["--env", "CartPool-v1"], "env must be an environment that can be made, got 'CartPool-v1'"),
+        (["--env", "CartPool-v1"], "env must be the id of a registered environment, got 'CartPool-v1'.*CartPole"),
         (["--study", "a/b"], "study must be a name"),
         (["--study", "a.finalists"], "study must be a name"),
         (["--space", "none.yaml"], "none.yaml|space"),
