@@ -18,6 +18,7 @@ from tuning.objective_checkpoint import Checkpoints
 from tuning.objective_compile import compiling_pays
 from tuning.objective_environments import evaluation_seed, random_floor
 from tuning.space_arguments import Setup
+from tuning.space_names import optuna_names
 from tuning.storage import Address, open_storage
 from tuning.storage_database import GRACE_BEATS
 from tuning.storage_patience import Patience
@@ -143,10 +144,10 @@ class Worker:
         index = sum("retry_of" not in t.user_attrs for t in earlier)
         self.search.sampler = made_sampler(settings.sampler, sampler_seed(settings.seed, index), settings.seed)
         try:
-            configuration = settings.space.sample(trial)
+            configuration = settings.space.sample(trial, optuna_names(settings.space.dimensions, earlier))
             setup = setup_of(settings, number, configuration)
         except (ValueError, TypeError, KeyError):
-            # Such as a choice that the trials so far did not have, after --allow-changed-config.
+            # Such as a choice that a worker with another configuration has made meanwhile.
             tell_error(self.storage, trial._trial_id, self.address.hide(traceback.format_exc()))
             return True
         control = self._control(self.search, trial._trial_id, setup, settings.protocol.search_seeds[0], 0)
