@@ -23,6 +23,7 @@ from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts import LeanVecEnv
 from sb3_ppo_notes.rollouts.environment_errors import is_wrong_call
+from sb3_ppo_notes.runs.compare_tasks import is_atari
 from sb3_ppo_notes.runs.train_config import ALGORITHMS, RunConfig
 from sb3_ppo_notes.runs.train_zoo import ACTIVATIONS, OPTIMIZERS
 
@@ -100,10 +101,9 @@ def check_environment(config: RunConfig, render: bool = False) -> None:
     :param render: whether it will have to render.
     :raises ValueError: in one line that says what to do.
     """
-    is_atari = config.env.startswith("ALE/") or "NoFrameskip" in config.env
-    if is_atari and importlib.util.find_spec("ale_py") is not None:
+    if is_atari(config.env) and importlib.util.find_spec("ale_py") is not None:
         gym.register_envs(importlib.import_module("ale_py"))
-    elif is_atari:
+    elif is_atari(config.env):
         raise InvalidValueError(needs(config.env, "gymnasium[atari]"))
     if "atari_wrappers" in str(config.env_wrapper) and importlib.util.find_spec("cv2") is None:
         raise InvalidValueError(needs(config.env, "opencv-python"))

@@ -4,6 +4,7 @@ import ast
 from typing import Any
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.runs.compare_tasks import is_atari
 
 #: What may be named where Python stands for a class; anything else of that kind is refused.
 ACTIVATIONS = ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Softplus", "Identity")
@@ -31,8 +32,7 @@ def zoo_config(document: dict[str, Any], path: str, env: str | None, algo: str |
         if len(ids) != 1:
             raise InvalidValueError(f"env must be given with {path}, which holds {', '.join(ids) or 'no environment'}")
         env = ids[0]
-    is_atari = env.startswith("ALE/") or "NoFrameskip" in env
-    key = next((key for key in (env, "atari" if is_atari else "", "default") if key in document), None)
+    key = next((key for key in (env, "atari" if is_atari(env) else "", "default") if key in document), None)
     if key is None:
         raise InvalidValueError(f"env must be one of {', '.join(ids)}, which {path} holds, got {env!r}")
     entry = {str(name): value for name, value in document[key].items()}
