@@ -171,7 +171,7 @@ class ScriptedSteps:
 
     def _give_up(self, kind: int, reason: str) -> None:
         self._scripts[kind] = None
-        logger.debug("minibatches of %d rows stay with autograd: %s", kind, reason)
+        logger.info("minibatches of %d rows stay with autograd: %s", kind, reason)
 
     # -- what is written down ----------------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ class _Stepping:
         try:
             new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
         except Exception as error:
-            add_place(error, clipped_actions, model.num_timesteps + env.num_envs)
+            add_place(error, env, clipped_actions, model.num_timesteps + env.num_envs)
             raise
         check_finite("reward", rewards, model.num_timesteps + env.num_envs)
         check_finite("observation", new_obs, model.num_timesteps + env.num_envs)
