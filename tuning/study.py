@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="tuning/study.py", args=arguments)
     try:
         return int(command())
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an environment may end the program, too
         line = environment_error(error)
         if line is None and not isinstance(error, ValueError | TypeError | OSError):
             raise

@@ -117,7 +117,7 @@ class Train:
             console.print(weights_table(model.policy, self.exclude))
             with FolderLock(folder / CHECKPOINTS):
                 return _trained(Resumed(config, model, RunState(), config.total_timesteps), folder, stop, console)
-        except Exception:
+        except (Exception, SystemExit):
             if model._n_updates == 0:
                 remove_run(folder, existing)  # nothing was learned: the same command can be given again
             raise
@@ -166,20 +166,25 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
                 _finish(run, folder, evaluation, callbacks, console)
             except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
                 return _interrupted(model, folder, INTERRUPTED, console)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if model._n_updates > 0 and environment_error(error) is not None:
-                    _interrupted(model, folder, INTERRUPTED, console)
+                    _leave(model, folder, "stopped by its environment", console)
                 raise
     return 0
 
 
 def _interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, console: Console) -> int:
+    _leave(model, folder, "interrupted", console)
+    return code
+
+
+def _leave(model: OnPolicyAlgorithm, folder: Path, what: str, console: Console) -> None:
+    """Keep what was learned, and say how to go on."""
     save_model(model, folder)
     can_go_on = checkpoints_in(folder / CHECKPOINTS)
     then = f"go on with: train --resume {shlex.quote(str(folder))}" if can_go_on else f"written: {folder}/{MODEL}"
-    line = f"interrupted after {model.num_timesteps:,} steps, {then}"
+    line = f"{what} after {model.num_timesteps:,} steps, {then}"
     console.print(line, soft_wrap=True, markup=False, highlight=False)
-    return code
 
 
 def _finish(run: Resumed, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:

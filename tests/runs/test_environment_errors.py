@@ -67,6 +67,21 @@ class WrongShape(Line):
         return np.zeros(5, np.float32), 1.0, False, False, {}
 
 
+class OldStep(Line):
+    def step(self, action):
+        return np.zeros(3, np.float32), 1.0, False, {}
+
+
+class Silent(Line):
+    def step(self, action):
+        raise StopIteration
+
+
+class Exits(Line):
+    def step(self, action):
+        raise SystemExit("the licence has expired")
+
+
 class Breaks(gym.Wrapper):
     def step(self, action):
         raise LookupError("in the wrapper")
@@ -85,13 +100,15 @@ def nothing():
     return None
 
 
-for name in ("Sum", "Missing", "Abstract", "WrongShape", "imports", "nothing"):
+for name in ("Sum", "Missing", "Abstract", "WrongShape", "OldStep", "Silent", "Exits", "imports", "nothing"):
     gym.register(f"{name.capitalize() if name.islower() else name}-v0", entry_point=f"broken_envs:{name}")
 for name in ("init", "step", "reset", "render"):
     gym.register(f"{name.capitalize()}Fails-v0", entry_point="broken_envs:Line", kwargs={"fails_in": name})
 gym.register("Late-v0", entry_point="broken_envs:Line", kwargs={"fails_in": "step", "after": 70})
 gym.register("Second-v0", entry_point="broken_envs:Line", kwargs={"fails_in": "reset", "after": 1})
 gym.register("Line-v0", entry_point="broken_envs:Line")
+gym.register("Syntax-v0", entry_point="bad_syntax:Env")
+gym.register("Licence-v0", entry_point="no_licence:Env")
 '''
 #: What of each environment is told, whatever the command is.
 CONSTRUCTIONS = {
@@ -100,6 +117,8 @@ CONSTRUCTIONS = {
     "Abstract-v0": "TypeError: Abstract.__init__() missing 1 required positional argument: 'size'",
     "Imports-v0": "ModuleNotFoundError: No module named 'no_such_package' (broken_envs.py:N, in imports)",
     "Nothing-v0": "TypeError: The environment must inherit from the gymnasium.Env class",
+    "Syntax-v0": "SyntaxError: invalid syntax (bad_syntax.py, line 1)",
+    "Licence-v0": "RuntimeError: no licence (no_licence.py:1, in <module>)",
     "InitFails-v0": "KeyError: 'no key\\nin init' (broken_envs.py:N, in _call)",
 }
 CALLS = {
@@ -114,6 +133,8 @@ def broken_envs(tmp_path, monkeypatch):
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "broken_envs.py").write_text(MODULE)
+    (folder / "bad_syntax.py").write_text("class Env(:")
+    (folder / "no_licence.py").write_text("raise RuntimeError('no licence')")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{ROOT}")
     (tmp_path / "here").mkdir()
@@ -169,9 +190,20 @@ def test_an_id_that_nobody_registered_is_told_with_what_is_near(name, command, c
     assert not left
 
 
-def test_an_observation_of_another_shape_names_the_environment(capsys):
-    error, _ = failure(small("train", "WrongShape-v0"), capsys)
-    assert error.startswith("error: env 'WrongShape-v0': ValueError: could not broadcast")
+@pytest.mark.filterwarnings("ignore:.*Core environment is written in old step API")
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("WrongShape-v0", "ValueError: could not broadcast"),
+        ("OldStep-v0", "ValueError: not enough values to unpack (expected 5, got 4)"),
+        ("Silent-v0", "StopIteration (broken_envs.py:N, in step)"),
+        ("Exits-v0", "SystemExit: the licence has expired (broken_envs.py:N, in step)"),
+    ],
+)
+def test_a_step_that_cannot_be_taken_names_the_environment(name, line, capsys):
+    error, left = failure(small("train", name), capsys)
+    assert error.startswith(f"error: env '{name}': {line}")
+    assert not left
 
 
 @pytest.mark.parametrize(
@@ -208,7 +240,8 @@ def test_what_was_learned_before_an_environment_failed_is_kept_and_can_be_resume
     error, _ = failure(words, capsys)
     assert error.endswith("raised by environment 0, at step 71, after action 0") or error.endswith("action 1")
     assert Path("run/model.zip").exists()
-    assert main(["train", "--resume", "run"]) == 2  # as it stands, and the environment too
+    assert main(["train", "--resume", "run"]) == 2  # the environment is as it was
+    assert "go on with: train --resume run" in capsys.readouterr().out
     capsys.readouterr()
 
 

@@ -206,24 +206,26 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(small, tmp_path, monk
 
 
 def test_every_file_is_on_the_disk_before_it_takes_its_place(small, tmp_path, monkeypatch):
-    done = []
+    synced, moved = [], {}
     fsync, replace = os.fsync, os.replace
 
-    def synced(descriptor):
-        done.append("sync")
+    def watched_fsync(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
         fsync(descriptor)
 
-    def replaced(source, target):
-        done.append((Path(target).name, Path(source).parent == Path(target).parent))
+    def watched_replace(source, target):
+        is_on_disk, n_synced = os.stat(source).st_ino in synced, len(synced)
+        moved[Path(target).name] = (is_on_disk, Path(source).parent == Path(target).parent, n_synced)
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
     assert main(["train", "--config", small("Pendulum-v1", "true"), "--outdir", str(tmp_path / "run")]) == 0
     for name in ("config.yaml", "normalizer.json", "model.zip", "evaluations.csv"):
-        place = done.index((name, True))
-        assert done[place - 1] == "sync", name  # the file itself
-        assert done[place + 1] == "sync", name  # the folder, which holds its name
+        is_on_disk, is_beside, n_synced = moved[name]
+        assert is_on_disk, name
+        assert is_beside, name
+        assert synced[n_synced] == os.stat(tmp_path / "run").st_ino  # the folder, which holds the name
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
