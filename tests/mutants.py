@@ -43,6 +43,7 @@ VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
 PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
+ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
@@ -1351,5 +1352,54 @@ MUTANTS = [
         "if not self.safeguard.is_undone:",
         "if True:",
         NONFINITE + "test_an_undone_update_leaves_learning_rate_and_penalty_as_they_were[skip_update]",
+    ),
+    Mutant(
+        "an environment's own error is taken for anybody's",
+        "rollouts/environment_errors.py",
+        "    if name is None:\n        return None\n",
+        "    return None\n",
+        ENVIRONMENT_ERRORS + "test_what_an_environment_raises_while_it_is_made_is_told_as_it_is",
+    ),
+    Mutant(
+        "a run that learned nothing stays behind",
+        "runs/train.py",
+        "if model._n_updates == 0:",
+        "if False:",
+        ENVIRONMENT_ERRORS + "test_what_an_environment_raises_before_anything_was_learned_leaves_nothing_behind",
+    ),
+    Mutant(
+        "gymnasium's words for a constructor's TypeError",
+        "rollouts/environment_errors.py",
+        "return error.__cause__ if is_repeated and error.__cause__ is not None else error",
+        "return error",
+        ENVIRONMENT_ERRORS + "test_what_an_environment_raises_while_it_is_made_is_told_as_it_is",
+    ),
+    Mutant(
+        "a whole file takes its place before it is on the disk",
+        "_atomic.py",
+        "            os.fsync(file.fileno())\n",
+        "            pass\n",
+        "tests/runs/test_train.py::test_every_file_is_on_the_disk_before_it_takes_its_place",
+    ),
+    Mutant(
+        "stock PPO's policy loss under A2C's name",
+        "callbacks/updates.py",
+        'number("policy_gradient_loss" if "train/policy_gradient_loss" in logged else "policy_loss")',
+        'number("policy_loss")',
+        CALLBACKS + "test_with_every_model.py::test_a_report_of_stock_holds_the_losses_that_ours_would_have",
+    ),
+    Mutant(
+        "who is called on a new best is not asked",
+        "algorithms/watching.py",
+        'for name in ("callback", "callback_on_new_best"):',
+        'for name in ("callback",):',
+        WATCHING + "test_who_is_called_on_a_new_best_model_is_told_too",
+    ),
+    Mutant(
+        "the environment that failed is not found",
+        "rollouts/places.py",
+        "        if id(first) in envs:\n            return envs.index(id(first))\n",
+        "",
+        NONFINITE + "test_an_error_in_this_process_stays_and_says_where_it_was_raised",
     ),
 ]

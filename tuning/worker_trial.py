@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.rollouts import environment_error
 from tuning.objective import Objective, PreemptedError, Run, is_divergence
 from tuning.objective_checkpoint import Checkpoints, Progress
 from tuning.selection import Protocol, run_score, should_prune
@@ -21,6 +22,7 @@ from tuning.storage import is_database
 from tuning.storage_patience import is_away
 from tuning.worker_requeue import requeue, whereabouts
 from tuning.worker_signals import StopSignals
+from tuning.worker_stages import ENVIRONMENT_ERROR
 
 #: Characters of a traceback that are kept: its end says what happened. MySQL takes 64 KiB.
 TRACEBACK_CHARACTERS = 6000
@@ -244,6 +246,8 @@ def _outcome(
         if not is_divergence(error):
             text = hide(traceback.format_exc())
             control.attribute("env_steps", control.env_steps)
+            if (line := environment_error(error)) is not None:
+                control.attribute(ENVIRONMENT_ERROR, hide(line))
             tell_error(control.storage, control.trial._trial_id, text)
             control.checkpoints.clear()
             return text

@@ -161,9 +161,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     if arguments.get("batch_size") is not None:
         normalizes = arguments.get("normalize_advantage", False)
         # One sample has no standard deviation.
-        note = "" if normalizes else " without advantage normalisation"
-        if normalizes:
-            note = " (>= 1 without advantage normalisation)"
+        note = " (>= 1 without advantage normalisation)" if normalizes else " without advantage normalisation"
         check_integer("batch_size", arguments["batch_size"], minimum=2 if normalizes else 1, because=note)
 
 

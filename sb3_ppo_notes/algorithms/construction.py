@@ -12,8 +12,8 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_ppo_notes.algorithms.spaces import check_spaces
 from sb3_ppo_notes.algorithms.equivalents import check_no_policy_of_contrib
+from sb3_ppo_notes.algorithms.spaces import check_spaces
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 
 

@@ -174,7 +174,7 @@ class ScriptedSteps:
 
     def _give_up(self, kind: Kind, reason: str) -> None:
         self._scripts[kind] = None
-        logger.debug("minibatches of %d rows stay with autograd: %s", kind[0], reason)
+        logger.info("minibatches of %d rows stay with autograd: %s", kind[0], reason)
 
     # -- what is written down ----------------------------------------------------------------------------------
 

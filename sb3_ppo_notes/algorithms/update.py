@@ -108,7 +108,11 @@ class Update:
             self.record.begin("epoch")
             if epoch > 0 and self.rule.computed == "every_epoch":
                 self._recompute_advantages()
-            goes_on = self._critic_epoch(phase, epoch) if phase.trains == "critic" else self._epoch(phase, epoch)
+            goes_on = True
+            if phase.trains == "critic":
+                self._critic_epoch(phase, epoch)
+            else:
+                goes_on = self._epoch(phase, epoch)
             # SB3 counts epochs here, not optimiser steps, the one that was cut short included.
             self.learner._n_updates += 1
             self._show_epoch(phase, epoch)
@@ -171,13 +175,12 @@ class Update:
         self._step(loss, epoch, number, towers, terms, known)
         return False
 
-    def _critic_epoch(self, phase: Phase, epoch: int) -> bool:
+    def _critic_epoch(self, phase: Phase, epoch: int) -> None:
         for number, minibatch in enumerate(self.learner.rollout_buffer.get(self.batch_size)):
             self.record.begin("minibatch")
             self._step(self._value_loss(minibatch), epoch, number)
             self._show_minibatch(phase, epoch, number)
         self.record.end_epoch()
-        return True
 
     def _statistic_names(self) -> Sequence[str]:
         return () if self.compiled is None else self.compiled.statistic_names

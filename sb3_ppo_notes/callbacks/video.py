@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_notes._atomic import replaced
 from sb3_ppo_notes.callbacks.watching import own_environment, predictor, synchronize_normalizers, untouched_generators
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 
@@ -223,32 +224,29 @@ def video_file(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
     :return: a context, in which it is called with each frame: ``[height, width, 3]``, 0 to 255.
     :raises OSError: if it cannot be written.
     """
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     writer: Any = None
     n_frames = 0
 
-    def add_frame(frame: np.ndarray) -> None:
-        nonlocal writer, n_frames
-        height, width = frame.shape[0] % 2, frame.shape[1] % 2
-        if height or width:  # H.264 wants even sides
-            frame = np.pad(frame, [(0, height), (0, width), (0, 0)], mode="edge")
-        if writer is None:
-            size = (frame.shape[1], frame.shape[0])
-            writer = imageio_ffmpeg.write_frames(str(beside), size, fps=fps, macro_block_size=2, quality=7)
-            writer.send(None)
-        writer.send(np.ascontiguousarray(frame, dtype=np.uint8))
-        n_frames += 1
+    with replaced(path) as beside:
 
-    try:
+        def add_frame(frame: np.ndarray) -> None:
+            nonlocal writer, n_frames
+            height, width = frame.shape[0] % 2, frame.shape[1] % 2
+            if height or width:  # H.264 wants even sides
+                frame = np.pad(frame, [(0, height), (0, width), (0, 0)], mode="edge")
+            if writer is None:
+                size = (frame.shape[1], frame.shape[0])
+                writer = imageio_ffmpeg.write_frames(str(beside), size, fps=fps, macro_block_size=2, quality=7)
+                writer.send(None)
+            writer.send(np.ascontiguousarray(frame, dtype=np.uint8))
+            n_frames += 1
+
         try:
             yield add_frame
         finally:
             if writer is not None:
                 writer.close()
         _check_complete(beside, n_frames)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _check_complete(path: Path, n_frames: int) -> None:

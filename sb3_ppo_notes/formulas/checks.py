@@ -9,9 +9,14 @@ from typing import Any
 class InvalidValueError(ValueError, AssertionError):
     """An argument outside its range. Also an ``AssertionError``, because that is what stock SB3 raises in places."""
 
+    #: Its message says everything that the user needs, wherever it was raised.
+    is_self_contained = True
+
 
 class InvalidTypeError(TypeError, AssertionError):
     """An argument of the wrong type. Also an ``AssertionError``, because that is what stock SB3 raises in places."""
+
+    is_self_contained = True
 
 
 class NonFiniteError(ValueError):
@@ -19,6 +24,8 @@ class NonFiniteError(ValueError):
 
     A ``ValueError``, so that rl_zoo3's optimiser takes the trial for a failed one instead of ending the study.
     """
+
+    is_self_contained = True
 
 
 def check_shapes(**arrays: Any) -> None:

@@ -96,28 +96,6 @@ def _as_bool(mask: Any, whose: str = "") -> np.ndarray:
         ) from error
 
 
-def check_actions_are_allowed(actions: th.Tensor, masks: th.Tensor, action_space: spaces.Space[Any]) -> None:
-    """Refuse an action that its own mask forbids: its log-probability would be −10⁸.
-
-    :param actions: ``[N]`` or ``[N, d]``.
-    :param masks: ``[N, n]``.
-    :param action_space: of the policy.
-    :raises ValueError: naming the first such action.
-    """
-    choices = actions.reshape(len(masks), -1).long()
-    offset = 0
-    for component, size in enumerate(mask_sizes(action_space)):
-        allowed = masks[:, offset : offset + size].gather(1, choices[:, component : component + 1]).squeeze(1)
-        if not allowed.all():
-            row = int((~allowed).nonzero()[0])
-            raise InvalidValueError(
-                f"actions must be allowed by action_masks, got action {actions[row].tolist()} in row {row}, where "
-                f"component {component} allows only "
-                f"{masks[row, offset : offset + size].nonzero().flatten().tolist()}"
-            )
-        offset += size
-
-
 def _check_something_is_allowed(masks: np.ndarray, sizes: list[int]) -> None:
     for component, part in enumerate(np.split(masks, np.cumsum(sizes)[:-1], axis=1)):
         if not part.any(axis=1).all():

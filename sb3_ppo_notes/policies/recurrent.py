@@ -11,8 +11,10 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
+from sb3_ppo_notes.policies.actor_critic import act
 from sb3_ppo_notes.policies.dense import Stack
 from sb3_ppo_notes.policies.lstm import Memory
+from sb3_ppo_notes.policies.masks import checked_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.precision import remembers_in_single
@@ -180,9 +182,6 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         :return: actions within the action space, and the next state.
         :raises ValueError: if a mask has the wrong shape or allows nothing.
         """
-        from sb3_ppo_notes.policies.actor_critic import act
-        from sb3_ppo_notes.policies.masks import checked_masks
-
         self.set_training_mode(False)
         tensor, is_batch = self.obs_to_tensor(observation)
         n = len(next(iter(tensor.values()))) if isinstance(tensor, dict) else len(tensor)
@@ -207,3 +206,9 @@ class NotesCnnRecurrentPolicy(NotesActorCriticCnnPolicy, NotesRecurrentPolicy):
 
 class NotesMultiInputRecurrentPolicy(NotesMultiInputPolicy, NotesRecurrentPolicy):
     """The same for Dict observations: the first base chooses the extractor, the second remembers."""
+
+
+#: Under sb3-contrib's names; files of models hold the shorter ones.
+NotesRecurrentActorCriticPolicy = NotesRecurrentPolicy
+NotesRecurrentActorCriticCnnPolicy = NotesCnnRecurrentPolicy
+NotesRecurrentMultiInputActorCriticPolicy = NotesMultiInputRecurrentPolicy

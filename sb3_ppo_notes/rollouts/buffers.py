@@ -231,14 +231,6 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         seen = None if self.resident is None else self.resident.seen(self.buffer_size)
         return self._flat_tensor(self.observations) if seen is None else seen[None]
 
-    def flat(self, array: np.ndarray) -> np.ndarray:
-        """A rollout array in the order of the samples: all of environment 0, then all of environment 1, and so on.
-
-        :param array: ``[T, B, ...]``, one of this buffer's.
-        :return: ``[T·B, ...]``, sharing the memory.
-        """
-        return array.swapaxes(0, 1).reshape(self.buffer_size * self.n_envs, *array.shape[2:])
-
 
 class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
     """The same for Dict observations: one array a key.

@@ -168,7 +168,7 @@ class _Stepping:
         try:
             new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
         except Exception as error:
-            add_place(error, clipped_actions, step)
+            add_place(error, env, clipped_actions, step)
             clear = shape_error(error, env.observation_space)
             if clear is None:
                 raise

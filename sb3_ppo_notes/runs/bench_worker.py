@@ -6,6 +6,7 @@ was started with; whatever a library prints goes to the standard error.
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import queue
@@ -147,9 +148,23 @@ def main() -> None:
             answer = getattr(arm, command)(**request)
         except Exception as error:
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            of_environment = _environment_error(error)
+            answer = {
+                "error": of_environment or f"{type(error).__name__}: {error}",
+                "by_environment": of_environment is not None,
+            }
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _environment_error(error: Exception) -> str | None:
+    """The environment's own error in one line, ``None`` if it is none of an environment's."""
+    path = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "rollouts", "environment_errors.py")
+    spec = importlib.util.spec_from_file_location("environment_errors", path)
+    module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    line: str | None = module.environment_error(error)
+    return line
 
 
 def _private_streams() -> tuple[TextIO, TextIO]:

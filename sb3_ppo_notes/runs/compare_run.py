@@ -25,11 +25,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes._version import __version__
 from sb3_ppo_notes.callbacks.evaluation import MaskedPredictor
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
-from sb3_ppo_notes.runs.bench_report import write_whole
+from sb3_ppo_notes.rollouts.environment_errors import environment_error
 from sb3_ppo_notes.runs.charts import episodes_of
 from sb3_ppo_notes.runs.compare_arms import Arm
 from sb3_ppo_notes.runs.compare_models import Settings, always_masks, build, environments
@@ -147,7 +148,7 @@ def write_record(run: Run, record: dict[str, Any], folder: Path) -> None:
     :param folder: an existing one.
     """
     document = {"run": run.identity(), **record}
-    write_whole(folder / run.path, lambda path: path.write_text(json.dumps(document) + "\n"))
+    write_text(folder / run.path, json.dumps(document) + "\n")
 
 
 def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
@@ -163,8 +164,10 @@ def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
         return {"status": FINISHED, **_trained(run, run.arm, tell)}
     # A run that raises has failed, and the others go on.
     except Exception as error:
-        last = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
-        return {"status": FAILED, "error": last, "traceback": traceback.format_exc()}
+        of_environment = environment_error(error)
+        last = of_environment or traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
+        by_environment = of_environment is not None
+        return {"status": FAILED, "error": last, "traceback": traceback.format_exc(), "by_environment": by_environment}
 
 
 def _trained(run: Run, arm: Arm, tell: Callable[[int], object]) -> dict[str, Any]:

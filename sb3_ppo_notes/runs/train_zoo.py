@@ -4,6 +4,7 @@ import ast
 from typing import Any
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.runs.compare_tasks import is_atari
 
 #: What may be named where Python stands for a class; anything else of that kind is refused.
 ACTIVATIONS = ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Softplus", "Identity")
@@ -35,8 +36,7 @@ def zoo_config(document: dict[str, Any], path: str, env: str | None, algo: str |
         env = ids[0]
     # Gymnasium imports what stands before a colon, and registers the rest there: rl_zoo3.import_envs:PendulumNoVel-v1.
     task = env.rpartition(":")[2]
-    is_atari = task.startswith("ALE/") or "NoFrameskip" in task
-    key = next((key for key in (task, "atari" if is_atari else "", "default") if key in document), None)
+    key = next((key for key in (task, "atari" if is_atari(task) else "", "default") if key in document), None)
     if key is None:
         raise InvalidValueError(f"env must be one of {', '.join(ids)}, which {path} holds, got {env!r}")
     entry = {str(name): value for name, value in document[key].items()}

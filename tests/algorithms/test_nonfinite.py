@@ -478,7 +478,18 @@ class RaisingEnv(environments.SpaceEnv):
         return observation, {"none": None, "text": "1"}.get(self.what, reward), *rest
 
 
-@pytest.mark.parametrize("vec_env", [DummyVecEnv, LeanVecEnv])
+class RenamedLocals(DummyVecEnv):
+    """A later SB3 may name its local variables as it likes."""
+
+    def step_wait(self):
+        outcomes = [each.step(action) for each, action in zip(self.envs, self.actions, strict=True)]
+        self.buf_rews[:] = [outcome[1] for outcome in outcomes]
+        for number, outcome in enumerate(outcomes):
+            self._save_obs(number, outcome[0])
+        return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), [{}, {}]
+
+
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, LeanVecEnv, RenamedLocals])
 @pytest.mark.parametrize("has_notes", [True, False])
 def test_an_error_in_this_process_stays_and_says_where_it_was_raised(vec_env, has_notes, monkeypatch, caplog):
     if not has_notes:
@@ -509,7 +520,7 @@ def test_a_reward_that_is_no_number_is_a_type_error_that_names_the_environment(v
         model_of("eager", env=env).learn(64)
 
 
-@pytest.mark.parametrize("vec_env", [DummyVecEnv, LeanVecEnv])
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, LeanVecEnv, RenamedLocals])
 def test_an_observation_of_the_wrong_shape_is_named_in_this_process(vec_env):
     env = vec_env([lambda: environments.make("box"), lambda: RaisingEnv("shape")])
     with pytest.raises(ValueError, match=r"shape \(3,\) of its space, got \(2,\) from environment 1") as caught:

@@ -240,7 +240,7 @@ def test_a_list_that_gives_other_numbers_is_not_believed(monkeypatch, caplog):
 
     monkeypatch.setattr(script.Script, "__call__", wrong)
     tally = Tally(monkeypatch)
-    caplog.set_level("DEBUG", "sb3_ppo_notes")
+    caplog.set_level("INFO", "sb3_ppo_notes")
     plain, listed = both(monkeypatch, 128, lambda: eager("box"))
     assert difference(plain, listed) == 0.0
     assert plain.last_report == listed.last_report
@@ -253,7 +253,7 @@ def test_a_list_that_does_not_fit_other_rows_is_not_used(monkeypatch, caplog):
     kinds = scripted_recurrent.ScriptedRecurrentSteps
     monkeypatch.setattr(kinds, "varying", lambda self, rows: 13)  # the width of the heads
     tally = Tally(monkeypatch)
-    caplog.set_level("DEBUG", "sb3_ppo_notes")
+    caplog.set_level("INFO", "sb3_ppo_notes")
     kwargs = dict(lstm_hidden_size=64, net_arch=[13])
     changes = dict(policy="MlpLstmPolicy", n_steps=16, batch_size=17, n_epochs=3, policy_kwargs=kwargs)
     plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box", **changes))

@@ -1,5 +1,6 @@
 """The LSTM in C is nn.LSTM, step for step and slope for slope, on every instruction set and however rows lie."""
 
+import logging
 import shutil
 import subprocess
 import sysconfig
@@ -468,6 +469,19 @@ def installed(monkeypatch, *files_of_each):
     made = [SimpleNamespace(files=files) for files in files_of_each]
     monkeypatch.setattr(lstm, "find_spec", lambda _: None)
     monkeypatch.setattr(lstm.metadata, "distributions", lambda name: made)
+
+
+def test_that_nothing_was_built_is_said_once_when_it_matters(monkeypatch, caplog):
+    monkeypatch.setattr(lstm, "LIBRARY", None)
+    lstm._say_that_it_is_missing.cache_clear()
+    with caplog.at_level(logging.INFO, "sb3_ppo_notes"):
+        NotesPPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1, device="cpu").learn(16)
+        assert not caplog.records
+        for _ in range(2):
+            NotesPPO("MlpLstmPolicy", "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1, device="cpu").learn(16)
+    assert [(record.levelname, record.message.partition(":")[0]) for record in caplog.records] == [
+        ("INFO", "recurrent policies train at PyTorch's speed")
+    ]
 
 
 SOURCES = [PackagePath("sb3_ppo_notes/policies/_lstm.c"), PackagePath("sb3_ppo_notes/policies/lstm.py")]

@@ -171,7 +171,7 @@ def test_a_run_made_otherwise_is_refused(tmp_path, capsys):
             "error: envs must be ids of environments separated by commas, each once",
         ),
         (["--envs", " , "], "error: envs must be ids of environments"),
-        (["--envs", "LunarLander-v3"], "error: envs must be environments that can be made, got 'LunarLander-v3': "),
+        (["--envs", "LunarLander-v3"], "error: env 'LunarLander-v3': DependencyNotInstalled: "),
         (["--arms", "sb3"], "error: arms must be at least two"),
         (["--arms", "sb3,notes:bogus=1"], "error: arms: notes:bogus=1 has no argument 'bogus'"),
         (
@@ -193,7 +193,7 @@ def test_a_run_made_otherwise_is_refused(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words, line, tmp_path, capsys):
-    if line.endswith("'LunarLander-v3': ") and "Box2D" in sys.modules:
+    if "'LunarLander-v3'" in line and "Box2D" in sys.modules:
         pytest.skip("Box2D is installed here")
     assert main(["compare", *words, "--outdir", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err

@@ -11,10 +11,11 @@ from gymnasium import spaces
 from torch import nn, optim
 
 from sb3_ppo_notes.rules import HuberValueError, KLPenalty
+from sb3_ppo_notes.runs.compare_tasks import zoo_entry
 from sb3_ppo_notes.runs.train_config import SHIPPED, RunConfig, read_config, settled, written
 from sb3_ppo_notes.runs.train_model import built_model, check_policy, suggested_policy, with_classes
 from sb3_ppo_notes.runs.train_weights import count_weights, weights_table
-from sb3_ppo_notes.runs.train_zoo import parsed_dict
+from sb3_ppo_notes.runs.train_zoo import parsed_dict, zoo_config
 
 ZOO = """
 default:
@@ -412,3 +413,10 @@ def test_a_rule_in_a_file_is_the_models_rule(tmp_path):
     model = built_model(run)
     assert model.rule.policy_objective == KLPenalty(coefficient=2.0)
     assert model.rule.value_objective == HuberValueError(1.0)
+
+
+@pytest.mark.parametrize("env", ["PongNoFrameskip-v4", "PongNoFrameskip-v0", "ALE/Pong-v5", "ale_py:ALE/Pong-v5"])
+def test_train_and_compare_call_the_same_environments_atari(env):
+    document = {"atari": {"n_timesteps": 7}, "default": {"n_timesteps": 8}}
+    assert zoo_config(document, "ppo.yml", env, None)["total_timesteps"] == 7
+    assert zoo_entry("ppo", env)[0] == "atari"

@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 
+import gymnasium as gym
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -14,11 +15,12 @@ from tuning.storage import Address, open_storage
 from tuning.storage_patience import Patience
 from tuning.study_identity import created_or_joined
 from tuning.study_record import read_record, summary
-from tuning.worker import StudyStoppedError, Worker
+from tuning.worker import Worker
 from tuning.worker_choice import search_scores
 from tuning.worker_requeue import MOST_DEATHS, Reaper, requeue, whereabouts
 from tuning.worker_settings import check_sampler, sampler_seed
 from tuning.worker_signals import StopSignals
+from tuning.worker_stages import StudyStoppedError, environment_failure
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
@@ -235,6 +237,33 @@ def test_the_first_trials_failure_stops_the_study_with_its_traceback(tmp_path):
     assert study.trials[0].user_attrs["reason"] == "error"
     assert "the environment has a bug" in study.trials[0].user_attrs["error"]
     assert summary(study, opened(settings))["failed"] == 1
+
+
+class Failing(gym.Env):
+    def step(self, action):
+        raise KeyError("no such joint")
+
+
+def steps_a_failing_environment(run, control):
+    Failing().step(0)
+
+
+def test_an_environments_own_error_stops_the_study_and_is_kept_in_one_line(tmp_path):
+    settings = made_settings(tmp_path, objective=steps_a_failing_environment)
+    with pytest.raises(StudyStoppedError) as caught:
+        worked(settings)
+    assert caught.value.by_environment
+    line = environment_failure(loaded(settings).trials)
+    assert line.startswith("env 'Failing': KeyError: 'no such joint' (test_worker.py:")
+    assert "\n" not in line
+
+
+def test_another_error_is_no_environments(tmp_path):
+    settings = made_settings(tmp_path, objective=objectives.broken)
+    with pytest.raises(StudyStoppedError) as caught:
+        worked(settings)
+    assert not caught.value.by_environment
+    assert environment_failure(loaded(settings).trials) is None
 
 
 FAILING = set()
