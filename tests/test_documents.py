@@ -199,7 +199,8 @@ def test_every_page_is_reached_from_readme():
     while queue:
         name = queue.pop()
         reachable.add(name)
-        queue += {path.name for path, _ in links_of(name) if path in PAGES} - reachable
+        if name != "changelog.md":  # names everything, and is nobody's way to it
+            queue += {path.name for path, _ in links_of(name) if path in PAGES} - reachable
     assert reachable == set(DOCUMENTS)
 
 
