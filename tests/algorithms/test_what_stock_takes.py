@@ -1,4 +1,4 @@
-"""What stock SB3 takes and can work with is taken, and trains the same weights; what is refused all the same is listed in README.md."""
+"""What stock SB3 takes and can work with is taken, and trains the same weights; what is refused all the same is listed in docs/sb3.md."""
 
 import json
 import re
@@ -142,7 +142,7 @@ def test_what_stocks_learn_takes_trains_the_same_weights(arguments):
 
 # What is refused though stock takes it --------------------------------------------------------------------------------
 
-README = Path(sb3_ppo_notes.__file__).parents[1] / "README.md"
+DOCUMENT = Path(sb3_ppo_notes.__file__).parent / "docs" / "sb3.md"
 DISCOUNT = "`gamma`, `gae_lambda` outside [0, 1]"
 CLIP = "`clip_range` below 0 or NaN"
 CRITIC = "`vf_coef` below 0"
@@ -154,7 +154,7 @@ STEPS = "`learn(-5)`, `log_interval=-1`"
 START = "actions of a `Discrete` or `MultiDiscrete` that do not begin at 0"
 MASK = "a mask that allows no action"
 
-# (row of README.md, arguments, how our message begins)
+# (row of docs/sb3.md, arguments, how our message begins)
 REFUSED = [
     (DISCOUNT, dict(gamma=1.5), "gamma must be in [0, 1], got 1.5"),
     (DISCOUNT, dict(gamma=-0.1), "gamma must be in [0, 1], got -0.1"),
@@ -245,7 +245,7 @@ def test_a_mask_that_allows_nothing_is_refused_though_contrib_takes_it():
 
 
 def test_readme_lists_all_that_is_refused():
-    text = README.read_text().split("Refused though stock SB3 takes it")[1]
+    text = DOCUMENT.read_text().split("Refused though stock SB3 takes it")[1]
     rows = re.findall(r"^\| (.+?) \| (.+?) \|$", text.split("\n\n")[1], flags=re.MULTILINE)[1:]
     assert {first for first, _ in rows} == {row for row, _, _ in REFUSED} | {STEPS, START, MASK}
 

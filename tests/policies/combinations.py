@@ -31,7 +31,7 @@ def refusal(policy, system):
 
 
 def markdown_table():
-    """The README's table: one row a policy, one column a system."""
+    """The table in ``docs/policies.md``: one row a policy, one column a system."""
     reasons = sorted({refusal(policy, system) for policy in POLICIES for system in SYSTEMS} - {None})
     lines = ["| policy | " + " | ".join(SYSTEMS) + " |", "|---" * (len(SYSTEMS) + 1) + "|"]
     for policy in POLICIES:

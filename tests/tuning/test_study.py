@@ -295,7 +295,7 @@ def shell(arguments, **options):
 
 
 @pytest.mark.slow
-def test_the_command_works_as_the_readme_writes_it():
+def test_the_command_works_as_the_documents_write_it():
     process = subprocess.run(
         [sys.executable, "tuning/study.py", "status", "--study", "none"],
         cwd=ROOT,
