@@ -961,6 +961,20 @@ MUTANTS = [
         PERSISTENCE + "test_safe.py::test_row_25_a_class_by_another_name_is_refused_and_not_imported",
     ),
     Mutant(
+        "the step at which a callback ended a run is lost",
+        "rollouts/pausing.py",
+        "model._paused_at = unfinished.n_steps + 1",
+        "model._paused_at = None",
+        PERSISTENCE + "test_stopped.py::test_a_run_ended_by_a_callback_is_resumed_exactly[lstm]",
+    ),
+    Mutant(
+        "a checkpoint of an ended run makes the model go on where stock does not",
+        "rollouts/pausing.py",
+        "for one, before in ((model, of_model), (buffer, of_buffer)):",
+        "for one, before in ((buffer, of_buffer),):",
+        PERSISTENCE + "test_stopped.py::test_a_model_that_learns_on_after_a_callback_ended_it_is_stock_to_the_bit",
+    ),
+    Mutant(
         "a rollout beyond the last step is not finished",
         "algorithms/on_policy.py",
         "total_timesteps or self._paused_at is not None:",

@@ -22,7 +22,7 @@ BUILT = frozenset(
     {"policy", "env", "_vec_normalize_env", "_logger", "_custom_logger", "rollout_buffer", "gradient_steps", "compiler"}
     | {"critic_optimizer", "observation_space", "action_space", "lr_schedule", "between_steps", "on_resume", "device"}
     | {"resume_report", "_is_learning", "start_time", "action_noise", "last_report", "rule_state", "_paused_at"}
-    | {"watchers", "last_checkpoint_path", "sources"}
+    | {"watchers", "last_checkpoint_path", "sources", "_unfinished_step"}
 )
 #: Arguments under another name in the model.
 RENAMED = {"policy": "policy_class", "rule": "_given_rule", "stats_window_size": "_stats_window_size"}
@@ -232,3 +232,4 @@ def _put_back_rollout(model: NotesOnPolicyAlgorithm, rollout: dict[str, Any]) ->
     for name, value in rollout["notes"].items():
         setattr(buffer, name, value)
     buffer.pos = n_steps
+    buffer.full = n_steps == buffer.buffer_size
