@@ -961,6 +961,13 @@ MUTANTS = [
         PERSISTENCE + "test_safe.py::test_row_25_a_class_by_another_name_is_refused_and_not_imported",
     ),
     Mutant(
+        "a resumed float16 run does not know whose its weights are",
+        "persistence/model_state.py",
+        "scaler = steps_of(model, phase).scaler",
+        "steps_of(model, phase).owned[:] = 0\n            scaler = steps_of(model, phase).scaler",
+        PERSISTENCE + "test_resume.py::test_gradient_norms_of_actor_and_critic_are_those_of_the_straight_run",
+    ),
+    Mutant(
         "the step at which a callback ended a run is lost",
         "rollouts/pausing.py",
         "model._paused_at = unfinished.n_steps + 1",

@@ -9,11 +9,10 @@ import numpy as np
 import torch as th
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.algorithms.takers import steps_of
 from sb3_ppo_notes.persistence.configuration import written
 from sb3_ppo_notes.persistence.revival import KEPT, Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
-from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.rollouts.buffers import LAZY
 from sb3_ppo_notes.rules.state import RuleState
 
@@ -162,10 +161,9 @@ def _put_back_scalers(model: NotesOnPolicyAlgorithm, states: dict[str, Any]) -> 
     """Where float16 had got to: the loss scale is doubled after so many good steps."""
     for phase in model._phases(model.rule):
         if phase.trains in states:
-            steps = GradientSteps(phase, is_exact=not isinstance(model.policy, NotesRecurrentPolicy))
-            steps.scaler = th.amp.GradScaler(model.device.type)
-            steps.scaler.load_state_dict(states[phase.trains])
-            model.gradient_steps[phase.trains] = steps
+            scaler = steps_of(model, phase).scaler
+            assert scaler is not None  # the precision is an argument, and as it was then
+            scaler.load_state_dict(states[phase.trains])
 
 
 def _pending_log(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
