@@ -9,6 +9,8 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+#: Each says whether the process was asked to stop: of every ``persistence.GracefulStop`` whose block is running.
+STOP_REQUESTS: list[Callable[[], bool]] = []
 #: What a step changes in a model beside its counter, which counts it before the callbacks see it.
 CHANGED_BY_A_STEP = ("_last_obs", "_last_episode_starts", "_last_states", "ep_info_buffer", "ep_success_buffer")
 
@@ -95,3 +97,11 @@ def goes_on(model: Any, n_steps: int) -> bool:
         return False
     model._paused_at = None
     return True
+
+
+def is_stopping() -> bool:
+    """Whether the process was asked to stop, for whatever takes long without making a step of the training.
+
+    :return: ``False`` as well where nobody listens to signals.
+    """
+    return any(is_requested() for is_requested in STOP_REQUESTS)

@@ -10,6 +10,7 @@ from typing import Any
 import torch as th
 from rich.console import Console
 
+from sb3_ppo_notes.callbacks.evaluation import CUT
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
 from sb3_ppo_notes.runs.bench import machine
@@ -61,6 +62,10 @@ def _performed(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Pat
     jobs = options["jobs"] or cores()
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     records = perform(runs, outdir, jobs)
+    for env in plan.envs:
+        n_cut = sum(record.get("episodes_cut", 0) for key, record in records.items() if key[1] == env)
+        if n_cut:
+            print(f"note: {n_cut} episodes of {env} were {CUT}", file=sys.stderr)
     about = {
         "command": command(options, outdir),
         "options": options | {"outdir": str(outdir)},
