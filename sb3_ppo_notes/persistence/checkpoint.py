@@ -97,7 +97,8 @@ def _document(
         "environments": None if model.env is None else held_environments(model.env, snapshot),
         "callbacks": [] if callback is None else held_callbacks(callback, snapshot),
     }
-    if model._unfinished_step is not None and model._paused_at is None:
+    is_begun = model._unfinished_step is not None or model._paused_at is not None
+    if is_begun and (model._paused_at is None or model._last_obs is None):
         snapshot.problems.append(("rollout", "its steps are lost, the model was given other environments since"))
     document["problems"] = [f"{place}: {what}" for place, what in snapshot.problems]
     return document, snapshot.arrays

@@ -278,7 +278,7 @@ def test_a_run_that_is_told_to_stop_in_its_last_rollout_ends_well(tmp_path):
     assert told.env_steps == 1024
 
 
-@pytest.mark.parametrize("mark", [300, 990, 1000])
+@pytest.mark.parametrize("mark", [pytest.param(300, marks=pytest.mark.slow), 990, 1000])
 def test_a_signal_in_an_evaluation_stops_the_run_where_it_goes_on_exactly(tmp_path, mark, monkeypatch):
     """In the middle of training, in its last rollout, at its end; the evaluation is made by the run that goes on."""
     made = dataclasses.replace(run(), marks=(*MARKS[:-1], 990, 1000))
