@@ -142,6 +142,13 @@ MUTANTS = [
         OBJECTIVES + "test_normalisation_golden_values",
     ),
     Mutant(
+        "rows normalised with other last bits than one after the other",
+        "formulas/objectives.py",
+        'if advantages.dim() == 1 or advantages.device.type != "cpu":',
+        "if True:",
+        OBJECTIVES + "test_rows_are_normalised_to_the_bit_as_each_by_itself",
+    ),
+    Mutant(
         "default ddof 0",
         "rules/advantages.py",
         "ddof: int = 1",
