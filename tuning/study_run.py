@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Run(Place):
         :raises ValueError: for an option out of range, before anything is trained or written.
         """
         quiet()
-        self.study = self.study or self.env.replace("/", "-")
+        self.study = self.study or re.sub(r"[^A-Za-z0-9._-]+", "-", self.env)
         entry = zoo_entry(self.env, self.algo)
         self._check()
         address, name = self.address(), self.named()

@@ -30,6 +30,7 @@ from tuning.worker_stages import (
     FINALISTS,
     TEST,
     Job,
+    StudyStoppedError,
     arm_of,
     asked_trial,
     claimed_trial,
@@ -46,7 +47,8 @@ from tuning.worker_stages import (
 )
 from tuning.worker_trial import Heart, TrialControl, finish, run_trial, tell_error, worst
 
-#: So many failures one after another, or the very first trial's, stop a study.
+#: So many failures one after another, or the very first trial's, stop a study; so do as many trials that ended because
+#: of an environment's NaN.
 FAILURES_IN_A_ROW = 3
 #: Seconds to wait for trials that asked before to say how many steps they need.
 ADMISSION_SECONDS = 30.0
@@ -114,11 +116,15 @@ class Worker:
         recent = [t for t in trials[self._first_new[study.study_name] :] if t.state.is_finished()]
         recent = [t for t in recent if t.state is not TrialState.FAIL or failed(t)]
         recent.sort(key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete))
+        last = recent[-FAILURES_IN_A_ROW:]
+        is_full = len(last) == FAILURES_IN_A_ROW
+        if is_full and all(trial.user_attrs.get("by_environment") for trial in last):
+            error = last[-1].user_attrs["error"]
+            raise StudyStoppedError(f"{error}\nso ended {FAILURES_IN_A_ROW} trials in a row: see to the environment")
         if not recent or not failed(recent[-1]):
             return
         is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
-        last = recent[-FAILURES_IN_A_ROW:]
-        if is_first or (len(last) == FAILURES_IN_A_ROW and all(map(failed, last))):
+        if is_first or (is_full and all(map(failed, last))):
             raise stopped_by(recent[-1])
 
     # Search ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.objective import Objective, PreemptedError, Run, is_divergence
 from tuning.objective_checkpoint import Checkpoints, Progress
@@ -138,11 +138,11 @@ class TrialControl:
 
         :param step: environment steps.
         :param value: mean return.
-        :raises NonFiniteError: if it is not finite, before anybody is told.
+        :raises NonFiniteEnvironmentError: if it is not finite, before anybody is told.
         :raises optuna.TrialPruned: if the run is worse than the others so far.
         """
         if not math.isfinite(value):
-            raise NonFiniteError(f"return must be finite, got {value} in the evaluation at step {step}")
+            raise NonFiniteEnvironmentError(f"return must be finite, got {value} in the evaluation at step {step}")
         self.evaluations[step] = value
         self.storage.set_trial_intermediate_value(self.trial._trial_id, step, value)
         self.attribute("env_steps", self.env_steps)
@@ -251,7 +251,9 @@ def _outcome(
             tell_error(control.storage, control.trial._trial_id, text)
             control.checkpoints.clear()
             return text
-        finish(control, TrialState.COMPLETE, floor(), reason="diverged", diverged=True, error=hide(str(error)))
+        why = dict(reason="diverged", diverged=True, error=hide(str(error)))
+        why["by_environment"] = isinstance(error, NonFiniteEnvironmentError)
+        finish(control, TrialState.COMPLETE, floor(), **why)
         outcome = "diverged"
     else:
         finish(control, TrialState.COMPLETE, score)

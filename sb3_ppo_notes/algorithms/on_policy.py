@@ -27,6 +27,7 @@ from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
+from sb3_ppo_notes.rollouts.pausing import UnfinishedStep
 from sb3_ppo_notes.rollouts.restarts import restarts_of
 from sb3_ppo_notes.rollouts.shapes import shape_error
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
@@ -48,6 +49,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     resume_report: Any = None
     #: The step between whose neighbours a rollout was left; ``None`` if none was.
     _paused_at: int | None = None
+    #: The step at which a callback ended the last ``learn``; ``None`` if none did.
+    _unfinished_step: UnfinishedStep | None = None
     #: Whether ``learn`` is going on, or was cut short by an exception.
     _is_learning: bool = False
     #: What tells the checkpoints of this run from those of another; given with the first.
@@ -281,6 +284,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         guard_sinks(self.logger)
         self.sources = sources(self.sources)
         self.between_steps = []
+        self._unfinished_step = None
         self._is_learning = True
         # Of a run that is resumed, rollouts are counted on: every log_interval-th of the whole run is logged.
         iteration = self._iteration if self.on_resume is not None else 0

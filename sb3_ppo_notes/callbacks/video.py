@@ -19,11 +19,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes._atomic import replaced
-from sb3_ppo_notes.callbacks.watching import own_environment, predictor, synchronize_normalizers, untouched_generators
+from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS, predictor
+from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers, untouched_generators
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
-
-#: An episode without an end is cut after so many steps.
-LONGEST_EPISODE = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class VideoCallback(BaseCallback):
     ``RUN-ENVIRONMENT-step-000010000-episode-1.mp4``, and no file is ever overwritten. Return and length of the last
     episode are logged as ``notes/video/return`` and ``notes/video/length``.
 
-    A film that cannot be written (a full disk) is warned of; the training goes on.
+    A film that cannot be written (a full disk) is warned of; the training goes on. A signal waits for its end.
 
     :param env: id of an environment, or a function that makes one whose ``render_mode`` is ``"rgb_array"``.
     :param folder: for the files; made when the first one is.
@@ -71,7 +69,7 @@ class VideoCallback(BaseCallback):
         n_episodes: int = 1,
         run: str | None = None,
         seed: int = 0,
-        max_steps: int = LONGEST_EPISODE,
+        max_steps: int = MAX_EPISODE_STEPS,
         verbose: int = 0,
     ):
         super().__init__(verbose)
@@ -156,7 +154,7 @@ class Stage:
         self._filmed = _Filmed(made)
         return self._filmed
 
-    def film(self, model: BaseAlgorithm, path: Path, seed: int, max_steps: int = LONGEST_EPISODE) -> Episode:
+    def film(self, model: BaseAlgorithm, path: Path, seed: int, max_steps: int = MAX_EPISODE_STEPS) -> Episode:
         """Play one episode with the deterministic policy.
 
         :param model: whose policy acts; nothing of it changes.

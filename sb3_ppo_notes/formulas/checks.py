@@ -28,6 +28,10 @@ class NonFiniteError(ValueError):
     is_self_contained = True
 
 
+class NonFiniteEnvironmentError(NonFiniteError):
+    """NaN or infinity that an environment gave: no other hyperparameters will mend it."""
+
+
 def check_shapes(**arrays: Any) -> None:
     """Refuse arrays of unequal shape, so that ``[N] - [N, 1]`` can never broadcast to ``[N, N]`` unnoticed.
 

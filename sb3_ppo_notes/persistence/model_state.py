@@ -9,11 +9,11 @@ import numpy as np
 import torch as th
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.algorithms.takers import steps_of
 from sb3_ppo_notes.persistence.configuration import written
 from sb3_ppo_notes.persistence.revival import KEPT, Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
-from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.policies.fingerprint import Fingerprint
 from sb3_ppo_notes.rollouts.buffers import LAZY
 from sb3_ppo_notes.rules.state import RuleState
 
@@ -22,7 +22,7 @@ BUILT = frozenset(
     {"policy", "env", "_vec_normalize_env", "_logger", "_custom_logger", "rollout_buffer", "gradient_steps", "compiler"}
     | {"critic_optimizer", "observation_space", "action_space", "lr_schedule", "between_steps", "on_resume", "device"}
     | {"resume_report", "_is_learning", "start_time", "action_noise", "last_report", "rule_state", "_paused_at"}
-    | {"watchers", "last_checkpoint_path", "sources", "_acting"}
+    | {"watchers", "last_checkpoint_path", "sources", "_acting", "_unfinished_step"}
 )
 #: Arguments under another name in the model.
 RENAMED = {"policy": "policy_class", "rule": "_given_rule", "stats_window_size": "_stats_window_size"}
@@ -162,10 +162,9 @@ def _put_back_scalers(model: NotesOnPolicyAlgorithm, states: dict[str, Any]) -> 
     """Where float16 had got to: the loss scale is doubled after so many good steps."""
     for phase in model._phases(model.rule):
         if phase.trains in states:
-            steps = GradientSteps(phase, is_exact=not isinstance(model.policy, NotesRecurrentPolicy))
-            steps.scaler = th.amp.GradScaler(model.device.type)
-            steps.scaler.load_state_dict(states[phase.trains])
-            model.gradient_steps[phase.trains] = steps
+            scaler = steps_of(model, phase, Fingerprint.of_policy(model.policy)).scaler
+            assert scaler is not None  # the precision is an argument, and as it was then
+            scaler.load_state_dict(states[phase.trains])
 
 
 def _pending_log(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
@@ -232,3 +231,4 @@ def _put_back_rollout(model: NotesOnPolicyAlgorithm, rollout: dict[str, Any]) ->
     for name, value in rollout["notes"].items():
         setattr(buffer, name, value)
     buffer.pos = n_steps
+    buffer.full = n_steps == buffer.buffer_size

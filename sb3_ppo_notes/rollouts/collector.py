@@ -1,6 +1,7 @@
 """One collector for every algorithm, policy and space: act, step, remember, until the rollout is full."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -25,7 +26,7 @@ from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
 from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
-from sb3_ppo_notes.rollouts.pausing import begun, goes_on
+from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, begun, goes_on
 from sb3_ppo_notes.rollouts.places import add_place
 from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
 
@@ -70,6 +71,9 @@ def collect_rollouts(
     }
     stepping = _Stepping(model, env, rollout_buffer, acting())
     may_change = runs_own_code(callback)
+    step = {} if first < n_rollout_steps else _last_step(model, rollout_buffer)
+    if step and not goes_on(model, first):
+        return False
     for n_steps in range(first, n_rollout_steps):
         if not goes_on(model, n_steps):
             return False
@@ -78,12 +82,13 @@ def collect_rollouts(
         step = stepping.step()
         model.num_timesteps += env.num_envs
         callback.update_locals(visible | step | {"n_steps": n_steps})
+        store = partial(_store, model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
         if not callback.on_step():
+            model._unfinished_step = UnfinishedStep(env, n_steps, store)  # type: ignore[attr-defined]
             return False
         if may_change:
             stepping.acting = acting()
-        model._update_info_buffer(step["infos"], step["dones"])
-        _store(model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
+        store()
 
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
@@ -180,6 +185,17 @@ class _Stepping:
         return new_obs, rewards, np.asarray(dones), infos
 
 
+def _last_step(model: OnPolicyAlgorithm, rollout_buffer: RolloutBuffer) -> dict[str, Any]:
+    """What is left of the last step of a rollout that was full when its run was cut; infos are no part of a rollout."""
+    return {
+        "actions": rollout_buffer.actions[-1],
+        "rewards": rollout_buffer.rewards[-1],
+        "new_obs": model._last_obs,
+        "dones": model._last_episode_starts,
+        "infos": [{} for _ in range(model.n_envs)],
+    }
+
+
 def environment_actions(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
     """Actions as the environment takes them.
 
@@ -207,6 +223,7 @@ def _store(
     is_halved: bool,
 ) -> None:
     """Put one step, or the half that is not there yet, into the buffer and move on to the next observation."""
+    model._update_info_buffer(step["infos"], step["dones"])
     rewards, actions = step["rewards"], step["actions"]
     truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
     if truncated:

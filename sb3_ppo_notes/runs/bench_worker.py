@@ -109,13 +109,15 @@ class Arm:
         :param seed: of the environment.
         :return: mean and standard deviation of the return; reward units.
         """
+        import numpy as np
         from stable_baselines3.common.env_util import make_vec_env
-        from stable_baselines3.common.evaluation import evaluate_policy
+
+        from sb3_ppo_notes.callbacks.evaluation import play_episodes
 
         env = make_vec_env(self.spec["env"], n_envs=1, seed=seed)
-        mean, deviation = evaluate_policy(self.model, env, n_eval_episodes=episodes, deterministic=True)
+        returns, _ = play_episodes(self.model, env, episodes)
         env.close()
-        return {"mean": float(mean), "std": float(deviation), "episodes": episodes}  # type: ignore[arg-type]
+        return {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "episodes": episodes}
 
     def _environments(self) -> Any:
         from stable_baselines3.common.env_util import make_vec_env

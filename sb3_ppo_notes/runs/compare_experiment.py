@@ -11,6 +11,7 @@ from typing import Any
 import torch as th
 from rich.console import Console
 
+from sb3_ppo_notes.callbacks.evaluation import CUT
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
 from sb3_ppo_notes.runs.bench import machine
@@ -64,6 +65,9 @@ def _performed(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Pat
     records = perform(runs, outdir, jobs)
     for env in plan.envs:
         check_playable([run for run in runs if run.env == env], records, outdir)
+        n_cut = sum(record.get("episodes_cut", 0) for key, record in records.items() if key[1] == env)
+        if n_cut:
+            print(f"note: {n_cut} episodes of {env} were {CUT}", file=sys.stderr)
     about = {
         "command": command(options, outdir),
         "options": options | {"outdir": str(outdir)},

@@ -17,6 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes.algorithms.report import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
+from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
@@ -156,7 +157,8 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
         with _closing(model, own):
             try:
                 model.learn(max(run.total_timesteps - begun_at, 0), callbacks, reset_num_timesteps=is_new)
-                is_cut = model.num_timesteps < run.total_timesteps or model._paused_at is not None
+                is_in_rollout = model._paused_at is not None or model._unfinished_step is not None
+                is_cut = model.num_timesteps < run.total_timesteps or is_in_rollout
                 if stop.requested is not None and is_cut:
                     return _interrupted(model, folder, stop.exit_code, console)
                 if model.last_report is None:
@@ -164,6 +166,8 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
                 # The last update is in the files; what follows is a row of its own.
                 logger.name_to_value.clear()
                 _finish(run, folder, evaluation, callbacks, console)
+            except EvaluationStoppedError:  # the last one, of a run that has made all its steps
+                return _interrupted(model, folder, stop.exit_code, console)
             except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
                 return _interrupted(model, folder, INTERRUPTED, console)
             except (Exception, SystemExit) as error:

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.loss import LossCoefficients, minibatch_loss
+from sb3_ppo_notes.callbacks import with_frozen_normalizers
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
 from sb3_ppo_notes.policies.memory import Recurrence
@@ -31,7 +32,6 @@ from sb3_ppo_notes.rules import (
     TDZero,
     UpdateRule,
 )
-from sb3_ppo_notes.runs.evaluation import with_frozen_normalizer
 from tests import environments
 from tests.policies.combinations import COMBINATIONS, refusal
 from tests.policies.test_masks import discrete
@@ -642,7 +642,7 @@ def test_memory_solves_cartpole_without_velocities():
     env = VecNormalize(make_vec_env(NoVelocity, 8, seed=0))
     sizes = dict(n_steps=128, batch_size=256, learning_rate=1e-3, policy_kwargs=dict(lstm_hidden_size=64, net_arch=[]))
     model = NotesPPO("MlpLstmPolicy", env, seed=0, device="cpu", **sizes).learn(50_000)
-    evaluation = with_frozen_normalizer(make_vec_env(NoVelocity, 1, seed=99), env)
+    evaluation = with_frozen_normalizers(make_vec_env(NoVelocity, 1, seed=99), env)
     mean, _ = evaluate_policy(model, evaluation, n_eval_episodes=20)
     assert mean >= 450
 

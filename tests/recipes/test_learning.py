@@ -10,8 +10,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from torch.nn import functional as F
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.callbacks import with_frozen_normalizers
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import with_frozen_normalizer
 
 
 class NameTheCue(gym.Env):
@@ -53,7 +53,7 @@ def steps_to_threshold(name, seed):
     model = algorithm.from_recipe(name, env, seed=seed, device="cpu")
     while model.num_timesteps < limit:
         model.learn(interval, reset_num_timesteps=False)
-        evaluation = with_frozen_normalizer(make_vec_env(env_id, 1, seed=1000 + seed), model.env)
+        evaluation = with_frozen_normalizers(make_vec_env(env_id, 1, seed=1000 + seed), model.env)
         mean, _ = evaluate_policy(model, evaluation, n_eval_episodes=10)
         if mean >= threshold:
             return model.num_timesteps

@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
 from tuning.budget import steps_used
@@ -225,6 +226,39 @@ def test_an_infinite_score_is_never_told(tmp_path):
     study = worked(settings, stages=("search",))
     assert all(trial.state is COMPLETE and trial.user_attrs["diverged"] for trial in study.trials)
     assert all(abs(trial.value) < 1e9 for trial in study.trials)
+
+
+PAYING_NAN = set()
+
+
+def pays_nan_sometimes(run, control):
+    if control.trial.number in PAYING_NAN:
+        raise NonFiniteEnvironmentError("reward must be finite, got nan from environment 0 at step 1")
+    objectives.cheap(run, control)
+
+
+def test_three_trials_in_a_row_whose_environment_gives_nan_stop_the_study_and_two_do_not(tmp_path):
+    """Whatever the configuration is, there is nothing to search for; a policy that diverges is another matter."""
+    PAYING_NAN.clear()
+    PAYING_NAN.update({0, 1, 3, 4, 5})
+    settings = made_settings(tmp_path, objective=pays_nan_sometimes, budget=None, max_trials=20)
+    with pytest.raises(StudyStoppedError, match="(?s)^reward must be finite, got nan .*3 trials in a row"):
+        worked(settings)
+    assert [trial.state for trial in loaded(settings).trials] == [COMPLETE] * 6
+    PAYING_NAN.clear()
+    assert len(worked(settings, stages=("search",)).trials) >= 20
+
+
+def pays_nan_in_the_evaluation(run, control):
+    control.resume(objectives.Progress())
+    control.report(run.marks[0], float("nan"))
+
+
+def test_an_environment_that_pays_nan_where_it_is_evaluated_stops_the_study_too(tmp_path):
+    settings = made_settings(tmp_path, objective=pays_nan_in_the_evaluation, budget=None, max_trials=20)
+    with pytest.raises(StudyStoppedError, match="^return must be finite, got nan in the evaluation"):
+        worked(settings)
+    assert len(loaded(settings).trials) == 3
 
 
 def test_the_first_trials_failure_stops_the_study_with_its_traceback(tmp_path):
