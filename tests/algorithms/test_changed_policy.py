@@ -49,7 +49,7 @@ IN_UPDATE = [
 
 
 @pytest.mark.parametrize("name", IN_UPDATE)
-@pytest.mark.parametrize("hook", ["on_minibatch", "on_epoch"])
+@pytest.mark.parametrize("hook", [pytest.param("on_minibatch", marks=pytest.mark.slow), "on_epoch"])
 def test_a_change_in_the_middle_of_an_update_holds_from_the_next_minibatch_on(name, hook, monkeypatch):
     """The right value is that of autograd and PyTorch's own optimiser, which look at everything at every step."""
     monkeypatch.setattr(scripted_steps, "WAIT", 2)
