@@ -100,6 +100,15 @@ def test_a_users_policy_that_only_builds_and_predicts_is_no_code_of_somebody_els
     assert own_code_of(model.policy).endswith("Acting has a extract_features of its own")
 
 
+def test_what_torch_compile_puts_into_pytorchs_classes_is_pytorchs():
+    th.compile(nn.Linear(2, 2), backend="eager")(th.zeros(1, 2))
+    model = eager("discrete")
+    assert own_code_of(model.policy) is None
+    learn(model, 64)
+    assert model.gradient_steps["both"].reason is None
+    assert model.gradient_steps["both"].towers is not None
+
+
 def test_every_room_whose_functions_are_compared_is_there():
     """A file that moves must not move out of what is compared."""
     names = {function.__module__ for function in source.sources() if hasattr(function, "__module__")}
