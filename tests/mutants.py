@@ -1325,11 +1325,11 @@ MUTANTS = [
         CHANGED + "[freeze_a_network-ppo-between]",
     ),
     Mutant(
-        "a layer that is replaced is not noticed",
+        "a weight that is replaced is not noticed",
         "policies/fingerprint.py",
-        "            objects += children\n",
+        "    objects += weights\n",
         "",
-        CHANGED + "[other_activation-ppo-between]",
+        CHANGED + "[replace_a_parameter-ppo-between]",
     ),
     Mutant(
         "a function of the user's in a layer is not called",

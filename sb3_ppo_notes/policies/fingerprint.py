@@ -129,7 +129,7 @@ def structure_of(policy: Any) -> tuple[Any, ...]:
     """What compiled code depends on in a policy, the weights themselves aside: they are its arguments.
 
     :param policy: whose modules are all a library's.
-    :return: hashable; equal for policies of the same modules with the same options, weights and trained weights.
+    :return: hashable; equal for policies of the same modules with the same options and weights of the same form.
     """
     parts: list[Any] = []
     first: dict[Any, str] = {}
@@ -148,7 +148,7 @@ def structure_of(policy: Any) -> tuple[Any, ...]:
 
 
 def _form(tensor: Any) -> tuple[Any, ...]:
-    return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 class _Same:

@@ -115,9 +115,9 @@ def replaced_function(kind: type) -> str | None:
     for name, value in vars(kind).items():
         if name == "forward" and not isinstance(value, FunctionType):
             return name
-        # nn.Module's forward has another name, but it is abstract.
-        if isinstance(value, FunctionType) and not (kind is nn.Module and name == "forward"):
-            is_own = value.__qualname__.rpartition(".")[0] == kind.__qualname__
+        if isinstance(value, FunctionType):
+            # PyTorch itself puts other functions into nn.Module (torch.compile does, and its forward is abstract).
+            is_own = kind is nn.Module or value.__qualname__.rpartition(".")[0] == kind.__qualname__
             if not is_own or value.__globals__["__name__"].partition(".")[0] not in (library, *WRAPPERS):
                 return name
     return None

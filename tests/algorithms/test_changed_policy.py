@@ -49,7 +49,7 @@ IN_UPDATE = [
 
 
 @pytest.mark.parametrize("name", IN_UPDATE)
-@pytest.mark.parametrize("hook", ["on_minibatch", "on_epoch"])
+@pytest.mark.parametrize("hook", [pytest.param("on_minibatch", marks=pytest.mark.slow), "on_epoch"])
 def test_a_change_in_the_middle_of_an_update_holds_from_the_next_minibatch_on(name, hook, monkeypatch):
     """The right value is that of autograd and PyTorch's own optimiser, which look at everything at every step."""
     monkeypatch.setattr(scripted_steps, "WAIT", 2)
@@ -98,6 +98,15 @@ def test_a_users_policy_that_only_builds_and_predicts_is_no_code_of_somebody_els
     assert own_code_of(model.policy) is None
     model.policy.__class__ = acting
     assert own_code_of(model.policy).endswith("Acting has a extract_features of its own")
+
+
+def test_what_torch_compile_puts_into_pytorchs_classes_is_pytorchs():
+    th.compile(nn.Linear(2, 2), backend="eager")(th.zeros(1, 2))
+    model = eager("discrete")
+    assert own_code_of(model.policy) is None
+    learn(model, 64)
+    assert model.gradient_steps["both"].reason is None
+    assert model.gradient_steps["both"].towers is not None
 
 
 def test_every_room_whose_functions_are_compared_is_there():
@@ -212,7 +221,7 @@ def test_a_policy_that_was_changed_is_stocks_when_compiled(name, kind, event, mo
 
 @pytest.mark.slow
 def test_what_comes_back_is_not_compiled_again(monkeypatch):
-    """Frozen, unfrozen, hooked, unhooked, with another head of the same shape: two programs and one way of acting."""
+    """Frozen, unfrozen, hooked, unhooked, with another head of the same shape: one way of acting and three of a step."""
     compilations = Compilations(monkeypatch)
     _, model = models("discrete")
     learn(model, 64)
@@ -228,7 +237,7 @@ def test_what_comes_back_is_not_compiled_again(monkeypatch):
     model.policy.optimizer = th.optim.Adam(model.policy.parameters(), lr=1e-3, eps=1e-5)
     model.learn(64, reset_num_timesteps=False)
     assert model.compiler.reason is None
-    # Acting looks at all weights and does not care which are trained; of the step there are two.
+    # Some weights frozen, none; and none with PyTorch's Adam, as those that were frozen have taken fewer steps.
     assert compilations.count == 4
 
 
