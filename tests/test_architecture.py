@@ -161,7 +161,7 @@ def test_every_formula_has_its_parts(name):
 @pytest.mark.parametrize("path", [*FILES, *TUNING_FILES], ids=lambda path: str(path.relative_to(PACKAGE.parent)))
 def test_sizes(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 300, f"{path} has {len(text.splitlines())} lines"
+    assert len(text.splitlines()) <= 400, f"{path} has {len(text.splitlines())} lines"
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.FunctionDef) or node.name == "__init__":

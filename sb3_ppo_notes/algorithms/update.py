@@ -82,11 +82,12 @@ class Update:
         """Look how policy and optimiser are made now, and decide how the steps are taken."""
         fingerprint = Fingerprint.of_policy(self.learner.policy)
         self.steps = steps_of(self.learner, phase, fingerprint)
+        # Before anybody remembers what to go back to: compiled steps do when they begin.
+        self.safeguard.begin(self.steps)
         self.compiled = compiled_steps(self.learner, self.steps, self.rule, self.coefficients, fingerprint)
         self.towers = self.steps.towers if self.compiled is None else None
         self.scripted = scripted_steps(self.learner, self.steps, self.towers, self.rule, self.coefficients)
         self.record.begin_phase(self.steps.owned, phase.max_grad_norm)
-        self.safeguard.begin(self.steps)
 
     def _tell(self, hook: str, report: UpdateReport) -> None:
         """Tell those who watch. They may change anything; what they have left alone goes on as if nobody had asked."""

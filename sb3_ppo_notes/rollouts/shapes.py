@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.rollouts.lean_vec_env import LeanVecEnv
 from sb3_ppo_notes.rollouts.places import frames_of
 from sb3_ppo_notes.rollouts.stacking import check_shapes_of_observations
 
@@ -46,12 +47,12 @@ def shape_error(error: Exception, space: spaces.Space[Any]) -> InvalidValueError
         names: dict[str, Any] = frame.f_locals
         if frame.f_code.co_name == "_stack_obs" and isinstance(names.get("obs_list"), Sequence):
             return _misfit(names["obs_list"], space, 0)
-        if isinstance(names.get("self"), DummyVecEnv) and frame.f_code.co_name in ("reset", "step_wait"):
-            observation = names.get("obs", names.get("observation"))
-            index = names.get("env_idx", names.get("index"))
-            if observation is not None and index is not None:
-                # The environments' own space: wrappers may have changed the model's.
-                return _misfit([observation], names["self"].observation_space, index)
+        if frame.f_code is DummyVecEnv._save_obs.__code__:
+            venv, index, observation = (names[name] for name in frame.f_code.co_varnames[:3])
+            # The environments' own space: wrappers may have changed the model's.
+            return _misfit([observation], venv.observation_space, index)
+        if frame.f_code is LeanVecEnv.step_wait.__code__ and "observation" in names:
+            return _misfit([names["observation"]], names["self"].observation_space, names["index"])
     return None
 
 

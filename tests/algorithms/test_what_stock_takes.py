@@ -73,12 +73,12 @@ ONLY_A2C = [dict(rms_prop_eps=0, use_rms_prop=np.True_), dict(use_rms_prop=0)]
 TAKEN = [("ppo", row) for row in BOTH + ONLY_PPO] + [("a2c", row) for row in BOTH + ONLY_A2C]
 
 
-@pytest.mark.filterwarnings("ignore:.*mini-batch", "ignore:clip_range=inf is above 1")
 def named(length):
     """Names of cases that are the same in every process: no addresses."""
     return lambda value: re.sub(r" at 0x[0-9a-f]+", "", str(value))[:length]
 
 
+@pytest.mark.filterwarnings("ignore:.*mini-batch", "ignore:clip_range=inf is above 1")
 @pytest.mark.parametrize(("pair", "arguments"), TAKEN, ids=named(60))
 def test_what_stock_takes_trains_the_same_weights(pair, arguments):
     stock, notes = (built(algorithm, **arguments).learn(32) for algorithm in PAIRS[pair])

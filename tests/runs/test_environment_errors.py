@@ -194,7 +194,6 @@ def test_an_id_that_nobody_registered_is_told_with_what_is_near(name, command, c
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("WrongShape-v0", "ValueError: could not broadcast"),
         ("OldStep-v0", "ValueError: not enough values to unpack (expected 5, got 4)"),
         ("Silent-v0", "StopIteration (broken_envs.py:N, in step)"),
         ("Exits-v0", "SystemExit: the licence has expired (broken_envs.py:N, in step)"),
@@ -219,6 +218,12 @@ def test_a_wrapper_of_the_configuration_is_told_like_its_environment(wrapper, li
     error, left = failure(["train", "--config", "wrapped.yaml"], capsys)
     assert error.startswith(f"error: env 'Line-v0': {line}")
     assert left == ["wrapped.yaml"]
+
+
+def test_an_observation_of_another_shape_names_both_shapes_and_the_environment(capsys):
+    error, left = failure(small("train", "WrongShape-v0"), capsys)
+    assert error.startswith("error: observation must have the shape (3,) of its space, got (5,) from environment 0")
+    assert not left
 
 
 def test_arguments_that_a_constructor_does_not_take_are_the_configurations_fault(capsys):
