@@ -6,6 +6,7 @@ from typing import Any
 
 import tyro
 
+from sb3_ppo_notes.rollouts.environment_errors import environment_error
 from sb3_ppo_notes.runs.bench import Bench
 from sb3_ppo_notes.runs.compare import Compare
 from sb3_ppo_notes.runs.train import Train
@@ -24,8 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="sb3_ppo_notes", args=arguments)
     try:
         return int(command())
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (Exception, SystemExit) as error:  # an environment may end the program, too
+        line = environment_error(error)
+        if line is None and not isinstance(error, ValueError | TypeError | OSError):
+            raise
+        print(f"error: {line or error}", file=sys.stderr)
         return 2
 
 

@@ -1,12 +1,14 @@
 """Files that are there whole or not at all, whatever happens while they are written.
 
-Whatever in the package writes a file writes it this way; ``persistence.atomic`` is the public name.
+Whatever in the package writes a whole file, and no log that grows, writes it this way; ``persistence.atomic`` is the
+public name.
 """
 
 import glob
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -14,26 +16,47 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of ``path`` when the block ends well.
-
-    It is written beside ``path`` (a rename between two file systems is a copy, and a copy can be cut in half), brought
-    to the disk, and renamed; then the folder, which holds the name, is brought to the disk too. If anything goes wrong
-    before the rename (an exception in the block, a full disk), the temporary file is removed and ``path`` is as before.
-    A power cut leaves the old file or the new one.
+    """A file to write to, which takes the place of ``path`` when the block ends well, as :func:`write_whole` does.
 
     :param path: the file to replace or to create; its folder must exist. A link is followed.
     :return: open for writing, with ``seek``.
     """
+    with replaced(path) as temporary, temporary.open("w+b") as file:
+        yield file
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Replace a file by one that a function writes, or leave it as it is.
+
+    It is written beside ``path`` (a rename between two file systems is a copy, and a copy can be cut in half), brought
+    to the disk, and renamed; then the folder, which holds the name, is brought to the disk too. If anything goes wrong
+    before the rename (an exception, a full disk), the temporary file is removed and ``path`` is as before. A power cut
+    leaves the old file or the new one.
+
+    :param path: the file to replace or to create; its folder must exist. A link is followed.
+    :param write: called with the path to write to, which ends as ``path`` does.
+    """
+    with replaced(path) as temporary:
+        write(temporary)
+
+
+@contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write a file to, which takes the place of another when the block ends well.
+
+    :param path: the file to replace or to create, as in :func:`write_whole`.
+    :return: a context; within it, a path in the same folder that ends as ``path`` does.
+    """
     target = Path(os.path.realpath(path))
     _remove_leftovers(target)
+    # With the suffix, by which Matplotlib and ffmpeg know what to write.
     temporary = temporary_beside(target)
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    temporary = temporary.with_name(f"{temporary.name}{target.suffix}")
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        yield temporary
+        with temporary.open("r+b") as file:
             with suppress(FileNotFoundError):
                 os.chmod(temporary, target.stat().st_mode & 0o777)
-            yield file
-            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
@@ -75,8 +98,8 @@ def temporary_beside(target: Path) -> Path:
 def _remove_leftovers(target: Path) -> None:
     """What processes that are gone have left of the same file."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.tmp-*-*"):
-        number = leftover.name.rsplit("-", 2)[1]
-        if number.isdigit() and not _is_alive(int(number)):
+        number = re.search(r"\.tmp-(\d+)-", leftover.name)
+        if number is not None and not _is_alive(int(number.group(1))):
             with suppress(OSError):
                 leftover.unlink()
 

@@ -1,8 +1,15 @@
-"""One torch thread (two would change the last bit of a sum), and hypothesis without a clock."""
+"""One torch thread (two would change the last bit of a sum), hypothesis without a clock, and another processor's paths.
+
+``TEST_LSTM_LEVEL=plain`` or ``avx2`` has our LSTM use no newer instructions than that; PyTorch has its own such variables.
+"""
+
+import os
 
 import hypothesis
 import pytest
 import torch as th
+
+from sb3_ppo_notes.policies import lstm
 
 hypothesis.settings.register_profile("notes", max_examples=60, derandomize=True, deadline=None)
 hypothesis.settings.load_profile("notes")
@@ -11,3 +18,13 @@ hypothesis.settings.load_profile("notes")
 @pytest.fixture(autouse=True)
 def one_thread():
     th.set_num_threads(1)
+
+
+def pytest_configure():
+    level = os.environ.get("TEST_LSTM_LEVEL")
+    if level is not None and lstm.LIBRARY is not None:
+        lstm.LIBRARY = lstm.Library(lstm._path(), ("plain", "avx2").index(level))
+
+
+def pytest_report_header():
+    return f"LSTM: {lstm.in_use()}, PyTorch: {th.backends.cpu.get_cpu_capability()}"

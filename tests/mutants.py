@@ -23,6 +23,7 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+FILES = "tests/parity/test_files.py::"
 LSTM = "tests/policies/test_lstm.py::"
 DENSE = "tests/policies/test_dense.py::"
 SCRIPT = "tests/engine/test_script.py::"
@@ -32,6 +33,8 @@ RESIDENT = "tests/rollouts/test_resident.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
 CALLBACKS = "tests/callbacks/"
 STOCK = "tests/parity/test_stock.py::"
+CHANGED = "tests/parity/test_touched_policy.py::test_a_policy_that_was_changed_is_stocks"
+CHANGED_BY_WATCHER = "tests/algorithms/test_changed_policy.py::"
 FAULTS = "tests/rollouts/test_supervised_faults.py::"
 SUPERVISED = "tests/rollouts/test_supervised_vec_env.py::"
 NONFINITE = "tests/algorithms/test_nonfinite.py::"
@@ -40,7 +43,10 @@ VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
 PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
+ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
+
+TAKES = "tests/algorithms/test_what_stock_takes.py::"
 
 MUTANTS = [
     Mutant(
@@ -140,6 +146,13 @@ MUTANTS = [
         "advantages.std(-1, keepdim=True, correction=ddof)",
         "advantages.std(-1, keepdim=True, correction=0)",
         OBJECTIVES + "test_normalisation_golden_values",
+    ),
+    Mutant(
+        "rows normalised with other last bits than one after the other",
+        "formulas/objectives.py",
+        'if advantages.dim() == 1 or advantages.device.type != "cpu":',
+        "if True:",
+        OBJECTIVES + "test_rows_are_normalised_to_the_bit_as_each_by_itself",
     ),
     Mutant(
         "default ddof 0",
@@ -403,7 +416,7 @@ MUTANTS = [
     Mutant(
         "second optimiser not saved",
         "algorithms/building.py",
-        '(["critic_optimizer"] if self.rule.optimization.separate else [])',
+        '(["critic_optimizer"] if hasattr(self, "critic_optimizer") else [])',
         "[]",
         RULES + "test_separate_optimizers_are_saved_and_loaded",
     ),
@@ -413,6 +426,21 @@ MUTANTS = [
         'if early_stop.scope == "policy" and phase.trains == "both":',
         "if False:",
         RULES + "test_scope_policy_leaves_the_actor_alone_and_goes_on_with_the_critic",
+    ),
+    Mutant(
+        "batch-ppo's advantage ends with the chunk, as its value target does",
+        "recipes.py",
+        "advantage_estimator=MonteCarlo(bootstrap=False),\n            value_target=MonteCarloReturn(bootstrap=False, chunk=50)",
+        "advantage_estimator=MonteCarlo(bootstrap=False, chunk=50),\n            "
+        "value_target=MonteCarloReturn(bootstrap=False, chunk=50)",
+        "tests/recipes/test_against_originals.py::test_batch_ppo_update_and_its_penalty",
+    ),
+    Mutant(
+        "chunks counted over the ends of episodes",
+        "formulas/advantages.py",
+        "steps[ends_episode] = 0",
+        "steps[ends_episode] += 0",
+        ADVANTAGES + "test_returns_cut_into_chunks_equal_the_explicit_window",
     ),
     Mutant(
         "advantages never computed again",
@@ -555,6 +583,13 @@ MUTANTS = [
         "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[discrete]",
     ),
     Mutant(
+        "compiled, gSDE's noise is of the memory and not of the layer on it",
+        "algorithms/compiled_recurrent.py",
+        "Outputs(action, values, latent_pi)",
+        "Outputs(action, values, pi)",
+        "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[gsde]",
+    ),
+    Mutant(
         "compiled, a single row stands for any number",
         "engine/compiled_recurrent.py",
         "if len(minibatch.returns) < 2 or",
@@ -611,6 +646,13 @@ MUTANTS = [
         "tests/formulas/test_memory.py::test_the_gradient_of_a_step_is_autograds",
     ),
     Mutant(
+        "a memory in half precision that the processor has not",
+        "policies/precision.py",
+        'return precision != "float32" and not can_remember',
+        'return precision != "float32" and can_remember',
+        "tests/algorithms/test_precision.py::test_a_memory_that_cannot_be_in_half_precision_is_in_single_and_that_is_said",
+    ),
+    Mutant(
         "breaks that large weights overcome",
         "policies/memory.py",
         "SHUT = -1e4",
@@ -623,6 +665,41 @@ MUTANTS = [
         "if ends and not is_carried[sequence] and",
         "if ends and",
         RECURRENT + "test_sequences_laid_end_to_end_never_touch",
+    ),
+    Mutant(
+        "a file of MaskablePPO learns without masks",
+        "algorithms/equivalents.py",
+        '{"action_masking": True} if is_masked(data) else {}',
+        "{}",
+        FILES + "test_a_file_predicts_and_learns_on_as_its_own_class_does[maskable]",
+    ),
+    Mutant(
+        "a file of stock's is learned from in stock's buffer",
+        "algorithms/equivalents.py",
+        'return ours | {"_last_lstm_states": None}',
+        'ours.pop("rollout_buffer_class", None)\n        return ours | {"_last_lstm_states": None}',
+        FILES + "test_stocks_files_are_learned_from_in_our_buffer",
+    ),
+    Mutant(
+        "what a caller puts in the place of a file's part is overruled",
+        "algorithms/equivalents.py",
+        '{"_last_lstm_states": None} | (given or {})',
+        '{"_last_lstm_states": None}',
+        FILES + "test_the_hubs_custom_objects_replace_what_is_in_the_file[recurrent]",
+    ),
+    Mutant(
+        "a memory is shared by actor and critic that have an extractor each",
+        "policies/recurrent.py",
+        "if shared_lstm and not self.share_features_extractor:",
+        "if False:",
+        RECURRENT + "test_wrong_memory_arguments",
+    ),
+    Mutant(
+        "gSDE's noise of a policy with memory trains its memory",
+        "policies/actor_critic.py",
+        "(latent_pi if distribution.learn_features else latent_pi.detach()).float()",
+        "latent_pi.float()",
+        "tests/policies/test_recurrent_sde.py::test_training_equals_recurrent_ppo_on_the_same_minibatches[two_memories]",
     ),
     Mutant(
         "shared memory trained by the critic",
@@ -872,8 +949,8 @@ MUTANTS = [
     Mutant(
         "only the phase that failed is undone",
         "engine/guard.py",
-        "for steps in self._begun:",
-        "for steps in self._begun[-1:]:",
+        "for descent in reversed(self._descents):",
+        "for descent in self._descents[-1:]:",
         NONFINITE + "test_a_bad_loss_or_gradient_is_named_and_reaches_no_weight[separate-nan return]",
     ),
     Mutant(
@@ -959,6 +1036,55 @@ MUTANTS = [
         "if own in CLASSES.get(module, ()):",
         "if module:",
         PERSISTENCE + "test_safe.py::test_row_25_a_class_by_another_name_is_refused_and_not_imported",
+    ),
+    Mutant(
+        "a resumed float16 run does not know whose its weights are",
+        "persistence/model_state.py",
+        "scaler = steps_of(model, phase).scaler",
+        "steps_of(model, phase).owned[:] = 0\n            scaler = steps_of(model, phase).scaler",
+        PERSISTENCE + "test_resume.py::test_gradient_norms_of_actor_and_critic_are_those_of_the_straight_run",
+    ),
+    Mutant(
+        "an evaluation hears no signal",
+        "callbacks/evaluation.py",
+        "if self._is_stopping():",
+        "if False:",
+        "tests/callbacks/test_evaluation.py::test_a_signal_ends_an_evaluation_between_two_steps",
+    ),
+    Mutant(
+        "an environment's own time limit does not count",
+        "callbacks/evaluation.py",
+        "if self._has_limit or not cut.any():",
+        "if not cut.any():",
+        "tests/callbacks/test_evaluation.py::test_a_time_limit_of_the_environments_own_counts",
+    ),
+    Mutant(
+        "an evaluation that a signal ended is not made again",
+        "callbacks/phases.py",
+        "self.loop.set_state(before)",
+        "pass",
+        "tests/callbacks/test_evaluation.py::test_a_signal_while_a_callback_evaluates_ends_the_run_where_it_resumes_exactly",
+    ),
+    Mutant(
+        "an evaluation normalises what training did not",
+        "callbacks/watching.py",
+        "norm_obs_keys=wrapper.norm_obs_keys,",
+        "",
+        "tests/runs/test_compare_runs.py::test_an_evaluation_sees_what_the_training_saw",
+    ),
+    Mutant(
+        "the step at which a callback ended a run is lost",
+        "rollouts/pausing.py",
+        "model._paused_at = unfinished.n_steps + 1",
+        "model._paused_at = None",
+        PERSISTENCE + "test_stopped.py::test_a_run_ended_by_a_callback_is_resumed_exactly[lstm]",
+    ),
+    Mutant(
+        "a checkpoint of an ended run makes the model go on where stock does not",
+        "rollouts/pausing.py",
+        "for one, before in ((model, of_model), (buffer, of_buffer)):",
+        "for one, before in ((buffer, of_buffer),):",
+        PERSISTENCE + "test_stopped.py::test_a_model_that_learns_on_after_a_callback_ended_it_is_stock_to_the_bit",
     ),
     Mutant(
         "a rollout beyond the last step is not finished",
@@ -1120,5 +1246,216 @@ MUTANTS = [
         "d_layers = [*d_own, *d_layers]",
         "d_layers = [*d_layers, *d_own]",
         DENSE + "test_gradients_on_a_memory_are_those_without_it",
+    ),
+    Mutant(
+        "a learning rate of 0 refused",
+        "rules/schedules.py",
+        "(float(value) == minimum and not is_exclusive)",
+        "False",
+        TAKES + "test_a_file_of_the_hub_loads_predicts_and_learns_as_with_stock",
+    ),
+    Mutant(
+        "asked when it is loaded, not when it learns",
+        "algorithms/on_policy.py",
+        "        check_that_it_can_learn(self)\n",
+        "",
+        TAKES + "test_a_file_that_cannot_be_learned_with_predicts_and_says_so_before_anything_changes",
+    ),
+    Mutant(
+        "a schedule asked once more than by stock",
+        "algorithms/arguments.py",
+        "self._answers.pop() if self._answers else self.schedule(progress_remaining)",
+        "self.schedule(progress_remaining)",
+        TAKES + "test_a_schedule_that_counts_its_calls_counts_as_in_stock",
+    ),
+    Mutant(
+        "advantages in float64 until the values are added",
+        "rules/update_rule.py",
+        "        advantages = advantages.astype(rollout.values.dtype, copy=False)\n",
+        "",
+        TAKES + "test_what_stock_takes_trains_the_same_weights",
+    ),
+    Mutant(
+        "a float64 of NumPy taken for a float that equals it",
+        "algorithms/a2c.py",
+        "typed=True",
+        "typed=False",
+        TAKES + "test_a_float64_of_numpy_is_not_mistaken_for_a_float_that_equals_it",
+    ),
+    Mutant(
+        "rewards of whole numbers keep the fraction of a bootstrapped value",
+        "rollouts/collector.py",
+        ".astype(dtype, copy=False)",
+        "",
+        TAKES + "test_rewards_and_dones_of_another_type_train_as_stock",
+    ),
+    Mutant(
+        "the one minibatch of a small rollout normalised as none",
+        "rollouts/minibatches.py",
+        "        batch_size = min(batch_size, len(advantages))\n",
+        "",
+        TAKES + "test_a_batch_larger_than_the_rollout_warns_as_stock_does",
+    ),
+    Mutant(
+        "the padding of a flat vector divided by 0",
+        "engine/optimizers.py",
+        'if options["eps"] == 0:',
+        "if False:",
+        TAKES + "test_what_stock_takes_trains_the_same_weights",
+    ),
+    Mutant(
+        "numbers that do not begin at 0",
+        "algorithms/spaces.py",
+        'np.any(getattr(part, "start", 0))',
+        "False",
+        TAKES + "test_actions_that_do_not_begin_at_0_are_refused_though_stock_sends_others",
+    ),
+    Mutant(
+        "a mask of numbers read as bits",
+        "policies/masks.py",
+        "else mask, dtype=bool)",
+        "else mask).astype(int) == 1",
+        TAKES + "test_masks_of_any_type_mean_what_booleans_mean",
+    ),
+    Mutant(
+        "a weight that is frozen or unfrozen is not noticed",
+        "engine/fingerprint.py",
+        "values += [weight.requires_grad for weight in weights]",
+        "pass",
+        CHANGED + "[freeze_a_network-ppo-between]",
+    ),
+    Mutant(
+        "a weight that is replaced is not noticed",
+        "engine/fingerprint.py",
+        "    objects += weights\n",
+        "",
+        CHANGED + "[replace_a_parameter-ppo-between]",
+    ),
+    Mutant(
+        "a function of the user's in a layer is not called",
+        "policies/shipped.py",
+        "if name not in allowed and isinstance(getattr(type(module), name, None), FunctionType | property):",
+        "if False:",
+        CHANGED + "[forward_of_a_layer-ppo-between]",
+    ),
+    Mutant(
+        "a function of the user's in a layer's class is not called",
+        "policies/shipped.py",
+        "if not is_own or value.__globals__",
+        "if False and value.__globals__",
+        CHANGED + "[forward_of_all_layers-ppo-between]",
+    ),
+    Mutant(
+        "a function of the user's in a distribution is not called",
+        "policies/shipped.py",
+        "if not vars(distribution).keys().isdisjoint(DISTRIBUTION_METHODS):",
+        "if False:",
+        CHANGED + "[log_prob-ppo-between]",
+    ),
+    Mutant(
+        "a network without its last activation gets it back",
+        "engine/stacks.py",
+        "if len(nets) < 2 or any(len(net) % 2 for net in nets):",
+        "if len(nets) < 2:",
+        CHANGED + "[no_last_activation-ppo-between]",
+    ),
+    Mutant(
+        "a policy that is changed in the middle of a rollout goes on acting as before",
+        "rollouts/collector.py",
+        "            stepping.acting = acting()\n",
+        "            pass\n",
+        CHANGED + "[forward_of_a_layer-ppo-on_step]",
+    ),
+    Mutant(
+        "gradients of weights that no optimiser steps do not add up",
+        "engine/descent.py",
+        "if any(id(weight) not in stepped for weight in self.parameters):",
+        "if False:",
+        CHANGED + "[new_head-ppo-between]",
+    ),
+    Mutant(
+        "options of an optimiser are looked at once",
+        "engine/fingerprint.py",
+        "objects += [group[name] for name in group if name not in READ_ANEW]",
+        "pass",
+        CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
+    ),
+    Mutant(
+        "who watches an update cannot change it",
+        "algorithms/update.py",
+        "if not self.steps.belongs_to(phase, Fingerprint.of_policy(learner.policy)):",
+        "if False:",
+        CHANGED_BY_WATCHER
+        + "test_a_change_in_the_middle_of_an_update_holds_from_the_next_minibatch_on[on_minibatch-other_activation]",
+    ),
+    Mutant(
+        "masks that are switched on later meet a list without any",
+        "engine/recorded.py",
+        "return len(minibatch.returns), minibatch.action_masks is not None",
+        "return len(minibatch.returns), False",
+        CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
+    ),
+    Mutant(
+        "an update that is undone keeps its learning rate",
+        "engine/guard.py",
+        'group["lr"] = learning_rate',
+        "pass",
+        NONFINITE + "test_an_undone_update_leaves_learning_rate_and_penalty_as_they_were[skip_update]",
+    ),
+    Mutant(
+        "an update that is undone lowers the penalty",
+        "algorithms/update.py",
+        "if not self.safeguard.is_undone:",
+        "if True:",
+        NONFINITE + "test_an_undone_update_leaves_learning_rate_and_penalty_as_they_were[skip_update]",
+    ),
+    Mutant(
+        "an environment's own error is taken for anybody's",
+        "rollouts/environment_errors.py",
+        "    if name is None:\n        return None\n",
+        "    return None\n",
+        ENVIRONMENT_ERRORS + "test_what_an_environment_raises_while_it_is_made_is_told_as_it_is",
+    ),
+    Mutant(
+        "a run that learned nothing stays behind",
+        "runs/train.py",
+        "if model._n_updates == 0:",
+        "if False:",
+        ENVIRONMENT_ERRORS + "test_what_an_environment_raises_before_anything_was_learned_leaves_nothing_behind",
+    ),
+    Mutant(
+        "gymnasium's words for a constructor's TypeError",
+        "rollouts/environment_errors.py",
+        "return error.__cause__ if is_repeated and error.__cause__ is not None else error",
+        "return error",
+        ENVIRONMENT_ERRORS + "test_what_an_environment_raises_while_it_is_made_is_told_as_it_is",
+    ),
+    Mutant(
+        "a whole file takes its place before it is on the disk",
+        "_atomic.py",
+        "            os.fsync(file.fileno())\n",
+        "            pass\n",
+        "tests/runs/test_train.py::test_every_file_is_on_the_disk_before_it_takes_its_place",
+    ),
+    Mutant(
+        "stock PPO's policy loss under A2C's name",
+        "callbacks/updates.py",
+        'number("policy_gradient_loss" if "train/policy_gradient_loss" in logged else "policy_loss")',
+        'number("policy_loss")',
+        CALLBACKS + "test_with_every_model.py::test_a_report_of_stock_holds_the_losses_that_ours_would_have",
+    ),
+    Mutant(
+        "who is called on a new best is not asked",
+        "algorithms/watching.py",
+        'for name in ("callback", "callback_on_new_best"):',
+        'for name in ("callback",):',
+        WATCHING + "test_who_is_called_on_a_new_best_model_is_told_too",
+    ),
+    Mutant(
+        "the environment that failed is not found",
+        "rollouts/places.py",
+        "        if id(first) in envs:\n            return envs.index(id(first))\n",
+        "",
+        NONFINITE + "test_an_error_in_this_process_stays_and_says_where_it_was_raised",
     ),
 ]

@@ -52,6 +52,18 @@ def n_step_return(rewards, values, last_values, episode_starts, dones, gamma, n)
     return result
 
 
+def chunked_return(rewards, episode_starts, dones, gamma, chunk):
+    """Σ of the discounted rewards that lie in the same episode and, counted from its first step, in the same chunk."""
+    numbers, _ = episode_of_each_step(episode_starts, dones)
+    result = np.zeros(rewards.shape)
+    for b in range(rewards.shape[1]):
+        place = [int(np.sum(numbers[:t, b] == numbers[t, b])) // chunk for t in range(len(rewards))]
+        for t in range(len(rewards)):
+            window = [k for k in range(t, len(rewards)) if (numbers[k, b], place[k]) == (numbers[t, b], place[t])]
+            result[t, b] = sum(gamma ** (k - t) * float(rewards[k, b]) for k in window)
+    return result
+
+
 def clipped_surrogate(ratio, advantage, clip_range):
     """Spinning Up's form: min(ρ·A, g(ε, A))."""
     bound = (1 + clip_range) * advantage if advantage >= 0 else (1 - clip_range) * advantage

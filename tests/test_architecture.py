@@ -1,6 +1,7 @@
 """The house: who may import whom, what is documented, what is accepted and ignored."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import pkgutil
@@ -160,7 +161,7 @@ def test_every_formula_has_its_parts(name):
 @pytest.mark.parametrize("path", [*FILES, *TUNING_FILES], ids=lambda path: str(path.relative_to(PACKAGE.parent)))
 def test_sizes(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 300, f"{path} has {len(text.splitlines())} lines"
+    assert len(text.splitlines()) <= 400, f"{path} has {len(text.splitlines())} lines"
     lines = text.splitlines()
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.FunctionDef) or node.name == "__init__":
@@ -178,19 +179,73 @@ def test_sizes(path):
             assert len(arguments) <= 6, f"{path}: {node.name} has {len(arguments)} parameters"
 
 
-@pytest.mark.parametrize("name", ["NotesPPO", "NotesA2C"])
-def test_no_argument_is_accepted_and_ignored(name):
-    """Every argument is read again somewhere in the package (or handed to SB3's constructor, which keeps and uses it)."""
+def arguments_read_while_learning(algorithm):
+    """Which of a constructor's own arguments a model looks at, once it is built and learns."""
+    read = set()
+
+    class Watched(algorithm):
+        def __getattribute__(self, name):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    model = Watched("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu", seed=0)
+    read.clear()
+    model.learn(64)
+    return {argument for argument in own_arguments(algorithm) if {argument, f"_given_{argument}"} & read}
+
+
+def own_arguments(algorithm):
+    """Those that are not handed to SB3's constructor, which keeps and uses them."""
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+    handed_over = {*inspect.signature(OnPolicyAlgorithm.__init__).parameters, "self"}
+    return set(inspect.signature(algorithm.__init__).parameters) - handed_over
+
+
+@pytest.mark.parametrize("name", ["NotesPPO", "NotesA2C"])
+def test_no_argument_is_accepted_and_ignored(name):
     algorithm = getattr(sb3_ppo_notes, name)
-    handed_over = set(inspect.signature(OnPolicyAlgorithm.__init__).parameters)
-    package = "\n".join(path.read_text() for path in FILES)
-    for argument in inspect.signature(algorithm.__init__).parameters:
-        if argument in handed_over or argument == "self":
-            continue
-        used = re.findall(rf"self\.{argument}\b|\b{argument}\b(?!\s*[:=])", package)
-        assert len(used) >= 2, f"{argument} of {name} is not used"
+    read = arguments_read_while_learning(algorithm)
+    # Used when the optimiser is built: tests/parity compares both with stock.
+    assert own_arguments(algorithm) - read == ({"use_rms_prop", "rms_prop_eps"} if name == "NotesA2C" else set())
+
+
+def test_an_argument_that_is_kept_and_never_looked_at_would_be_noticed():
+    class Ignoring(sb3_ppo_notes.NotesPPO):
+        def __init__(self, policy, env, ignored=None, *, n_steps=64, device="cpu", seed=0):
+            super().__init__(policy, env, n_steps=n_steps, device=device, seed=seed)
+            self.ignored = ignored
+
+    assert own_arguments(Ignoring) == {"ignored"}
+    assert arguments_read_while_learning(Ignoring) == set()
+
+
+def imported_modules(path, package):
+    """Modules of ours that a file imports, at its top or hidden in a function; not those that only types are from."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from submodules & ALL_MODULES or {node.module}
+
+
+ALL_MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in [*FILES, *TUNING_FILES]
+}
+
+
+@pytest.mark.parametrize(("files", "package"), [(FILES, "sb3_ppo_notes"), (TUNING_FILES, "tuning")])
+def test_no_two_modules_import_each_other(files, package):
+    graph = {}
+    for path in files:
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        if path.name != "__init__.py":  # a package's own imports are those of its modules
+            graph[name] = set(imported_modules(path, package))
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_top_level_holds_nothing_else():

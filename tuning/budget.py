@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial, TrialState
 
-#: Trials that never ran: the budget did not suffice for them, or they were queued twice.
-NEVER_RAN = ("budget", "duplicate")
+#: Trials that never ran: the budget did not suffice, they were queued twice, or for a configuration that was changed.
+NEVER_RAN = ("budget", "duplicate", "changed")
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 

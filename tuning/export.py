@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from sb3_ppo_notes.algorithms.rule_words import rule_as_words
+from sb3_ppo_notes.persistence.atomic import write_text
 from tuning.report_data import StudyRecord
-from tuning.report_files import without_passwords, write_atomically
+from tuning.report_files import without_passwords
 from tuning.report_numbers import arm_numbers, best_trial, optimism_of
 from tuning.space_arguments import RULE_ARGUMENTS, constructor_arguments, plain_arguments, zoo_algorithm
 
@@ -85,7 +86,9 @@ def write_best(record: StudyRecord, folder: str | Path) -> Path:
     """
     content = best_yaml(record)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return write_atomically(Path(folder) / "best.yml", content)
+    path = Path(folder) / "best.yml"
+    write_text(path, content)
+    return path
 
 
 def _expression(value: Any, name: str = "") -> str:

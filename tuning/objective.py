@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.callbacks import EvaluationStoppedError
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from tuning.objective_checkpoint import Checkpoints, Progress
 from tuning.objective_environments import Evaluator, training_environments
@@ -107,14 +108,17 @@ def train(run: Run, control: Control) -> None:
         model, progress = control.checkpoints.restore(env) or (build(run, env), Progress())
         control.resume(progress)
         marks = Marks(run, control, evaluator, progress)
-        left = run.total_timesteps - progress.env_steps
-        if left > 0:
+        left = max(run.total_timesteps - progress.env_steps, 0)
+        # Also without steps left: a signal in an evaluation may have come in the last rollout.
+        if left > 0 or model._paused_at is not None:
             model.learn(left, callback=marks, log_interval=None, reset_num_timesteps=progress.env_steps == 0)
         control.count(model.num_timesteps)
+        if not marks.is_stopped:
+            marks.is_stopped = not marks.evaluate(model, run.marks[-1])
         if marks.is_stopped:
-            marks.save(model)
+            if model.on_resume is None:  # or it has done nothing that its checkpoint does not hold
+                marks.save(model)
             raise PreemptedError(f"stopped after {model.num_timesteps} environment steps")
-        marks.evaluate(model, run.marks[-1])
 
 
 def build(run: Run, env: VecEnv) -> Any:
@@ -153,29 +157,38 @@ class Marks(BaseCallback):
         self.control.checkpoints.save(model, Progress(model.num_timesteps, dict(self.evaluations)))
         self._last_checkpoint = time.monotonic()
 
-    def evaluate(self, model: Any, mark: int) -> None:
+    def evaluate(self, model: Any, mark: int) -> bool:
         """Evaluate once and report it.
 
         :param model: in training.
         :param mark: environment step of the report.
+        :return: ``False`` if a signal came first.
         """
         if mark in self.evaluations:
-            return
-        value = self.evaluator.evaluate(model)
+            return True
+        try:
+            value = self.evaluator.evaluate(model)
+        except EvaluationStoppedError:
+            return False
         self.evaluations[mark] = value
         self.control.report(mark, value)
+        return True
 
     def _on_step(self) -> bool:
         for mark in self.run.marks[:-1]:  # the end is evaluated after the last update
             if mark not in self.evaluations and self.num_timesteps >= mark:
                 self.control.count(self.num_timesteps)
-                self.evaluate(self.model, mark)
+                if not self.evaluate(self.model, mark):
+                    self.is_stopped = True
+                    return False
         return True
 
     def _on_training_start(self) -> None:
         self.model.between_steps.append(self._between_steps)  # type: ignore[attr-defined]
 
     def _between_steps(self) -> bool:
+        if not self._on_step():  # what a signal ended in the run that is gone on with
+            return False
         self.control.count(self.num_timesteps)
         if self.num_timesteps >= self.run.total_timesteps:
             return True  # the last rollout is filled up and learned from; learn could not be asked for its rest alone

@@ -6,14 +6,13 @@ import math
 
 from tuning.budget import whole_rollouts
 from tuning.space_arguments import Setup
+from tuning.space_defaults import default_arguments
 
 #: Seconds that compiling takes with an empty cache; another configuration finds most of its code there only by luck.
 COLD_SECONDS = 12.0
 #: Seconds that compiling saves on one CPU thread, measured on CartPole with the default network: of each step of a
 #: minibatch, and of each step of the environments.
 SAVED_PER_MINIBATCH, SAVED_PER_STEP = 1.5e-3, 1.0e-3
-#: SB3's own, of a setup that does not say.
-DEFAULTS = {"notes_ppo": {"n_steps": 2048, "n_epochs": 10, "batch_size": 64}, "notes_a2c": {"n_steps": 5}}
 
 
 def compiling_pays(setup: Setup, total_timesteps: int) -> bool:
@@ -26,7 +25,7 @@ def compiling_pays(setup: Setup, total_timesteps: int) -> bool:
     :param total_timesteps: environment steps.
     :return: ``True`` if it does.
     """
-    arguments = {**DEFAULTS[setup.algo], **setup.arguments}
+    arguments = {**default_arguments(setup.algo), **setup.arguments}
     rollout = arguments["n_steps"] * setup.n_envs
     steps = whole_rollouts(total_timesteps, rollout)
     batch = min(arguments.get("batch_size") or rollout, rollout)

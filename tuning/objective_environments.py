@@ -7,10 +7,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_ppo_notes.callbacks import MaskedPredictor
+from sb3_ppo_notes.callbacks import (
+    MAX_EPISODE_STEPS,
+    evaluate_episodes,
+    synchronize_normalizers,
+    with_frozen_normalizers,
+)
 from tuning.space_arguments import Setup
 
 #: Evaluation seeds of search, finalists and test lie so far apart, and so far from those of training (0, 1, ...).
@@ -18,7 +22,6 @@ SEED_BLOCK = 100_000_000
 SEEDS_PER_RUN = 1_000
 RANDOM_EPISODES = 20
 MOST_ENVIRONMENTS = 16
-RANDOM_STEPS = 10_000
 
 
 def evaluation_seed(stage: int, seed: int) -> int:
@@ -53,32 +56,20 @@ class Evaluator:
     """
 
     def __init__(self, env_id: str, n_episodes: int, seed: int, training: VecEnv):
-        self.n_episodes, self.seed = n_episodes, seed
-        self.env: VecEnv = make_vec_env(env_id, n_envs=min(n_episodes, MOST_ENVIRONMENTS), seed=seed)
-        self._normalizer = unwrap_vec_normalize(training)
-        if self._normalizer is not None:
-            normalizer = self._normalizer
-            self.env = VecNormalize(
-                self.env,
-                training=False,
-                norm_obs=normalizer.norm_obs,
-                norm_reward=False,
-                clip_obs=normalizer.clip_obs,
-                norm_obs_keys=normalizer.norm_obs_keys,
-            )
+        self.n_episodes, self.seed, self._training = n_episodes, seed, training
+        own = make_vec_env(env_id, n_envs=min(n_episodes, MOST_ENVIRONMENTS), seed=seed)
+        self.env: VecEnv = with_frozen_normalizers(own, training)
 
     def evaluate(self, model: Any) -> float:
         """The mean return.
 
         :param model: in training; nothing of it changes.
         :return: reward units.
+        :raises EvaluationStoppedError: if a signal came.
         """
-        if self._normalizer is not None and isinstance(self.env, VecNormalize) and self._normalizer.norm_obs:
-            self.env.obs_rms = self._normalizer.obs_rms
+        synchronize_normalizers(self._training, self.env)
         self.env.seed(self.seed)
-        predictor = MaskedPredictor(model, self.env) if self.env.has_attr("action_masks") else model
-        mean, _ = evaluate_policy(predictor, self.env, n_eval_episodes=self.n_episodes, deterministic=True)
-        return float(mean)  # type: ignore[arg-type]
+        return float(np.mean(evaluate_episodes(model, self.env, self.n_episodes)[0]))
 
     def close(self) -> None:
         """Close the environments."""
@@ -98,7 +89,7 @@ def random_floor(env_id: str, seed: int = 0) -> float:
     for episode in range(RANDOM_EPISODES):
         env.reset(seed=seed + episode)
         total = 0.0
-        for _ in range(RANDOM_STEPS):  # an environment without a time limit may never end under random actions
+        for _ in range(MAX_EPISODE_STEPS):  # an environment without a time limit may never end under random actions
             _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
             total += float(reward)
             if terminated or truncated:

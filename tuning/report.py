@@ -9,10 +9,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from sb3_ppo_notes.persistence.atomic import write_bytes
 from tuning.export import best_yaml
 from tuning.report_checklist import checklist
 from tuning.report_data import StudyRecord
-from tuning.report_files import plain, without_passwords, write_atomically
+from tuning.report_files import plain, without_passwords
 from tuning.report_numbers import importances, optimism_of, ranked
 from tuning.report_page import markdown, page
 from tuning.report_pictures import pictures_of
@@ -41,7 +42,9 @@ def write_report(record: StudyRecord, folder: str | Path) -> list[Path]:
     if ranked(record):
         files["best.yml"] = best_yaml(record)
     folder.mkdir(parents=True, exist_ok=True)
-    return [write_atomically(folder / name, content) for name, content in files.items()]
+    for name, content in files.items():
+        write_bytes(folder / name, content.encode() if isinstance(content, str) else content)
+    return [folder / name for name in files]
 
 
 def trials_csv(record: StudyRecord) -> str:

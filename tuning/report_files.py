@@ -1,35 +1,14 @@
-"""Files that are there whole or not at all, and that hold no password."""
+"""What goes into files: plain values, and no password."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
-from pathlib import Path
 from typing import Any, TypeVar
 
 Record = TypeVar("Record")
 PASSWORD = re.compile(r"(\w+://[^\s:/@]*):[^\s/]*@")
-
-
-def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Write beside the file, then rename: a reader, or a crash, sees the old file or the new one.
-
-    :param path: of the file; its folder exists.
-    :param content: of the file.
-    :return: the path.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def without_passwords(value: Record) -> Record:

@@ -13,6 +13,7 @@ from sb3_ppo_notes.formulas.statistics import bootstrap_interval, iqm
 from tuning.report_data import StudyRecord, TestedSetup, TrialRecord
 from tuning.selection import optimism
 from tuning.space import Space
+from tuning.space_names import distribution_of
 
 TUNED = "tuned"
 RESAMPLE_SEED = 0
@@ -106,26 +107,28 @@ def optimism_of(record: StudyRecord) -> float | None:
     return optimism(record.tuning_score, list(tuned.scores.values()))
 
 
+def tried_space(record: StudyRecord) -> Space:
+    """The space of a study with all that its trials tried while it had another one.
+
+    :param record: of the study.
+    :return: a space that each completed trial lies in.
+    """
+    space = Space.from_fingerprint(record.space, record.algo)
+    return space.covering([trial.configuration for trial in ranked(record)])
+
+
 def importances(record: StudyRecord) -> dict[str, float]:
     """How much each parameter has to do with being among the best: Optuna's PED-ANOVA.
 
     :param record: of the study.
     :return: shares that sum to 1, largest first; {} for fewer than four completed trials, which say nothing.
     """
-    space = Space.from_fingerprint(record.space, record.algo)
-    asked = [dimension for dimension in space.dimensions if not dimension.is_fixed]
+    asked = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
     trials = [trial for trial in ranked(record) if all(one.name in trial.configuration for one in asked)]
     scores = {trial.score for trial in trials}
     if len(trials) < 4 or len(scores) < 2 or not asked:
         return {}
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
-    for one in asked:
-        if one.kind == "choice":
-            distributions[one.name] = optuna.distributions.CategoricalDistribution(one.choices)
-        elif one.kind == "int":
-            distributions[one.name] = optuna.distributions.IntDistribution(int(one.low), int(one.high))
-        else:
-            distributions[one.name] = optuna.distributions.FloatDistribution(one.low, one.high, log=one.log)
+    distributions = {one.name: distribution_of(one) for one in asked}
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -14,8 +14,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tuning.report_data import StudyRecord, TrialRecord
-from tuning.report_numbers import arm_numbers, importances, ranked
-from tuning.space import Dimension, Space
+from tuning.report_numbers import arm_numbers, importances, ranked, tried_space
+from tuning.space_dimensions import Dimension
 
 # Okabe and Ito's colours, told apart by the colour-blind too.
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#9A9A9A"
@@ -168,7 +168,7 @@ def _importances(record: StudyRecord) -> Figure | None:
 
 
 def _parallel_coordinates(record: StudyRecord) -> Figure | None:
-    dimensions = [one for one in Space.from_fingerprint(record.space, record.algo).dimensions if not one.is_fixed]
+    dimensions = [one for one in tried_space(record).dimensions if not one.is_fixed]
     trials = [trial for trial in reversed(ranked(record)) if all(one.name in trial.configuration for one in dimensions)]
     if len(trials) < 2 or len(dimensions) < 2:
         return None

@@ -13,7 +13,7 @@ from typing import Any
 class Protocol:
     """The rules of a study; three disjoint sets of seeds above all. Checked when it is made.
 
-    :param search_seeds: of the search; trial i takes the i-th in turn. One is best: more make trials incomparable.
+    :param search_seeds: of the search, whose trials all take the first: with different ones they could not be compared.
     :param finalist_seeds: on which the finalists run again.
     :param test_seeds: of the winner and its baselines, used for nothing else; at least 10 make a headline.
     :param n_finalists: how many configurations run again.
@@ -53,14 +53,6 @@ class Protocol:
             raise ValueError(f"prune_from must be in [0.3, 1], got {self.prune_from}")
         if not 0 <= self.caution < math.inf:
             raise ValueError(f"caution must be >= 0 and finite, got {self.caution}")
-
-    def search_seed(self, number: int) -> int:
-        """The seed of a trial.
-
-        :param number: of the trial, from 0.
-        :return: one of ``search_seeds``.
-        """
-        return self.search_seeds[number % len(self.search_seeds)]
 
     def finalists_at(self, place: int) -> int:
         """How many finalists run on a fresh seed: one fewer on each, down to two.

@@ -112,13 +112,25 @@ class Space:
         most = total_timesteps // (2 * n_envs)
         return dataclasses.replace(self, dimensions=tuple(_shortened(one, most) for one in self.dimensions))
 
-    def sample(self, trial: Suggests) -> Configuration:
+    def sample(self, trial: Suggests, names: Mapping[str, str] | None = None) -> Configuration:
         """Ask a trial for a point. What is fixed is not asked, and not among ``trial.params``.
 
         :param trial: of Optuna.
+        :param names: under which Optuna knows the parameters, where they are not ours.
         :return: all parameters by name.
         """
-        return {dimension.name: dimension.suggest(trial) for dimension in self.dimensions}
+        return {one.name: one.suggest(trial, (names or {}).get(one.name)) for one in self.dimensions}
+
+    def covering(self, configurations: Sequence[Mapping[str, Any]]) -> Space:
+        """The space, wide enough for points of the spaces that a study had before.
+
+        :param configurations: that were tried.
+        :return: this space or a wider one.
+        """
+        dimensions = (
+            one.covering([tried[one.name] for tried in configurations if one.name in tried]) for one in self.dimensions
+        )
+        return dataclasses.replace(self, dimensions=tuple(dimensions))
 
     def random(self, rng: np.random.Generator) -> Configuration:
         """A point drawn uniformly, on the logarithm where the range is.

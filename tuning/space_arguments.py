@@ -10,12 +10,10 @@ from typing import Any
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.rule_words import rule_from_words
-from tuning.space_defaults import ALGORITHMS
+from tuning.space_defaults import ALGORITHMS, CLASSES, default_arguments
 from tuning.space_rules import rule_of
 
-CLASSES: dict[str, type[NotesPPO] | type[NotesA2C]] = {"notes_ppo": NotesPPO, "notes_a2c": NotesA2C}
 #: rl_zoo3's networks by rl_zoo3's names.
 NET_ARCHS = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -100,12 +98,12 @@ def plain_arguments(
     if unknown:
         raise ValueError(f"base must hold arguments of {CLASSES[algo].__name__}, got {unknown[0]!r}")
     arguments.setdefault("policy", "MlpPolicy")
-    arguments |= _converted(configuration)
+    arguments |= _converted(configuration, algo)
     network = _network(configuration)
     if network or "policy_kwargs" in arguments:
         arguments["policy_kwargs"] = {**(arguments.get("policy_kwargs") or {}), **network}
     if "batch_size" in known:
-        default = {name: known[name].default for name in ("n_steps", "batch_size")}
+        default = default_arguments(algo)
         size = arguments.get("n_steps", default["n_steps"]) * n_envs
         arguments["batch_size"] = _divisor(size, arguments.get("batch_size", default["batch_size"]))
     return {name: arguments[name] for name in known if name in arguments}
@@ -122,7 +120,8 @@ def make_setup(name: str, algo: str, configuration: Mapping[str, Any], base: Map
     """
     n_envs = int(base.get("n_envs", 1))
     arguments = constructor_arguments(configuration, n_envs, base, algo)
-    return Setup(name, algo, n_envs, arguments, normalize_arguments(base.get("normalize"), arguments))
+    normalize = normalize_arguments(base.get("normalize"), {**default_arguments(algo), **arguments})
+    return Setup(name, algo, n_envs, arguments, normalize)
 
 
 def baseline_setup(name: str, algo: str, entry: Mapping[str, Any]) -> Setup:
@@ -140,13 +139,13 @@ def normalize_arguments(normalize: Any, arguments: Mapping[str, Any]) -> dict[st
     """Arguments of ``VecNormalize``: always with the gamma that the model is trained with.
 
     :param normalize: ``True``, ``False``, ``None`` or a mapping of ``VecNormalize``'s arguments.
-    :param arguments: of the model.
+    :param arguments: of the model, ``gamma`` among them.
     :return: arguments by name, ``None`` for no normaliser.
     """
     if not normalize:
         return None
     given = dict(normalize) if isinstance(normalize, Mapping) else {}
-    return {**given, "gamma": arguments.get("gamma", 0.99)}
+    return {**given, "gamma": arguments["gamma"]}
 
 
 def zoo_algorithm(algo: str) -> str:
@@ -158,7 +157,7 @@ def zoo_algorithm(algo: str) -> str:
     return ALGORITHMS[algo].zoo_name
 
 
-def _converted(configuration: Mapping[str, Any]) -> dict[str, Any]:
+def _converted(configuration: Mapping[str, Any], algo: str) -> dict[str, Any]:
     converted: dict[str, Any] = {}
     for name, value in configuration.items():
         if name in ("net_arch", "activation_fn", "lr_schedule") or name.startswith("rule."):
@@ -172,7 +171,8 @@ def _converted(configuration: Mapping[str, Any]) -> dict[str, Any]:
         else:
             converted[name] = value
     if configuration.get("lr_schedule") == "linear":
-        converted["learning_rate"] = f"lin_{float(converted.get('learning_rate', 3e-4))!r}"
+        initial = converted.get("learning_rate", default_arguments(algo)["learning_rate"])
+        converted["learning_rate"] = f"lin_{float(initial)!r}"
     return converted
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
+from sb3_ppo_notes import NotesA2C, NotesPPO
 from tuning.space_dimensions import Dimension
+
+CLASSES: dict[str, type[NotesPPO] | type[NotesA2C]] = {"notes_ppo": NotesPPO, "notes_a2c": NotesA2C}
 
 # rl_zoo3's names and, where SB3's own defaults or rl_zoo3's own tuned values lie in it, its ranges; wider where they do
 # not. The lower end of ent_coef and of one_minus_gae_lambda stands for 0 (see space_arguments.ZERO_AT).
@@ -117,3 +124,14 @@ def default_dimensions(algo: str) -> tuple[Dimension, ...]:
     :return: its parameters.
     """
     return ALGORITHMS[algo].dimensions
+
+
+@cache
+def default_arguments(algo: str) -> Mapping[str, Any]:
+    """What the constructor takes where a setup says nothing: SB3's defaults.
+
+    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+    :return: by name; what has no default is left out.
+    """
+    parameters = inspect.signature(CLASSES[algo].__init__).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}

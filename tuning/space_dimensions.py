@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,19 +86,21 @@ class Dimension:
             return self.choices[0]
         return int(self.low) if self.kind == "int" else float(self.low)
 
-    def suggest(self, trial: Suggests) -> Any:
+    def suggest(self, trial: Suggests, name: str | None = None) -> Any:
         """A trial's value.
 
         :param trial: of Optuna.
+        :param name: under which Optuna knows the parameter, ``None`` for its own.
         :return: the value.
         """
+        name = name or self.name
         if self.is_fixed:
             return self.fixed
         if self.kind == "choice":
-            return trial.suggest_categorical(self.name, self.choices)
+            return trial.suggest_categorical(name, self.choices)
         if self.kind == "int":
-            return trial.suggest_int(self.name, int(self.low), int(self.high))
-        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+            return trial.suggest_int(name, int(self.low), int(self.high))
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def random(self, rng: np.random.Generator) -> Any:
         """A value drawn uniformly, on the logarithm where ``log``.
@@ -125,12 +128,30 @@ class Dimension:
             return any(
                 value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
             )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
         # The last digit of 1 - (1 - x) does not make a value an outsider.
         slack = 1e-9 * (abs(self.low) + abs(self.high))
-        is_inside = self.low - slack <= value <= self.high + slack
-        return is_inside and (self.kind == "float" or int(value) == value)
+        return self._is_number(value) and self.low - slack <= value <= self.high + slack
+
+    def _is_number(self, value: Any) -> bool:
+        """Whether a range of this kind could hold a value."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or (self.log and value <= 0):
+            return False
+        return self.kind == "float" or int(value) == value
+
+    def covering(self, values: Sequence[Any]) -> Dimension:
+        """The dimension, wide enough for values that another space had.
+
+        :param values: that were tried.
+        :return: this dimension, or a wider one; a list of choices if a value is none of its kind.
+        """
+        outside = [value for value in dict.fromkeys(values) if not self.allows(value)]
+        if not outside:
+            return self
+        if self.kind == "choice":
+            return dataclasses.replace(self, choices=(*self.choices, *outside))
+        if all(self._is_number(value) for value in outside):
+            return dataclasses.replace(self, low=min(self.low, *outside), high=max(self.high, *outside))
+        return Dimension(self.name, "choice", choices=tuple(dict.fromkeys(values)))
 
     def words(self) -> str:
         """The allowed values, for a message.

@@ -24,6 +24,7 @@ from sb3_ppo_notes.rules import (
     PolicyGradient,
     UpdateRule,
 )
+from tuning.space_defaults import default_arguments
 
 #: The choice that SB3's arguments describe (clip_range, gae_lambda, target_kl, normalize_advantage).
 STOCK = "stock"
@@ -80,12 +81,14 @@ def rule_of(slots: Mapping[str, str], arguments: Mapping[str, Any], algo: str) -
     chosen = {slot: rule_choices(algo)[slot][name] for slot, name in slots.items() if name != STOCK}
     if not chosen:
         return None
-    is_ppo = algo == "notes_ppo"
-    scope = "minibatch" if arguments.get("normalize_advantage", is_ppo) else "none"
+    values = {**default_arguments(algo), **arguments}
+    scope = "minibatch" if values["normalize_advantage"] else "none"
     described: dict[str, Any] = {
-        "advantage_estimator": GAE(arguments.get("gae_lambda", 0.95 if is_ppo else 1.0)),
+        "advantage_estimator": GAE(values["gae_lambda"]),
         "advantage_normalization": AdvantageNormalization(scope),  # type: ignore[arg-type]
-        "policy_objective": _clip(arguments) if is_ppo else PolicyGradient(),
+        "policy_objective": ClippedSurrogate(_schedule(values["clip_range"]))
+        if algo == "notes_ppo"
+        else PolicyGradient(),
     }
     if arguments.get("clip_range_vf") is not None:
         described["value_objective"] = ClippedValueError(_schedule(arguments["clip_range_vf"]))
@@ -96,7 +99,7 @@ def rule_of(slots: Mapping[str, str], arguments: Mapping[str, Any], algo: str) -
 
 def _a2c_rule() -> UpdateRule:
     return UpdateRule(
-        advantage_estimator=GAE(1.0),
+        advantage_estimator=GAE(default_arguments("notes_a2c")["gae_lambda"]),
         advantage_normalization=AdvantageNormalization("none"),
         policy_objective=PolicyGradient(),
     )
@@ -105,10 +108,6 @@ def _a2c_rule() -> UpdateRule:
 def _without_own_optimizers(choice: Any) -> Any:
     """Separate optimisers have learning rates of their own, which no parameter of the search would reach."""
     return dataclasses.replace(choice, separate=None) if isinstance(choice, Optimization) else choice
-
-
-def _clip(arguments: Mapping[str, Any]) -> ClippedSurrogate:
-    return ClippedSurrogate(_schedule(arguments.get("clip_range", 0.2)))
 
 
 def _schedule(value: Any) -> Any:

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from tuning.space import Configuration, Dimension, Space
-from tuning.space_arguments import ACTIVATIONS, CLASSES, ENVIRONMENT_KEYS, NET_ARCHS, ZERO_AT, zoo_algorithm
+from tuning.space_arguments import ACTIVATIONS, ENVIRONMENT_KEYS, NET_ARCHS, ZERO_AT, zoo_algorithm
+from tuning.space_defaults import CLASSES
 from tuning.space_words import parsed_words
 
 #: Keys that a run of ours cannot serve: they name code to import.

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 
 from tuning.storage_patience import Patience
+from tuning.storage_requeue import requeue_stale
 
 #: A trial whose heart has not beaten for so many intervals is dead.
 GRACE_BEATS = 3
@@ -108,17 +108,6 @@ def stale_callback_name() -> str:
     names = inspect.signature(RDBStorage.__init__).parameters
     new, old = "heartbeat_stale_trial_callback", "failed_trial_callback"
     return new if new in names else old
-
-
-def requeue_stale(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a dead trial again.
-
-    :param study: its study.
-    :param trial: the one whose heart stopped.
-    """
-    from tuning.worker_requeue import requeue
-
-    requeue(study, trial, "stale")
 
 
 def open_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:

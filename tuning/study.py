@@ -12,6 +12,7 @@ if not __package__:  # started as a file: Python then looks for modules in its f
 
 import tyro
 
+from sb3_ppo_notes.rollouts import environment_error
 from tuning.storage_database import close_databases
 from tuning.study_run import Run
 from tuning.study_verbs import Compare, Export, Report, Status
@@ -35,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="tuning/study.py", args=arguments)
     try:
         return int(command())
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {command.hide(str(error))}", file=sys.stderr)
+    except (Exception, SystemExit) as error:  # an environment may end the program, too
+        line = environment_error(error)
+        if line is None and not isinstance(error, ValueError | TypeError | OSError):
+            raise
+        print(f"error: {command.hide(line or str(error))}", file=sys.stderr)
         return 2
     finally:
         close_databases()

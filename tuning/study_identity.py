@@ -10,11 +10,16 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
+from tuning.space_names import optuna_names
 from tuning.space_warm_starts import WarmStart
 from tuning.worker_settings import Settings
+from tuning.worker_stages import existing_study, never_ran
 
 IDENTITY = "identity"
+#: What a score depends on so much that those with another cannot be compared.
+TASK = ("env", "algo", "n_timesteps")
 #: Whoever makes a study fills it within this many seconds, or has died.
 CREATION_SECONDS = 10.0
 PACKAGES = ("sb3-ppo-notes", "stable-baselines3", "torch", "gymnasium", "numpy", "optuna", "rl-zoo3")
@@ -92,23 +97,17 @@ def created_or_joined(
     :param starts: where to start from.
     :param allow_changed: go on with a study of another identity, which becomes this one.
     :return: the study.
-    :raises ValueError: if it exists and is another.
+    :raises ValueError: if it exists and is another; nothing is written then.
     """
     name, wanted = settings.study, identity_of(settings)
-    try:
-        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    except optuna.exceptions.DuplicatedStudyError:
-        study = optuna.load_study(study_name=name, storage=storage)
-        deadline = time.monotonic() + CREATION_SECONDS
-        while IDENTITY not in study.user_attrs:
-            # Another machine is making it just now. If that died in between, we go on where it stopped.
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
+    study = _study(name, storage)
     stored = study.user_attrs.get(IDENTITY)
     if stored is not None and not allow_changed:
         check_identity(name, stored, wanted)
-    if stored is None:
+    if stored is not None and stored != wanted:
+        check_comparable(study, stored, wanted)
+        _withdraw_queued(study, storage)
+    if stored != wanted:
         for start in starts:
             if start.configuration is not None:
                 _queue(study, settings, start)
@@ -123,8 +122,57 @@ def created_or_joined(
     return study
 
 
+def _study(name: str, storage: BaseStorage) -> optuna.Study:
+    study = existing_study(name, storage)
+    if study is None:
+        try:
+            return optuna.create_study(study_name=name, storage=storage, direction="maximize")
+        except optuna.exceptions.DuplicatedStudyError:
+            study = optuna.load_study(study_name=name, storage=storage)
+    deadline = time.monotonic() + CREATION_SECONDS
+    while IDENTITY not in study.user_attrs:
+        # Another machine is making it just now. If that died in between, we go on where it stopped.
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return study
+
+
+def check_comparable(study: optuna.Study, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to compare scores of one task with those of another.
+
+    :param study: with its trials.
+    :param stored: as it was made.
+    :param wanted: as it is asked for now.
+    :raises ValueError: if trials have run, and environment, algorithm or length of a trial are others now.
+    """
+    if all(trial.state is TrialState.WAITING or never_ran(trial) for trial in study.get_trials(deepcopy=False)):
+        return
+    for part in TASK:
+        if stored.get(part) != wanted[part]:
+            raise ValueError(
+                f"study {study.study_name!r} has trials with another {WORDS[part]} ({_short(stored.get(part))}, now "
+                f"{_short(wanted[part])}), whose scores cannot be compared; give it another name"
+            )
+
+
+def _withdraw_queued(study: optuna.Study, storage: BaseStorage) -> None:
+    """End the trials that wait: they were queued for a configuration that is another now."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        try:
+            storage.set_trial_user_attr(trial._trial_id, "reason", "changed")
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            continue
+
+
 def _queue(study: optuna.Study, settings: Settings, start: WarmStart) -> None:
     assert start.configuration is not None
-    asked = {dimension.name for dimension in settings.space.dimensions}
-    parameters = {key: value for key, value in start.configuration.items() if key in asked}
-    study.enqueue_trial(parameters, user_attrs={"origin": start.name}, skip_if_exists=True)
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.user_attrs.get("configuration") == start.configuration for trial in trials if not never_ran(trial)):
+        return  # it has run already, before the study was changed
+    names = optuna_names(settings.space.dimensions, trials)
+    parameters = {names[key]: value for key, value in start.configuration.items() if key in names}
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if all(trial.system_attrs.get("fixed_params") != parameters for trial in waiting):
+        study.enqueue_trial(parameters, user_attrs={"origin": start.name})

@@ -87,4 +87,4 @@ class Place:
         self.named()
         address = self.address()
         storage = open_storage(address, heartbeat=60, patience=Patience(30.0), must_exist=True)
-        return opened_study(self.study, storage, str(address)), storage
+        return opened_study(self.study, storage), storage

@@ -36,12 +36,11 @@ STATES = {
 }
 
 
-def opened_study(name: str, storage: BaseStorage, where: str) -> optuna.Study:
+def opened_study(name: str, storage: BaseStorage) -> optuna.Study:
     """A study that must be there.
 
     :param name: of the study.
     :param storage: opened.
-    :param where: the storage, for the message.
     :return: the study.
     :raises ValueError: if there is none of that name, naming those that are there.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from tuning.study_identity import IDENTITY, created_or_joined
 from tuning.study_place import Place
 from tuning.study_progress import StudyLine
 from tuning.study_record import read_record
-from tuning.study_verbs import console
+from tuning.study_verbs import console, exit_code
 from tuning.worker_process import quiet, run_workers
 from tuning.worker_settings import Settings, baselines, check_sampler
 from tuning.worker_stages import existing_study
@@ -87,11 +88,11 @@ class Run(Place):
     def __call__(self) -> int:
         """Do it.
 
-        :return: 0, 1 if trials keep failing, 130 or 143 after a signal.
+        :return: 0, 1 if trials keep failing, 2 if their environment does, 130 or 143 after a signal.
         :raises ValueError: for an option out of range, before anything is trained or written.
         """
         quiet()
-        self.study = self.study or self.env.replace("/", "-")
+        self.study = self.study or re.sub(r"[^A-Za-z0-9._-]+", "-", self.env)
         entry = zoo_entry(self.env, self.algo)
         self._check()
         address, name = self.address(), self.named()
@@ -118,7 +119,7 @@ class Run(Place):
         console().print(f"written: {', '.join(str(path) for path in written)}", soft_wrap=True, highlight=False)
         if code in (130, 143):
             print("interrupted: the same command goes on from here", file=sys.stderr)
-        return code
+        return exit_code(code, study, storage, self.hide)
 
     def settings(self, entry: Mapping[str, Any], stored: Mapping[str, Any]) -> Settings:
         """The options as the workers take them.
@@ -174,10 +175,7 @@ class Run(Place):
         if not self.patience >= 0:
             raise ValueError(f"patience must be >= 0 seconds, got {self.patience}")
         check_sampler(self.sampler)
-        try:
-            gym.make(self.env).close()
-        except (gym.error.Error, ImportError, ModuleNotFoundError) as error:
-            raise ValueError(f"env must be an environment that can be made, got {self.env!r}: {error}") from error
+        gym.make(self.env).close()
 
     def _protocol(self, total: int, stored: Mapping[str, Any]) -> Protocol:
         first = SEEDS_PER_STUDY * self.seed

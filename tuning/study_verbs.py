@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
+from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.table import Table
 
@@ -16,9 +20,10 @@ from tuning.study_compare import comparison_table, optimism_line
 from tuning.study_identity import IDENTITY
 from tuning.study_place import Place
 from tuning.study_progress import StudyLine
-from tuning.study_record import protocol_of, read_record, summary
-from tuning.worker_process import run_workers
+from tuning.study_record import protocol_of, read_record, stages_of, summary
+from tuning.worker_process import BAD_INPUT, ENVIRONMENT_FAILED, run_workers
 from tuning.worker_settings import Settings, baselines
+from tuning.worker_stages import environment_failure
 
 COLUMNS = 110
 
@@ -27,6 +32,23 @@ def console() -> Console:
     """Standard output; a file or a pipe is as wide as a table needs."""
     made = Console()
     return made if made.is_terminal else Console(width=COLUMNS)
+
+
+def exit_code(code: int, study: optuna.Study, storage: BaseStorage, hide: Callable[[str], str]) -> int:
+    """What a shell is told after workers have ended; an environment's own error is shown.
+
+    :param code: of the workers.
+    :param study: of the search.
+    :param storage: opened.
+    :param hide: takes passwords out of a text.
+    :return: 2 for an environment's error, else the workers' code.
+    """
+    if code != ENVIRONMENT_FAILED:
+        return code
+    stages = stages_of(study, storage)
+    line = environment_failure([*stages.search, *stages.finalists, *stages.test])
+    print(f"error: study {study.study_name!r} stopped, {hide(str(line))}", file=sys.stderr)
+    return BAD_INPUT
 
 
 @dataclass
@@ -103,7 +125,7 @@ class Compare(Place):
     def __call__(self) -> int:
         """Do it.
 
-        :return: 0; 130 or 143 after a signal, 1 if runs keep failing.
+        :return: 0; 130 or 143 after a signal, 1 if runs keep failing, 2 if their environment does.
         :raises ValueError: if there is no such study, or it has no winner.
         """
         if self.workers < 1:
@@ -126,7 +148,7 @@ class Compare(Place):
         if code == 0:
             console().print(comparison_table(record))
             console().print(optimism_line(record), highlight=False)
-        return code
+        return exit_code(code, study, storage, self.hide)
 
     def _more_seeds(self, protocol: Protocol) -> Protocol:
         if self.test_seeds is None:

@@ -18,6 +18,7 @@ from tuning.objective_checkpoint import Checkpoints
 from tuning.objective_compile import compiling_pays
 from tuning.objective_environments import evaluation_seed, random_floor
 from tuning.space_arguments import Setup
+from tuning.space_names import optuna_names
 from tuning.storage import Address, open_storage
 from tuning.storage_database import GRACE_BEATS
 from tuning.storage_patience import Patience
@@ -29,6 +30,7 @@ from tuning.worker_stages import (
     FINALISTS,
     TEST,
     Job,
+    StudyStoppedError,
     arm_of,
     asked_trial,
     claimed_trial,
@@ -41,18 +43,16 @@ from tuning.worker_stages import (
     missing_jobs,
     never_ran,
     started_job,
+    stopped_by,
 )
 from tuning.worker_trial import Heart, TrialControl, finish, run_trial, tell_error, worst
 
-#: So many failures one after another, or the very first trial's, stop a study.
+#: So many failures one after another, or the very first trial's, stop a study; so do as many trials that ended because
+#: of an environment's NaN.
 FAILURES_IN_A_ROW = 3
 #: Seconds to wait for trials that asked before to say how many steps they need.
 ADMISSION_SECONDS = 30.0
 STAGES = ("search", "finalists", "test")
-
-
-class StudyStoppedError(Exception):
-    """The objective fails: nothing is gained by running it again. Its message is the traceback."""
 
 
 class Worker:
@@ -116,12 +116,16 @@ class Worker:
         recent = [t for t in trials[self._first_new[study.study_name] :] if t.state.is_finished()]
         recent = [t for t in recent if t.state is not TrialState.FAIL or failed(t)]
         recent.sort(key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete))
+        last = recent[-FAILURES_IN_A_ROW:]
+        is_full = len(last) == FAILURES_IN_A_ROW
+        if is_full and all(trial.user_attrs.get("by_environment") for trial in last):
+            error = last[-1].user_attrs["error"]
+            raise StudyStoppedError(f"{error}\nso ended {FAILURES_IN_A_ROW} trials in a row: see to the environment")
         if not recent or not failed(recent[-1]):
             return
         is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
-        last = recent[-FAILURES_IN_A_ROW:]
-        if is_first or (len(last) == FAILURES_IN_A_ROW and all(map(failed, last))):
-            raise StudyStoppedError(recent[-1].user_attrs["error"])
+        if is_first or (is_full and all(map(failed, last))):
+            raise stopped_by(recent[-1])
 
     # Search ------------------------------------------------------------------------------------------------------
 
@@ -146,10 +150,10 @@ class Worker:
         index = sum("retry_of" not in t.user_attrs for t in earlier)
         self.search.sampler = made_sampler(settings.sampler, sampler_seed(settings.seed, index), settings.seed)
         try:
-            configuration = settings.space.sample(trial)
+            configuration = settings.space.sample(trial, optuna_names(settings.space.dimensions, earlier))
             setup = setup_of(settings, number, configuration)
         except (ValueError, TypeError, KeyError):
-            # Such as a choice that the trials so far did not have, after --allow-changed-config.
+            # Such as a choice that a worker with another configuration has made meanwhile.
             tell_error(self.storage, trial._trial_id, self.address.hide(traceback.format_exc()))
             return True
         control = self._control(self.search, trial._trial_id, setup, settings.protocol.search_seeds[0], 0)
@@ -211,7 +215,7 @@ class Worker:
     def _next_job(self, study: optuna.Study, stage: int, jobs: list[Job]) -> bool:
         trials = study.get_trials(deepcopy=False)
         if (error := failed_too_often(jobs, trials[self._first_new[study.study_name] :])) is not None:
-            raise StudyStoppedError(error)
+            raise error
         own = claimed_trial(study, self.storage)
         if own is None:
             missing = missing_jobs(jobs, study.get_trials(deepcopy=False))

@@ -13,13 +13,18 @@ from multiprocessing.process import BaseProcess
 import optuna
 from optuna.exceptions import StorageInternalError
 
+from sb3_ppo_notes.rollouts import environment_error
 from tuning.storage import Address
 from tuning.storage_database import close_databases
-from tuning.worker import STAGES, StudyStoppedError, Worker
+from tuning.worker import STAGES, Worker
 from tuning.worker_settings import Settings
 from tuning.worker_signals import StopSignals
+from tuning.worker_stages import StudyStoppedError
 
 STOPPED, BAD_INPUT = 1, 2
+#: Of a worker whose trials fail by an error of the environment's own, which the process that started it tells.
+ENVIRONMENT_FAILED = 3
+FAILURES = (STOPPED, BAD_INPUT, ENVIRONMENT_FAILED)
 #: Times a worker that was killed from outside is started again, all workers together.
 MOST_RESTARTS = 3
 #: Seconds that a worker may take to end its rollout and write its checkpoint.
@@ -46,6 +51,8 @@ def worker_main(settings: Settings, stages: Sequence[str]) -> None:
         try:
             Worker(settings, signals, lambda: parent is not None and not parent.is_alive()).work(stages)
         except StudyStoppedError as error:
+            if error.by_environment:
+                sys.exit(ENVIRONMENT_FAILED)
             print(f"{error}\nstudy {settings.study!r} stopped: its trials fail", file=sys.stderr, flush=True)
             sys.exit(STOPPED)
         except KeyboardInterrupt:
@@ -53,8 +60,9 @@ def worker_main(settings: Settings, stages: Sequence[str]) -> None:
         except Exception as error:
             # Optuna's own words for a failed request guess at its reason; the database's give it.
             cause = error.__cause__ if isinstance(error, StorageInternalError) else None
-            print(f"error: {hide(str(cause or error)) or type(error).__name__}", file=sys.stderr, flush=True)
-            sys.exit(BAD_INPUT if isinstance(error, ValueError | TypeError) else STOPPED)
+            line = environment_error(error)
+            print(f"error: {hide(line or str(cause or error)) or type(error).__name__}", file=sys.stderr, flush=True)
+            sys.exit(BAD_INPUT if line or isinstance(error, ValueError | TypeError) else STOPPED)
         finally:
             close_databases()
         sys.exit(signals.exit_code)
@@ -70,7 +78,7 @@ def run_workers(
     :param show: called now and then, to draw how it goes.
     :param stages: that they work on.
     :param every: seconds between two looks at them.
-    :return: 0, 1 if the study was stopped or no worker is left, 130 or 143 after a signal.
+    :return: 0, 1 if the study was stopped or no worker is left, :data:`ENVIRONMENT_FAILED`, 130 or 143 after a signal.
     """
     context = multiprocessing.get_context("spawn")
 
@@ -108,7 +116,7 @@ def _watched(
                     f"worker {worker.pid} was killed (signal {-worker.exitcode}); another one starts", file=sys.stderr
                 )
                 workers[place] = started()
-            elif worker.exitcode in (STOPPED, BAD_INPUT):
+            elif worker.exitcode in FAILURES:
                 code = code or worker.exitcode
         if (signals.is_stopping() or code) and told_at is None:
             told_at = time.monotonic()
@@ -124,7 +132,7 @@ def _watched(
     codes = [worker.exitcode for worker in workers]
     if signals.is_stopping():
         return signals.exit_code
-    failures = [one for one in codes if one in (STOPPED, BAD_INPUT)]
+    failures = [one for one in codes if one in FAILURES]
     if failures:
         return int(failures[0] or STOPPED)
     return 0 if 0 in codes else STOPPED

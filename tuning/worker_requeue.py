@@ -17,11 +17,9 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.storage import is_database
+from tuning.storage_requeue import MOST_DEATHS, requeue
 
-#: A trial whose worker dies again and again takes too much memory, or breaks the machine.
-MOST_DEATHS = 2
-#: What of a trial holds for its retry too; the rest is about the attempt.
-INHERITED = ("origin", "planned", "arm", "seed")
+__all__ = ["MOST_DEATHS", "Reaper", "is_dead", "is_duplicate", "requeue", "whereabouts"]
 
 
 def whereabouts() -> dict[str, Any]:
@@ -111,34 +109,6 @@ class Reaper:
             reason = trial.user_attrs.get("reason", "stale")
             if trial.state is TrialState.FAIL and reason in ("stale", "preempted") and trial.number not in retried:
                 requeue(self.study, trial, reason)
-
-
-def requeue(study: optuna.Study, trial: FrozenTrial, reason: str) -> bool:
-    """Queue a trial again with the same parameters.
-
-    :param study: its study.
-    :param trial: that ended without a result, or is about to.
-    :param reason: ``"stale"`` for a dead worker's, ``"preempted"`` for one that was asked to stop.
-    :return: whether it was; one whose workers died too often is not.
-    """
-    deaths = trial.user_attrs.get("deaths", 0) + (reason == "stale")
-    if deaths > MOST_DEATHS:
-        return False
-    history = [*trial.user_attrs.get("retry_history", []), trial.number]
-    attributes = {name: trial.user_attrs[name] for name in INHERITED if name in trial.user_attrs}
-    attributes |= {"retry_of": trial.number, "retry_history": history, "deaths": deaths}
-    system = {name: trial.system_attrs[name] for name in ("fixed_params",) if name in trial.system_attrs}
-    study.add_trial(
-        optuna.create_trial(
-            state=TrialState.WAITING,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs=attributes,
-            # Under these names Optuna's own tools find the history.
-            system_attrs={**system, "failed_trial": history[0], "retry_history": history},
-        )
-    )
-    return True
 
 
 def is_duplicate(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> bool:

@@ -15,6 +15,7 @@ from tuning.objective import Objective, train
 from tuning.selection import Protocol
 from tuning.space import Configuration, Space
 from tuning.space_arguments import Setup, baseline_setup, make_setup
+from tuning.space_defaults import default_arguments
 from tuning.space_warm_starts import zoo_entry
 
 #: Samplers by name, and what each of them needs beside Optuna.
@@ -26,8 +27,6 @@ SAMPLERS = {
     "qmc": ("QMCSampler", ("scipy",)),
 }
 STARTUP_TRIALS = 10
-#: SB3's own, of a setup that does not say.
-N_STEPS = {"notes_ppo": 2048, "notes_a2c": 5}
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def rollout_of(setup: Setup) -> int:
     :param setup: of a run.
     :return: environment steps, over all its environments.
     """
-    return int(setup.arguments.get("n_steps", N_STEPS[setup.algo])) * setup.n_envs
+    return int({**default_arguments(setup.algo), **setup.arguments}["n_steps"]) * setup.n_envs
 
 
 def sampler_seed(seed: int, index: int) -> int:

@@ -23,6 +23,8 @@ from tuning.worker_requeue import MOST_DEATHS, whereabouts
 FINALISTS, TEST = ".finalists", ".test"
 #: Workers that look for a run at the same moment take one of the next so many.
 MOST_APART = 8
+#: Attribute of a failed trial: an environment's own error, in one line.
+ENVIRONMENT_ERROR = "environment_error"
 #: A run that failed so often will not succeed.
 MOST_FAILURES = 3
 
@@ -144,20 +146,54 @@ def missing_jobs(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> list[Job
     return [job for job in jobs if job.key not in taken]
 
 
-def failed_too_often(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> str | None:
-    """The last traceback of a run that keeps failing.
+class StudyStoppedError(Exception):
+    """The objective fails: nothing is gained by running it again. Its message is the traceback.
+
+    :param text: the traceback.
+    :param by_environment: whether it is an environment's own error.
+    """
+
+    def __init__(self, text: str, by_environment: bool = False):
+        super().__init__(text)
+        self.by_environment = by_environment
+
+
+def stopped_by(trial: FrozenTrial) -> StudyStoppedError:
+    """The error that a failed trial stops its study with.
+
+    :param trial: failed by an error of its own.
+    :return: to be raised.
+    """
+    return StudyStoppedError(trial.user_attrs["error"], ENVIRONMENT_ERROR in trial.user_attrs)
+
+
+def environment_failure(trials: Sequence[FrozenTrial]) -> str | None:
+    """The newest error of an environment's own.
+
+    :param trials: of all stages.
+    :return: in one line, ``None`` if there was none.
+    """
+    ended = [trial for trial in trials if failed(trial) and trial.datetime_complete is not None]
+    ended.sort(key=lambda trial: trial.datetime_complete)  # type: ignore[arg-type, return-value]
+    return next((str(t.user_attrs[ENVIRONMENT_ERROR]) for t in ended[::-1] if ENVIRONMENT_ERROR in t.user_attrs), None)
+
+
+def failed_too_often(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> StudyStoppedError | None:
+    """The last error of a run that keeps failing.
 
     :param jobs: all runs.
     :param trials: of the stage that ended since this worker began.
-    :return: ``None`` if there is none.
+    :return: to be raised, ``None`` if there is none.
     """
     for job in jobs:
         ended = [trial for trial in trials if trial.state is TrialState.FAIL and key_of(trial) == job.key]
-        errors = [trial.user_attrs["error"] for trial in ended if failed(trial)]
-        if len(errors) >= MOST_FAILURES:
-            return str(errors[-1])
+        failures = [trial for trial in ended if failed(trial)]
+        if len(failures) >= MOST_FAILURES:
+            return stopped_by(failures[-1])
         if any(trial.user_attrs.get("deaths", 0) >= MOST_DEATHS and died(trial) for trial in ended):
-            return f"the workers that ran {job.arm} on seed {job.seed} died, {MOST_DEATHS + 1} times (out of memory?)"
+            return StudyStoppedError(
+                f"the workers that ran {job.arm} on seed {job.seed} died, {MOST_DEATHS + 1} times (out of memory?)"
+            )
     return None
 
 

@@ -13,7 +13,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
+from sb3_ppo_notes.rollouts import environment_error
 from tuning.objective import Objective, PreemptedError, Run, is_divergence
 from tuning.objective_checkpoint import Checkpoints, Progress
 from tuning.selection import Protocol, run_score, should_prune
@@ -21,6 +22,7 @@ from tuning.storage import is_database
 from tuning.storage_patience import is_away
 from tuning.worker_requeue import requeue, whereabouts
 from tuning.worker_signals import StopSignals
+from tuning.worker_stages import ENVIRONMENT_ERROR
 
 #: Characters of a traceback that are kept: its end says what happened. MySQL takes 64 KiB.
 TRACEBACK_CHARACTERS = 6000
@@ -136,11 +138,11 @@ class TrialControl:
 
         :param step: environment steps.
         :param value: mean return.
-        :raises NonFiniteError: if it is not finite, before anybody is told.
+        :raises NonFiniteEnvironmentError: if it is not finite, before anybody is told.
         :raises optuna.TrialPruned: if the run is worse than the others so far.
         """
         if not math.isfinite(value):
-            raise NonFiniteError(f"return must be finite, got {value} in the evaluation at step {step}")
+            raise NonFiniteEnvironmentError(f"return must be finite, got {value} in the evaluation at step {step}")
         self.evaluations[step] = value
         self.storage.set_trial_intermediate_value(self.trial._trial_id, step, value)
         self.attribute("env_steps", self.env_steps)
@@ -244,10 +246,14 @@ def _outcome(
         if not is_divergence(error):
             text = hide(traceback.format_exc())
             control.attribute("env_steps", control.env_steps)
+            if (line := environment_error(error)) is not None:
+                control.attribute(ENVIRONMENT_ERROR, hide(line))
             tell_error(control.storage, control.trial._trial_id, text)
             control.checkpoints.clear()
             return text
-        finish(control, TrialState.COMPLETE, floor(), reason="diverged", diverged=True, error=hide(str(error)))
+        why = dict(reason="diverged", diverged=True, error=hide(str(error)))
+        why["by_environment"] = isinstance(error, NonFiniteEnvironmentError)
+        finish(control, TrialState.COMPLETE, floor(), **why)
         outcome = "diverged"
     else:
         finish(control, TrialState.COMPLETE, score)

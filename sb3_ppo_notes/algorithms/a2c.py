@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_ppo_notes.algorithms.arguments import check_arguments, scheduled
+from sb3_ppo_notes.algorithms.arguments import check_arguments, plain_arguments
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.rules import GAE, AdvantageNormalization, PolicyGradient, UpdateRule
@@ -32,24 +32,24 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, the same with ``Lstm`` before ``Policy``,
         or a class.
     :param env: an environment, several in a VecEnv, or the id of a registered one.
-    :param learning_rate: > 0, or a schedule of the remaining progress (1 → 0), or ``"lin_7e-4"`` for a line to 0.
+    :param learning_rate: ≥ 0, or a schedule of the remaining progress (1 → 0), or ``"lin_7e-4"`` for a line to 0.
     :param n_steps: T, steps of each environment in a rollout.
     :param gamma: γ in [0, 1], discount.
     :param gae_lambda: λ in [0, 1] of GAE; 1 is return − V.
     :param ent_coef: weight of the entropy bonus, or a schedule.
     :param vf_coef: weight of the value loss, or a schedule.
-    :param max_grad_norm: longest gradient, ``None`` for no limit.
+    :param max_grad_norm: longest gradient, > 0; ``None`` or infinity for no limit.
     :param rms_prop_eps: ε of RMSprop, keeps its denominator off 0.
     :param use_rms_prop: RMSprop (the original) in place of Adam, unless ``policy_kwargs`` names an optimiser.
     :param use_sde: state-dependent exploration (gSDE) in place of independent noise.
-    :param sde_sample_freq: steps between two draws of gSDE's weights, -1 for once a rollout.
+    :param sde_sample_freq: steps between two draws of gSDE's weights, below 1 for once a rollout.
     :param rollout_buffer_class: a buffer of your own, ``None`` for ours.
     :param rollout_buffer_kwargs: its further arguments.
     :param normalize_advantage: bring the advantages to mean 0 and deviation 1.
-    :param stats_window_size: episodes that ``rollout/`` statistics are averaged over.
+    :param stats_window_size: episodes that ``rollout/`` statistics are averaged over, ``None`` for all.
     :param tensorboard_log: folder of TensorBoard logs, ``None`` for none.
     :param policy_kwargs: further arguments of the policy.
-    :param verbose: 0 silent, 1 information, 2 debugging.
+    :param verbose: below 1 silent, 1 information, above debugging.
     :param seed: of all random generators.
     :param device: ``"cpu"``, ``"cuda"``, ``"auto"``, …
     :param _init_setup_model: whether to build the networks now.
@@ -113,13 +113,13 @@ class NotesA2C(NotesOnPolicyAlgorithm):
             "rms_prop_eps",
             "use_rms_prop",
         )
-        arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
+        arguments = {name: value for name, value in locals().items() if name not in names}
         check_arguments({"rms_prop_eps": rms_prop_eps, "use_rms_prop": use_rms_prop})
         if use_rms_prop and "optimizer_class" not in (policy_kwargs or {}):
             settings = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
             rms_prop = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": settings}
             arguments["policy_kwargs"] = (policy_kwargs or {}) | rms_prop
-        self._construct(arguments, rule, action_masking, compile, precision, on_nonfinite)
+        self._construct(plain_arguments(arguments), rule, action_masking, compile, precision, on_nonfinite)
         if _init_setup_model:
             self._setup_model()
 
@@ -184,7 +184,7 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16, typed=True)  # a float64 of NumPy is equal to a float and computes otherwise
 def _stock_rule(gae_lambda: float, normalizes: bool) -> UpdateRule:
     """Kept, because it is asked for three times in an update that takes a millisecond."""
     return UpdateRule(

@@ -1,11 +1,14 @@
-"""What the constructors and ``learn`` accept. Everything is checked before anything is built, and again when a model is
-loaded.
+"""What the constructors and ``learn`` accept. Everything is checked before anything is built, and again when learning
+begins: a model that was loaded may be one that can only predict.
 """
 
+import copy
+import math
 import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -17,14 +20,13 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_ppo_notes.formulas.checks import (
     InvalidTypeError,
     InvalidValueError,
-    check_choice,
     check_flag,
     check_fraction,
     check_integer,
     check_positive,
     check_real,
 )
-from sb3_ppo_notes.rules.schedules import check_schedule
+from sb3_ppo_notes.rules.schedules import check_schedule, value_at
 
 Check = Callable[[str, Any], None]
 LARGEST_SEED = 2**32 - 1
@@ -34,44 +36,45 @@ def _or_none(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def _check_clip_range(name: str, value: Any) -> None:
-    check_schedule(name, value)
-    if isinstance(value, int | float) and value > 1:
-        warnings.warn(
-            f"{name}={value} is above 1: probability ratios are clipped so late that it disables clipping", stacklevel=2
-        )
-
-
 def _check_clip_range_vf(name: str, value: Any) -> None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and not (value > 0 and np.isfinite(value)):
-        raise InvalidValueError(f"{name} must be > 0 and finite, or None for no clipping of values, got {value!r}")
-    check_schedule(name, value)
+    if isinstance(value, Real) and not isinstance(value, bool) and not float(value) > 0:
+        raise InvalidValueError(f"{name} must be > 0, or None for no clipping of values, got {value!r}")
+    check_schedule(name, value, is_exclusive=True)
+
+
+def _check_coefficient(name: str, value: Any, minimum: float) -> None:
+    if isinstance(value, th.Tensor) and value.numel() == 1 and not value.requires_grad:
+        value = value.item()  # kept as it is by the model, so that it may be changed in place
+    check_schedule(name, value, minimum=minimum)
 
 
 def _check_ent_coef(name: str, value: Any) -> None:
-    if value == "auto":
+    if isinstance(value, str) and value == "auto":
         raise InvalidTypeError(f"{name} must be a finite float or a schedule, got 'auto' (\"auto\" is for SAC only)")
-    check_schedule(name, value, positive=False)
-    if isinstance(value, int | float) and value < 0:
-        warnings.warn(f"{name}={value} is negative: it rewards certainty and takes exploration away", stacklevel=2)
-
-
-def _check_vf_coef(name: str, value: Any) -> None:
-    check_schedule(name, value, positive=False)
-    if isinstance(value, int | float):
-        check_real(name, value, ">= 0 and finite (a float or a schedule)", is_allowed=value >= 0)
+    _check_coefficient(name, value, -math.inf)
 
 
 def _check_positive_or_none(meaning: str) -> Check:
     def check(name: str, value: Any) -> None:
         if value is not None:
-            check_positive(name, value, words=f"> 0 and finite, or None for {meaning}")
+            check_positive(name, value, words=f"> 0, or None for {meaning}", may_be_infinite=True)
 
     return check
 
 
+def _check_not_negative(name: str, value: Any) -> None:
+    check_real(name, value, ">= 0 and finite", not isinstance(value, Real) or float(value) >= 0)
+
+
+def _check_any_integer(name: str, value: Any, note: str = "") -> None:
+    if not isinstance(value, Integral):
+        raise InvalidTypeError(f"{name} must be an int{note}, got {type(value).__name__} {value!r}")
+
+
 def _check_sde_sample_freq(name: str, value: Any) -> None:
-    check_integer(name, value, minimum=-1, because=" (-1: once a rollout)")
+    if isinstance(value, bool):
+        raise InvalidTypeError(f"{name} must be an int, got bool {value!r}")
+    _check_any_integer(name, value, " (below 1: once a rollout)")
 
 
 def _check_seed(name: str, value: Any) -> None:
@@ -84,14 +87,21 @@ def _check_seed(name: str, value: Any) -> None:
 
 
 def _check_device(name: str, value: Any) -> None:
+    """A device is one on which a tensor can be made and read again: no list of names tells that."""
+    if value == "auto":
+        return
+    accelerator = th.accelerator.current_accelerator() if th.accelerator.is_available() else None
+    available = " or ".join(repr(each) for each in ("cpu", accelerator and accelerator.type, "auto") if each)
     try:
-        device = th.device("cuda" if value == "auto" else value)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidValueError(
-            f"{name} must be 'cpu', 'cuda', 'cuda:0' or 'auto', got {value!r} (unknown device)"
-        ) from error
-    if value != "auto" and device.type == "cuda" and not th.cuda.is_available():
-        warnings.warn(f"{name}={str(value)!r} was requested but no GPU is available, using 'cpu'", stacklevel=2)
+        device = th.device(value)
+        if device.type == "cuda" and not th.cuda.is_available():
+            # As SB3 does, which says nothing.
+            warnings.warn(f"{name}={str(value)!r} was requested but no GPU is available, using 'cpu'", stacklevel=2)
+            return
+        th.zeros(1, device=device).item()
+    except (RuntimeError, TypeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise InvalidValueError(f"{name} must be {available} here, got {str(value)!r} ({reason})") from error
 
 
 def _check_path(name: str, value: Any) -> None:
@@ -109,30 +119,30 @@ def _check_buffer_class(name: str, value: Any) -> None:
         raise InvalidTypeError(f"{name} must be a subclass of RolloutBuffer or None, got {value!r}")
 
 
-#: The check of each constructor argument that is judged alone.
+#: The check of each constructor argument that is judged alone. What stock SB3 takes and can work with passes.
 CHECKS: dict[str, Check] = {
     "learning_rate": check_schedule,
     "n_steps": lambda name, value: check_integer(name, value, minimum=1),
     "n_epochs": lambda name, value: check_integer(name, value, minimum=1),
     "gamma": check_fraction,
     "gae_lambda": check_fraction,
-    "clip_range": _check_clip_range,
+    "clip_range": check_schedule,
     "clip_range_vf": _or_none(_check_clip_range_vf),
     "normalize_advantage": check_flag,
     "ent_coef": _check_ent_coef,
-    "vf_coef": _check_vf_coef,
+    "vf_coef": lambda name, value: _check_coefficient(name, value, 0.0),
     "max_grad_norm": _check_positive_or_none("no clipping"),
-    "rms_prop_eps": check_positive,
+    "rms_prop_eps": _check_not_negative,
     "use_rms_prop": check_flag,
     "use_sde": check_flag,
     "sde_sample_freq": _check_sde_sample_freq,
     "rollout_buffer_class": _or_none(_check_buffer_class),
     "rollout_buffer_kwargs": _or_none(_check_dict),
     "target_kl": _check_positive_or_none("no early stop"),
-    "stats_window_size": lambda name, value: check_integer(name, value, minimum=1),
+    "stats_window_size": _or_none(lambda name, value: check_integer(name, value, minimum=0)),
     "tensorboard_log": _or_none(_check_path),
     "policy_kwargs": _or_none(_check_dict),
-    "verbose": lambda name, value: check_choice(name, value, (0, 1, 2)),
+    "verbose": _check_any_integer,
     "seed": _or_none(_check_seed),
     "device": _check_device,
 }
@@ -148,46 +158,78 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     for name, check in CHECKS.items():
         if name in arguments:
             check(name, arguments[name])
-    if "batch_size" in arguments:
+    if arguments.get("batch_size") is not None:
         normalizes = arguments.get("normalize_advantage", False)
         # One sample has no standard deviation.
-        note = "" if normalizes else " without advantage normalisation"
-        if normalizes:
-            note = " (>= 1 without advantage normalisation)"
+        note = " (>= 1 without advantage normalisation)" if normalizes else " without advantage normalisation"
         check_integer("batch_size", arguments["batch_size"], minimum=2 if normalizes else 1, because=note)
 
 
-def check_rollout_size(
-    n_steps: int, n_envs: int, batch_size: int | None, normalize_advantage: bool, warns_of_rest: bool = True
-) -> None:
-    """Refuse a rollout too small for its minibatches; warn of a ragged last one.
+def ask_schedules(arguments: Mapping[str, Any]) -> None:
+    """Refuse schedules that begin with a number out of range.
 
-    :param n_steps: steps of each environment.
-    :param n_envs: number of environments.
-    :param batch_size: samples in a minibatch, ``None`` for all.
-    :param normalize_advantage: whether advantages are normalised, which takes two samples.
-    :param warns_of_rest: whether a smaller last minibatch is worth a warning.
-    :raises ValueError: if the sizes do not fit.
+    A copy of each is asked, because stock asks these for the first time in its first update: one that counts its calls
+    shall count the same. (The learning rate's is asked by SB3 when the policy is built.)
+
+    :param arguments: values by name.
+    :raises TypeError: if a schedule returns no number.
+    :raises ValueError: if it returns one out of range.
     """
-    size = n_steps * n_envs
-    if normalize_advantage and batch_size is not None and size < 2:
-        raise InvalidValueError(
-            f"n_steps * n_envs must be >= 2 when normalize_advantage=True, got n_steps={n_steps} and n_envs={n_envs}"
-        )
-    if batch_size is None:
-        return
-    if batch_size > size:
-        raise InvalidValueError(
-            f"batch_size ({batch_size}) is larger than n_steps * n_envs ({size}): it must be at most that, "
-            f"got n_steps={n_steps} and n_envs={n_envs}"
-        )
-    if size % batch_size and warns_of_rest:
-        rest = size % batch_size
-        warnings.warn(
-            f"batch_size={batch_size} does not divide n_steps * n_envs = {size} (n_steps={n_steps}, n_envs={n_envs}): "
-            f"at the end of every epoch there will be a truncated mini-batch of size {rest}",
-            stacklevel=2,
-        )
+    for name in ("clip_range", "clip_range_vf", "ent_coef", "vf_coef"):
+        schedule = arguments.get(name)
+        if callable(schedule):
+            value_at(name, copy.deepcopy(schedule), 1.0, minimum=-math.inf if name == "ent_coef" else 0.0)
+
+
+class AnsweredOnce:
+    """A schedule whose first answer has been checked already, so that it is asked no more often than by stock.
+
+    :param name: of the argument, for the message.
+    :param schedule: of the remaining progress.
+    :raises TypeError: if it returns no number.
+    :raises ValueError: if it returns one out of range.
+    """
+
+    def __init__(self, name: str, schedule: Callable[[float], float]):
+        self.schedule = schedule
+        self._answers = [value_at(name, schedule, 1.0)]
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The next number."""
+        return self._answers.pop() if self._answers else self.schedule(progress_remaining)
+
+
+def warn_of_doubtful_arguments(arguments: Mapping[str, Any]) -> None:
+    """Warn of what can be meant, and seldom is.
+
+    :param arguments: values by name, checked.
+    """
+    clip_range, ent_coef, device = (arguments.get(name) for name in ("clip_range", "ent_coef", "device"))
+    if isinstance(clip_range, int | float) and clip_range > 1:
+        words = "is above 1: probability ratios are clipped so late that it disables clipping"
+        warnings.warn(f"clip_range={clip_range} {words}", stacklevel=2)
+    if isinstance(ent_coef, int | float) and ent_coef < 0:
+        warnings.warn(f"ent_coef={ent_coef} is negative: it rewards certainty and takes exploration away", stacklevel=2)
+    if device is not None and str(device).startswith("cuda") and not th.cuda.is_available():
+        warnings.warn(f"device={str(device)!r} was requested but no GPU is available, using 'cpu'", stacklevel=2)
+
+
+#: NumPy decides by the type of these in which precision advantages are computed, here as in stock SB3.
+PROMOTING = ("gamma", "gae_lambda")
+
+
+def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as a model keeps them: rl_zoo3's ``"lin_3e-4"`` as a schedule, NumPy's scalars as Python's.
+
+    :param arguments: values by name.
+    :return: values by name.
+    """
+    return {name: _unpacked(value) if name in PROMOTING else scheduled(value) for name, value in arguments.items()}
+
+
+def _unpacked(value: Any) -> Any:
+    """An array without dimensions as NumPy's scalar."""
+    return value[()] if isinstance(value, np.ndarray) else value
 
 
 def scheduled(value: Any) -> Any:
@@ -199,10 +241,11 @@ def scheduled(value: Any) -> Any:
     >>> scheduled("lin_0.5")
     LinearSchedule(start=0.5, end=0.0, end_fraction=1.0)
     """
-    if isinstance(value, np.floating | np.integer) and not isinstance(value, float):
+    is_scalar = isinstance(value, np.ndarray | np.generic) and value.ndim == 0
+    if is_scalar and not isinstance(value, float):
         return value.item()  # SB3 takes Python's numbers only
-    found = re.fullmatch(r"lin_(\d+(\.\d*)?([eE][+-]?\d+)?)", value) if isinstance(value, str) else None
-    return LinearSchedule(float(found.group(1)), 0.0, 1.0) if found else value
+    match = re.fullmatch(r"lin_(\d+(\.\d*)?([eE][+-]?\d+)?)", value) if isinstance(value, str) else None
+    return LinearSchedule(float(match.group(1)), 0.0, 1.0) if match else value
 
 
 def check_learn_arguments(
@@ -211,27 +254,22 @@ def check_learn_arguments(
     log_interval: Any,
     reset_num_timesteps: Any,
     progress_bar: Any,
-    minimum: int = 1,
-) -> int:
+) -> Any:
     """Refuse wrong arguments of ``learn`` before the environment is touched.
 
-    :param total_timesteps: environment steps, an int or a float without a fraction (1e5).
+    :param total_timesteps: environment steps; 0 only sets everything up, infinity goes on until a callback stops it.
     :param callback: a callback, a function, a list of callbacks or ``None``.
     :param log_interval: updates between two dumps of the log, or ``None``.
     :param reset_num_timesteps: whether to count from 0.
     :param progress_bar: whether to show one.
-    :param minimum: steps that there must be; 0 where a rollout that was left is finished and no more.
-    :return: total_timesteps as an int.
+    :return: total_timesteps, as an int if it has no fraction.
     :raises TypeError: for a wrong type.
     :raises ValueError: for a wrong value.
     """
-    if isinstance(total_timesteps, float) and total_timesteps.is_integer():
-        total_timesteps = int(total_timesteps)
-    if isinstance(total_timesteps, float):
-        raise InvalidValueError(f"total_timesteps must be an int >= {minimum} (1e5 will do), got {total_timesteps}")
-    check_integer("total_timesteps", total_timesteps, minimum=minimum)
+    is_allowed = not isinstance(total_timesteps, Real) or float(total_timesteps) >= 0
+    check_real("total_timesteps", total_timesteps, "a number >= 0", is_allowed, may_be_infinite=True)
     if log_interval is not None:
-        check_integer("log_interval", log_interval, minimum=1, because=" or None")
+        check_integer("log_interval", _whole(log_interval), minimum=1, because=" or None")
     check_flag("reset_num_timesteps", reset_num_timesteps)
     check_flag("progress_bar", progress_bar)
     callbacks = callback if isinstance(callback, list) else [callback]
@@ -245,4 +283,9 @@ def check_learn_arguments(
                 else f", got {callback!r}"
             )
             raise InvalidTypeError(f"callback must be a BaseCallback, a callable or a list of BaseCallbacks{where}")
-    return int(total_timesteps)
+    return _whole(total_timesteps)
+
+
+def _whole(number: Any) -> Any:
+    """1e5 as the int that it is."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number

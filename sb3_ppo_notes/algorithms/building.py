@@ -1,6 +1,7 @@
 """How a model comes about: from arguments, from a recipe, from a file."""
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -12,20 +13,30 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.algorithms.arguments import check_arguments, check_rollout_size, scheduled
+from sb3_ppo_notes.algorithms.arguments import (
+    CHECKS,
+    AnsweredOnce,
+    ask_schedules,
+    check_arguments,
+    plain_arguments,
+    warn_of_doubtful_arguments,
+)
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
+from sb3_ppo_notes.algorithms.equivalents import ReadsFilesOfOthers
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
 from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
+from sb3_ppo_notes.algorithms.sizes import check_sizes
+from sb3_ppo_notes.algorithms.spaces import SUPPORTED, check_spaces
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.engine import Engine
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag
-from sb3_ppo_notes.policies.masks import check_masking
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_choice, check_flag
+from sb3_ppo_notes.policies.masks import mask_sizes
 from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.parameters import separate_optimizers
-from sb3_ppo_notes.policies.precision import PRECISIONS
+from sb3_ppo_notes.policies.precision import PRECISIONS, remembers_in_single
 from sb3_ppo_notes.policies.recurrent import (
     NotesCnnRecurrentPolicy,
     NotesMultiInputRecurrentPolicy,
@@ -37,8 +48,10 @@ from sb3_ppo_notes.rules.state import RuleState
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="BuiltFromArguments")
 
+logger = logging.getLogger("sb3_ppo_notes")
 
-class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
+
+class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, OnPolicyAlgorithm):
     """How NotesPPO and NotesA2C come about: from arguments, from a recipe, from a file. How they learn is in
     ``on_policy``.
     """
@@ -60,7 +73,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
     normalize_advantage: bool
     target_kl: float | None
     n_epochs: int
-    batch_size: int
+    batch_size: int | None
     #: The algorithm's name in the field, for messages.
     algorithm_name: ClassVar[str]
     #: What the last update did; ``None`` before the first.
@@ -123,14 +136,21 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
         # Whether one sample is enough for a minibatch is for the rule to say, if there is one.
         normalizes = {} if rule is None else {"normalize_advantage": rule.advantage_normalization.scope != "none"}
         check_arguments(arguments | normalizes)
+        ask_schedules(arguments)
+        if rule is not None:
+            rule.at(1.0)
+        warn_of_doubtful_arguments(arguments)
         check_policy(arguments["policy"], self.policy_aliases, arguments["policy_kwargs"])
         env = arguments["env"]
-        if is_new or env is not None:
+        if is_new:
             env = made_environment(env, arguments["verbose"])
         theirs = inspect.signature(OnPolicyAlgorithm.__init__).parameters
         passed_on = {name: value for name, value in arguments.items() if name in theirs}
-        supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-        super().__init__(**passed_on | {"env": env}, supported_action_spaces=supported, _init_setup_model=False)
+        super().__init__(**passed_on | {"env": env}, supported_action_spaces=SUPPORTED, _init_setup_model=False)
+        if is_new:
+            # Once more, now that SB3 has wrapped an environment of OpenAI's Gym.
+            is_flattened = isinstance(arguments["policy"], str) and "features_extractor_class" not in self.policy_kwargs
+            check_spaces(self.observation_space, self.action_space, is_flattened=is_flattened)
         for name, value in arguments.items():
             if name not in theirs:
                 setattr(self, name, value)
@@ -143,14 +163,8 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
         self.on_nonfinite = on_nonfinite
         if rule is not None:
             take_arguments_from(rule, self)
-        if env is not None:
-            self._check_rollout_size()
-
-    def _check_rollout_size(self) -> None:
-        rule = self.rule
-        normalizes = rule.advantage_normalization.scope != "none"
-        warns = not rule.optimization.drop_last
-        check_rollout_size(self.n_steps, self.n_envs, self._batch_size(), normalizes, warns_of_rest=warns)
+        if is_new:
+            check_sizes(self.n_steps, self.n_envs, self._batch_size(), self.rule)
 
     @classmethod
     def from_recipe(
@@ -183,48 +197,49 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
 
     def _buffer_lambda(self) -> float:
         """λ as SB3 takes it: the buffer's own, once there is a buffer. The model's attribute is only what builds it."""
-        buffer = getattr(self, "rollout_buffer", None)
-        return float(getattr(buffer, "gae_lambda", self.gae_lambda))
+        return getattr(getattr(self, "rollout_buffer", None), "gae_lambda", self.gae_lambda)
 
     def _default_rule(self) -> UpdateRule:
         """Stock SB3, with the present values of its arguments."""
         raise NotImplementedError
 
     def _setup_model(self) -> None:
-        # A loaded model comes through here with attributes that no constructor has seen. Warnings were given at
-        # construction.
+        # A loaded model comes through here with attributes that no constructor has seen. Whether it can learn with them
+        # is asked when it learns: to predict they do not matter.
         if "rule" in vars(self):
             self._given_rule = vars(self).pop("rule")
-        for name in ("learning_rate", "clip_range", "clip_range_vf", "ent_coef", "vf_coef"):
-            if name in vars(self):
-                setattr(self, name, scheduled(getattr(self, name)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            check_arguments({name: value for name, value in vars(self).items() if name != "device"})
-            self._check_rollout_size()
+        vars(self).update(plain_arguments({name: vars(self)[name] for name in CHECKS if name in vars(self)}))
         if self._given_rule is not None:
             take_arguments_from(self._given_rule, self)
         if self.rollout_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = NotesDictRolloutBuffer if is_dict else NotesRolloutBuffer
         super()._setup_model()
+        self.lr_schedule = self.lr_schedule.schedule
         self._set_precision()
-        check_rule_fits(self.rule, self.policy, self.rollout_buffer)
+        if self._given_rule is not None:
+            check_rule_fits(self._given_rule, self.policy, self.rollout_buffer)
         self._prepare_memory_and_masks()
         self._setup_optimizers()
 
+    def _setup_lr_schedule(self) -> None:
+        super()._setup_lr_schedule()
+        self.lr_schedule: Any = AnsweredOnce("learning_rate", self.lr_schedule)
+
     def _set_precision(self) -> None:
-        if self.precision == "float16" and isinstance(self.policy, NotesRecurrentPolicy) and self.device.type == "cpu":
-            raise InvalidValueError(
-                "precision must be 'float32' or 'bfloat16' for a recurrent policy on a CPU, got 'float16' (PyTorch has "
-                "no such LSTM)"
-            )
         self.policy.precision = self.precision  # type: ignore[assignment]
+        if isinstance(self.policy, NotesRecurrentPolicy) and remembers_in_single(self.policy):
+            name, place = type(self.policy.lstm_actor).__name__, "processor" if self.device.type == "cpu" else "device"
+            logger.warning(
+                "precision=%r is for the networks; the memory stays in float32, because PyTorch has no %s in %s for "
+                "this %s",
+                *(self.precision, name, self.precision, place),
+            )
 
     def _prepare_memory_and_masks(self) -> None:
-        check_context(self.policy, self.rollout_buffer, self.rule, self.action_masking)
-        if self.action_masking and self.env is not None:
-            check_masking(self.env)
+        check_context(self.policy, self.rollout_buffer, self._given_rule or UpdateRule(), self.action_masking)
+        if self.action_masking:
+            mask_sizes(self.action_space)
         policy: Any = self.policy
         if isinstance(policy, NotesRecurrentPolicy) and isinstance(self.rollout_buffer, NotesRolloutBuffer):
             longest = policy.sequence_length or self._batch_size() or self.n_steps
@@ -232,7 +247,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
 
     def _setup_optimizers(self) -> None:
         """Give actor and critic an optimiser each, if the rule says so. SB3 has built one for all weights by now."""
-        separate = self.rule.optimization.separate
+        separate = None if self._given_rule is None else self._given_rule.optimization.separate
         if separate is None:
             return
         self.policy.optimizer, self.critic_optimizer = separate_optimizers(self.policy, separate)
@@ -254,7 +269,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, OnPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, others = super()._get_torch_save_params()
-        return state_dicts + (["critic_optimizer"] if self.rule.optimization.separate else []), others
+        return state_dicts + (["critic_optimizer"] if hasattr(self, "critic_optimizer") else []), others
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "NotesActorCriticPolicy") -> None:
         if self.device.type != "cpu" and self.policy_class.__name__ == mlp_class_name:

@@ -8,10 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_ppo_notes.algorithms.equivalents import check_no_policy_of_contrib
+from sb3_ppo_notes.algorithms.spaces import check_spaces
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 
 
@@ -34,6 +36,7 @@ def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[s
         )
     if not isinstance(policy, str | type):
         raise InvalidTypeError(f"policy must be a class or one of {', '.join(aliases)}, got {policy!r}")
+    check_no_policy_of_contrib(policy)
     if not policy_kwargs:
         return
     policy_class = aliases[policy] if isinstance(policy, str) else policy
@@ -78,7 +81,7 @@ def _check_net_arch(net_arch: Any) -> None:
     for sizes in layers:
         if sizes is None:
             continue
-        is_list = isinstance(sizes, list | tuple)
+        is_list = isinstance(sizes, list | tuple | np.ndarray)
         if not is_list or any(isinstance(size, bool) or not isinstance(size, Integral) or size < 1 for size in sizes):
             raise InvalidValueError(
                 f"net_arch must be a list of positive ints or a dict of two such lists (pi, vf), got {net_arch!r}"
@@ -108,10 +111,10 @@ def check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any]) ->
 def made_environment(env: Any, verbose: int) -> Any:
     """The environment itself, made from its name where one was given.
 
-    :param env: an id, a Gymnasium environment or a VecEnv.
+    :param env: an id, an environment or a VecEnv.
     :param verbose: whether SB3 says that it makes one.
-    :return: an environment whose spaces an on-policy algorithm can take.
-    :raises ValueError: if there is none, the name is unknown or the action space unbounded or unsupported.
+    :return: an environment.
+    :raises ValueError: if there is none, the name is unknown, or nobody can learn in its spaces.
     """
     if env is None:
         raise InvalidValueError(
@@ -125,16 +128,9 @@ def made_environment(env: Any, verbose: int) -> Any:
             raise UnknownEnvironmentError(
                 f"env must be the id of a registered environment, got {env!r}{close}"
             ) from error
-    action_space = getattr(env, "action_space", None)
-    supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    if action_space is not None and not isinstance(action_space, supported):
-        names = ", ".join(space.__name__ for space in supported)
-        raise InvalidValueError(f"env must have an action space of type {names}, got {action_space}")
-    if isinstance(action_space, spaces.Box) and not np.all(np.isfinite([action_space.low, action_space.high])):
-        raise InvalidValueError(
-            "env must have an action space within bounds: Continuous action space must have a finite lower and upper "
-            f"bound, got {action_space}"
-        )
+    # An environment of OpenAI's Gym has spaces of its own classes until SB3 wraps it.
+    if isinstance(env, gym.Env | VecEnv):
+        check_spaces(env.observation_space, env.action_space)
     return env
 
 

@@ -10,19 +10,23 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.algorithms.arguments import check_learn_arguments
+from sb3_ppo_notes.algorithms.arguments import check_arguments, check_learn_arguments, plain_arguments
 from sb3_ppo_notes.algorithms.building import BuiltFromArguments
+from sb3_ppo_notes.algorithms.readiness import check_that_it_can_learn
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
 from sb3_ppo_notes.algorithms.sinks import guard_sinks
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.engine import Engine, Phase
-from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
+from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.parameters import split_parameters
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
+from sb3_ppo_notes.rollouts.collector import Actor
+from sb3_ppo_notes.rollouts.pausing import UnfinishedStep
 from sb3_ppo_notes.rollouts.restarts import restarts_of
+from sb3_ppo_notes.rollouts.shapes import shape_error
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.loss import LossCoefficients
 from sb3_ppo_notes.rules.schedules import value_at
@@ -46,6 +50,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     resume_report: Any = None
     #: The step between whose neighbours a rollout was left; ``None`` if none was.
     _paused_at: int | None = None
+    #: The step at which a callback ended the last ``learn``; ``None`` if none did.
+    _unfinished_step: UnfinishedStep | None = None
     #: Whether ``learn`` is going on, or was cut short by an exception.
     _is_learning: bool = False
     #: What tells the checkpoints of this run from those of another; given with the first.
@@ -69,8 +75,9 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     def _update_learning_rate(self, optimizers: Any) -> None:
         """Set the learning rates of this update, and log the (actor's) rate."""
         progress = self._current_progress_remaining
-        value_at("learning_rate", self.lr_schedule, progress)
-        super()._update_learning_rate(optimizers)
+        # SB3 asks twice, first for the log: a schedule that counts its calls counts the same here.
+        self.logger.record("train/learning_rate", value_at("learning_rate", self.lr_schedule, progress))
+        update_learning_rate(optimizers, value_at("learning_rate", self.lr_schedule, progress))
         rule = self.rule
         if rule.optimization.separate is not None:
             actor, critic = rule.optimization.separate.actor, rule.optimization.separate.critic
@@ -79,7 +86,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             self.logger.record("notes/critic_learning_rate", self.critic_optimizer.param_groups[0]["lr"])
         if rule.adaptive_learning_rate is not None and self.rule_state.learning_rate is not None:
             update_learning_rate(self.policy.optimizer, self.rule_state.learning_rate)
-        self._log_learning_rate()
+        if self._given_rule is not None:
+            self._log_learning_rate()
 
     def _log_learning_rate(self) -> None:
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
@@ -112,8 +120,11 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         :param path: the file.
         :param args: as in SB3.
         :param kwargs: as in SB3; a new ``learning_rate`` is also where an adaptive one starts again.
-        :return: the model.
+        :return: the model. Whether it can learn is asked when it learns: to predict, only its networks count.
+        :raises ValueError: if an argument among ``kwargs`` is out of range, naming it.
         """
+        kwargs = plain_arguments(kwargs)
+        check_arguments(kwargs)
         model = super().load(path, *args, **kwargs)
         if "learning_rate" in kwargs:
             model.rule_state = dataclasses.replace(model.rule_state, learning_rate=None)
@@ -121,7 +132,13 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         before = self._last_obs
-        result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        try:
+            result = super()._setup_learn(total_timesteps, *args, **kwargs)
+        except ValueError as error:
+            clear = shape_error(error, self.observation_space)
+            if clear is not None:
+                raise clear from error
+            raise
         if self._last_obs is not before:
             # The environments were reset: nothing is left to remember, and no rollout to take up.
             self._last_states = None
@@ -149,8 +166,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             callback,
             rollout_buffer,
             n_rollout_steps,
+            acting=self._begin_acting,
             bootstrap_truncated=rule.truncation == "bootstrap",
-            actor=self.engine.actor(),
         )
 
     def train(self) -> None:
@@ -196,6 +213,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         if self._engine is None or not self._engine.is_for(self.policy, **choices):
             scalers = None if self._engine is None else self._engine.scalers
             self._engine = Engine(self.policy, **choices, scalers=scalers)
+            self._engine.begin_learning()
         return self._engine
 
     def tell(self, hook: str, report: UpdateReport, phase: Phase) -> Phase:
@@ -233,6 +251,12 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             print(f"{self.algorithm_name} runs {report}")
             self._said_execution = slow
 
+    def _begin_acting(self) -> Actor:
+        """How the policy acts, as it is made now."""
+        actor = self.engine.actor()
+        actor.begin()
+        return actor
+
     def _kl_coef(self, rule: UpdateRule) -> float:
         if not isinstance(rule.policy_objective, KLPenalty):
             return 0.0
@@ -262,7 +286,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         """Train.
 
         :param total_timesteps: environment steps to take, over all environments; a lower bound, whole rollouts are
-            gathered.
+            gathered. 0 only sets everything up; infinity goes on until a callback stops it.
         :param callback: called at every step.
         :param log_interval: updates between two dumps of the log, ``None`` for none.
         :param tb_log_name: name of the run for TensorBoard.
@@ -270,13 +294,10 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         :param progress_bar: show one.
         :return: this model.
         """
-        # A run that was cut in its last rollout, beyond the steps asked for, has none left and yet has to finish it.
-        minimum = 1 if self.on_resume is None else 0
         total_timesteps = check_learn_arguments(
-            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar, minimum
+            total_timesteps, callback, log_interval, reset_num_timesteps, progress_bar
         )
-        if self.env is None:
-            raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
+        check_that_it_can_learn(self)
         before = self.last_report
         try:
             self._run(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -304,6 +325,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         guard_sinks(self.logger)
         self.engine.begin_learning()
         self.between_steps = []
+        self._unfinished_step = None
         self._is_learning = True
         # Of a run that is resumed, rollouts are counted on: every log_interval-th of the whole run is logged.
         iteration = self._iteration if self.on_resume is not None else 0

@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_ppo_notes.algorithms.arguments import scheduled
+from sb3_ppo_notes.algorithms.arguments import plain_arguments
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.rules import (
@@ -37,28 +37,29 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, the same with ``Lstm`` before ``Policy``,
         or a class.
     :param env: an environment, several in a VecEnv, or the id of a registered one.
-    :param learning_rate: > 0, or a schedule of the remaining progress (1 → 0), or ``"lin_3e-4"`` for a line to 0.
+    :param learning_rate: ≥ 0, or a schedule of the remaining progress (1 → 0), or ``"lin_3e-4"`` for a line to 0.
     :param n_steps: T, steps of each environment in a rollout.
-    :param batch_size: N, samples in a minibatch; best a divisor of ``n_steps * n_envs``.
+    :param batch_size: N, samples in a minibatch; best a divisor of ``n_steps * n_envs``. ``None`` for all, as in
+        sb3-contrib; so is a larger number than that.
     :param n_epochs: K, passes over each rollout.
     :param gamma: γ in [0, 1], discount.
     :param gae_lambda: λ in [0, 1] of GAE.
-    :param clip_range: ε > 0 of the clipped surrogate, or a schedule.
+    :param clip_range: ε ≥ 0 of the clipped surrogate, or a schedule; infinity for no clip.
     :param clip_range_vf: ε > 0 of the value clip in reward units, or a schedule; ``None`` for no clip.
     :param normalize_advantage: bring each minibatch's advantages to mean 0 and deviation 1.
     :param ent_coef: weight of the entropy bonus, or a schedule.
     :param vf_coef: weight of the value loss, or a schedule.
-    :param max_grad_norm: longest gradient, ``None`` for no limit.
+    :param max_grad_norm: longest gradient, > 0; ``None`` or infinity for no limit.
     :param use_sde: state-dependent exploration (gSDE) in place of independent noise.
-    :param sde_sample_freq: steps between two draws of gSDE's weights, -1 for once a rollout.
+    :param sde_sample_freq: steps between two draws of gSDE's weights, below 1 for once a rollout.
     :param rollout_buffer_class: a buffer of your own, ``None`` for ours.
     :param rollout_buffer_kwargs: its further arguments.
     :param target_kl: stop an update when the estimated KL(old ‖ new) of a minibatch exceeds 1.5 times this; ``None``
         never.
-    :param stats_window_size: episodes that ``rollout/`` statistics are averaged over.
+    :param stats_window_size: episodes that ``rollout/`` statistics are averaged over, ``None`` for all.
     :param tensorboard_log: folder of TensorBoard logs, ``None`` for none.
     :param policy_kwargs: further arguments of the policy.
-    :param verbose: 0 silent, 1 information, 2 debugging.
+    :param verbose: below 1 silent, 1 information, above debugging.
     :param seed: of all random generators.
     :param device: ``"cpu"``, ``"cuda"``, ``"auto"``, …
     :param _init_setup_model: whether to build the networks now.
@@ -86,7 +87,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 2048,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
@@ -116,8 +117,8 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         on_nonfinite: str = "raise",
     ):
         names = ("self", "__class__", "rule", "action_masking", "compile", "precision", "on_nonfinite")
-        arguments = {name: scheduled(value) for name, value in locals().items() if name not in names}
-        self._construct(arguments, rule, action_masking, compile, precision, on_nonfinite)
+        arguments = {name: value for name, value in locals().items() if name not in names}
+        self._construct(plain_arguments(arguments), rule, action_masking, compile, precision, on_nonfinite)
         if _init_setup_model:
             self._setup_model()
 

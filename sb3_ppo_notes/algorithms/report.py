@@ -5,9 +5,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 
-from sb3_ppo_notes.formulas.diagnostics import clip_fraction, effective_sample_size
+from sb3_ppo_notes.formulas.diagnostics import clip_fraction, effective_sample_size, explained_variance
+from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
 
 
@@ -159,3 +161,16 @@ def dump_last_update(logger: Logger, num_timesteps: int) -> None:
     logger.dump(step=num_timesteps)
     # Dumping empties the logger; whoever reads logger.name_to_value afterwards shall still find what SB3 leaves there.
     logger.name_to_value.update(recorded)
+
+
+def explained_variance_of(buffer: RolloutBuffer) -> float:
+    """The explained variance of a rollout's returns by its values.
+
+    Summed in SB3's order (environment by environment): the order decides the last bit.
+
+    :param buffer: full.
+    :return: 1 if the values were right, ``nan`` if all returns are the same.
+    """
+    if isinstance(buffer, NotesRolloutBuffer):
+        return explained_variance(buffer.flat(buffer.values), buffer.flat(buffer.returns))
+    return explained_variance(buffer.values.flatten(), buffer.returns.flatten())

@@ -97,11 +97,10 @@ def check_rule_fits(rule: UpdateRule, policy: Any, buffer: Any) -> None:
     :param buffer: the rollout buffer that was built.
     :raises ValueError: naming what does not fit.
     """
-    stock = UpdateRule(advantage_estimator=GAE(1.0))
     is_stock_estimate = isinstance(rule.advantage_estimator, GAE) and isinstance(rule.value_target, LambdaReturn)
     is_stock = is_stock_estimate and (rule.optimization.order, rule.optimization.drop_last) == ("shuffled", False)
     is_stock = is_stock and rule.advantage_normalization.scope != "rollout" and not rule.needs_exact_kl
-    is_stock = is_stock and (rule.computed, rule.reward_scaling) == (stock.computed, stock.reward_scaling)
+    is_stock = is_stock and (rule.computed, rule.reward_scaling) == (UpdateRule.computed, UpdateRule.reward_scaling)
     if not is_stock and not isinstance(buffer, NotesRolloutBuffer):
         raise InvalidValueError(
             f"rollout_buffer_class must be NotesRolloutBuffer or a subclass for this rule, "
@@ -138,8 +137,6 @@ def check_context(policy: Any, buffer: Any, rule: UpdateRule, action_masking: bo
         )
     if is_recurrent and rule.optimization.separate is not None:
         raise InvalidValueError("separate must be None with a recurrent policy, whose critic reads the actor's memory")
-    if is_recurrent and policy.use_sde:
-        raise InvalidValueError("use_sde must be False with a recurrent policy, got True")
     if action_masking and not has_known_distribution(policy):
         raise InvalidValueError(
             f"action_masking must be False for {type(policy).__name__}, which evaluates actions by itself and "

@@ -82,4 +82,5 @@ def unsaved_names() -> list[str]:
 
     :return: their names; a checkpoint holds what they stand for.
     """
-    return ["between_steps", "on_resume", "resume_report", "_paused_at", "_is_learning", "_iteration", "_run_id"]
+    pausing = ["between_steps", "on_resume", "resume_report", "_paused_at", "_unfinished_step"]
+    return [*pausing, "_is_learning", "_iteration", "_run_id"]

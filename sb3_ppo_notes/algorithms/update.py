@@ -10,7 +10,7 @@ from stable_baselines3.common.utils import update_learning_rate
 from sb3_ppo_notes.algorithms.kl_control import KLControl
 from sb3_ppo_notes.algorithms.metrics import Metrics, Window
 from sb3_ppo_notes.algorithms.probe import Probe
-from sb3_ppo_notes.algorithms.report import Scale, UpdateReport
+from sb3_ppo_notes.algorithms.report import Scale, UpdateReport, explained_variance_of
 from sb3_ppo_notes.engine import Phase, Stepper, StepSettings
 from sb3_ppo_notes.rollouts import reevaluation
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
@@ -144,6 +144,6 @@ class Update:
         scales = {}
         if self.model.watchers.want("on_update"):
             scales = {name: Scale.of(getattr(self.rollout, name)) for name in ("advantages", "values", "returns")}
-        explained = reevaluation.explained_variance_of(self.rollout)
+        explained = explained_variance_of(self.rollout)
         learning_rate = phase.optimizer.param_groups[0]["lr"]
         return self._report("update", explained_variance=explained, learning_rate=learning_rate, **scales)

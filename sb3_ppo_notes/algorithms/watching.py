@@ -58,6 +58,8 @@ def _inside(callback: Any) -> Iterator[Any]:
     yield callback
     for child in getattr(callback, "callbacks", None) or ():
         yield from _inside(child)
-    child = getattr(callback, "callback", None)
-    if hasattr(child, "on_step"):
-        yield from _inside(child)
+    # EventCallback's own, and those of SB3's EvalCallback beside it.
+    for name in ("callback", "callback_on_new_best"):
+        child = getattr(callback, name, None)
+        if hasattr(child, "on_step"):
+            yield from _inside(child)

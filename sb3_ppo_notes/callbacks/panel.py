@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sb3_ppo_notes._atomic import write_whole
+
 
 class Plot(NamedTuple):
     """One small plot.
@@ -54,7 +56,7 @@ PLOTS = (
 )
 
 #: Okabe and Ito's colours: told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73")
+COLORS = ("#0072B2", "#D55E00", "#009E73")
 
 
 def draw_panel(history: Sequence[Mapping[str, float]], warned: Mapping[str, str], path: Path) -> Path:
@@ -73,7 +75,7 @@ def draw_panel(history: Sequence[Mapping[str, float]], warned: Mapping[str, str]
         _draw(axes, plot, history)
     words = "\n".join(lines) or "No warnings."
     figure.supxlabel(f"environment steps\n\n{words}", fontsize=9, x=0.02, ha="left")
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda beside: figure.savefig(beside, dpi=110))
     return path
 
 
@@ -82,7 +84,7 @@ def _draw(axes: Any, plot: Plot, history: Sequence[Mapping[str, float]]) -> None
     if plot.band is not None:
         axes.axhspan(*plot.band, color="#e6eef6", zorder=0, label="usual")
     is_drawn = False
-    for (name, label), colour in zip(plot.curves, COLOURS, strict=False):
+    for (name, label), colour in zip(plot.curves, COLORS, strict=False):
         points = [(each["timesteps"], each[name]) for each in history if name in each and each[name] == each[name]]
         if points:
             is_drawn = True

@@ -1,6 +1,7 @@
 """Phases of training and of evaluation in turn, and the mean score that each reports: batch-ppo's loop."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,15 +9,16 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_notes.callbacks.evaluation import predictor
 from sb3_ppo_notes.callbacks.watching import (
     Environment,
     FinishedEpisodes,
     own_environment,
-    predictor,
     synchronize_normalizers,
     untouched_generators,
 )
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_flag, check_integer
+from sb3_ppo_notes.rollouts.pausing import is_stopping
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class PhasesCallback(BaseCallback):
     changes by it. A report is logged as ``notes/phases/NAME/mean_return`` and ``…/n_episodes``.
 
     Of a loaded model the phase follows from its ``num_timesteps``; a checkpoint holds the scores too. An evaluation
-    runs within the very step that ends the training before it; a model saved at that step counts as evaluated.
+    runs within the very step that ends the training before it; a model saved at that step counts as evaluated. A signal
+    within a ``GracefulStop`` ends an evaluation, and the training; a resumed run begins with that evaluation.
 
     Source: batch-ppo, ``tools/loop.py`` and ``scripts/train.py``.
     Deviation: environments for evaluation are separate, so that the training's episodes go on over an evaluation (there
@@ -206,6 +209,8 @@ class PhasesCallback(BaseCallback):
         self._env, self._seed, self._on_report = env, seed, on_report
         self._own_env: VecEnv | None = None
         self._training_steps = -1
+        #: Steps that the training before an evaluation has made beyond its phase.
+        self._overshoot = 0
 
     @property
     def reports(self) -> list[Report]:
@@ -223,6 +228,8 @@ class PhasesCallback(BaseCallback):
         if self._own_env is None and self._env is not None:
             self._own_env = own_environment(self._env, training_env, self._seed)
         self._finished = FinishedEpisodes(training_env)
+        if hasattr(self.model, "between_steps"):
+            self.model.between_steps.append(self._evaluate_until_training)
         if self._training_steps == self.num_timesteps:
             return  # learn() was called again, and goes on where it stopped
         self._training_steps = self.num_timesteps
@@ -240,30 +247,43 @@ class PhasesCallback(BaseCallback):
             # Back to the phase's end, so that an evaluation has its whole length, and what was trained more than the
             # phase asked for counts as the beginning of the next training.
             self.loop.step -= overshoot
-            self._evaluate_until_training()
-            self.loop.step += overshoot
+            self._overshoot = overshoot
+            return self._evaluate_until_training()
         return True
 
-    def _evaluate_until_training(self) -> None:
+    def _evaluate_until_training(self) -> bool:
+        """Whether training may go on: ``False`` if a signal came, and the evaluation is still to be made."""
         while not self.loop.position.phase.is_training:
-            self._evaluate(self.loop.position.phase)
+            if not self._evaluate(self.loop.position.phase):
+                return False
+        self.loop.step += self._overshoot
+        self._overshoot = 0
+        return True
 
-    def _evaluate(self, phase: Phase) -> None:
-        """One turn of an evaluation phase."""
+    def _evaluate(self, phase: Phase) -> bool:
+        """One turn of an evaluation phase, from its beginning to its end or not at all."""
         env = self._own_env
         assert env is not None  # the constructor saw to it
+        before, n_reported = deepcopy(self.loop.get_state()), len(self._reported)
         end = self.loop.step + phase.steps
         model = predictor(self.model, env)
         with untouched_generators():
             synchronize_normalizers(self.training_env, env)
+            # Anew each time: one that is made again after a signal shall be of the same episodes.
+            env.seed((self._seed + self.loop.step) % 2**32)
             observations, states = env.reset(), None
             finished = FinishedEpisodes(env)
             starts = np.ones(env.num_envs, dtype=bool)
             while self.loop.step < end:
+                if is_stopping():
+                    self.loop.set_state(before)
+                    del self._reported[n_reported:]
+                    return False
                 actions, states = model.predict(observations, states, starts, deterministic=True)
                 observations, rewards, starts, infos = env.step(actions)
                 self._note(self.loop.advance(env.num_envs, *finished.step(rewards, starts, infos)))
         self.loop.step = end
+        return True
 
     def _note(self, report: Report | None) -> None:
         if report is None:

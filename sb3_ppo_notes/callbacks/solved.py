@@ -6,13 +6,8 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.watching import (
-    Environment,
-    FinishedEpisodes,
-    evaluate_episodes,
-    own_environment,
-    synchronize_normalizers,
-)
+from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError, evaluate_episodes
+from sb3_ppo_notes.callbacks.watching import Environment, FinishedEpisodes, own_environment, synchronize_normalizers
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer, check_real
 
 
@@ -22,6 +17,9 @@ class StopWhenSolved(BaseCallback):
     Either of the training's own last ``n_episodes`` episodes (a sample of the policy acts, and they may be old), or,
     with ``env``, of as many episodes of the deterministic policy in an environment of its own, every ``every`` steps.
     The mean is logged as ``notes/solved/mean_return``. Gymnasium's own measure is 100 episodes of training.
+
+    An episode there that does not end is cut (``callbacks.MAX_EPISODE_STEPS``); a signal within a ``GracefulStop`` ends
+    the evaluation, and the training.
 
     :param threshold: at which the task is solved; reward units. ``None`` for the ``reward_threshold`` that the
         environment's spec states.
@@ -66,6 +64,9 @@ class StopWhenSolved(BaseCallback):
         if self._env is not None and self._own_env is None:
             self._own_env = own_environment(self._env, self.training_env, self._seed)
         self._last_count = self.num_timesteps // self.every
+        self._is_due = False
+        if hasattr(self.model, "between_steps"):
+            self.model.between_steps.append(self._goes_on_after_evaluation)
 
     def _on_step(self) -> bool:
         if self._own_env is None:
@@ -73,12 +74,24 @@ class StopWhenSolved(BaseCallback):
             if not finished.any():
                 return True
             self._returns.extend(returns[finished])
-        else:
-            if self.num_timesteps // self.every == self._last_count:
-                return True
-            self._last_count = self.num_timesteps // self.every
-            synchronize_normalizers(self.training_env, self._own_env)
+            return self._is_unsolved()
+        self._is_due = self._is_due or self.num_timesteps // self.every > self._last_count
+        self._last_count = self.num_timesteps // self.every
+        return self._goes_on_after_evaluation()
+
+    def _goes_on_after_evaluation(self) -> bool:
+        """Evaluate if it is time to; a signal leaves that to the run that is resumed, before its first step."""
+        if not self._is_due or self._own_env is None:
+            return True
+        synchronize_normalizers(self.training_env, self._own_env)
+        try:
             self._returns.extend(evaluate_episodes(self.model, self._own_env, self.n_episodes)[0])
+        except EvaluationStoppedError:
+            return False
+        self._is_due = False
+        return self._is_unsolved()
+
+    def _is_unsolved(self) -> bool:
         if len(self._returns) < self.n_episodes:
             return True
         mean = float(np.mean(self._returns))

@@ -147,7 +147,7 @@ WORDS: dict[Test, str] = {above: "above", below: "below", at_least: "at least", 
 
 
 def markdown_table() -> str:
-    """The table of the symptoms, for the README.
+    """The table of the symptoms, for ``docs/diagnostics.md``.
 
     :return: Markdown.
     """

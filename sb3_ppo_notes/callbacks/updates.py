@@ -175,7 +175,8 @@ def stock_report(model: Any, scales: dict[str, Scale], probe: Probe | None = Non
 
     approx_kl = number("approx_kl")
     return UpdateReport(
-        policy_loss=number("policy_loss"),
+        # PPO calls it the policy gradient's loss, A2C the policy's.
+        policy_loss=number("policy_gradient_loss" if "train/policy_gradient_loss" in logged else "policy_loss"),
         value_loss=number("value_loss"),
         entropy_loss=number("entropy_loss"),
         approx_kl=approx_kl,

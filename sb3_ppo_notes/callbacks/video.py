@@ -18,11 +18,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.watching import own_environment, predictor, synchronize_normalizers, untouched_generators
+from sb3_ppo_notes._atomic import replaced
+from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS, predictor
+from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers, untouched_generators
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
-
-#: An episode without an end is cut after so many steps.
-LONGEST_EPISODE = 10_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class VideoCallback(BaseCallback):
     ``RUN-ENVIRONMENT-step-000010000-episode-1.mp4``, and no file is ever overwritten. Return and length of the last
     episode are logged as ``notes/video/return`` and ``notes/video/length``.
 
-    A film that cannot be written (a full disk) is warned of; the training goes on.
+    A film that cannot be written (a full disk) is warned of; the training goes on. A signal waits for its end.
 
     :param env: id of an environment, or a function that makes one whose ``render_mode`` is ``"rgb_array"``.
     :param folder: for the files; made when the first one is.
@@ -70,7 +69,7 @@ class VideoCallback(BaseCallback):
         n_episodes: int = 1,
         run: str | None = None,
         seed: int = 0,
-        max_steps: int = LONGEST_EPISODE,
+        max_steps: int = MAX_EPISODE_STEPS,
         verbose: int = 0,
     ):
         super().__init__(verbose)
@@ -155,7 +154,7 @@ class Stage:
         self._filmed = _Filmed(made)
         return self._filmed
 
-    def film(self, model: BaseAlgorithm, path: Path, seed: int, max_steps: int = LONGEST_EPISODE) -> Episode:
+    def film(self, model: BaseAlgorithm, path: Path, seed: int, max_steps: int = MAX_EPISODE_STEPS) -> Episode:
         """Play one episode with the deterministic policy.
 
         :param model: whose policy acts; nothing of it changes.
@@ -223,32 +222,29 @@ def video_file(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
     :return: a context, in which it is called with each frame: ``[height, width, 3]``, 0 to 255.
     :raises OSError: if it cannot be written.
     """
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     writer: Any = None
     n_frames = 0
 
-    def add_frame(frame: np.ndarray) -> None:
-        nonlocal writer, n_frames
-        height, width = frame.shape[0] % 2, frame.shape[1] % 2
-        if height or width:  # H.264 wants even sides
-            frame = np.pad(frame, [(0, height), (0, width), (0, 0)], mode="edge")
-        if writer is None:
-            size = (frame.shape[1], frame.shape[0])
-            writer = imageio_ffmpeg.write_frames(str(beside), size, fps=fps, macro_block_size=2, quality=7)
-            writer.send(None)
-        writer.send(np.ascontiguousarray(frame, dtype=np.uint8))
-        n_frames += 1
+    with replaced(path) as beside:
 
-    try:
+        def add_frame(frame: np.ndarray) -> None:
+            nonlocal writer, n_frames
+            height, width = frame.shape[0] % 2, frame.shape[1] % 2
+            if height or width:  # H.264 wants even sides
+                frame = np.pad(frame, [(0, height), (0, width), (0, 0)], mode="edge")
+            if writer is None:
+                size = (frame.shape[1], frame.shape[0])
+                writer = imageio_ffmpeg.write_frames(str(beside), size, fps=fps, macro_block_size=2, quality=7)
+                writer.send(None)
+            writer.send(np.ascontiguousarray(frame, dtype=np.uint8))
+            n_frames += 1
+
         try:
             yield add_frame
         finally:
             if writer is not None:
                 writer.close()
         _check_complete(beside, n_frames)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _check_complete(path: Path, n_frames: int) -> None:

@@ -4,16 +4,13 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from inspect import signature
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import is_wrapped
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -27,9 +24,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_ppo_notes.callbacks.evaluation import MaskedPredictor
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
-from sb3_ppo_notes.policies.masks import METHOD
 from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
 
 #: An id, a function that makes one environment, or a VecEnv.
@@ -45,14 +40,28 @@ def untouched_generators() -> Iterator[None]:
 
     :return: a context.
     """
+    put_back = generators_put_back()
+    try:
+        yield
+    finally:
+        put_back()
+
+
+def generators_put_back() -> Callable[[], None]:
+    """Remember where Python's, NumPy's and torch's global generators are.
+
+    :return: when called, they are there again.
+    """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the generator that SB3 uses)
-    devices = range(th.cuda.device_count()) if th.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with th.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+    cpu, cuda = th.get_rng_state(), th.cuda.get_rng_state_all() if th.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+    def put_back() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        th.set_rng_state(cpu)
+        th.cuda.set_rng_state_all(cuda)
+
+    return put_back
 
 
 def own_environment(env: Environment, training_env: VecEnv, seed: int) -> VecEnv:
@@ -90,6 +99,21 @@ def own_environment(env: Environment, training_env: VecEnv, seed: int) -> VecEnv
     return own
 
 
+def with_frozen_normalizers(env: VecEnv, training_env: VecEnv | None) -> VecEnv:
+    """Fresh environments that see what the policy saw in training; rewards are left as they are.
+
+    :param env: without a normaliser.
+    :param training_env: whose normalisers' settings and statistics are copied; ``None`` for none.
+    :return: the fresh ones behind normalisers that no longer learn.
+    """
+    if training_env is None:
+        return env
+    for wrapper in _normalizers(training_env):
+        env = _frozen_copy(wrapper, env)
+    synchronize_normalizers(training_env, env)
+    return env
+
+
 def synchronize_normalizers(training_env: VecEnv, env: VecEnv) -> None:
     """Copy the present statistics of the training's normalisers.
 
@@ -104,32 +128,6 @@ def synchronize_normalizers(training_env: VecEnv, env: VecEnv) -> None:
             own.ret_rms = deepcopy(theirs.ret_rms)
             if hasattr(theirs, "obs_rms"):
                 own.obs_rms = deepcopy(theirs.obs_rms)
-
-
-def predictor(model: BaseAlgorithm, env: VecEnv) -> Any:
-    """The model, asking for masks where there are some.
-
-    :param model: any on-policy model, stock SB3's too.
-    :param env: where it acts.
-    :return: something with SB3's ``predict``.
-    """
-    is_masked = "action_masks" in signature(model.predict).parameters and env.has_attr(METHOD)
-    return MaskedPredictor(model, env) if is_masked else model
-
-
-def evaluate_episodes(model: BaseAlgorithm, env: VecEnv, n_episodes: int) -> tuple[list[float], list[int]]:
-    """Play whole episodes with the deterministic policy; the training does not notice.
-
-    :param model: any on-policy model.
-    :param env: an :func:`own_environment`.
-    :param n_episodes: at least 1.
-    :return: return (reward units) and length (environment steps) of each.
-    """
-    with untouched_generators():
-        returns, lengths = evaluate_policy(
-            predictor(model, env), env, n_eval_episodes=n_episodes, return_episode_rewards=True, warn=False
-        )
-    return list(map(float, returns)), list(map(int, lengths))  # type: ignore[arg-type]
 
 
 class FinishedEpisodes:
@@ -212,8 +210,7 @@ def _channels_order(stacked: StackedObservations[Any]) -> Any:
 def _frozen(env: VecEnv, training_env: VecEnv) -> VecEnv:
     theirs = _normalizers(training_env)
     if not _normalizers(env):
-        for wrapper in theirs:
-            env = _frozen_copy(wrapper, env)
+        env = with_frozen_normalizers(env, training_env)
     own = _normalizers(env)
     if [type(wrapper) for wrapper in own] != [type(wrapper) for wrapper in theirs]:
         names = [[type(wrapper).__name__ for wrapper in wrappers] for wrappers in (theirs, own)]

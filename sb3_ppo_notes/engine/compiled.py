@@ -104,9 +104,8 @@ class Compiler:
             return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
         unsteady = next(filter(_is_unsteady, policy.modules()), None)
         if unsteady is not None:
-            return (
-                f"{type(policy).__name__} has {type(unsteady).__name__}: dropout, random numbers or running statistics"
-            )
+            what = f"dropout or batch normalisation, or draws random numbers ({type(unsteady).__name__})"
+            return f"{type(policy).__name__} has {what}"
         return own_code_of(policy)
 
     @property

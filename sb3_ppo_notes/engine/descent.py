@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch as th
 
 from sb3_ppo_notes.engine.fingerprint import Fingerprint
+from sb3_ppo_notes.engine.norms import clip_number, norms_of
 from sb3_ppo_notes.engine.optimizers import FlatOptimizer, clears_gradients, elementwise_of
 from sb3_ppo_notes.engine.plain_networks import Towers
 from sb3_ppo_notes.engine.stacks import towers_of
@@ -161,7 +161,7 @@ class Descent:
         """
         flat: Any = self._flat
         th._foreach_copy_(flat.gradient.parts, gradients)
-        return self.norms(*_norms(flat.gradient.parts))
+        return self.norms(*norms_of(flat.gradient.parts))
 
     def norms(self, parts: th.Tensor, norm: th.Tensor) -> th.Tensor:
         """The norms of a gradient by whose weights they are of.
@@ -184,7 +184,7 @@ class Descent:
         length = _checked(norms[0], place)
         self.remember()
         if self.phase.max_grad_norm is not None:
-            coefficient = _clip_coefficient(length, self.phase.max_grad_norm)
+            coefficient = clip_number(length, self.phase.max_grad_norm)
             if coefficient < 1.0:
                 flat.gradient.vector.mul_(coefficient)
         flat.step()
@@ -216,6 +216,7 @@ class Descent:
         optimizer = self.phase.optimizer
         if self._kept is not None and self._kept.is_current(optimizer, self.parameters):
             self._flat = self._kept
+            self._show_gradients(self._kept)
             return
         rule = elementwise_of(optimizer, self.parameters)
         if rule is None:
@@ -223,8 +224,12 @@ class Descent:
         self._flat = FlatOptimizer(optimizer, rule, self.parameters, self.is_exact)
         # Weights that are not trained any more have no gradient any more.
         optimizer.zero_grad()
-        for parameter, part in zip(self.parameters, self._flat.gradient.parts, strict=True):
-            parameter.grad = part
+        self._show_gradients(self._flat)
+
+    def _show_gradients(self, flat: FlatOptimizer) -> None:
+        for parameter, part in zip(self.parameters, flat.gradient.parts, strict=True):
+            if parameter.grad is not part:
+                parameter.grad = part
 
     def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler, place: str) -> th.Tensor:
         """Scale, backward, unscale, clip, step, update: the clip is on the true gradient, and an overflow skips the
@@ -271,7 +276,7 @@ class Descent:
                 parameter.grad = gradient
         # As SB3 does: whatever has a gradient, be it an old one of a weight that is not trained any more.
         having = [parameter for parameter in self.phase.parameters if parameter.grad is not None]
-        parts, norm = _norms([parameter.grad for parameter in having])  # type: ignore[misc]
+        parts, norm = norms_of([parameter.grad for parameter in having])  # type: ignore[misc]
         _checked(norm, place)
         if list(map(id, having)) != list(map(id, self.parameters)):
             parts = self._norms_of_all()
@@ -279,33 +284,6 @@ class Descent:
             th.nn.utils.clip_grads_with_norm_(having, self.phase.max_grad_norm, norm)
         self.phase.optimizer.step()
         return self.norms(parts, norm)
-
-
-def clip_coefficient(norm: th.Tensor, max_grad_norm: float) -> th.Tensor:
-    """By what to multiply a gradient so that it is no longer than allowed: never more than 1.
-
-    :param norm: of the whole gradient, 0-dimensional.
-    :param max_grad_norm: longest allowed gradient.
-    :return: 0-dimensional.
-    """
-    return th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
-
-
-def _clip_coefficient(norm: float, max_grad_norm: float) -> float:
-    """The same number as :func:`clip_coefficient`'s, without four operations on tensors of one element.
-
-    In float32, and by way of the reciprocal: that is how torch divides a number by a tensor.
-    """
-    reciprocal = np.float32(1.0) / (np.float32(norm) + np.float32(1e-6))
-    return min(float(reciprocal * np.float32(max_grad_norm)), 1.0)
-
-
-def _norms(gradients: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
-    """The norm of each tensor ``[P]``, and of all: the norm of the norms, the order of summation of
-    ``torch.nn.utils.clip_grad_norm_``.
-    """
-    parts = th.stack(th._foreach_norm(gradients))
-    return parts, th.linalg.vector_norm(parts)
 
 
 def check_loss(loss: th.Tensor, place: str) -> None:

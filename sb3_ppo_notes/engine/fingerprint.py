@@ -25,6 +25,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.parameter import Parameter
+from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 from sb3_ppo_notes.policies.shipped import is_library_class, keeps_distribution
@@ -107,13 +108,15 @@ class Fingerprint:
     def of_optimizer(cls, optimizer: Any) -> "Fingerprint":
         """The fingerprint of an optimiser: its class, hooks, and groups of weights with their options.
 
-        :param optimizer: any of PyTorch's kind.
+        :param optimizer: of PyTorch's kind, or only like one of those.
         :return: as it is now.
         """
-        objects: list[Any] = [optimizer, type(optimizer), type(optimizer).step, type(optimizer).zero_grad]
+        kind = type(optimizer)
+        objects: list[Any] = [optimizer, kind, kind.step, kind.zero_grad]
         objects += vars(optimizer).values()
-        objects += optimizer._optimizer_step_pre_hooks.values()
-        objects += optimizer._optimizer_step_post_hooks.values()
+        if isinstance(optimizer, Optimizer):
+            objects += optimizer._optimizer_step_pre_hooks.values()
+            objects += optimizer._optimizer_step_post_hooks.values()
         objects += torch_optimizer._global_optimizer_pre_hooks.values()
         objects += torch_optimizer._global_optimizer_post_hooks.values()
         for group in optimizer.param_groups:
@@ -126,7 +129,7 @@ def structure_of(policy: Any) -> tuple[Any, ...]:
     """What compiled code depends on in a policy, the weights themselves aside: they are its arguments.
 
     :param policy: whose modules are all a library's.
-    :return: hashable; equal for policies of the same modules with the same options, weights and trained weights.
+    :return: hashable; equal for policies of the same modules with the same options and weights of the same form.
     """
     parts: list[Any] = []
     first: dict[Any, str] = {}
@@ -145,7 +148,7 @@ def structure_of(policy: Any) -> tuple[Any, ...]:
 
 
 def _form(tensor: Any) -> tuple[Any, ...]:
-    return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 class _Same:

@@ -76,7 +76,13 @@ def options_for(device: th.device) -> dict[str, Any]:
     :return: on a CPU the whole call in C++: Python between the kernels would cost more than they do. On a GPU Python is
         heard once, while the step is recorded.
     """
-    return OPTIONS | {"cpp_wrapper": device.type == "cpu"}
+    if device.type != "cpu":
+        return OPTIONS | {"cpp_wrapper": False}
+    from torch._inductor import cpu_vec_isa
+
+    # The instructions are no part of the key under which Inductor keeps code on disk, but options are: code for another
+    # processor (a folder shared by many machines, or ATEN_CPU_CAPABILITY) gave NaN.
+    return OPTIONS | {"cpp_wrapper": True, "cpp.simdlen": cpu_vec_isa.pick_vec_isa().bit_width()}
 
 
 def missing_for(device: th.device) -> str | None:

@@ -96,6 +96,8 @@ def elementwise_of(optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Par
     if rule is None or len(optimizer.param_groups) != 1 or _is_watched(optimizer):
         return None
     options = optimizer.param_groups[0]
+    if options["eps"] == 0:
+        return None  # the padding between two weights has no gradient: 0 / 0
     if any(options[name] != value for name, value in rule.fixed.items() if name in options):
         return None
     known = {id(parameter) for parameter in options["params"]}

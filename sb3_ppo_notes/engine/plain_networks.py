@@ -30,10 +30,12 @@ class Outputs(NamedTuple):
 
     :param action: ``[N, k]``, the action layer's output.
     :param values: ``[N, 1]``, V(s); reward units.
+    :param latent_pi: ``[N, k']``, the layer before the action layer, where gSDE needs it.
     """
 
     action: th.Tensor
     values: th.Tensor
+    latent_pi: th.Tensor | None = None
 
 
 class Towers:
@@ -263,7 +265,8 @@ class TowerPass:
         """
         towers = self.towers
         outside = towers.outside(parameters)
-        at_action, at_values, *others = th.autograd.grad(loss, [*self.outputs, *outside], allow_unused=True)
+        leaves = [self.outputs.action, self.outputs.values, *outside]
+        at_action, at_values, *others = th.autograd.grad(loss, leaves, allow_unused=True)
         found: dict[int, Any] = {id(parameter): other for parameter, other in zip(outside, others, strict=True)}
         bottoms: list[th.Tensor | None] = [None, None]
         with th.no_grad():

@@ -9,7 +9,8 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.func import functional_call, grad_and_value
 
-from sb3_ppo_notes.engine.descent import Phase, clip_coefficient
+from sb3_ppo_notes.engine.descent import Phase
+from sb3_ppo_notes.engine.norms import clip_coefficient
 from sb3_ppo_notes.engine.optimizers import Elementwise
 from sb3_ppo_notes.engine.step import policy_loss
 from sb3_ppo_notes.engine.vectors import FlatVector

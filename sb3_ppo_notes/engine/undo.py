@@ -18,16 +18,18 @@ class Undo:
     def __init__(self, optimizer: th.optim.Optimizer, flat: FlatOptimizer | None):
         self.optimizer = optimizer
         self.flat = flat
+        #: Somebody's own optimiser need not have any.
+        self._state: Any = getattr(optimizer, "state", {})
         self._kept = None if flat is None else flat.remembered()
         if flat is None:
             self._pairs = [(tensor, tensor.clone()) for tensor in self._tensors()]
-            self._plain = {weight: _numbers(state) for weight, state in optimizer.state.items()}
+            self._plain = {weight: _numbers(state) for weight, state in self._state.items()}
 
     def _tensors(self) -> list[th.Tensor]:
         if self.flat is not None:
             return [self.flat.weights.vector, *self.flat.state]
         weights = [weight.detach() for group in self.optimizer.param_groups for weight in group["params"]]
-        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        states = [value for state in self._state.values() for value in state.values()]
         return weights + [value for value in states if isinstance(value, th.Tensor) and value.is_floating_point()]
 
     def is_needed(self) -> bool:
@@ -45,12 +47,12 @@ class Undo:
                 return
             for tensor, kept in self._pairs:
                 tensor.copy_(kept)
-            for weight in list(self.optimizer.state):
+            for weight in list(self._state):
                 if weight in self._plain:
-                    self.optimizer.state[weight].update(self._plain[weight])
+                    self._state[weight].update(self._plain[weight])
                 else:
                     # It came into being in the update that is undone.
-                    del self.optimizer.state[weight]
+                    del self._state[weight]
 
 
 def _numbers(state: dict[str, Any]) -> dict[str, Any]:

@@ -151,8 +151,8 @@ def lambda_returns(advantages: FloatArray, values: FloatArray) -> FloatArray:
         Ĝₜ = Âₜ + V(sₜ)
 
     An estimate of Q(sₜ, aₜ), the value of the *action taken*, used as a target for V(sₜ), the value of the *state*:
-    averaged over the policy's actions the two are equal. λ = 1 gives the discounted return, λ = 0 the one-step target r
-    + γ·V(sₜ₊₁).
+    averaged over the policy's actions Q is V, and the estimate too if λ = 1 or the critic is right. λ = 1 gives the
+    discounted return, λ = 0 the one-step target r + γ·V(sₜ₊₁).
 
     Source: Sutton & Barto 2018 section 12.1; "TD(λ) estimator" of Stable-Baselines3 (pull request #375).
 
@@ -198,6 +198,37 @@ def monte_carlo_returns(
         following = rewards[step] + gamma * nonterminal[step] * following
         returns[step] = following
     return returns
+
+
+def cut_into_chunks(nonterminal: FloatArray, chunk: int) -> FloatArray:
+    """nₜ of a sum that also ends after every ``chunk`` steps of an episode.
+
+        cₜ = 0 if t is the last of ``chunk`` steps, counted from the episode's first one, else nₜ
+
+    An episode that the rollout joins in its middle is counted from the rollout's first step. The sums of
+    :func:`monte_carlo_returns` end there: the first step of a chunk sees ``chunk`` rewards, its last one a single
+    reward. A critic that cannot tell these steps apart learns their mean: the rewards of about half a chunk.
+
+    Source: batch-ppo's ``chunk_length``, for the critic's target alone.
+
+    :param nonterminal: ``[T, B]``, nₜ: 0 where sₜ₊₁ starts another episode.
+    :param chunk: at least 1; environment steps.
+    :return: ``[T, B]``, 0 or 1; dimensionless. A new array.
+    :raises ValueError: if chunk < 1.
+
+    >>> whole, ends_after_one = [1.0] * 5, [0.0, 1.0, 1.0, 1.0, 1.0]
+    >>> cut_into_chunks(np.array([whole, ends_after_one]).T, chunk=2).T.tolist()
+    [[1.0, 0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0, 0.0]]
+    """
+    check_integer("chunk", chunk, minimum=1)
+    cut = nonterminal.copy()
+    steps = np.zeros(nonterminal.shape[1:], dtype=int)
+    for row in cut:
+        steps = np.where(steps == chunk, 1, steps + 1)
+        ends_episode = row == 0
+        row[steps == chunk] = 0
+        steps[ends_episode] = 0
+    return cut
 
 
 def n_step_returns(

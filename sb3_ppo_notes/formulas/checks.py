@@ -9,9 +9,14 @@ from typing import Any
 class InvalidValueError(ValueError, AssertionError):
     """An argument outside its range. Also an ``AssertionError``, because that is what stock SB3 raises in places."""
 
+    #: Its message says everything that the user needs, wherever it was raised.
+    is_self_contained = True
+
 
 class InvalidTypeError(TypeError, AssertionError):
     """An argument of the wrong type. Also an ``AssertionError``, because that is what stock SB3 raises in places."""
+
+    is_self_contained = True
 
 
 class NonFiniteError(ValueError):
@@ -19,6 +24,12 @@ class NonFiniteError(ValueError):
 
     A ``ValueError``, so that rl_zoo3's optimiser takes the trial for a failed one instead of ending the study.
     """
+
+    is_self_contained = True
+
+
+class NonFiniteEnvironmentError(NonFiniteError):
+    """NaN or infinity that an environment gave: no other hyperparameters will mend it."""
 
 
 def check_shapes(**arrays: Any) -> None:
@@ -56,32 +67,37 @@ def check_integer(name: str, value: Any, *, minimum: int, because: str = "") -> 
         raise InvalidValueError(f"{name} must be an int >= {minimum}{because}, got {value}")
 
 
-def check_real(name: str, value: Any, allowed: str, is_allowed: bool | None = None) -> None:
-    """Refuse everything but a finite number in its range.
+def check_real(
+    name: str, value: Any, allowed: str, is_allowed: bool | None = None, *, may_be_infinite: bool = False
+) -> None:
+    """Refuse everything but a number in its range.
 
     :param name: the argument's name, first word of the message.
     :param value: what the user gave.
     :param allowed: the range in words, for the message ("in [0, 1]").
     :param is_allowed: whether the value lies in that range; ``None`` where every finite number does.
+    :param may_be_infinite: whether infinity is a value too, as of a limit that is none.
     :raises TypeError: if it is no number.
     :raises ValueError: if it is NaN, infinite or outside the range.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidTypeError(f"{name} must be {allowed}, got {type(value).__name__} {value!r}")
-    if not math.isfinite(value) or is_allowed is False:
+    if math.isnan(value) or (math.isinf(value) and not may_be_infinite) or is_allowed is False:
         raise InvalidValueError(f"{name} must be {allowed}, got {value!r}")
 
 
-def check_positive(name: str, value: Any, *, words: str = "> 0 and finite") -> None:
-    """Refuse everything but a finite number above zero.
+def check_positive(name: str, value: Any, *, words: str = "> 0 and finite", may_be_infinite: bool = False) -> None:
+    """Refuse everything but a number above zero.
 
     :param name: the argument's name, first word of the message.
     :param value: what the user gave.
     :param words: the range in words.
+    :param may_be_infinite: whether infinity is a value too.
     :raises TypeError: if it is no number.
-    :raises ValueError: if it is not above zero or not finite.
+    :raises ValueError: if it is not above zero, or not finite and has to be.
     """
-    check_real(name, value, words, is_allowed=not isinstance(value, Real) or float(value) > 0)
+    is_positive = not isinstance(value, Real) or float(value) > 0
+    check_real(name, value, words, is_allowed=is_positive, may_be_infinite=may_be_infinite)
 
 
 def check_fraction(name: str, value: Any) -> None:
@@ -108,11 +124,12 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuse everything but ``True`` and ``False``.
+    """Refuse everything but ``True`` and ``False``, also as 1 and 0 or as NumPy's bool.
 
     :param name: the argument's name, first word of the message.
-    :param value: what the user gave.
-    :raises TypeError: for another type than bool.
+    :param value: what the user gave. Not ``"no"`` and not ``None``: Python takes the one for true, the other for false.
+    :raises TypeError: for another type than bool, and for other numbers.
     """
-    if not isinstance(value, bool):
+    is_number = isinstance(value, Integral) or str(getattr(value, "dtype", None)) == "bool"
+    if not (is_number and value in (0, 1)):
         raise InvalidTypeError(f"{name} must be True or False, got {type(value).__name__} {value!r}")

@@ -260,5 +260,15 @@ def normalize_advantages(advantages: th.Tensor, eps: float = 1e-8, ddof: int = 1
     """
     if advantages.shape[-1] <= 1:
         return advantages
-    deviations = advantages.std(-1, keepdim=True, correction=ddof)
+    deviations = _deviations(advantages, ddof)
     return (advantages - advantages.mean(-1, keepdim=True)) / (deviations + eps)
+
+
+def _deviations(advantages: th.Tensor, ddof: int) -> th.Tensor:
+    """Standard deviation of each row ``[..., 1]``, to the bit that of the row alone."""
+    if advantages.dim() == 1 or advantages.device.type != "cpu":
+        return advantages.std(-1, keepdim=True, correction=ddof)
+    # PyTorch sums the squares of a lone vector in float64 around its float32 mean, and those of rows in another way:
+    # where advantages are nearly alike (a constant reward) the last bits differ, and are divided by next to nothing.
+    squares = (advantages.double() - advantages.mean(-1, keepdim=True).double()).square()
+    return (squares.sum(-1, keepdim=True) / (advantages.shape[-1] - ddof)).sqrt().to(advantages.dtype)

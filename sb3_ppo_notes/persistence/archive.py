@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -110,28 +109,3 @@ def json_in(content: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UnsafeModelError(f"data must be a JSON object, got {type(found).__name__}")
     return found
-
-
-def class_named_in(pickled: bytes) -> str | None:
-    """The class that a pickle does nothing but name.
-
-    The pickle is looked at and not run: it has to be the very sequence of instructions "this module, this name, the
-    class of that name, stop".
-
-    :param pickled: the pickle.
-    :return: module and name; ``None`` for every other pickle.
-    """
-    words = []
-    expected = ["BINUNICODE", "BINUNICODE", "STACK_GLOBAL", "STOP"]
-    try:
-        for instruction, argument, _ in pickletools.genops(pickled):
-            name = instruction.name
-            if name in ("PROTO", "FRAME", "MEMOIZE"):
-                continue
-            if not expected or name.removeprefix("SHORT_") != expected.pop(0):
-                return None
-            if argument is not None:
-                words.append(str(argument))
-    except Exception:
-        return None
-    return None if expected else ".".join(words)

@@ -4,6 +4,6 @@ The code stands at the package's root because ``model.save`` and the normalisers
 their files with it too.
 """
 
-from sb3_ppo_notes._atomic import replacing, sync_folder, temporary_beside, write_bytes, write_text
+from sb3_ppo_notes._atomic import replacing, sync_folder, temporary_beside, write_bytes, write_text, write_whole
 
-__all__ = ["replacing", "sync_folder", "temporary_beside", "write_bytes", "write_text"]
+__all__ = ["replacing", "sync_folder", "temporary_beside", "write_bytes", "write_text", "write_whole"]

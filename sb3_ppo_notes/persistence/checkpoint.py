@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
@@ -23,6 +24,8 @@ from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.persistence.callback_state import held_callbacks, put_back_callbacks
+from sb3_ppo_notes.persistence.configuration import taken
+from sb3_ppo_notes.persistence.configuration import written as as_json
 from sb3_ppo_notes.persistence.construction import built_model
 from sb3_ppo_notes.persistence.environments import check_environments, held_environments, put_back_environments
 from sb3_ppo_notes.persistence.model_state import (
@@ -38,6 +41,7 @@ from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.persistence.storage import Stored, read_checkpoint, write_checkpoint
 from sb3_ppo_notes.policies import lstm
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.rollouts.pausing import with_last_step
 
 
 def save_checkpoint(
@@ -72,23 +76,34 @@ def save_checkpoint(
     if model._run_id is None:
         # Not from NumPy's or Python's generator: saving must not change what the run draws next.
         model._run_id = secrets.token_hex(8)
+    with with_last_step(model):
+        document, arrays = _document(model, callback)
+    # Named in the error, should something not be finite later.
+    written = model.last_checkpoint_path = write_checkpoint(Path(path), document, arrays, keep)
+    return written
+
+
+def _document(
+    model: NotesOnPolicyAlgorithm, callback: BaseCallback | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     snapshot = Snapshot()
     document = {
         "algorithm": type(model).__name__,
         "configuration": configuration(model),
         "spaces": {"observation_space": str(model.observation_space), "action_space": str(model.action_space)},
         "num_timesteps": model.num_timesteps,
-        "total_timesteps": model._total_timesteps,
+        "total_timesteps": as_json(model._total_timesteps),  # may be infinite
         "run": model._run_id,
         "versions": _versions() | (_lstm() if isinstance(model.policy, NotesRecurrentPolicy) else {}),
         "model": held_model(model, snapshot),
         "environments": None if model.env is None else held_environments(model.env, snapshot),
         "callbacks": [] if callback is None else held_callbacks(callback, snapshot),
     }
+    is_begun = model._unfinished_step is not None or model._paused_at is not None
+    if is_begun and (model._paused_at is None or model._last_obs is None):
+        snapshot.problems.append(("rollout", "its steps are lost, the model was given other environments since"))
     document["problems"] = [f"{place}: {what}" for place, what in snapshot.problems]
-    # Named in the error, should something not be finite later.
-    written = model.last_checkpoint_path = write_checkpoint(Path(path), document, snapshot.arrays, keep)
-    return written
+    return document, snapshot.arrays
 
 
 def load_checkpoint(
@@ -207,5 +222,9 @@ def _report(stored: Stored, problems: list[str]) -> ResumeReport:
         f"{name}: {then[name]} then, {now[name]} now" for name in now if now[name] != then.get(name, now[name])
     ]
     return ResumeReport(
-        stored.path, document["num_timesteps"], document["total_timesteps"], tuple(not_exact), stored.skipped
+        stored.path,
+        document["num_timesteps"],
+        taken(document["total_timesteps"]),
+        tuple(not_exact),
+        stored.skipped,
     )

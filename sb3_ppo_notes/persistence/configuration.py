@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
@@ -34,16 +35,6 @@ CLASSES = {
     "stable_baselines3.common.torch_layers": ("FlattenExtractor", "NatureCNN", "CombinedExtractor"),
     "stable_baselines3.common.buffers": ("RolloutBuffer", "DictRolloutBuffer"),
     "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
-    "sb3_contrib.common.maskable.policies": (
-        "MaskableActorCriticPolicy",
-        "MaskableActorCriticCnnPolicy",
-        "MaskableMultiInputActorCriticPolicy",
-    ),
-    "sb3_contrib.common.recurrent.policies": (
-        "RecurrentActorCriticPolicy",
-        "RecurrentActorCriticCnnPolicy",
-        "RecurrentMultiInputActorCriticPolicy",
-    ),
     "sb3_ppo_notes.policies.networks": (
         "NotesActorCriticPolicy",
         "NotesActorCriticCnnPolicy",
@@ -102,6 +93,12 @@ def class_text(kind: type) -> str | None:
         return None
 
 
+#: NumPy's floats as it writes them: a discount of that type makes advantages of that type.
+NUMBERS: dict[str, type[np.floating[Any]]] = {
+    f"np.{kind.__name__}": kind for kind in (np.float16, np.float32, np.float64)
+}
+
+
 def read(text: str) -> Any:
     """The value that some text describes.
 
@@ -140,6 +137,10 @@ def _value(node: ast.expr, depth: int) -> Any:
         return dict(zip(keys, [_value(item, depth + 1) for item in node.values], strict=True))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _built(node, depth)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in NUMBERS and len(node.args) == 1 and not node.keywords:
+        value = _value(node.args[0], depth + 1)
+        if isinstance(value, int | float):
+            return NUMBERS[ast.unparse(node.func)](value)
     raise UnreadableError(f"{ast.unparse(node)[:80]!r} is not a plain value")
 
 

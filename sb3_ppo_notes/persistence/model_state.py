@@ -19,7 +19,7 @@ BUILT = frozenset(
     {"policy", "env", "_vec_normalize_env", "_logger", "_custom_logger", "rollout_buffer", "_engine"}
     | {"critic_optimizer", "observation_space", "action_space", "lr_schedule", "between_steps", "on_resume", "device"}
     | {"resume_report", "_is_learning", "start_time", "action_noise", "last_report", "rule_state", "_paused_at"}
-    | {"watchers", "last_checkpoint_path", "_said_execution"}
+    | {"watchers", "last_checkpoint_path", "_said_execution", "_unfinished_step"}
 )
 #: Arguments under another name in the model.
 RENAMED = {"policy": "policy_class", "rule": "_given_rule", "stats_window_size": "_stats_window_size"}
@@ -212,3 +212,4 @@ def _put_back_rollout(model: NotesOnPolicyAlgorithm, rollout: dict[str, Any]) ->
     for name, value in rollout["notes"].items():
         setattr(buffer, name, value)
     buffer.pos = n_steps
+    buffer.full = n_steps == buffer.buffer_size

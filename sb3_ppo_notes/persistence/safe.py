@@ -12,10 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
+from sb3_ppo_notes.algorithms.arguments import check_arguments, plain_arguments
 from sb3_ppo_notes.algorithms.construction import made_environment
+from sb3_ppo_notes.algorithms.equivalents import BUFFERS, POLICIES, class_named_in, is_masked
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.persistence.archive import UnsafeModelError, class_named_in, json_in, read_archive, tensors_in
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
+from sb3_ppo_notes.persistence.archive import UnsafeModelError, json_in, read_archive, tensors_in
 from sb3_ppo_notes.persistence.configuration import UnreadableError, found_class, read
 from sb3_ppo_notes.persistence.model_state import argument_names
 from sb3_ppo_notes.rules import UpdateRule
@@ -49,7 +51,7 @@ def load_safe(
     :param most_bytes: the largest file, unpacked, and the largest rollout buffer.
     :param arguments: of the constructor, in place of the file's: for a schedule that is a function, or a policy class
         of your own, there is no other way.
-    :return: a NotesPPO or NotesA2C.
+    :return: a NotesPPO or NotesA2C. Whether it can learn is asked when it learns.
     :raises ValueError: if the file is refused (``UnsafeModelError``, with the reason), or does not fit ``env``.
     """
     members = read_archive(path, most_bytes)
@@ -60,7 +62,7 @@ def load_safe(
         if name.endswith(".pth") and name != "pytorch_variables.pth"
     }
     model_class = _class_of(data)
-    settings = _settings(model_class, data, arguments)
+    settings = _settings(model_class, data, plain_arguments(arguments))
     wrapped = model_class._wrap_env(made_environment(env, settings["verbose"]), settings["verbose"])
     _check_spaces(wrapped, data)
     _check_sizes(settings, params["policy"], wrapped, most_bytes)
@@ -68,10 +70,10 @@ def load_safe(
         policy=settings["policy_class"], env=wrapped, device=device, _init_setup_model=False
     )
     vars(model).update(settings | {"n_envs": wrapped.num_envs, "_last_obs": None})
-    model._setup_model()
     try:
+        model._setup_model()
         model.set_parameters(params, exact_match=True, device=device)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UnsafeModelError(f"path must hold weights of the model that it describes: {error}") from error
     if "learning_rate" in arguments:
         model.rule_state = dataclasses.replace(model.rule_state, learning_rate=None)
@@ -92,7 +94,8 @@ def _settings(model_class: type[NotesOnPolicyAlgorithm], data: dict[str, Any], g
     unknown = next((name for name in given if name not in names), None)
     if unknown is not None:
         raise InvalidValueError(f"{unknown} is no argument of {model_class.__name__}, got {given[unknown]!r}")
-    settings: dict[str, Any] = {"tensorboard_log": None}
+    check_arguments(given)
+    settings: dict[str, Any] = {"tensorboard_log": None, "action_masking": is_masked(data)}
     for name, attribute in names.items():
         if name in given:
             settings[attribute] = given[name]
@@ -101,7 +104,8 @@ def _settings(model_class: type[NotesOnPolicyAlgorithm], data: dict[str, Any], g
     settings["verbose"] = settings.get("verbose", 0)
     for name in COUNTERS:
         value = data.get(name, 0)
-        if type(value) is not int:
+        # SB3 keeps the total of learn(1e5) as the float it is.
+        if type(value) is not int and not (name == "_total_timesteps" and type(value) is float):
             raise UnsafeModelError(f"{name} must be an int, got {value!r}")
         settings[name] = value
     progress = data.get("_current_progress_remaining", 1.0)
@@ -133,7 +137,7 @@ def _read_class(value: dict[str, Any]) -> type:
     name = class_named_in(base64.b64decode(value[PICKLED]))
     if name is None:
         raise UnreadableError(f"it is no mere name of a class but {value.get(TYPE)}")
-    return found_class(name)
+    return (POLICIES | BUFFERS).get(name) or found_class(name)
 
 
 def _read_schedule(value: dict[str, Any]) -> Any:
@@ -204,8 +208,9 @@ def _check_sizes(settings: dict[str, Any], weights: Any, env: Any, most_bytes: i
     if largest > max(n_weights, 1000):
         raise UnsafeModelError(f"policy_kwargs must describe the {n_weights:,} weights of the file, got {largest:,}")
     sizes = [math.prod(space.shape or (1,)) for space in _parts(env.observation_space)]
-    n_steps = settings.get("n_steps")
-    if type(n_steps) is int and n_steps * env.num_envs * sum(sizes) * 4 > most_bytes:
+    n_steps = settings.get("n_steps", 1)
+    check_integer("n_steps", n_steps, minimum=1)
+    if n_steps * env.num_envs * sum(sizes) * 4 > most_bytes:
         raise UnsafeModelError(f"n_steps must make a rollout of at most most_bytes={most_bytes:,}, got {n_steps:,}")
 
 

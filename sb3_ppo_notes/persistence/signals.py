@@ -8,6 +8,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes.formulas.checks import InvalidTypeError
+from sb3_ppo_notes.rollouts.pausing import STOP_REQUESTS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -15,10 +16,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class GracefulStop:
     """Turns the first SIGINT or SIGTERM into a request that the program answers when it can.
 
-    Within the block a signal only sets :attr:`requested`; a second SIGINT raises ``KeyboardInterrupt``, for whoever
-    cannot wait. The handlers of before come back at the end of the block, also after an exception. In another thread
-    than the main one, where Python takes no handlers, it does nothing; a signal that is being ignored (``nohup``, a
-    shell's background job) stays ignored.
+    Within the block a signal only sets :attr:`requested`; an evaluation that is going on is left. A second SIGINT
+    raises ``KeyboardInterrupt``, for whoever cannot wait. The handlers of before come back at the end of the block,
+    also after an exception. In another thread than the main one, where Python takes no handlers, it does nothing; a
+    signal that is being ignored (``nohup``, a shell's background job) stays ignored.
 
     >>> with GracefulStop() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -43,15 +44,20 @@ class GracefulStop:
                 # None: a handler that is not Python's, and could not be put back.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
+        STOP_REQUESTS.append(self._is_requested)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give the signals back."""
+        STOP_REQUESTS.remove(self._is_requested)
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)
+
+    def _is_requested(self) -> bool:
+        return self.requested is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         is_second = self.requested is not None

@@ -144,7 +144,8 @@ def parameters_from_output(
             return (log_probabilities(logits, as_sb3),)
         parts = th.split(logits, list(distribution.action_dims), dim=1)
         return tuple(log_probabilities(part, as_sb3) for part in parts)
-    if isinstance(distribution, StateDependentNoiseDistribution) and latent_pi is not None:
+    if isinstance(distribution, StateDependentNoiseDistribution):
+        assert latent_pi is not None, "gSDE's deviation is made of the actor's last hidden layer"
         weight_std = exploration_weight_std(
             policy.log_std, distribution.action_dim, distribution.use_expln, distribution.epsilon
         )
@@ -224,7 +225,7 @@ def evaluate(
             values = policy.value_net(latent.vf).float().flatten()
         parameters = parameters_from_output(policy, output, action_masks, latent.pi)
     else:
-        parameters = parameters_from_output(policy, outputs.action, action_masks)
+        parameters = parameters_from_output(policy, outputs.action, action_masks, outputs.latent_pi)
         values = outputs.values.flatten()
     log_probs = formulas.log_prob(parameters, actions)
     with th.set_grad_enabled(entropy_gradient and th.is_grad_enabled()):

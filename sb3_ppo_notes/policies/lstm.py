@@ -9,6 +9,7 @@ than one plain layer, ``nn.LSTM`` itself is called: the same numbers to rounding
 import ctypes
 import logging
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -160,6 +161,11 @@ def weights_of(module: nn.LSTM) -> list[th.Tensor]:
     return [own[name] if name in own else getattr(module, name) for name in names]
 
 
+@cache
+def _say_that_it_is_missing() -> None:
+    logger.info("recurrent policies train at PyTorch's speed: the package's own code for LSTMs is not here")
+
+
 def can_run(memory: Memory, n_lanes: int) -> bool:
     """Whether the code can take the place of a module's own. It reads memory without asking PyTorch, so all that
     PyTorch would refuse, and all that only PyTorch understands, is left to PyTorch.
@@ -170,7 +176,10 @@ def can_run(memory: Memory, n_lanes: int) -> bool:
         the right shapes that hold numbers (nobody traces, transforms or asks for the gradient at the first states).
     """
     module, features, states = memory
-    if LIBRARY is None or module.hidden_size % WIDTH or th.get_num_threads() > MOST_THREADS:
+    if LIBRARY is None:
+        _say_that_it_is_missing()
+        return False
+    if module.hidden_size % WIDTH or th.get_num_threads() > MOST_THREADS:
         return False
     is_traced = th._C._get_tracing_state() is not None or th._C._functorch.peek_interpreter_stack() is not None
     if is_traced or th.is_autocast_enabled("cpu"):

@@ -52,15 +52,15 @@ def gathered_masks(env: VecEnv) -> np.ndarray:
     :return: ``[B, n]`` bool.
     :raises ValueError: if a mask has the wrong shape or allows nothing.
     """
-    masks = env.env_method(METHOD)
     sizes = mask_sizes(env.action_space)
+    masks = [_as_bool(mask, f" from environment {index}") for index, mask in enumerate(env.env_method(METHOD))]
     for index, mask in enumerate(masks):
-        if np.size(mask) != sum(sizes):
+        if mask.size != sum(sizes):
             raise InvalidValueError(
-                f"action_masks must have {sum(sizes)} entries for {env.action_space}, got shape {np.shape(mask)} from "
+                f"action_masks must have {sum(sizes)} entries for {env.action_space}, got shape {mask.shape} from "
                 f"environment {index}"
             )
-    stacked: np.ndarray = np.stack([np.asarray(mask, dtype=bool).reshape(-1) for mask in masks])
+    stacked: np.ndarray = np.stack([mask.reshape(-1) for mask in masks])
     _check_something_is_allowed(stacked, sizes)
     return stacked
 
@@ -68,44 +68,32 @@ def gathered_masks(env: VecEnv) -> np.ndarray:
 def checked_masks(action_masks: Any, action_space: spaces.Space[Any], n: int, device: th.device) -> th.Tensor:
     """Masks that a user gave, as a tensor.
 
-    :param action_masks: ``[N, n]``, or ``[n]`` for a single observation.
+    :param action_masks: ``[N, n]``, or ``[n]`` for a single observation; numbers count as ``True`` unless they are 0.
     :param action_space: of the policy.
     :param n: number of observations.
     :param device: of the policy.
     :return: ``[N, n]`` bool.
     :raises ValueError: if the shape is wrong, or a mask allows nothing.
     """
-    masks = np.asarray(action_masks.cpu() if isinstance(action_masks, th.Tensor) else action_masks, dtype=bool)
+    masks = _as_bool(action_masks)
     sizes = mask_sizes(action_space)
     if masks.size != n * sum(sizes):
         raise InvalidValueError(
-            f"action_masks must have shape ({n}, {sum(sizes)}) for {action_space}, got {np.shape(action_masks)}"
+            f"action_masks must have shape ({n}, {sum(sizes)}) for {action_space}, got {masks.shape}"
         )
     masks = masks.reshape(n, sum(sizes))
     _check_something_is_allowed(masks, sizes)
     return th.as_tensor(masks, device=device)
 
 
-def check_actions_are_allowed(actions: th.Tensor, masks: th.Tensor, action_space: spaces.Space[Any]) -> None:
-    """Refuse an action that its own mask forbids: its log-probability would be −10⁸.
-
-    :param actions: ``[N]`` or ``[N, d]``.
-    :param masks: ``[N, n]``.
-    :param action_space: of the policy.
-    :raises ValueError: naming the first such action.
-    """
-    choices = actions.reshape(len(masks), -1).long()
-    offset = 0
-    for component, size in enumerate(mask_sizes(action_space)):
-        allowed = masks[:, offset : offset + size].gather(1, choices[:, component : component + 1]).squeeze(1)
-        if not allowed.all():
-            row = int((~allowed).nonzero()[0])
-            raise InvalidValueError(
-                f"actions must be allowed by action_masks, got action {actions[row].tolist()} in row {row}, where "
-                f"component {component} allows only "
-                f"{masks[row, offset : offset + size].nonzero().flatten().tolist()}"
-            )
-        offset += size
+def _as_bool(mask: Any, whose: str = "") -> np.ndarray:
+    """A mask in whatever form: array, list, tensor of any device, bools or numbers."""
+    try:
+        return np.asarray(mask.detach().cpu() if isinstance(mask, th.Tensor) else mask, dtype=bool)
+    except ValueError as error:
+        raise InvalidValueError(
+            f"action_masks must be rectangular (of a MultiDiscrete: the parts in one row), got {mask!r}{whose}"
+        ) from error
 
 
 def _check_something_is_allowed(masks: np.ndarray, sizes: list[int]) -> None:

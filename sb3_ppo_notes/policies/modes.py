@@ -5,6 +5,12 @@ from typing import Any
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from sb3_ppo_notes.policies.shipped import original
+
+#: As they were written, whatever somebody has put in their place since.
+SET_TRAINING_MODE = original(BasePolicy, "set_training_mode")
+TRAIN = original(nn.Module, "train")
+
 
 def set_training_mode(policy: Any, mode: bool) -> None:
     """What ``policy.set_training_mode(mode)`` does, in a fifth of the time.
@@ -16,7 +22,7 @@ def set_training_mode(policy: Any, mode: bool) -> None:
     :param mode: ``True`` to learn: dropout and batch normalisation are active.
     """
     is_own = "set_training_mode" in vars(policy)
-    if is_own or getattr(type(policy), "set_training_mode", None) is not BasePolicy.set_training_mode:
+    if is_own or getattr(type(policy), "set_training_mode", None) is not SET_TRAINING_MODE:
         policy.set_training_mode(mode)
         return
     modules, rest = [], [policy]
@@ -35,5 +41,5 @@ def _is_ordinary(module: nn.Module) -> bool:
     """Whether the flag is an entry of the module's dictionary and nothing else. TorchScript keeps it in C++."""
     own = vars(module)
     kind = type(module)
-    is_plain = kind.train is nn.Module.train and kind.__setattr__ is nn.Module.__setattr__
+    is_plain = kind.train is TRAIN and kind.__setattr__ is nn.Module.__setattr__
     return is_plain and "training" in own and "train" not in own

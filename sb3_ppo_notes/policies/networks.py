@@ -9,10 +9,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice
-from sb3_ppo_notes.policies.actor_critic import distribution_parameters, evaluate, formulas_of
+from sb3_ppo_notes.policies.actor_critic import distribution_parameters, formulas_of
 from sb3_ppo_notes.policies.distribution import ACTION_DISTRIBUTIONS, FormulaDistribution
-from sb3_ppo_notes.policies.masks import check_actions_are_allowed, checked_masks
-from sb3_ppo_notes.rules.loss import Evaluation
+from sb3_ppo_notes.policies.masks import checked_masks
 
 
 class NotesActorCriticPolicy(ActorCriticPolicy):
@@ -82,19 +81,6 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
         masks = checked_masks(action_masks, self.action_space, len(latent_pi), latent_pi.device)
         return FormulaDistribution(0, formulas).with_parameters(distribution_parameters(self, latent_pi, masks))
 
-    def evaluate_actions_masked(self, obs: Any, actions: th.Tensor, action_masks: Any) -> Evaluation:
-        """What the policy says of actions that were chosen under masks.
-
-        :param obs: ``[N, ...]`` tensor or dict of tensors.
-        :param actions: ``[N]`` or ``[N, d]``.
-        :param action_masks: ``[N, n]``, ``True`` where an action is allowed.
-        :return: values, log-probabilities, entropy and parameters.
-        :raises ValueError: if a mask is wrong, or an action is one that its mask forbids.
-        """
-        masks = checked_masks(action_masks, self.action_space, len(actions), actions.device)
-        check_actions_are_allowed(actions, masks, self.action_space)
-        return evaluate(self, obs, actions, masks)
-
     def predict(
         self,
         observation: Any,
@@ -145,3 +131,7 @@ class NotesMultiInputPolicy(NotesActorCriticPolicy):
 
     def __init__(self, *args: Any, features_extractor_class: Any = CombinedExtractor, **kwargs: Any):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+#: Under SB3's name; files of models hold the shorter one.
+NotesMultiInputActorCriticPolicy = NotesMultiInputPolicy

@@ -1,6 +1,7 @@
 """Policies with a memory: an LSTM or a GRU between the features and the heads."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +11,13 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
+from sb3_ppo_notes.policies.actor_critic import act
 from sb3_ppo_notes.policies.dense import Stack
 from sb3_ppo_notes.policies.lstm import Memory
+from sb3_ppo_notes.policies.masks import checked_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
+from sb3_ppo_notes.policies.precision import remembers_in_single
 
 
 class NotesRecurrentPolicy(NotesActorCriticPolicy):
@@ -34,7 +38,8 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         rollout was gathered. ``None``: as many as a minibatch holds, as in sb3-contrib. Fewer are faster, because
         pieces are computed side by side; what is to be remembered for longer than that is hard to learn.
     :param kwargs: as :class:`NotesActorCriticPolicy`.
-    :raises ValueError: if the critic is to have its own memory and the actor's.
+    :raises ValueError: if the critic is to have its own memory and the actor's, or the actor's memory and an extractor
+        of its own.
     """
 
     #: SB3 has no recurrent PPO to equal to the bit; sb3-contrib's is equalled to rounding.
@@ -79,6 +84,9 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         self.sequence_length = sequence_length
         self.lstm_hidden_size = lstm_hidden_size
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        if shared_lstm and not self.share_features_extractor:
+            # The critic's features would reach nothing, and its extractor would get no gradient.
+            raise InvalidValueError("share_features_extractor must be True when shared_lstm=True, got False")
         build = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
         # SB3 sums a MultiDiscrete space's sizes in NumPy, and torch wants an int of Python's.
         sizes = (int(self.features_dim), lstm_hidden_size, n_lstm_layers)
@@ -141,11 +149,15 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
             once, from which one learns and does not go on, there may be none.
         """
         pi_features, vf_features = (features, features) if isinstance(features, th.Tensor) else features
+        is_single = remembers_in_single(self)
+        if is_single:
+            pi_features, vf_features = pi_features.float(), vf_features.float()
         half = len(recurrence.states) // (2 if self.lstm_critic is not None else 1)
         memories = [Memory(self.lstm_actor, pi_features, recurrence.states[:half])]
         if self.lstm_critic is not None:
             memories.append(Memory(self.lstm_critic, vf_features, recurrence.states[half:]))
-        (latent_pi, *others), states = run(memories, recurrence, stacks)
+        with th.autocast(self.device.type, enabled=False) if is_single else nullcontext():
+            (latent_pi, *others), states = run(memories, recurrence, stacks)
         if others:
             return latent_pi, others[0], states
         # Shared: the critic reads the actor's memory, but only the actor trains it.
@@ -170,9 +182,6 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         :return: actions within the action space, and the next state.
         :raises ValueError: if a mask has the wrong shape or allows nothing.
         """
-        from sb3_ppo_notes.policies.actor_critic import act
-        from sb3_ppo_notes.policies.masks import checked_masks
-
         self.set_training_mode(False)
         tensor, is_batch = self.obs_to_tensor(observation)
         n = len(next(iter(tensor.values()))) if isinstance(tensor, dict) else len(tensor)
@@ -197,3 +206,9 @@ class NotesCnnRecurrentPolicy(NotesActorCriticCnnPolicy, NotesRecurrentPolicy):
 
 class NotesMultiInputRecurrentPolicy(NotesMultiInputPolicy, NotesRecurrentPolicy):
     """The same for Dict observations: the first base chooses the extractor, the second remembers."""
+
+
+#: Under sb3-contrib's names; files of models hold the shorter ones.
+NotesRecurrentActorCriticPolicy = NotesRecurrentPolicy
+NotesRecurrentActorCriticCnnPolicy = NotesCnnRecurrentPolicy
+NotesRecurrentMultiInputActorCriticPolicy = NotesMultiInputRecurrentPolicy

@@ -41,16 +41,24 @@ NOT_IN_LEARNING = {
 }
 
 
-def _original(kind: type, name: str) -> Any:
-    """A method as its class was written; if somebody has replaced it already, something that no method is."""
+def original(kind: type, name: str) -> Any:
+    """A method of a library's class, for comparison with what stands there later.
+
+    :param kind: a library's class.
+    :param name: of the method, inherited or not.
+    :return: the function; ``None``, which no method is, if somebody has replaced it already.
+    """
     function = getattr(kind, name)
-    is_own = function.__globals__["__name__"].partition(".")[0] == kind.__module__.partition(".")[0]
-    return function if is_own and function.__name__ == name else None
+    return function if _is_library_function(function) and function.__name__ == name else None
+
+
+def _is_library_function(function: Any) -> bool:
+    return isinstance(function, FunctionType) and function.__globals__["__name__"].partition(".")[0] in LIBRARIES
 
 
 #: SB3's methods that the formulas stand in for.
 METHODS = {
-    name: _original(ActorCriticPolicy, name)
+    name: original(ActorCriticPolicy, name)
     for name in (
         "forward",
         "evaluate_actions",
@@ -72,8 +80,8 @@ _MADE_OF: dict[type, type] = {
 #: By the class of a distribution: each class and method that it calls, and that method as it was written.
 _CALLED = {
     kind: [
-        *((kind, name, _original(kind, name)) for name in DISTRIBUTION_METHODS),
-        *((base, name, _original(base, name)) for name in ("log_prob", "entropy", "sample", "rsample")),
+        *((kind, name, original(kind, name)) for name in DISTRIBUTION_METHODS),
+        *((base, name, original(base, name)) for name in ("log_prob", "entropy", "sample", "rsample")),
     ]
     for kind, base in _MADE_OF.items()
 }
@@ -107,9 +115,9 @@ def replaced_function(kind: type) -> str | None:
     for name, value in vars(kind).items():
         if name == "forward" and not isinstance(value, FunctionType):
             return name
-        # nn.Module's forward has another name, but it is abstract.
-        if isinstance(value, FunctionType) and not (kind is nn.Module and name == "forward"):
-            is_own = value.__qualname__.rpartition(".")[0] == kind.__qualname__
+        if isinstance(value, FunctionType):
+            # PyTorch itself puts other functions into nn.Module (torch.compile does, and its forward is abstract).
+            is_own = kind is nn.Module or value.__qualname__.rpartition(".")[0] == kind.__qualname__
             if not is_own or value.__globals__["__name__"].partition(".")[0] not in (library, *WRAPPERS):
                 return name
     return None
@@ -125,10 +133,6 @@ def has_shipped_methods(kind: type, *names: str) -> bool:
     return all(_is_library_function(getattr(kind, name)) for name in names)
 
 
-def _is_library_function(function: Any) -> bool:
-    return isinstance(function, FunctionType) and function.__globals__["__name__"].partition(".")[0] in LIBRARIES
-
-
 def keeps_sb3_method(policy: Any, *names: str) -> bool:
     """Whether a policy still has SB3's own version of these methods, so that formulas may stand in for them.
 
@@ -136,9 +140,12 @@ def keeps_sb3_method(policy: Any, *names: str) -> bool:
     :param names: keys of ``METHODS``.
     :return: ``False`` if its class, SB3's class or the instance itself has another one, or if hooks expect the call.
     """
-    if not isinstance(policy, ActorCriticPolicy) or policy._forward_hooks or policy._forward_pre_hooks:
+    if not isinstance(policy, ActorCriticPolicy):
         return False
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+    own_hooks = policy._forward_hooks or policy._forward_pre_hooks
+    is_heard = own_hooks or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+    # SB3's forward knows of no memory: a policy that has one is never called as a whole.
+    if is_heard and not hasattr(policy, "remember"):
         return False
     own, kind = vars(policy), type(policy)
     return kind.__call__ is nn.Module.__call__ and all(
@@ -181,7 +188,7 @@ def _own_code(policy: Any) -> Iterator[str]:
                     yield f"{where} is of {qualified_name(cls)}, whose {name} was replaced"
             elif module is not policy:
                 yield f"{where} is of {qualified_name(cls)}, whose state nobody can see"
-            elif cls.__module__ not in ("abc", "typing"):
+            else:
                 yield from _overridden(cls)
 
 

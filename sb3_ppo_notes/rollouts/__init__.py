@@ -2,6 +2,7 @@
 
 from sb3_ppo_notes.rollouts.buffers import NotesDictRolloutBuffer, NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.collector import collect_rollouts
+from sb3_ppo_notes.rollouts.environment_errors import environment_error
 from sb3_ppo_notes.rollouts.finite import FiniteGuard, guard_environments
 from sb3_ppo_notes.rollouts.lean_vec_env import LeanVecEnv
 from sb3_ppo_notes.rollouts.supervised_vec_env import SupervisedVecEnv
@@ -18,6 +19,7 @@ __all__ = [
     "NotesRolloutBuffer",
     "SupervisedVecEnv",
     "collect_rollouts",
+    "environment_error",
     "guard_environments",
     "make_gymnasium_vec",
 ]

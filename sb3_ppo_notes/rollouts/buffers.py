@@ -8,6 +8,7 @@ what you want to keep beyond the next rollout.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,17 +36,19 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
     :param n_envs: B, number of environments.
     """
 
-    #: The rule that computes advantages; the algorithm replaces it before each rollout.
-    rule: UpdateRule
     #: Rewards as the environment paid them; kept only for a rule that computes advantages every epoch.
     env_rewards: np.ndarray
     _cuts: list[tuple[int, int, Any]]
     _end: tuple[np.ndarray, Any]
 
+    @cached_property
+    def rule(self) -> UpdateRule:  # type: ignore[override]
+        """The rule that computes advantages; the algorithm replaces it before each rollout."""
+        return UpdateRule(advantage_estimator=GAE(self.gae_lambda))
+
     def reset(self) -> None:
         """Begin a new rollout in the same memory."""
-        if not hasattr(self, "rule"):
-            self.rule = UpdateRule(advantage_estimator=GAE(self.gae_lambda))
+        if not hasattr(self, "_said"):
             self._allocate()
         self.pos = 0
         self.full = False
@@ -181,14 +184,6 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
 
     def _observations_as_tensors(self) -> Any:
         return self._flat_tensor(self.observations)
-
-    def flat(self, array: np.ndarray) -> np.ndarray:
-        """A rollout array in the order of the samples: all of environment 0, then all of environment 1, and so on.
-
-        :param array: ``[T, B, ...]``, one of this buffer's.
-        :return: ``[T·B, ...]``, sharing the memory.
-        """
-        return array.swapaxes(0, 1).reshape(self.buffer_size * self.n_envs, *array.shape[2:])
 
 
 class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]

@@ -1,5 +1,7 @@
 """One collector for every algorithm, policy and space: act, step, remember, until the rollout is full."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -11,6 +13,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.policies.actor_critic import values_of
@@ -22,8 +25,9 @@ from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
 from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
-from sb3_ppo_notes.rollouts.pausing import begun, goes_on
+from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, begun, goes_on
 from sb3_ppo_notes.rollouts.places import add_place
+from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
 
 
 class Actor(Protocol):
@@ -64,8 +68,8 @@ def collect_rollouts(
     rollout_buffer: RolloutBuffer,
     n_rollout_steps: int,
     *,
+    acting: Callable[[], Actor],
     bootstrap_truncated: bool = True,
-    actor: Actor,
 ) -> bool:
     """Fill a buffer with experience of the current policy.
 
@@ -78,11 +82,12 @@ def collect_rollouts(
     :param callback: called at the start, after every step and at the end.
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
+    :param acting: finds out how actions are chosen; asked again whenever somebody may have changed the policy.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
-    :param actor: chooses actions, and says what they and the states are worth.
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
+    check_batch(model._last_obs, model.observation_space, env.num_envs)
     check_finite("observation", model._last_obs, model.num_timesteps)
     # Evaluation mode: dropout and batch normalisation must not differ between one step and the next.
     set_training_mode(model.policy, False)
@@ -94,9 +99,11 @@ def collect_rollouts(
         "rollout_buffer": rollout_buffer,
         "n_rollout_steps": n_rollout_steps,
     }
-    actor.begin()
-    stepping = _Stepping(model, env, rollout_buffer, actor)
+    stepping = _Stepping(model, env, rollout_buffer, acting())
     may_change = runs_own_code(callback)
+    step = {} if first < n_rollout_steps else _last_step(model, rollout_buffer)
+    if step and not goes_on(model, first):
+        return False
     for n_steps in range(first, n_rollout_steps):
         if not goes_on(model, n_steps):
             return False
@@ -105,18 +112,22 @@ def collect_rollouts(
         step = stepping.step()
         model.num_timesteps += env.num_envs
         callback.update_locals(visible | step | {"n_steps": n_steps})
+        store = partial(_store, model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
         if not callback.on_step():
+            model._unfinished_step = UnfinishedStep(env, n_steps, store)  # type: ignore[attr-defined]
             return False
         if may_change:
-            actor.begin()
-        model._update_info_buffer(step["infos"], step["dones"])
-        _store(model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
+            stepping.actor = acting()
+        store()
 
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        last_values = actor.values(last_obs, _recurrence(model, model._last_episode_starts))
+        last_values = stepping.actor.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
+    if isinstance(rollout_buffer, NotesRolloutBuffer):
+        # A callback may have set the buffer's λ since the rollout began.
+        rollout_buffer.rule = model.rule  # type: ignore[attr-defined]
     if _will_recompute(rollout_buffer):
         rollout_buffer.note_end(model._last_obs, step["dones"])
     rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])
@@ -168,13 +179,7 @@ class _Stepping:
             actions = sampled.reshape(-1, 1) if self.is_discrete else sampled
             starts = model._last_episode_starts
             self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
-        try:
-            new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
-        except Exception as error:
-            add_place(error, clipped_actions, model.num_timesteps + env.num_envs)
-            raise
-        check_finite("reward", rewards, model.num_timesteps + env.num_envs)
-        check_finite("observation", new_obs, model.num_timesteps + env.num_envs)
+        new_obs, rewards, dones, infos = self._answers(clipped_actions)
         return {
             "obs_tensor": obs_tensor,
             "actions": sampled,
@@ -190,6 +195,34 @@ class _Stepping:
             "dones": dones,
             "infos": infos,
         }
+
+    def _answers(self, clipped_actions: np.ndarray) -> VecEnvStepReturn:
+        """What the environments say to an action, checked."""
+        env, step = self.env, self.model.num_timesteps + self.env.num_envs
+        try:
+            new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
+        except Exception as error:
+            add_place(error, env, clipped_actions, step)
+            clear = shape_error(error, env.observation_space)
+            if clear is None:
+                raise
+            clear.__notes__ = error.__notes__
+            raise clear from error
+        check_batch(new_obs, self.model.observation_space, env.num_envs)
+        check_finite("reward", rewards, step)
+        check_finite("observation", new_obs, step)
+        return new_obs, rewards, np.asarray(dones), infos
+
+
+def _last_step(model: OnPolicyAlgorithm, rollout_buffer: RolloutBuffer) -> dict[str, Any]:
+    """What is left of the last step of a rollout that was full when its run was cut; infos are no part of a rollout."""
+    return {
+        "actions": rollout_buffer.actions[-1],
+        "rewards": rollout_buffer.rewards[-1],
+        "new_obs": model._last_obs,
+        "dones": model._last_episode_starts,
+        "infos": [{} for _ in range(model.n_envs)],
+    }
 
 
 def environment_actions(policy: ActorCriticPolicy, actions: np.ndarray) -> np.ndarray:
@@ -219,11 +252,15 @@ def _store(
     is_halved: bool,
 ) -> None:
     """Put one step, or the half that is not there yet, into the buffer and move on to the next observation."""
+    model._update_info_buffer(step["infos"], step["dones"])
     rewards, actions = step["rewards"], step["actions"]
     truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
     if truncated:
         terminal_values = _terminal_values(model.policy, truncated, len(rewards), step["states"])
-        rewards = bootstrap_time_limits(rewards, terminal_values, model.gamma)
+        paid = np.asarray(rewards)
+        # SB3 adds in place: an array of integers keeps the whole part.
+        dtype = paid.dtype if hasattr(rewards, "dtype") else np.float32
+        rewards = bootstrap_time_limits(paid, terminal_values, model.gamma).astype(dtype, copy=False)
     if isinstance(rollout_buffer, NotesRolloutBuffer):
         rollout_buffer.note_context(step["action_masks"], step["states_before"])
     if _will_recompute(rollout_buffer):

@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError, NonFiniteError
 
 
 def check_finite(what: str, array: Any, step: int) -> None:
@@ -19,12 +19,14 @@ def check_finite(what: str, array: Any, step: int) -> None:
     :param what: what the numbers are, first word of the message.
     :param array: ``[B, ...]``, one row an environment, or a dict of such arrays.
     :param step: environment steps taken so far, for the message.
-    :raises NonFiniteError: naming the environment, the step and the first bad number.
+    :raises NonFiniteEnvironmentError: naming the environment, the step and the first bad number.
     """
     if isinstance(array, dict):
         for key, part in array.items():
             check_finite(f"{what}[{key!r}]", part, step)
         return
+    if not isinstance(array, np.ndarray):
+        array = np.asarray(array)  # rewards of somebody's VecEnv: a list, a tensor
     # Images and other integers cannot be NaN, and looking at each pixel would cost more than the step.
     if array.dtype.kind != "f":
         return
@@ -36,7 +38,7 @@ def check_finite(what: str, array: Any, step: int) -> None:
         return
     position = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
     place = f" at index {position[1:]}" if len(position) > 1 else ""
-    raise NonFiniteError(
+    raise NonFiniteEnvironmentError(
         f"{what} must be finite, got {array[position]}{place} from environment {position[0]} at step {step}; "
         "nothing was learned from it"
     )
@@ -63,13 +65,13 @@ def check_terminal_observation(observation: Any, index: int) -> None:
 
     :param observation: of one environment; an array, or a dict of such.
     :param index: of the environment.
-    :raises NonFiniteError: naming the environment and, in a dict, the key.
+    :raises NonFiniteEnvironmentError: naming the environment and, in a dict, the key.
     """
     parts = observation.items() if isinstance(observation, dict) else [(None, observation)]
     for key, part in ((key, np.asarray(part)) for key, part in parts):
         if part.dtype.kind == "f" and not np.isfinite(part).all():
             where = "" if key is None else f"[{key!r}]"
-            raise NonFiniteError(
+            raise NonFiniteEnvironmentError(
                 f"terminal_observation{where} must be finite, got {part[~np.isfinite(part)][0]} from environment "
                 f"{index} at the end of an episode; nothing was learned from it"
             )

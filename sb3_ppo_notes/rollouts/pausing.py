@@ -1,10 +1,60 @@
 """Leaving a rollout between two of its steps, and taking it up again."""
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, NamedTuple
 
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
+
+#: Each says whether the process was asked to stop: of every ``persistence.GracefulStop`` whose block is running.
+STOP_REQUESTS: list[Callable[[], bool]] = []
+#: What a step changes in a model beside its counter, which counts it before the callbacks see it.
+CHANGED_BY_A_STEP = ("_last_obs", "_last_episode_starts", "_last_states", "ep_info_buffer", "ep_success_buffer")
+
+
+class UnfinishedStep(NamedTuple):
+    """The step at which a callback ended the run: the environments have made it, and as in SB3 no rollout holds it.
+
+    SB3 would begin its next rollout with the observation *before* this step, in environments that are one step further.
+    A model that learns on does the same; a checkpoint holds the rollout with the step in it (:func:`with_last_step`).
+
+    :param env: the environments that made it.
+    :param n_steps: steps of the rollout before it.
+    :param store: puts it into the rollout, and the model behind it.
+    """
+
+    env: VecEnv
+    n_steps: int
+    store: Callable[[], None]
+
+
+@contextmanager
+def with_last_step(model: Any) -> Iterator[None]:
+    """Within it the step at which a callback ended the run is made: the model is between two steps.
+
+    :param model: not learning.
+    :return: a context; after it model and rollout are again as the callback left them.
+    """
+    unfinished: UnfinishedStep | None = model._unfinished_step
+    if unfinished is None or unfinished.env is not model.env:
+        yield
+        return
+    buffer = model.rollout_buffer
+    of_model = {name: getattr(model, name, None) for name in CHANGED_BY_A_STEP}
+    of_buffer = {name: copy(value) if isinstance(value, list) else value for name, value in vars(buffer).items()}
+    model.ep_info_buffer, model.ep_success_buffer = copy(model.ep_info_buffer), copy(model.ep_success_buffer)
+    try:
+        unfinished.store()
+        model._paused_at = unfinished.n_steps + 1
+        yield
+    finally:
+        model._paused_at = None
+        for one, before in ((model, of_model), (buffer, of_buffer)):
+            for name, value in before.items():
+                setattr(one, name, value)
 
 
 def begun(model: Any, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> int:
@@ -47,3 +97,11 @@ def goes_on(model: Any, n_steps: int) -> bool:
         return False
     model._paused_at = None
     return True
+
+
+def is_stopping() -> bool:
+    """Whether the process was asked to stop, for whatever takes long without making a step of the training.
+
+    :return: ``False`` as well where nobody listens to signals.
+    """
+    return any(is_requested() for is_requested in STOP_REQUESTS)

@@ -1,25 +1,28 @@
 """Which environment raised, at which step and after which action: written under an error that passes by."""
 
 import logging
-from types import TracebackType
-from typing import Any
+import traceback
+from collections.abc import Iterator
+from types import FrameType
 
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_ppo_notes.rollouts.lean_vec_env import LeanVecEnv
 from sb3_ppo_notes.rollouts.worker_errors import EnvWorkerError
 
 logger = logging.getLogger("sb3_ppo_notes")
 
 
-def add_place(error: Exception, actions: np.ndarray, step: int) -> None:
+def add_place(error: Exception, env: VecEnv, actions: np.ndarray, step: int) -> None:
     """Note on an error where in the training it was raised. The error itself stays what it was.
 
     :param error: out of the environments' step.
+    :param env: those environments.
     :param actions: ``[B, ...]`` that the environments were given.
     :param step: environment steps with this one.
     """
-    index = _index_of(error)
+    index = _index_of(error, env)
     if index is None:
         note = f"raised in the environments' step, at step {step}"
     else:
@@ -32,15 +35,28 @@ def add_place(error: Exception, actions: np.ndarray, step: int) -> None:
         logger.error("%s: %s", type(error).__name__, note)
 
 
-def _index_of(error: Exception) -> int | None:
+def frames_of(error: Exception) -> Iterator[FrameType]:
+    """Where an error came by, from the outside to where it was raised.
+
+    :param error: that was caught.
+    :return: frames.
+    """
+    return (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _index_of(error: Exception, env: VecEnv) -> int | None:
     if isinstance(error, EnvWorkerError):
         return error.index
-    traceback: TracebackType | None = error.__traceback__
-    while traceback is not None:
-        # DummyVecEnv and LeanVecEnv step one after the other, and know at which they are.
-        names: dict[str, Any] = traceback.tb_frame.f_locals
-        if traceback.tb_frame.f_code.co_name == "step_wait" and isinstance(names.get("self"), DummyVecEnv):
-            index = names.get("env_idx", names.get("index"))
-            return None if index is None else int(index)
-        traceback = traceback.tb_next
-    return None
+    index = None
+    envs = [id(each) for each in getattr(env.unwrapped, "envs", ())]
+    for frame in frames_of(error):
+        code = frame.f_code
+        first, second, *_ = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]] + [None, None]
+        if id(first) in envs:
+            return envs.index(id(first))
+        # What the environment returned does not fit.
+        if code is DummyVecEnv._save_obs.__code__:  # (self, index, obs)
+            return None if second is None else int(second)
+        if code is LeanVecEnv.step_wait.__code__ and "index" in frame.f_locals:
+            index = int(frame.f_locals["index"])
+    return index

@@ -4,13 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_ppo_notes.formulas.diagnostics import explained_variance
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
 from sb3_ppo_notes.policies.modes import set_training_mode
-from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 
 #: Rows that are evaluated at once if the whole rollout is one minibatch.
 PORTION = 4096
@@ -69,16 +66,3 @@ def recompute_advantages(buffer: Any, policy: Any) -> None:
     set_training_mode(policy, False)
     buffer.recompute(value_of)
     set_training_mode(policy, True)
-
-
-def explained_variance_of(buffer: RolloutBuffer) -> float:
-    """How much of the rollout's returns its values explain.
-
-    Summed in SB3's order (environment by environment): the order decides the last bit.
-
-    :param buffer: SB3's or ours.
-    :return: at most 1; NaN if the returns do not vary.
-    """
-    if isinstance(buffer, NotesRolloutBuffer):
-        return explained_variance(buffer.flat(buffer.values), buffer.flat(buffer.returns))
-    return explained_variance(buffer.values.flatten(), buffer.returns.flatten())

@@ -18,20 +18,32 @@ def stacked(observations: Sequence[Any], space: spaces.Space[Any]) -> VecEnvObs:
     :return: ``[B, ...]``, or a dict or tuple of such arrays.
     :raises ValueError: if one is not of the space's shape, naming the environment.
     """
+    check_shapes_of_observations(observations, space)
     if isinstance(space, spaces.Dict):
-        parts = {key: [each[key] for each in observations] for key in space.spaces}
-        return {key: _stacked(part, space[key], f"[{key!r}]") for key, part in parts.items()}
+        return {key: np.stack([each[key] for each in observations]) for key in space.spaces}
     if isinstance(space, spaces.Tuple):
-        columns = ([each[number] for each in observations] for number in range(len(space.spaces)))
-        return tuple(_stacked(part, space[number], f"[{number}]") for number, part in enumerate(columns))
-    return _stacked(observations, space, "")
+        return tuple(np.stack([each[number] for each in observations]) for number in range(len(space.spaces)))
+    return np.stack(observations)
 
 
-def _stacked(parts: Sequence[Any], space: spaces.Space[Any], key: str) -> np.ndarray:
-    for index, part in enumerate(parts):
-        if space.shape is not None and np.shape(part) != space.shape:
-            raise InvalidValueError(
-                f"observation{key} must have the shape {space.shape} of its space, got {np.shape(part)} from "
-                f"environment {index}"
-            )
-    return np.stack(parts)
+def check_shapes_of_observations(observations: Sequence[Any], space: spaces.Space[Any], first: int = 0) -> None:
+    """Refuse observations that are not of their space's shape.
+
+    :param observations: one an environment.
+    :param space: of one environment.
+    :param first: number of the first of these environments.
+    :raises ValueError: naming the environment and both shapes.
+    """
+    parts = {"": space}
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        keys: Any = space.spaces if isinstance(space, spaces.Dict) else range(len(space.spaces))
+        parts = {key: space[key] for key in keys}
+    for key, part in parts.items():
+        for index, observation in enumerate(observations):
+            shape = np.shape(observation if part is space else observation[key])
+            if part.shape is not None and shape != part.shape:
+                where = "" if part is space else f"[{key!r}]"
+                raise InvalidValueError(
+                    f"observation{where} must have the shape {part.shape} of its space, got {shape} from environment "
+                    f"{first + index}"
+                )

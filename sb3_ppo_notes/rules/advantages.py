@@ -22,7 +22,8 @@ from sb3_ppo_notes.formulas.objectives import normalize_advantages
 class RolloutArrays(NamedTuple):
     """What an estimator sees of a rollout; all reward units but the last.
 
-    :param rewards: ``[T, B]``, with γ·V(terminal observation) added where a time limit cut an episode.
+    :param rewards: ``[T, B]``, with γ·V(terminal observation) added where a time limit cut an episode, unless the rule
+        calls that a terminal state.
     :param values: ``[T, B]``, V(sₜ).
     :param following_values: ``[T, B]``, V(sₜ₊₁); the last row is V(s_T).
     :param nonterminal: ``[T, B]``, 0 where sₜ₊₁ starts another episode; dimensionless.
@@ -110,8 +111,8 @@ class MonteCarlo:
     """All rewards to go, minus V(s): :func:`~sb3_ppo_notes.formulas.advantages.monte_carlo_returns`.
 
     :param bootstrap: close an episode that the rollout cuts with V(s_T); ``False`` counts only the rewards seen.
-    :param chunk: cut the sums also after every so many steps of the rollout, as batch-ppo does: less variance,
-        and blind for what comes later. ``None`` for no such cut.
+    :param chunk: cut the sums also after every so many steps of an episode: less variance, and blind for what comes
+        later. ``None`` for no such cut; batch-ppo cuts only the critic's target, see :class:`MonteCarloReturn`.
     """
 
     bootstrap: bool = True
@@ -152,8 +153,8 @@ class MonteCarloReturn:
     """All rewards to go: :func:`~sb3_ppo_notes.formulas.advantages.monte_carlo_returns`.
 
     :param bootstrap: close an episode that the rollout cuts with V(s_T); ``False`` counts only the rewards seen.
-    :param chunk: cut the sums also after every so many steps of the rollout, as batch-ppo does: less variance,
-        and blind for what comes later. ``None`` for no such cut.
+    :param chunk: cut the sums also after every so many steps of an episode, counted from its first step in the rollout,
+        as batch-ppo does: less variance, and blind for what comes later. ``None`` for no such cut.
     """
 
     bootstrap: bool = True
@@ -173,8 +174,7 @@ class MonteCarloReturn:
         last_values = rollout.following_values[-1] if self.bootstrap else np.zeros_like(rollout.following_values[-1])
         nonterminal = rollout.nonterminal
         if self.chunk is not None:
-            nonterminal = nonterminal.copy()
-            nonterminal[self.chunk - 1 :: self.chunk] = 0.0
+            nonterminal = formulas.cut_into_chunks(nonterminal, self.chunk)
         return formulas.monte_carlo_returns(rollout.rewards, last_values, nonterminal, gamma)
 
 

@@ -23,7 +23,7 @@ class EarlyStop:
     *before* each optimiser step, so the minibatch that finds the limit crossed is not applied; nothing that was applied
     is undone.
 
-    :param target: the KL(old ‖ new) that is aimed at, > 0; nats.
+    :param target: the KL(old ‖ new) that is aimed at, > 0, infinite for no stop; nats.
     :param factor: stop above ``factor * target``; SB3 and Spinning Up 1.5, skrl 1.
     :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` of ``formulas.divergences``, or ``"exact"`` from the distributions'
         parameters.
@@ -39,7 +39,7 @@ class EarlyStop:
     decided: Literal["minibatch", "epoch"] = "minibatch"
 
     def __post_init__(self) -> None:
-        check_positive("target", self.target)
+        check_positive("target", self.target, words="> 0", may_be_infinite=True)
         check_positive("factor", self.factor)
         check_choice("estimator", self.estimator, ESTIMATORS)
         check_choice("scope", self.scope, ("update", "epoch", "policy"))

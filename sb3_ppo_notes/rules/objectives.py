@@ -61,7 +61,7 @@ class ValueObjective(Protocol):
 class ClippedSurrogate:
     """PPO's clipped objective: :func:`~sb3_ppo_notes.formulas.objectives.clipped_surrogate`.
 
-    :param clip_range: ε > 0, or a schedule of it.
+    :param clip_range: ε ≥ 0, or a schedule of it; infinite for no clip.
     """
 
     clip_range: float | Schedule = 0.2
@@ -167,13 +167,13 @@ class SquaredValueError:
 class ClippedValueError:
     """SB3's ``clip_range_vf``: the squared error of :func:`~sb3_ppo_notes.formulas.objectives.clipped_values`.
 
-    :param clip_range_vf: ε > 0 in reward units, or a schedule of it.
+    :param clip_range_vf: ε > 0 in reward units, or a schedule of it; infinite for no clip.
     """
 
     clip_range_vf: float | Schedule = 0.2
 
     def __post_init__(self) -> None:
-        check_schedule("clip_range_vf", self.clip_range_vf)
+        check_schedule("clip_range_vf", self.clip_range_vf, is_exclusive=True)
 
     def loss(self, values: th.Tensor, old_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
         """mean((V_clip − Ĝ)²).
@@ -191,13 +191,13 @@ class ClippedValueError:
 class PessimisticValueError:
     """The larger of plain and clipped error: :func:`~sb3_ppo_notes.formulas.objectives.pessimistic_value_error`.
 
-    :param clip_range_vf: ε > 0 in reward units, or a schedule of it.
+    :param clip_range_vf: ε > 0 in reward units, or a schedule of it; infinite for no clip.
     """
 
     clip_range_vf: float | Schedule = 0.2
 
     def __post_init__(self) -> None:
-        check_schedule("clip_range_vf", self.clip_range_vf)
+        check_schedule("clip_range_vf", self.clip_range_vf, is_exclusive=True)
 
     def loss(self, values: th.Tensor, old_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
         """mean(max((V − Ĝ)², (V_clip − Ĝ)²)).

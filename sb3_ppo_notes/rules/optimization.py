@@ -11,7 +11,7 @@ from sb3_ppo_notes.rules.schedules import Schedule, check_schedule
 class OptimizerSettings:
     """One network's own optimiser.
 
-    :param learning_rate: > 0, or a schedule.
+    :param learning_rate: ≥ 0, or a schedule.
     :param n_epochs: passes over each rollout.
     :param max_grad_norm: longest gradient, ``None`` for no limit.
     """
@@ -24,7 +24,9 @@ class OptimizerSettings:
         check_schedule("learning_rate", self.learning_rate)
         check_integer("n_epochs", self.n_epochs, minimum=1)
         if self.max_grad_norm is not None:
-            check_positive("max_grad_norm", self.max_grad_norm, words="> 0 and finite, or None for no clipping")
+            check_positive(
+                "max_grad_norm", self.max_grad_norm, words="> 0, or None for no clipping", may_be_infinite=True
+            )
 
 
 @dataclass(frozen=True)

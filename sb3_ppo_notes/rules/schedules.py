@@ -5,46 +5,54 @@ end).
 import dataclasses
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeVar
 
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_positive, check_real
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_real
 
 Schedule = Callable[[float], float]
 Choice = TypeVar("Choice")
 
 
-def check_schedule(name: str, value: Any, *, positive: bool = True) -> None:
-    """Refuse what is neither a number in range nor a schedule that starts in range.
+#: Of these, infinity is a value too: it switches the limit off.
+LIMITS = ("clip_range", "clip_range_vf")
+
+
+def check_schedule(name: str, value: Any, *, minimum: float = 0.0, is_exclusive: bool = False) -> None:
+    """Refuse what is neither a number in range nor a schedule. Schedules are not asked here, but when they are needed.
 
     :param name: the argument's name, first word of the message.
     :param value: a float or a function of the remaining progress.
-    :param positive: whether a plain number has to be above 0 (else any finite number will do).
+    :param minimum: smallest allowed value, minus infinity for any.
+    :param is_exclusive: whether a plain number has to lie above the minimum; a schedule may always end there.
     :raises TypeError: for anything else.
     :raises ValueError: for a number out of range.
     """
     if callable(value):
-        value_at(name, value, 1.0)
-    elif isinstance(value, str):
+        return
+    if isinstance(value, str):
         raise InvalidTypeError(
             f"{name} must be a float or a schedule, got str {value!r} (write the number without quotes; "
             'arguments of the constructor may also be "lin_3e-4")'
         )
-    elif positive:
-        check_positive(name, value, words="> 0 and finite (a float or a schedule)")
-    else:
-        check_real(name, value, "finite (a float or a schedule)")
+    allowed = f"{_range(name, minimum, is_exclusive)} (a float or a schedule)"
+    is_allowed = not isinstance(value, Real) or float(value) > minimum or (float(value) == minimum and not is_exclusive)
+    check_real(name, value, allowed, is_allowed, may_be_infinite=name in LIMITS)
 
 
-def value_at(name: str, value: float | Schedule, progress_remaining: float, *, minimum: float = 0.0) -> float:
+def _range(name: str, minimum: float, is_exclusive: bool = False) -> str:
+    words = [] if math.isinf(minimum) else [f"{'>' if is_exclusive else '>='} {minimum:g}"]
+    return " and ".join(words if name in LIMITS else [*words, "finite"])
+
+
+def value_at(name: str, value: Any, progress_remaining: float, *, minimum: float = 0.0) -> float:
     """The number that a schedule gives now.
 
-    0 is allowed here, unlike for a plain number: a linear schedule ends there, exactly once.
-
     :param name: the argument's name, first word of the message.
-    :param value: a float, returned as it is, or a schedule.
+    :param value: a number, returned as a float, or a schedule.
     :param progress_remaining: 1 at the start, 0 at the end; dimensionless.
     :param minimum: smallest allowed value.
-    :return: a finite float.
+    :return: a float; finite, unless it is a limit.
     :raises TypeError: if the schedule returns no number.
     :raises ValueError: if it returns NaN, infinity or less than ``minimum``.
     """
@@ -56,11 +64,11 @@ def value_at(name: str, value: float | Schedule, progress_remaining: float, *, m
         number = float(result)
     except (TypeError, ValueError) as error:
         raise InvalidTypeError(
-            f"{name} schedule returned {result!r} at progress {progress_remaining}, it must return a finite float"
+            f"{name} schedule returned {result!r} at progress {progress_remaining}, it must return a float"
         ) from error
-    if not math.isfinite(number) or number < minimum:
+    if not number >= minimum or (math.isinf(number) and name not in LIMITS):
         raise InvalidValueError(
-            f"{name} schedule returned {number} at progress {progress_remaining}, it must be finite and >= {minimum:g}"
+            f"{name} schedule returned {number} at progress {progress_remaining}, it must be {_range(name, minimum)}"
         )
     return number
 
@@ -85,8 +93,8 @@ def resolve(choice: Choice, progress_remaining: float) -> Choice:
             present[field.name] = value_at(field.name, value, progress_remaining)
     if not present:
         return choice
-    # Not dataclasses.replace: it would run the constructor's checks, and those refuse the 0 that a linear schedule ends
-    # with.
+    # Not dataclasses.replace: it would run the constructor's checks, and those refuse the 0 with which a schedule of
+    # clip_range_vf may end.
     resolved = object.__new__(type(choice))
     for field in fields:
         object.__setattr__(resolved, field.name, present.get(field.name, getattr(choice, field.name)))

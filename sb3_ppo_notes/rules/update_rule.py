@@ -156,6 +156,8 @@ class UpdateRule:
         if self.reward_scaling == "trajectory_z_score":
             rollout = rollout._replace(rewards=trajectory_z_scores(rollout.rewards, rollout.nonterminal))
         advantages = self.advantage_estimator.advantages(rollout, gamma)
+        # With a γ of NumPy's float64 they are computed in float64; SB3 rounds them before it adds the values.
+        advantages = advantages.astype(rollout.values.dtype, copy=False)
         return advantages, self.value_target.returns(rollout, gamma, advantages)
 
     @property

@@ -81,9 +81,11 @@ class Worker:
             raise WorkerError(f"{self.arm.name} {how} at {command!r}; the last it said:\n{self._tail()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            # What cannot be built was asked for wrongly, and the message says how; where training broke, the traceback.
+            # What cannot be built was asked for wrongly, and the message says how, as does an environment's own error.
+            # Where training broke, the traceback.
             message = str(answer["error"]).partition("\n")[0]
-            tail = "" if command in ("load", "build") else f"; the last it said:\n{self._tail()}"
+            says_all = command in ("load", "build") or answer.get("by_environment")
+            tail = "" if says_all else f"; the last it said:\n{self._tail()}"
             raise WorkerError(f"{self.arm.name}: {message}{tail}")
         return answer
 

@@ -1,7 +1,6 @@
-"""How a benchmark is shown: a table, a bar chart, and files that are there whole or not at all."""
+"""How a benchmark is shown: a table and a bar chart."""
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -153,17 +152,3 @@ def ratio_words(summary: Summary, is_reference: bool) -> str:
     if is_reference:
         return "1.00x"
     return f"{summary.ratio:.2f}x, {summary.lowest_ratio:.2f} to {summary.highest_ratio:.2f}"
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place and move it there, so that nobody ever finds half of one.
-
-    :param path: the file.
-    :param write: writes to the path that it is given.
-    """
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ was started with; whatever a library prints goes to the standard error.
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import queue
@@ -108,13 +109,15 @@ class Arm:
         :param seed: of the environment.
         :return: mean and standard deviation of the return; reward units.
         """
+        import numpy as np
         from stable_baselines3.common.env_util import make_vec_env
-        from stable_baselines3.common.evaluation import evaluate_policy
+
+        from sb3_ppo_notes.callbacks.evaluation import play_episodes
 
         env = make_vec_env(self.spec["env"], n_envs=1, seed=seed)
-        mean, deviation = evaluate_policy(self.model, env, n_eval_episodes=episodes, deterministic=True)
+        returns, _ = play_episodes(self.model, env, episodes)
         env.close()
-        return {"mean": float(mean), "std": float(deviation), "episodes": episodes}  # type: ignore[arg-type]
+        return {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "episodes": episodes}
 
     def _environments(self) -> Any:
         from stable_baselines3.common.env_util import make_vec_env
@@ -147,9 +150,23 @@ def main() -> None:
             answer = getattr(arm, command)(**request)
         except Exception as error:
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            of_environment = _environment_error(error)
+            answer = {
+                "error": of_environment or f"{type(error).__name__}: {error}",
+                "by_environment": of_environment is not None,
+            }
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _environment_error(error: Exception) -> str | None:
+    """The environment's own error in one line, ``None`` if it is none of an environment's."""
+    path = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "rollouts", "environment_errors.py")
+    spec = importlib.util.spec_from_file_location("environment_errors", path)
+    module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    line: str | None = module.environment_error(error)
+    return line
 
 
 def _private_streams() -> tuple[TextIO, TextIO]:

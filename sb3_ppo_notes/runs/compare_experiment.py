@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch as th
 from rich.console import Console
 
+from sb3_ppo_notes.callbacks.evaluation import CUT
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
 from sb3_ppo_notes.runs.bench import machine
@@ -61,6 +63,11 @@ def _performed(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Pat
     jobs = options["jobs"] or cores()
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     records = perform(runs, outdir, jobs)
+    for env in plan.envs:
+        check_playable([run for run in runs if run.env == env], records, outdir)
+        n_cut = sum(record.get("episodes_cut", 0) for key, record in records.items() if key[1] == env)
+        if n_cut:
+            print(f"note: {n_cut} episodes of {env} were {CUT}", file=sys.stderr)
     about = {
         "command": command(options, outdir),
         "options": options | {"outdir": str(outdir)},
@@ -71,6 +78,25 @@ def _performed(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Pat
         "runs_done_before": done_before,
     }
     return judged(plan, records, about)
+
+
+def check_playable(runs: Sequence[Run], records: Mapping[Key, dict[str, Any]], outdir: Path) -> None:
+    """Refuse to judge algorithms by a task that nobody could play. Its runs are removed: it may be mended.
+
+    :param runs: of the task.
+    :param records: of every run.
+    :param outdir: where their files are.
+    :raises ValueError: if the environment ended every run by an error of its own, which is the message.
+    """
+    if not all(records[run.key].get("by_environment") for run in runs):
+        return
+    for run in runs:
+        (outdir / FOLDER / run.path).unlink()
+        (outdir / FOLDER / run.path).with_suffix(".log").unlink(missing_ok=True)
+    for folder in (outdir / FOLDER, outdir):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    raise InvalidValueError(records[runs[0].key]["error"])
 
 
 def _check(options: dict[str, Any], outdir: Path) -> None:

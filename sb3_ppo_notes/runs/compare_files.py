@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sb3_ppo_notes._atomic import write_text, write_whole
 from sb3_ppo_notes.formulas.statistics import iqm
-from sb3_ppo_notes.runs.bench_report import write_whole
 from sb3_ppo_notes.runs.compare_models import described
 from sb3_ppo_notes.runs.compare_plan import Plan
 from sb3_ppo_notes.runs.compare_results import Results, estimate
@@ -155,9 +155,9 @@ def write_files(outcome: Outcome, outdir: Path) -> list[str]:
     }
     about = dict(outcome.about) | {"hyperparameters": described_arms, "sources": sources(outcome.plan)}
     text = report(Report(results, budgets, rows, outcome.summaries, outcome.judgements, outcome.a_a, about, versions()))
-    write_whole(outdir / "report.html", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(outdir / "report.html", text)
     document = json.dumps(_document(outcome, about, rows["runs"]), indent=2) + "\n"
-    write_whole(outdir / "comparison.json", lambda path: path.write_text(document))
+    write_text(outdir / "comparison.json", document)
     return ["report.html", "comparison.json", *written]
 
 

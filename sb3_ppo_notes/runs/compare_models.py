@@ -22,6 +22,7 @@ from sb3_ppo_notes.algorithms.construction import made_environment
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.policies.masks import METHOD
 from sb3_ppo_notes.recipes import RECIPES
+from sb3_ppo_notes.rollouts.environment_errors import environment_error
 from sb3_ppo_notes.runs.compare_arms import OURS, Arm, arm_class, check_options, family_of
 from sb3_ppo_notes.runs.compare_tasks import is_atari, zoo_entry
 
@@ -132,7 +133,7 @@ def check_environment(env: str) -> None:
     """Refuse an environment that cannot be made.
 
     :param env: id of a registered environment.
-    :raises ValueError: if it is unknown, or a package that it needs is missing.
+    :raises ValueError: if it is unknown.
     """
     _made(env)
 
@@ -141,13 +142,7 @@ def _made(env: str) -> Any:
     if is_atari(env):
         with contextlib.suppress(ImportError):
             gym.register_envs(importlib.import_module("ale_py"))
-    try:
-        made = made_environment(env, verbose=0)
-    except (gym.error.Error, ImportError) as error:
-        if isinstance(error, ValueError):
-            raise
-        because = str(error).partition("\n")[0]
-        raise InvalidValueError(f"envs must be environments that can be made, got {env!r}: {because}") from error
+    made = made_environment(env, verbose=0)
     made.close()
     return made
 
@@ -218,6 +213,8 @@ def check_buildable(arm: Arm, env: str) -> Settings:
         made.close()
     # Whatever a constructor raises: TypeError, ValueError, AssertionError, …
     except Exception as error:
+        if environment_error(error) is not None:
+            raise
         because = str(error).partition("\n")[0] or type(error).__name__
         raise InvalidValueError(f"arms: {arm.name} cannot be trained on {env}: {because}") from error
     if always_masks(model) and not has_masks:

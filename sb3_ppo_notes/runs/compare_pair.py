@@ -17,9 +17,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_ppo_notes import NotesA2C, NotesPPO, __version__
+from sb3_ppo_notes._atomic import write_text, write_whole
 from sb3_ppo_notes.algorithms.construction import made_environment
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
-from sb3_ppo_notes.runs.bench_report import write_whole
 from sb3_ppo_notes.runs.charts import Curve, draw_learning_curves, episodes_of, write_curves
 from sb3_ppo_notes.runs.evaluation import evaluate
 from sb3_ppo_notes.runs.progress import StepsProgress
@@ -186,7 +186,7 @@ class Pair:
         title, text = f"{self.algo.upper()} on {self.env}", json.dumps(document, indent=2) + "\n"
         write_whole(self.outdir / "learning_curves.csv", lambda path: write_curves(curves, path))
         write_whole(self.outdir / "learning_curves.png", lambda path: draw_learning_curves(curves, title, path))
-        write_whole(self.outdir / "comparison.json", lambda path: path.write_text(text))
+        write_text(self.outdir / "comparison.json", text)
 
 
 def largest_difference(one: OnPolicyAlgorithm, other: OnPolicyAlgorithm) -> float:

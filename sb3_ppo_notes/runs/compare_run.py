@@ -23,17 +23,18 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes._version import __version__
-from sb3_ppo_notes.callbacks.evaluation import MaskedPredictor
+from sb3_ppo_notes.callbacks.evaluation import BoundedEpisodes, MaskedPredictor, play_episodes
+from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
-from sb3_ppo_notes.runs.bench_report import write_whole
+from sb3_ppo_notes.rollouts.environment_errors import environment_error
 from sb3_ppo_notes.runs.charts import episodes_of
 from sb3_ppo_notes.runs.compare_arms import Arm
 from sb3_ppo_notes.runs.compare_models import Settings, always_masks, build, environments
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET, with_frozen_normalizer
+from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 
 #: Points of a learning curve: the budget in equal parts.
 POINTS = 40
@@ -147,7 +148,7 @@ def write_record(run: Run, record: dict[str, Any], folder: Path) -> None:
     :param folder: an existing one.
     """
     document = {"run": run.identity(), **record}
-    write_whole(folder / run.path, lambda path: path.write_text(json.dumps(document) + "\n"))
+    write_text(folder / run.path, json.dumps(document) + "\n")
 
 
 def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
@@ -163,8 +164,10 @@ def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
         return {"status": FINISHED, **_trained(run, run.arm, tell)}
     # A run that raises has failed, and the others go on.
     except Exception as error:
-        last = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
-        return {"status": FAILED, "error": last, "traceback": traceback.format_exc()}
+        of_environment = environment_error(error)
+        last = of_environment or traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
+        by_environment = of_environment is not None
+        return {"status": FAILED, "error": last, "traceback": traceback.format_exc(), "by_environment": by_environment}
 
 
 def _trained(run: Run, arm: Arm, tell: Callable[[int], object]) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def _trained(run: Run, arm: Arm, tell: Callable[[int], object]) -> dict[str, Any
     started, processor = time.perf_counter(), time.process_time()
     model.learn(run.total_timesteps, callback=watch)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - processor
-    evaluated = _evaluated(run, model)
+    evaluated, n_cut = _evaluated(run, model)
     score = float(np.mean(evaluated))
     if not np.isfinite(score):
         raise NonFiniteError(f"score must be finite, got {score} over {len(evaluated)} episodes")
@@ -184,6 +187,7 @@ def _trained(run: Run, arm: Arm, tell: Callable[[int], object]) -> dict[str, Any
     return {
         "score": score,
         "episode_returns": evaluated,
+        "episodes_cut": n_cut,
         "steps": int(model.num_timesteps),
         "train_seconds": seconds,
         "cpu_seconds": cpu_seconds,
@@ -193,21 +197,22 @@ def _trained(run: Run, arm: Arm, tell: Callable[[int], object]) -> dict[str, Any
     }
 
 
-def _evaluated(run: Run, model: BaseAlgorithm) -> list[float]:
-    """Returns of deterministic episodes, in environments that training never saw; equal for all arms of a seed."""
+def _evaluated(run: Run, model: BaseAlgorithm) -> tuple[list[float], int]:
+    """Returns of deterministic episodes, in environments that training never saw; equal for all arms of a seed.
+
+    And how many of them had to be cut.
+    """
     n_envs = min(EVALUATION_ENVS, run.n_eval_episodes)
     seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS
-    env = with_frozen_normalizer(environments(run.env, run.settings, n_envs, seed), model.env)
+    env = BoundedEpisodes(with_frozen_normalizers(environments(run.env, run.settings, n_envs, seed), model.env))
     policy: Any = MaskedPredictor(model, env) if always_masks(model) else model
-    returns, _ = evaluate_policy(
-        policy, env, n_eval_episodes=run.n_eval_episodes, deterministic=True, return_episode_rewards=True
-    )
+    returns, _ = play_episodes(policy, env, run.n_eval_episodes)
     env.close()
-    return [float(episode_return) for episode_return in returns]  # type: ignore[union-attr]
+    return returns, env.n_cut
 
 
 def _random_policy(run: Run) -> dict[str, Any]:
-    env = environments(run.env, run.settings, 1, EVALUATION_SEED_OFFSET + run.seed)
+    env = BoundedEpisodes(environments(run.env, run.settings, 1, EVALUATION_SEED_OFFSET + run.seed))
     generator = np.random.default_rng(run.seed)
     env.action_space.seed(run.seed)
     env.reset()

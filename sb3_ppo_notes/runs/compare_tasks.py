@@ -185,13 +185,14 @@ class Scale:
 def is_atari(env: str) -> bool:
     """Whether an environment needs the wrappers of Atari.
 
-    :param env: id of an environment.
+    :param env: id of an environment, with or without a module to import before its colon.
     :return: whether its name is one of the Arcade Learning Environment's.
 
-    >>> is_atari("PongNoFrameskip-v4"), is_atari("ALE/Pong-v5"), is_atari("Pendulum-v1")
+    >>> is_atari("PongNoFrameskip-v4"), is_atari("ale_py:ALE/Pong-v5"), is_atari("Pendulum-v1")
     (True, True, False)
     """
-    return env.startswith("ALE/") or env.endswith("NoFrameskip-v4")
+    name = env.rpartition(":")[2]
+    return name.startswith("ALE/") or "NoFrameskip-v" in name
 
 
 def zoo_entry(family: str, env: str) -> tuple[str, dict[str, Any]] | None:

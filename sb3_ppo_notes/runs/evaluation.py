@@ -1,11 +1,11 @@
 """How good a trained policy is: deterministic, on seeds that training never saw, in raw rewards."""
 
+import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
+from sb3_ppo_notes.callbacks.evaluation import play_episodes
+from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
 
 EVALUATION_SEED_OFFSET = 10_000
 
@@ -22,28 +22,7 @@ def evaluate(model: OnPolicyAlgorithm, env_id: str, seed: int, n_episodes: int) 
     :return: mean and standard deviation over episodes; reward units.
     """
     env = make_vec_env(env_id, n_envs=1, seed=seed + EVALUATION_SEED_OFFSET)
-    env = with_frozen_normalizer(env, model.env)
-    mean, deviation = evaluate_policy(model, env, n_eval_episodes=n_episodes, deterministic=True)
+    env = with_frozen_normalizers(env, model.env)
+    returns, _ = play_episodes(model, env, n_episodes)
     env.close()
-    return float(mean), float(deviation)  # type: ignore[arg-type]
-
-
-def with_frozen_normalizer(env: VecEnv, training_env: VecEnv | None) -> VecEnv:
-    """Evaluation environments that see what the policy saw in training.
-
-    :param env: fresh environments.
-    :param training_env: those of the training, whose normaliser's statistics are taken.
-    :return: the fresh ones, behind a normaliser that no longer learns if the training ones have one.
-    """
-    wrapper = training_env
-    while isinstance(wrapper, VecEnvWrapper):
-        if isinstance(wrapper, StreamingNormalize):
-            frozen = StreamingNormalize(env, wrapper.clip_observation, wrapper.clip_reward, training=False)
-            frozen.observation_moments, frozen.reward_moments = wrapper.observation_moments, wrapper.reward_moments
-            return frozen
-        if isinstance(wrapper, VecNormalize):
-            copy = VecNormalize(env, training=False, norm_reward=False, clip_obs=wrapper.clip_obs)
-            copy.obs_rms = wrapper.obs_rms
-            return copy
-        wrapper = wrapper.venv
-    return env
+    return float(np.mean(returns)), float(np.std(returns))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from sb3_ppo_notes._atomic import write_text, write_whole
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.bench_report import write_whole
 from sb3_ppo_notes.runs.charts import PALETTE, Curve, draw_learning_curves, episodes_of, write_curves
 from sb3_ppo_notes.runs.evaluation import evaluate
 from sb3_ppo_notes.runs.progress import StepsProgress
@@ -92,7 +92,7 @@ def write_recipes(results: list[RecipeResult], curves: list[Curve], options: dic
     styles = {name: dict(color=PALETTE[i % len(PALETTE)], linewidth=1.5, label=name) for i, name in enumerate(names)}
     write_whole(outdir / "learning_curves.csv", lambda path: write_curves(curves, path))
     write_whole(outdir / "learning_curves.png", lambda path: draw_learning_curves(curves, title, path, styles=styles))
-    write_whole(outdir / "comparison.json", lambda path: path.write_text(text))
+    write_text(outdir / "comparison.json", text)
 
 
 def parsed_recipes(words: str, check: Callable[[str, Any, tuple[str, ...]], None]) -> list[str]:

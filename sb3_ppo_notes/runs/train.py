@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,19 +14,31 @@ from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes.algorithms.report import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
+from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
 from sb3_ppo_notes.persistence.storage import checkpoints_in
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.bench_report import write_whole
+from sb3_ppo_notes.rollouts.environment_errors import environment_error
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.runs.interruption import INTERRUPTED
 from sb3_ppo_notes.runs.progress import StepsProgress
 from sb3_ppo_notes.runs.train_config import KEYS, RunConfig, settled, written
-from sb3_ppo_notes.runs.train_files import CHECKPOINTS, CONFIG, MODEL, VIDEOS, checked_folder, new_folder, save_model
+from sb3_ppo_notes.runs.train_files import (
+    CHECKPOINTS,
+    CONFIG,
+    MODEL,
+    VIDEOS,
+    checked_folder,
+    deepest_folder,
+    new_folder,
+    remove_run,
+    save_model,
+)
 from sb3_ppo_notes.runs.train_log import RunState, run_logger
 from sb3_ppo_notes.runs.train_model import built_model, check_environment, environment_factory
 from sb3_ppo_notes.runs.train_resume import Resumed, check_alone, check_run, resumed
@@ -96,14 +109,19 @@ class Train:
         for note in notes:
             console.print(f"note: {note}", soft_wrap=True)
         count_weights(model.policy, exclude=self.exclude)  # refuses a wrong expression before anything is written
-        if self.outdir is not None:
-            self.outdir.mkdir(parents=True, exist_ok=True)
+        existing = deepest_folder(self.outdir or self.logdir)
         folder = self.outdir or new_folder(self.logdir, config.name)
-        write_whole(folder / CONFIG, lambda path: path.write_text(written(config), encoding="utf-8"))
-        (folder / CHECKPOINTS).mkdir()
-        console.print(weights_table(model.policy, self.exclude))
-        with FolderLock(folder / CHECKPOINTS):
-            return _trained(Resumed(config, model, RunState(), config.total_timesteps), folder, stop, console)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / CONFIG, written(config))
+            (folder / CHECKPOINTS).mkdir()
+            console.print(weights_table(model.policy, self.exclude))
+            with FolderLock(folder / CHECKPOINTS):
+                return _trained(Resumed(config, model, RunState(), config.total_timesteps), folder, stop, console)
+        except (Exception, SystemExit):
+            if model._n_updates == 0:
+                remove_run(folder, existing)  # nothing was learned: the same command can be given again
+            raise
 
     def _resumed(self, folder: Path, stop: GracefulStop) -> int:
         check_alone(vars(self), vars(Train()))
@@ -136,30 +154,41 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
         keeping = ExactCheckpoint(config.checkpoint_every or sys.maxsize, keep=KEPT, path=folder / CHECKPOINTS)
         own = [evaluation, *_asked_for(config, folder), run.state, keeping, StopOnSignal(stop)]
         callbacks = CallbackList([progress.callback(), *own])
-        try:
-            model.learn(max(run.total_timesteps - begun_at, 0), callbacks, reset_num_timesteps=is_new)
-            is_cut = model.num_timesteps < run.total_timesteps or model._paused_at is not None
-            if stop.requested is not None and is_cut:
+        with _closing(model, own):
+            try:
+                model.learn(max(run.total_timesteps - begun_at, 0), callbacks, reset_num_timesteps=is_new)
+                is_in_rollout = model._paused_at is not None or model._unfinished_step is not None
+                is_cut = model.num_timesteps < run.total_timesteps or is_in_rollout
+                if stop.requested is not None and is_cut:
+                    return _interrupted(model, folder, stop.exit_code, console)
+                if model.last_report is None:
+                    dump_last_update(logger, model.num_timesteps)  # killed before learn could: no update was left
+                # The last update is in the files; what follows is a row of its own.
+                logger.name_to_value.clear()
+                _finish(run, folder, evaluation, callbacks, console)
+            except EvaluationStoppedError:  # the last one, of a run that has made all its steps
                 return _interrupted(model, folder, stop.exit_code, console)
-            if model.last_report is None:
-                dump_last_update(logger, model.num_timesteps)  # killed before learn could: no update was left to make
-            # The last update is in the files; what follows is a row of its own.
-            logger.name_to_value.clear()
-            _finish(run, folder, evaluation, callbacks, console)
-        except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
-            return _interrupted(model, folder, INTERRUPTED, console)
-        finally:
-            _close(model, own)
+            except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
+                return _interrupted(model, folder, INTERRUPTED, console)
+            except (Exception, SystemExit) as error:
+                if model._n_updates > 0 and environment_error(error) is not None:
+                    _leave(model, folder, "stopped by its environment", console)
+                raise
     return 0
 
 
 def _interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, console: Console) -> int:
+    _leave(model, folder, "interrupted", console)
+    return code
+
+
+def _leave(model: OnPolicyAlgorithm, folder: Path, what: str, console: Console) -> None:
+    """Keep what was learned, and say how to go on."""
     save_model(model, folder)
     can_go_on = checkpoints_in(folder / CHECKPOINTS)
     then = f"go on with: train --resume {shlex.quote(str(folder))}" if can_go_on else f"written: {folder}/{MODEL}"
-    line = f"interrupted after {model.num_timesteps:,} steps, {then}"
+    line = f"{what} after {model.num_timesteps:,} steps, {then}"
     console.print(line, soft_wrap=True, markup=False, highlight=False)
-    return code
 
 
 def _finish(run: Resumed, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
@@ -182,6 +211,18 @@ def _finish(run: Resumed, folder: Path, evaluation: Evaluation, callbacks: BaseC
         soft_wrap=True,
     )
     console.print(f"written: {folder}/{MODEL}", soft_wrap=True)
+
+
+@contextmanager
+def _closing(model: OnPolicyAlgorithm, callbacks: Iterable[BaseCallback]) -> Iterator[None]:
+    """Close all environments in the end. The error that ended the run is told, not one that closing raises after it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            _close(model, callbacks)
+        raise
+    _close(model, callbacks)
 
 
 def _close(model: OnPolicyAlgorithm, callbacks: Iterable[BaseCallback]) -> None:

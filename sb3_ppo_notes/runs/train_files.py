@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import shutil
 import time
 import zipfile
 from collections.abc import Iterable
@@ -15,10 +16,10 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
+from sb3_ppo_notes._atomic import write_text, write_whole
 from sb3_ppo_notes.callbacks.video import file_name
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
-from sb3_ppo_notes.runs.bench_report import write_whole
 
 CONFIG, MODEL, NORMALIZER, EVALUATIONS, VIDEOS, CHECKPOINTS = (
     "config.yaml",
@@ -64,6 +65,33 @@ def new_folder(logdir: Path, name: str) -> Path:
             return folder
 
 
+def deepest_folder(path: Path) -> Path:
+    """The part of a path that exists.
+
+    :param path: any.
+    :return: the path itself, or the nearest folder above it.
+    """
+    absolute = path.absolute()
+    return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
+
+
+def remove_run(folder: Path, existing: Path) -> None:
+    """Remove a run, and the folders that were made for it.
+
+    :param folder: of the run.
+    :param existing: what was there before it began; it stays.
+    """
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for path in (folder.absolute(), *folder.absolute().parents):
+        if path == existing or any(path.iterdir()):
+            return
+        path.rmdir()
+
+
 def save_model(model: OnPolicyAlgorithm, folder: Path, name: str = MODEL, normalizer: str = NORMALIZER) -> None:
     """Write a model, and the statistics of its normaliser if it has one.
 
@@ -74,8 +102,8 @@ def save_model(model: OnPolicyAlgorithm, folder: Path, name: str = MODEL, normal
     """
     statistics = normalizer_statistics(model.get_env())
     if statistics is not None:
-        write_whole(folder / normalizer, lambda path: path.write_text(json.dumps(statistics, indent=1) + "\n"))
-    write_whole(folder / name, model.save)
+        write_text(folder / normalizer, json.dumps(statistics, indent=1) + "\n")
+    model.save(folder / name)  # whole or not at all, too
 
 
 def load_weights(model: OnPolicyAlgorithm, path: Path) -> None:

@@ -22,6 +22,8 @@ from sb3_ppo_notes.algorithms.rule_words import rule_from_words
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts import LeanVecEnv
+from sb3_ppo_notes.rollouts.environment_errors import is_wrong_call
+from sb3_ppo_notes.runs.compare_tasks import is_atari
 from sb3_ppo_notes.runs.train_config import ALGORITHMS, RunConfig
 from sb3_ppo_notes.runs.train_zoo import ACTIVATIONS, OPTIMIZERS
 
@@ -45,14 +47,11 @@ def built_model(config: RunConfig) -> NotesOnPolicyAlgorithm:
     if policy is not None:
         check_policy(policy, env.observation_space)
     model: NotesOnPolicyAlgorithm
-    try:
-        if config.recipe is None:
-            model = algorithm(policy or suggested_policy(env.observation_space), env, **arguments)
-        else:
-            given = {} if policy is None else {"policy": policy}
-            model = algorithm.from_recipe(config.recipe, env, **given, **arguments)
-    except NotImplementedError as error:  # SB3's word for a space that it has no network for
-        raise InvalidValueError(f"env {config.env!r} must have spaces that SB3 knows: {error}") from error
+    if config.recipe is None:
+        model = algorithm(policy or suggested_policy(env.observation_space), env, **arguments)
+    else:
+        given = {} if policy is None else {"policy": policy}
+        model = algorithm.from_recipe(config.recipe, env, **given, **arguments)
     return model
 
 
@@ -99,10 +98,9 @@ def check_environment(config: RunConfig, render: bool = False) -> None:
     :param render: whether it will have to render.
     :raises ValueError: in one line that says what to do.
     """
-    is_atari = config.env.startswith("ALE/") or "NoFrameskip" in config.env
-    if is_atari and importlib.util.find_spec("ale_py") is not None:
+    if is_atari(config.env) and importlib.util.find_spec("ale_py") is not None:
         gym.register_envs(importlib.import_module("ale_py"))
-    elif is_atari:
+    elif is_atari(config.env):
         raise InvalidValueError(needs(config.env, "gymnasium[atari]"))
     if "atari_wrappers" in str(config.env_wrapper) and importlib.util.find_spec("cv2") is None:
         raise InvalidValueError(needs(config.env, "opencv-python"))
@@ -110,36 +108,39 @@ def check_environment(config: RunConfig, render: bool = False) -> None:
         made_environment(gym.make(config.env, **config.env_kwargs), verbose=0).close()
         if render:
             _check_rendering(config)
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
+    except gym.error.DependencyNotInstalled as error:
         package = re.search(r"gymnasium\[[\w-]+\]", str(error))
-        line = str(error).splitlines()[0]
-        raise InvalidValueError(
-            needs(config.env, package.group()) if package else f"env {config.env!r}: {line}"
-        ) from error
+        if package is None:
+            raise
+        raise InvalidValueError(needs(config.env, package.group())) from error
     except gym.error.NameNotFound:
         made_environment(config.env, verbose=0)  # refuses it with a suggestion
         raise
-    except gym.error.Error as error:
-        raise InvalidValueError(f"env must be the id of a registered environment: {error}") from error
     except TypeError as error:
-        raise InvalidValueError(f"env_kwargs must be arguments of {config.env}, got {config.env_kwargs}") from error
+        if not config.env_kwargs or not is_wrong_call(error):
+            raise
+        raise InvalidValueError(
+            f"env_kwargs must be arguments of {config.env}, got {config.env_kwargs} ({error.__cause__ or error})"
+        ) from error
     _wrap(config.env_wrapper)
 
 
 def _check_rendering(config: RunConfig) -> None:
     """Draw one picture. Renderers have errors of many kinds, and some come with the first picture only."""
+    env = gym.make(config.env, **config.env_kwargs | {"render_mode": "rgb_array"})
+    env.reset()
     try:
-        env = gym.make(config.env, **config.env_kwargs | {"render_mode": "rgb_array"})
-        env.reset()
         env.render()
-        env.close()
     except gym.error.DependencyNotInstalled:
         raise
     except Exception as error:
-        hint = " (without a display MuJoCo wants MUJOCO_GL=egl or osmesa)" if "mujoco" in type(error).__module__ else ""
+        if "mujoco" not in type(error).__module__:
+            raise
         raise InvalidValueError(
-            f"env {config.env!r} cannot be rendered here: {' '.join(str(error).split())}{hint}"
+            f"env {config.env!r} cannot be rendered here: {' '.join(str(error).split())} "
+            "(without a display MuJoCo wants MUJOCO_GL=egl or osmesa)"
         ) from error
+    env.close()
 
 
 def needs(env: str, package: str) -> str:

@@ -10,7 +10,8 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.watching import evaluate_episodes, own_environment, synchronize_normalizers
+from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError, evaluate_episodes
+from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.runs.train_files import save_model, write_evaluations
 
@@ -36,7 +37,8 @@ class Evaluation(BaseCallback):
 
     Every episode goes into ``evaluations.csv``; means are logged under SB3's names, ``eval/mean_reward`` and
     ``eval/mean_ep_length``; with ``every``, the best model so far is kept as ``best_model.zip``. The evaluation at the
-    end, after the last update, is the caller's. All that it remembers are the episodes, which a checkpoint holds.
+    end, after the last update, is the caller's. All that it remembers are the episodes, which a checkpoint holds. One
+    that a signal ends is made when the run is resumed, before its first step.
 
     :param env: makes the environment.
     :param folder: of the run.
@@ -62,6 +64,7 @@ class Evaluation(BaseCallback):
         self._make, self._seed, self._on_result = env, seed + EVALUATION_SEED_OFFSET, on_result
         self._rows: list[tuple[int, int, float, int]] = []
         self._count = 0
+        self._is_due = False
         self._env: VecEnv | None = None
 
     def _init_callback(self) -> None:
@@ -70,8 +73,19 @@ class Evaluation(BaseCallback):
     def _on_step(self) -> bool:
         if self.every is not None and self.num_timesteps // self.every > self._count:
             self._count = self.num_timesteps // self.every
-            if self.num_timesteps < self.model._total_timesteps:
+            self._is_due = self.num_timesteps < self.model._total_timesteps
+        return self._goes_on_after_evaluation()
+
+    def _on_training_start(self) -> None:
+        self.model.between_steps.append(self._goes_on_after_evaluation)  # type: ignore[attr-defined]
+
+    def _goes_on_after_evaluation(self) -> bool:
+        if self._is_due:
+            try:
                 self.evaluate()
+            except EvaluationStoppedError:
+                return False
+            self._is_due = False
         return True
 
     @property
@@ -93,6 +107,7 @@ class Evaluation(BaseCallback):
         """Evaluate now.
 
         :return: what was found.
+        :raises EvaluationStoppedError: if a signal came.
         """
         assert self._env is not None  # since training started
         self._env.seed(self._seed)

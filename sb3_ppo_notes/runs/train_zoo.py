@@ -4,6 +4,7 @@ import ast
 from typing import Any
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.runs.compare_tasks import is_atari
 
 #: What may be named where Python stands for a class; anything else of that kind is refused.
 ACTIVATIONS = ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Softplus", "Identity")
@@ -13,6 +14,8 @@ OURS = {
     "n_timesteps": "total_timesteps",
     **{key: key for key in ("policy", "n_envs", "normalize", "frame_stack", "env_wrapper", "env_kwargs")},
 }
+#: Of sb3-contrib's RecurrentPPO, where they are not PPO's.
+RECURRENT_DEFAULTS = {"n_steps": 128, "batch_size": 128}
 REFUSED = ("vec_env_wrapper", "callback", "monitor_kwargs")
 
 
@@ -31,19 +34,22 @@ def zoo_config(document: dict[str, Any], path: str, env: str | None, algo: str |
         if len(ids) != 1:
             raise InvalidValueError(f"env must be given with {path}, which holds {', '.join(ids) or 'no environment'}")
         env = ids[0]
-    is_atari = env.startswith("ALE/") or "NoFrameskip" in env
-    key = next((key for key in (env, "atari" if is_atari else "", "default") if key in document), None)
+    # Gymnasium imports what stands before a colon, and registers the rest there: rl_zoo3.import_envs:PendulumNoVel-v1.
+    task = env.rpartition(":")[2]
+    key = next((key for key in (task, "atari" if is_atari(task) else "", "default") if key in document), None)
     if key is None:
         raise InvalidValueError(f"env must be one of {', '.join(ids)}, which {path} holds, got {env!r}")
     entry = {str(name): value for name, value in document[key].items()}
     for name in REFUSED:
         if entry.get(name) is not None:
             raise InvalidValueError(f"config {path} must not hold {name!r} (entry {key!r}): it cannot be taken over")
-    config: dict[str, Any] = {"name": env, "source": f"{path}, entry {key}", "env": env, "algo": algo or "ppo"}
+    config: dict[str, Any] = {"name": task, "source": f"{path}, entry {key}", "env": env, "algo": algo or "ppo"}
     config |= {ours: entry.pop(theirs) for theirs, ours in OURS.items() if theirs in entry}
     # One environment, where rl_zoo3's file says nothing.
     config.setdefault("n_envs", 1)
-    return config | {"hyperparameters": entry}
+    # What it says nothing of has sb3-contrib's default there, where the policy has a memory.
+    defaults = RECURRENT_DEFAULTS if "Lstm" in str(config.get("policy")) and config["algo"] == "ppo" else {}
+    return config | {"hyperparameters": defaults | entry}
 
 
 def parsed_dict(text: str, name: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sb3_ppo_notes.callbacks.video import LONGEST_EPISODE, Episode, Stage, file_name, render_headless
+from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS
+from sb3_ppo_notes.callbacks.video import Episode, Stage, file_name, render_headless
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
@@ -35,7 +36,7 @@ class Visualize:
     """How many, each with a seed of its own; the deterministic policy plays."""
     seed: int | None = None
     """Of the first episode; None for the first that the run was evaluated on."""
-    max_steps: int = LONGEST_EPISODE
+    max_steps: int = MAX_EPISODE_STEPS
     """An episode is cut after so many steps."""
 
     def __call__(self) -> int:

@@ -118,15 +118,14 @@ def test_a_single_normalised_sample_in_a2c_does_not_become_nan():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(batch_size=1), "^batch_size must be an int >= 2"),
+        (dict(batch_size=0), "^batch_size must be an int >= 1"),
         (dict(gamma=1.5), r"^gamma must be in \[0, 1\], got 1.5"),
         (dict(target_kl=-1.0), "^target_kl must be > 0"),
-        (dict(batch_size=1000), r"^batch_size \(1000\) is larger"),
         (dict(ent_coef=float("nan")), "^ent_coef must be finite"),
         (dict(max_grad_norm=0), "^max_grad_norm must be > 0"),
     ],
 )
-def test_load_checks_what_the_constructor_checks(change, message, tmp_path):
+def test_load_checks_its_own_arguments_as_the_constructor_does(change, message, tmp_path):
     small().save(tmp_path / "model")
     with pytest.raises(InvalidValueError, match=message):
         NotesPPO.load(tmp_path / "model", env=make_vec_env("CartPole-v1"), **change)

@@ -1,5 +1,6 @@
 """NaN and infinity at every stage: named, stopped before they reach a weight, and the update left out if so wished."""
 
+import contextlib
 import copy
 import itertools
 import logging
@@ -18,7 +19,15 @@ from sb3_ppo_notes.algorithms.on_policy import MOST_BARREN_UPDATES
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rollouts import LeanVecEnv, SupervisedVecEnv
 from sb3_ppo_notes.rollouts.bounds import ObservationRangeWarning, share_far_outside
-from sb3_ppo_notes.rules import AdvantageNormalization, Optimization, OptimizerSettings, SeparateOptimizers, UpdateRule
+from sb3_ppo_notes.rules import (
+    AdaptiveLearningRate,
+    AdvantageNormalization,
+    KLPenalty,
+    Optimization,
+    OptimizerSettings,
+    SeparateOptimizers,
+    UpdateRule,
+)
 from tests import environments
 
 #: Every way of stepping: which algorithm, and its arguments.
@@ -469,7 +478,18 @@ class RaisingEnv(environments.SpaceEnv):
         return observation, {"none": None, "text": "1"}.get(self.what, reward), *rest
 
 
-@pytest.mark.parametrize("vec_env", [DummyVecEnv, LeanVecEnv])
+class RenamedLocals(DummyVecEnv):
+    """A later SB3 may name its local variables as it likes."""
+
+    def step_wait(self):
+        outcomes = [each.step(action) for each, action in zip(self.envs, self.actions, strict=True)]
+        self.buf_rews[:] = [outcome[1] for outcome in outcomes]
+        for number, outcome in enumerate(outcomes):
+            self._save_obs(number, outcome[0])
+        return self._obs_from_buf(), self.buf_rews.copy(), self.buf_dones.copy(), [{}, {}]
+
+
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, LeanVecEnv, RenamedLocals])
 @pytest.mark.parametrize("has_notes", [True, False])
 def test_an_error_in_this_process_stays_and_says_where_it_was_raised(vec_env, has_notes, monkeypatch, caplog):
     if not has_notes:
@@ -500,10 +520,10 @@ def test_a_reward_that_is_no_number_is_a_type_error_that_names_the_environment(v
         model_of("eager", env=env).learn(64)
 
 
-@pytest.mark.parametrize("vec_env", [DummyVecEnv, LeanVecEnv])
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, LeanVecEnv, RenamedLocals])
 def test_an_observation_of_the_wrong_shape_is_named_in_this_process(vec_env):
     env = vec_env([lambda: environments.make("box"), lambda: RaisingEnv("shape")])
-    with pytest.raises(ValueError, match=r"shape \(2,\) into shape \(3,\)") as caught:
+    with pytest.raises(ValueError, match=r"shape \(3,\) of its space, got \(2,\) from environment 1") as caught:
         model_of("eager", env=env).learn(64)
     assert caught.value.__notes__[0].startswith("raised by environment 1, at step 10")
 
@@ -514,3 +534,43 @@ def test_rewards_of_a_dummy_vec_env_are_plain_arrays_as_ever():
     env.reset()
     assert type(env.step(np.zeros(1, dtype=int))[1]) is np.ndarray
     assert model.env is env
+
+
+# -- what an update that is undone has adapted ------------------------------------------------------------------------
+
+
+class SpoilLater(BaseCallback):
+    """Makes a weight infinite, in the second epoch of one update."""
+
+    def __init__(self, update):
+        super().__init__()
+        self.update = update
+
+    def on_epoch(self, report):
+        if self.model.num_timesteps == self.update * 64 and report.epoch == 1:
+            with th.no_grad():
+                self.model.policy.value_net.bias.fill_(np.inf)
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip_update"])
+def test_an_undone_update_leaves_learning_rate_and_penalty_as_they_were(on_nonfinite):
+    rule = UpdateRule(
+        policy_objective=KLPenalty(),
+        advantage_normalization=AdvantageNormalization("none"),
+        kl_controls=(AdaptiveLearningRate(0.01),),
+    )
+    model = model_of("eager", rule=rule, on_nonfinite=on_nonfinite, n_epochs=4).learn(64)
+    state, rate = model.rule_state, model.policy.optimizer.param_groups[0]["lr"]
+    assert state.learning_rate != 3e-4, "the first update has adapted it"
+    before = state_of(model)
+    expected = (
+        pytest.raises(NonFiniteError, match="as they were") if on_nonfinite == "raise" else contextlib.nullcontext()
+    )
+    with expected:
+        model.learn(64, callback=SpoilLater(2), reset_num_timesteps=False)
+    assert model.rule_state == state
+    assert model.policy.optimizer.param_groups[0]["lr"] == rate
+    assert_same_state(state_of(model), before)

@@ -9,6 +9,8 @@ from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.engine import Phase
 from sb3_ppo_notes.engine.descent import Descent
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.policies.precision import can_remember
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from tests import environments
 
 SMALL = dict(n_steps=32, batch_size=32, n_epochs=2, learning_rate=1e-3, seed=0)
@@ -74,9 +76,42 @@ def test_an_overflow_skips_the_step_and_halves_the_scale():
     assert steps.scaler.get_scale() == 512.0
 
 
-def test_a_recurrent_policy_in_float16_is_refused_on_a_cpu():
-    with pytest.raises(InvalidValueError, match="precision must be 'float32' or 'bfloat16' for a recurrent policy"):
-        NotesPPO("MlpLstmPolicy", "CartPole-v1", precision="float16", device="cpu")
+@pytest.mark.parametrize("precision", HALF)
+@pytest.mark.parametrize("rnn", ["lstm", "gru"])
+@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "CnnLstmPolicy"])
+def test_a_memory_that_cannot_be_in_half_precision_is_in_single_and_that_is_said(
+    precision, rnn, policy, monkeypatch, caplog
+):
+    """The networks are in half precision all the same, and acting and learning still round alike."""
+    ran = []
+    remember = NotesRecurrentPolicy.remember
+
+    def watched(self, features, recurrence, *stacks):
+        result = remember(self, features, recurrence, *stacks)
+        ran.append((result[0].dtype, self.action_net(result[0]).dtype))
+        return result
+
+    monkeypatch.setattr("sb3_ppo_notes.policies.precision.can_remember", lambda *of: False)
+    monkeypatch.setattr(NotesRecurrentPolicy, "remember", watched)
+    name = "discrete" if policy == "MlpLstmPolicy" else "image"
+    sizes = dict(n_epochs=1, n_steps=16, batch_size=32, learning_rate=1e-12)
+    with caplog.at_level("WARNING", "sb3_ppo_notes"):
+        model = trained(name, precision, policy, policy_kwargs=dict(rnn=rnn, lstm_hidden_size=64), **sizes)
+    assert set(ran) == {(th.float32, getattr(th, precision))}
+    assert model.last_report.approx_kl == pytest.approx(0.0, abs=1e-4)
+    said = f"precision='{precision}' is for the networks; the memory stays in float32, because PyTorch has no {rnn.upper()}"
+    assert [record.getMessage()[: len(said)] for record in caplog.records] == [said]
+
+
+def test_whether_a_memory_can_be_in_half_precision_is_tried(monkeypatch):
+    """No list of processors: PyTorch's own refusal counts, whatever the layer."""
+
+    class Refused(th.nn.LSTM):
+        def forward(self, *inputs):
+            raise RuntimeError("could not create a primitive descriptor for the LSTM forward propagation primitive")
+
+    assert not can_remember(Refused, "cpu", "bfloat16")
+    assert can_remember(th.nn.GRU, "cpu", "bfloat16")
 
 
 def test_unknown_precision_is_refused():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EveryNTimesteps
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
@@ -265,6 +265,14 @@ def test_callbacks_inside_others_are_told_too():
     inner = Witness("on_update", exact=False)
     trained(CallbackList([CallbackList([EveryNTimesteps(10, inner)])]))
     assert len(inner.seen["on_update"]) == 2
+
+
+def test_who_is_called_on_a_new_best_model_is_told_too(tmp_path):
+    witnesses = [Witness("on_update"), Witness("on_update")]
+    evaluation = EvalCallback(vec(), *witnesses[:1], eval_freq=1000, verbose=0)
+    evaluation.callback_on_new_best, evaluation.callback = witnesses
+    trained(evaluation)
+    assert [len(witness.seen["on_update"]) for witness in witnesses] == [2, 2]
 
 
 def test_a_callback_may_skip_updates():

@@ -240,7 +240,7 @@ def test_an_evaluation_sees_observations_normalised_as_in_training(wrapper):
         (lambda: Phase("a", 0), "steps must be an int >= 1, got 0"),
         (lambda: Phase("a", 5, report_every=0), "report_every must be an int >= 1 or None, got 0"),
         (lambda: Phase("", 5), "name must be a word"),
-        (lambda: Phase("a", 5, is_training=1), "is_training must be True or False"),
+        (lambda: Phase("a", 5, is_training=2), "is_training must be True or False"),
         (lambda: PhasesCallback([]), "phases must be a sequence of at least one Phase"),
         (lambda: PhasesCallback([Phase("a", 1, is_training=True)] * 2), "phases must have different names"),
         (lambda: PhasesCallback([Phase("a", 1)], "CartPole-v1"), "phases must hold one with is_training=True"),

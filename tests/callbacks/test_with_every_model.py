@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import Phase, PhasesCallback, StopWhenSolved, VideoCallback
+from sb3_ppo_notes.callbacks.updates import UpdateCallback
 from sb3_ppo_notes.callbacks.watching import own_environment
 from sb3_ppo_notes.rollouts import GymnasiumVecEnv, LeanVecEnv, make_gymnasium_vec
 from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
@@ -275,3 +276,25 @@ def test_an_environment_of_its_own_normalises_with_the_trainings_settings(settin
     assert np.array_equal(own.normalize_obs(raw), training.normalize_obs(raw))
     own.reset()
     assert own.step([0])[1] == 1.0  # rewards as they are
+
+
+class Reports(UpdateCallback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _watch(self, report):
+        self.seen.append(report)
+
+
+@pytest.mark.parametrize(("stock", "ours"), [(PPO, NotesPPO), (A2C, NotesA2C)])
+def test_a_report_of_stock_holds_the_losses_that_ours_would_have(stock, ours):
+    pair = []
+    for algorithm in (stock, ours):
+        reports = Reports()
+        sizes = MINIBATCHES if algorithm in (PPO, NotesPPO) else {}
+        algorithm("MlpPolicy", "CartPole-v1", **SIZES | sizes).learn(24, callback=reports)
+        pair.append(reports.seen)
+    for theirs, own in zip(*pair, strict=True):
+        for name in ("policy_loss", "value_loss", "entropy_loss"):
+            assert getattr(theirs, name) == pytest.approx(getattr(own, name), rel=1e-6), name

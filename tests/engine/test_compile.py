@@ -213,6 +213,15 @@ def test_nothing_is_compiled_twice(monkeypatch):
     assert compilations.count == 3
 
 
+def test_code_for_one_processor_is_not_taken_from_disk_for_another(monkeypatch):
+    """A folder of compiled code may be shared by many machines: the width of their vectors is part of its key."""
+    widths = []
+    for capability in ("avx2", "default"):
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+        widths.append(inductor.options_for(th.device("cpu"))["cpp.simdlen"])
+    assert widths == [256, 0]
+
+
 def test_schedules_reach_the_compiled_code():
     """Both clips nearly shut in the second update: who kept the first update's would go much farther.
 

@@ -45,6 +45,7 @@ RECORDED = [
 ]
 EAGER = ["gsde", "dict", "image", "shared_trunk", "torchs_own_optimizer"]
 
+
 class Tally:
     """How often something was called."""
 

@@ -113,6 +113,14 @@ def test_monte_carlo_is_the_n_step_return_of_a_whole_rollout(rollout, gamma):
     assert returns == pytest.approx(oracles.n_step_return(*rollout, gamma, len(rewards)), rel=1e-4, abs=1e-3)
 
 
+@given(rollouts(), fractions, st.integers(1, 15))
+def test_returns_cut_into_chunks_equal_the_explicit_window(rollout, gamma, chunk):
+    rewards, _, last_values, starts, dones = rollout
+    nonterminal = formulas.cut_into_chunks(formulas.next_nonterminal(starts, dones), chunk)
+    returns = formulas.monte_carlo_returns(rewards, np.zeros_like(last_values), nonterminal, gamma)
+    assert returns == pytest.approx(oracles.chunked_return(rewards, starts, dones, gamma, chunk), rel=1e-4, abs=1e-3)
+
+
 @given(rollouts(), fractions, fractions, st.data())
 def test_nothing_leaks_over_an_episode_border(rollout, gamma, gae_lambda, data):
     rewards, values, last_values, starts, dones = rollout
@@ -158,6 +166,7 @@ def test_formulas_leave_their_inputs_alone():
     formulas.bootstrap_time_limits(rollout[0], rollout[1], 0.9)
     formulas.monte_carlo_returns(rollout[0], rollout[2], rollout[3], 0.9)
     formulas.n_step_returns(rollout[0], rollout[1], rollout[3], 0.9, 2)
+    formulas.cut_into_chunks(rollout[3], 2)
     assert all(np.array_equal(now, before) for now, before in zip(rollout, FOUR, strict=True))
 
 

@@ -125,6 +125,15 @@ def test_normalisation_golden_values():
     )
 
 
+@pytest.mark.parametrize("deviation", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("size", [5, 16, 64, 100])
+def test_rows_are_normalised_to_the_bit_as_each_by_itself(size, deviation):
+    """Also where they are nearly alike, as after a constant reward: SB3 normalises one minibatch after the other."""
+    rows = 16 + deviation * th.randn(50, size, generator=th.Generator().manual_seed(size))
+    for row, normalised in zip(rows, formulas.normalize_advantages(rows), strict=True):
+        assert th.equal(normalised, (row - row.mean()) / (row.std() + 1e-8))
+
+
 def test_normalising_minibatches_turns_signs_that_the_rollout_keeps():
     # 1..4 are all below the mean of (1..4, 101..104), but each half alone has its own mean.
     both = th.tensor([1.0, 2, 3, 4, 101, 102, 103, 104])

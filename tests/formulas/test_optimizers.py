@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-from sb3_ppo_notes.engine.descent import _clip_coefficient, clip_coefficient
+from sb3_ppo_notes.engine.norms import clip_coefficient, clip_number
 from sb3_ppo_notes.engine.optimizers import ELEMENTWISE, FlatOptimizer, elementwise_of
 from sb3_ppo_notes.formulas import optimizers as formulas
 
@@ -171,4 +171,4 @@ def test_the_quick_clip_coefficient_is_torchs_to_the_bit():
     generator = np.random.default_rng(0)
     for norm in (10.0 ** generator.uniform(-6, 6, 2000)).astype(np.float32):
         for limit in (0.5, 0.3, 1.0, 2.0):
-            assert _clip_coefficient(float(norm), limit) == clip_coefficient(th.tensor(norm), limit).item()
+            assert clip_number(float(norm), limit) == clip_coefficient(th.tensor(norm), limit).item()

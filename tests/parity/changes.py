@@ -2,8 +2,14 @@
 ``monkeypatch``.
 """
 
+import copy
+
 import torch as th
-from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    SquashedDiagGaussianDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor
 from stable_baselines3.common.utils import FloatSchedule
@@ -89,6 +95,28 @@ def replace_a_parameter(model, patch):
     net(model)[0].bias = nn.Parameter(th.ones(8))
 
 
+def other_weights_from_a_vector(model, patch):
+    weights = list(model.policy.parameters())
+    nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(weights).detach() * 0.9, weights)
+
+
+def share_memory(model, patch):
+    model.policy.share_memory()
+
+
+def another_policy(model, patch):
+    policy = model.policy
+    model.policy = seeded(
+        lambda: type(policy)(policy.observation_space, policy.action_space, lambda _: 1e-2, net_arch=[8])
+    )
+
+
+def other_parameters_of_the_model(model, patch):
+    state = copy.deepcopy(model.get_parameters())
+    state["policy"] = {name: tensor * 0.9 for name, tensor in state["policy"].items()}
+    model.set_parameters(state)
+
+
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +134,7 @@ def new_action_head(model, patch):
 
 
 def new_layer(model, patch):
-    net(model)[0] = seeded(lambda: nn.Linear(4, 8))
+    net(model)[0] = seeded(lambda: nn.Linear(net(model)[0].in_features, 8))
 
 
 def other_activation(model, patch):
@@ -132,6 +160,11 @@ def an_identity(model, patch):
 
 def a_layer_norm(model, patch):
     net(model).append(nn.LayerNorm(8))
+    model.policy.optimizer.add_param_group({"params": list(net(model)[-1].parameters())})
+
+
+def batch_norm(model, patch):
+    net(model).append(nn.BatchNorm1d(8).eval())
     model.policy.optimizer.add_param_group({"params": list(net(model)[-1].parameters())})
 
 
@@ -217,6 +250,44 @@ def a_layer_that_freezes_itself(model, patch):
 
 def other_optimizer(model, patch):
     model.policy.optimizer = th.optim.SGD(model.policy.parameters(), lr=1e-2, momentum=0.9)
+
+
+class Lookahead:
+    """An optimiser around another one, and no ``torch.optim.Optimizer``."""
+
+    def __init__(self, inner):
+        self.inner, self.param_groups, self.calls = inner, inner.param_groups, 0
+        self.slow = [weight.detach().clone() for weight in inner.param_groups[0]["params"]]
+
+    def zero_grad(self):
+        self.inner.zero_grad()
+
+    def state_dict(self):
+        return self.inner.state_dict()
+
+    def step(self):
+        self.inner.step()
+        self.calls += 1
+        if self.calls % 3 == 0:
+            with th.no_grad():
+                for weight, slow in zip(self.param_groups[0]["params"], self.slow, strict=True):
+                    weight.copy_(slow.lerp_(weight, 0.5))
+
+
+def an_optimizer_around_it(model, patch):
+    model.policy.optimizer = Lookahead(model.policy.optimizer)
+
+
+def a_scheduler(model, patch):
+    model.schedule = th.optim.lr_scheduler.ExponentialLR(model.policy.optimizer, 0.5)
+
+
+def a_step_on_another_loss(model, patch):
+    policy = model.policy
+    policy.optimizer.zero_grad()
+    sum((weight**2).sum() for weight in policy.parameters()).backward()
+    policy.optimizer.step()
+    policy.optimizer.zero_grad()
 
 
 def weight_decay(model, patch):
@@ -384,6 +455,14 @@ FUNCTIONS = {
 }
 
 
+def compiled_by_torch(model, patch):
+    net(model)[0] = th.compile(net(model)[0], backend="eager")
+
+
+def traced_by_torchscript(model, patch):
+    net(model)[0] = th.jit.script(net(model)[0])
+
+
 def other_distribution(model, patch):
     class Blunt(CategoricalDistribution):
         def proba_distribution(self, action_logits):
@@ -424,14 +503,42 @@ def evaluation_mode(model, patch):
     model.policy.eval()
 
 
-CHANGES = FUNCTIONS | {
+def freeze_the_deviation(model, patch):
+    model.policy.log_std.requires_grad_(False)
+
+
+def another_deviation(model, patch):
+    model.policy.log_std = nn.Parameter(th.full_like(model.policy.log_std, -1.0))
+
+
+def a_deviation_that_is_no_parameter(model, patch):
+    deviation = model.policy.log_std.detach() - 1.0
+    del model.policy.log_std
+    model.policy.log_std = deviation
+
+
+def a_squashed_distribution(model, patch):
+    model.policy.action_dist = SquashedDiagGaussianDistribution(1)
+
+
+#: For actions in a box.
+GAUSSIAN = {
+    "log_prob_of_a_gaussian": of_class(DiagGaussianDistribution, "log_prob"),
+    "entropy_of_a_normal": of_class(th.distributions.Normal, "entropy"),
+    "rsample_of_a_normal": of_class(th.distributions.Normal, "rsample"),
+} | {
+    function.__name__: function
+    for function in (freeze_the_deviation, another_deviation, a_deviation_that_is_no_parameter, a_squashed_distribution)
+}
+ARGUMENTS = ("arguments", "of_ppo", "a_kl_limit", "the_buffers", "a_learning_rate", "evaluation_mode")
+CHANGES = FUNCTIONS | GAUSSIAN | {
     function.__name__: function
     for function in (
         freeze_a_network, freeze_one_bias, freeze_all_but_the_heads, unfreeze, give_a_weight_other_memory, load_other_weights,
-        load_other_parameters, change_weights_in_place, there_and_back, tie_two_weights, share_a_network, replace_a_parameter, new_head,
+        load_other_parameters, change_weights_in_place, there_and_back, tie_two_weights, share_a_network, replace_a_parameter, other_weights_from_a_vector, share_memory, another_policy, other_parameters_of_the_model, new_head,
         new_head_and_optimizer, new_action_head, new_layer, other_activation, other_activations, no_last_activation, deeper, an_identity,
-        a_layer_norm, dropout, a_subclass_of_a_layer, norm_in_the_extractor, other_extractor, other_extractor_for_values, two_extractors,
-        old_weight_norm, weight_norm, spectral_norm, a_layer_with_a_bound, a_layer_that_freezes_itself, other_optimizer, weight_decay,
+        a_layer_norm, batch_norm, dropout, compiled_by_torch, traced_by_torchscript, a_subclass_of_a_layer, norm_in_the_extractor, other_extractor, other_extractor_for_values, two_extractors,
+        old_weight_norm, weight_norm, spectral_norm, a_layer_with_a_bound, a_layer_that_freezes_itself, other_optimizer, an_optimizer_around_it, a_scheduler, a_step_on_another_loss, weight_decay,
         other_epsilon, two_groups, one_weight_less, no_state, step_of_the_instance, step_of_the_class, no_zero_grad, step_hook,
         global_step_hook, forward_hook, forward_pre_hook, policy_hook, backward_hook, backward_pre_hook, gradient_hook,
         accumulated_gradient_hook, global_forward_hook, global_backward_hook, other_distribution, arguments, of_ppo, a_kl_limit,

@@ -268,3 +268,19 @@ def test_rollout_data_equal_stocks():
         assert np.array_equal(mine.reshape(theirs.shape), theirs), name
     assert np.array_equal(ours.rollout_buffer.rewards, stock.rollout_buffer.rewards)
     assert isinstance(ours.env, DummyVecEnv)
+
+
+class Alike(environments.ConstantRewardEnv):
+    """Never ends: advantages differ in their last digits only."""
+
+    def step(self, action):
+        return np.zeros(1, dtype=np.float32), 1.0, False, False, {}
+
+
+def test_nearly_constant_advantages_are_normalised_as_stock_does():
+    weights = []
+    for kind in (NotesPPO, PPO):
+        settings = dict(n_steps=2048, n_epochs=2, seed=0, device="cpu", policy_kwargs=dict(net_arch=[8]))
+        model = kind("MlpPolicy", make_vec_env(Alike, 1, seed=0), **settings)
+        weights.append(list(model.learn(2048).policy.parameters()))
+    assert all(map(th.equal, *weights))

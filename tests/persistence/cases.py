@@ -84,6 +84,14 @@ CASES = {
         "MlpPolicy", make_vec_env("Pendulum-v1", 2, seed=7), **SMALL, **NET, use_sde=True, sde_sample_freq=5
     ),
     "gsde_once": lambda: NotesPPO("MlpPolicy", make_vec_env("Pendulum-v1", 2, seed=7), **SMALL, **NET, use_sde=True),
+    "gsde_lstm": lambda: NotesPPO(
+        "MlpLstmPolicy",
+        make_vec_env("Pendulum-v1", 2, seed=7),
+        **SMALL,
+        policy_kwargs=dict(lstm_hidden_size=8, net_arch=[8]),
+        use_sde=True,
+        sde_sample_freq=5,
+    ),
     "kl_penalty": lambda: NotesPPO(
         "MlpPolicy", cart_poles(), **SMALL, **NET, rule=UpdateRule(policy_objective=KLPenalty(target=1e-4))
     ),

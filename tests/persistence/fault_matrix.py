@@ -1,4 +1,4 @@
-"""What can go wrong, what happens then, and the test that does it for real. The README's table is made of this.
+"""What can go wrong, what happens then, and the test that does it for real. The table in ``docs/reliability.md`` is made of this.
 
 A row is (number, fault, what happens, tests). Numbers are those of the fault matrix the project began with; a number may stand in several rows.
 """
@@ -157,7 +157,7 @@ ROWS += [Row(row.number, row.fault, row.happens, (row.test,)) for row in fault_r
 
 
 def markdown_table():
-    """The README's table."""
+    """The table in ``docs/reliability.md``."""
     lines = ["| fault | what happens | test |", "|---|---|---|"]
     for row in sorted(ROWS, key=lambda row: row.number):
         first, *others = row.tests

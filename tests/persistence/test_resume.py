@@ -50,6 +50,17 @@ def test_a_run_cut_at_a_random_step_equals_the_straight_run(name, tmp_path):
     check(name, sorted({generator.randrange(1, TOTAL), 104}), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["float16", "separate"])
+def test_gradient_norms_of_actor_and_critic_are_those_of_the_straight_run(name, tmp_path):
+    expected = CASES[name]().learn(TOTAL)
+    run_to(CASES[name](), 104, tmp_path)
+    model = resumed(name, tmp_path)
+    model.learn(model.resume_report.remaining_timesteps, reset_num_timesteps=False)
+    norms = [(one.last_report.actor_gradient_norm, one.last_report.critic_gradient_norm) for one in (model, expected)]
+    assert min(norms[0]) > 0
+    assert norms[0] == norms[1]
+
+
 @pytest.mark.parametrize("log_interval", [1, 2])
 def test_what_is_logged_after_a_cut_is_what_would_have_been(log_interval, tmp_path):
     """An update's numbers are written after the next rollout, and every so many rollouts since the run began."""
@@ -116,5 +127,5 @@ def test_a_run_that_is_cut_beyond_its_last_step_finishes_its_rollout(tmp_path):
     assert (model.num_timesteps, model.resume_report.remaining_timesteps) == (310, 0)
     model.learn(0, reset_num_timesteps=False)
     assert_equal(model, straight)
-    with pytest.raises(ValueError, match="^total_timesteps must be an int >= 1, got 0"):
-        model.learn(0, reset_num_timesteps=False)
+    model.learn(0, reset_num_timesteps=False)  # nothing is left to do
+    assert_equal(model, straight)

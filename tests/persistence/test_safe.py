@@ -56,6 +56,7 @@ MODELS = {
     "ppo": lambda: NotesPPO("MlpPolicy", cart_poles(), **PPO_SMALL, learning_rate="lin_1e-3", target_kl=0.1),
     "a2c": lambda: NotesA2C("MlpPolicy", cart_poles(), **SMALL),
     "lstm": lambda: NotesPPO("MlpLstmPolicy", cart_poles(), **PPO_SMALL, policy_kwargs=dict(rnn="gru")),
+    "lstm, gsde": lambda: NotesPPO("MlpLstmPolicy", "Pendulum-v1", **PPO_SMALL, use_sde=True, sde_sample_freq=4),
     "beta": lambda: NotesPPO(
         "MlpPolicy",
         "Pendulum-v1",
@@ -238,15 +239,32 @@ def test_row_25_a_bomb_inside_the_weights_is_refused(file):
         ({"policy_kwargs": {"net_arch": [10**12]}}, "^policy_kwargs must describe"),
         ({"n_steps": 10**12}, "^n_steps must make a rollout"),
         ({"num_timesteps": "many"}, "^num_timesteps must be an int"),
+        ({"n_steps": "many"}, "^n_steps must be an int"),
+        ({"learning_rate": "high"}, "^path must hold weights of the model that it describes: .*high"),
         ({"policy_kwargs": {"net_arch": [7]}}, "^path must hold weights of the model that it describes"),
-        ({"gamma": 7}, "^gamma must be in"),
     ],
 )
 def test_row_25_numbers_of_a_stranger_are_checked(change, message, file):
     with zipfile.ZipFile(file) as archive:
         data = json.loads(archive.read("data"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         load_safe(changed(file, data=json.dumps(data | change)), "CartPole-v1")
+
+
+def test_a_strangers_model_that_cannot_learn_may_predict(file):
+    with zipfile.ZipFile(file) as archive:
+        data = json.loads(archive.read("data"))
+    model = load_safe(changed(file, data=json.dumps(data | {"gamma": 7})), "CartPole-v1")
+    model.predict(np.zeros(4))
+    with pytest.raises(ValueError, match=r"^gamma must be in \[0, 1\], got 7"):
+        model.learn(32)
+    with pytest.raises(ValueError, match=r"^gamma must be in \[0, 1\], got 8"):
+        load_safe(file, "CartPole-v1", gamma=8)
+
+
+def test_a_total_of_steps_that_sb3_keeps_as_a_float_is_read(tmp_path):
+    path = saved(PPO("MlpPolicy", "CartPole-v1", **PPO_SMALL).learn(1e2), tmp_path)
+    assert load_safe(path, "CartPole-v1")._total_timesteps == 100
 
 
 def test_a_path_that_a_stranger_chose_is_not_written_to(file, tmp_path):

@@ -2,13 +2,16 @@
 
 from sb3_ppo_notes.recipes import RECIPES
 
-POLICIES = ("Mlp", "MultiInput", "Cnn", "shared trunk", "MlpLstm", "MultiInputLstm", "CnnLstm", "shared trunk Lstm")
+PLAIN = ("Mlp", "MultiInput", "Cnn", "shared trunk", "Mlp gSDE")
+POLICIES = (*PLAIN, "MlpLstm", "MultiInputLstm", "CnnLstm", "shared trunk Lstm", "MlpLstm gSDE")
 SYSTEMS = ("stock", *RECIPES)
 COMBINATIONS = {
     f"{policy} {masked} {system}": (policy, masked, system)
     for policy in POLICIES
     for masked in ("plain", "masked")
     for system in SYSTEMS
+    # Continuous actions have no masks.
+    if not ("gSDE" in policy and masked == "masked")
 }
 
 
@@ -28,7 +31,7 @@ def refusal(policy, system):
 
 
 def markdown_table():
-    """The README's table: one row a policy, one column a system."""
+    """The table in ``docs/policies.md``: one row a policy, one column a system."""
     reasons = sorted({refusal(policy, system) for policy in POLICIES for system in SYSTEMS} - {None})
     lines = ["| policy | " + " | ".join(SYSTEMS) + " |", "|---" * (len(SYSTEMS) + 1) + "|"]
     for policy in POLICIES:

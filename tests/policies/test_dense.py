@@ -183,5 +183,8 @@ def test_a_remember_of_the_users_own_is_called_as_ever():
     model = model_of()
     policy = model.policy
     original = policy.remember
-    policy.remember = lambda features, recurrence: original(features, recurrence)
-    assert towers_of(policy).stacks == []
+    calls = []
+    policy.remember = lambda features, recurrence: calls.append(0) or original(features, recurrence)
+    assert towers_of(policy) is None
+    model.learn(64)
+    assert calls

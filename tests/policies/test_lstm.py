@@ -1,5 +1,6 @@
 """The LSTM in C is nn.LSTM, step for step and slope for slope, on every instruction set and however rows lie."""
 
+import logging
 import shutil
 import subprocess
 import sysconfig
@@ -470,6 +471,19 @@ def installed(monkeypatch, *files_of_each):
     monkeypatch.setattr(lstm.metadata, "distributions", lambda name: made)
 
 
+def test_that_nothing_was_built_is_said_once_when_it_matters(monkeypatch, caplog):
+    monkeypatch.setattr(lstm, "LIBRARY", None)
+    lstm._say_that_it_is_missing.cache_clear()
+    with caplog.at_level(logging.INFO, "sb3_ppo_notes"):
+        NotesPPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1, device="cpu").learn(16)
+        assert not caplog.records
+        for _ in range(2):
+            NotesPPO("MlpLstmPolicy", "CartPole-v1", n_steps=16, batch_size=16, n_epochs=1, device="cpu").learn(16)
+    assert [(record.levelname, record.message.partition(":")[0]) for record in caplog.records] == [
+        ("INFO", "recurrent policies train at PyTorch's speed")
+    ]
+
+
 SOURCES = [PackagePath("sb3_ppo_notes/policies/_lstm.c"), PackagePath("sb3_ppo_notes/policies/lstm.py")]
 
 
@@ -490,4 +504,4 @@ def test_from_a_checkout_the_installed_code_is_found(monkeypatch):
             return built_here
 
     installed(monkeypatch, SOURCES, [*SOURCES, Installed("sb3_ppo_notes/policies/_lstm.cpython-311.so")])
-    assert lstm._load().level == lstm.LIBRARY.level
+    assert lstm._load().functions.keys() == lstm.LIBRARY.functions.keys()

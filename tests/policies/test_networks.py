@@ -6,15 +6,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib.common.recurrent import policies as recurrent_policies
+from stable_baselines3.common import policies as common_policies
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes import NotesA2C, NotesPPO, policies
 from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.modes import set_training_mode
-from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy
+from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy, NotesMultiInputPolicy
+from sb3_ppo_notes.policies.recurrent import NotesCnnRecurrentPolicy, NotesRecurrentPolicy
 from tests import environments
 
 SMALL = dict(n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu")
@@ -230,3 +233,25 @@ def test_torch_script_is_switched_too():
     assert len({policy.features_extractor(seen).sum().item() for _ in range(20)}) == 1
     set_training_mode(policy, True)
     assert len({policy.features_extractor(seen).sum().item() for _ in range(20)}) > 1
+
+
+def test_policies_have_the_names_that_sb3_and_contrib_give_theirs():
+    stock = {"ActorCriticPolicy", "ActorCriticCnnPolicy", "MultiInputActorCriticPolicy"}
+    contrib = {
+        "RecurrentActorCriticPolicy",
+        "RecurrentActorCriticCnnPolicy",
+        "RecurrentMultiInputActorCriticPolicy",
+    }
+    assert {f"Notes{name}" for name in stock | contrib} <= set(policies.__all__)
+    assert all(hasattr(common_policies, name) for name in stock)
+    assert all(hasattr(recurrent_policies, name) for name in contrib)
+    for name in policies.__all__:
+        assert getattr(policies, name).__module__.startswith("sb3_ppo_notes.policies.")
+
+
+def test_a_class_is_known_by_its_first_name_too_and_files_hold_that_one(tmp_path):
+    assert policies.NotesMultiInputActorCriticPolicy is NotesMultiInputPolicy
+    assert policies.NotesRecurrentActorCriticCnnPolicy is NotesCnnRecurrentPolicy
+    model = NotesPPO(policies.NotesRecurrentActorCriticPolicy, "CartPole-v1", n_steps=64, device="cpu")
+    model.save(tmp_path / "model")
+    assert type(NotesPPO.load(tmp_path / "model").policy) is NotesRecurrentPolicy

@@ -5,6 +5,8 @@ The oracles below use torch's distribution objects and plain loops; nothing of `
 """
 
 import copy
+import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -14,6 +16,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch.nn import functional as F
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.recipes import RECIPES
+from sb3_ppo_notes.rules import EarlyStop, MonteCarloReturn
 from tests.environments import make
 
 
@@ -76,8 +80,8 @@ def choices(n_envs):
     return make_vec_env(lambda: make("discrete"), n_envs=n_envs, seed=2)
 
 
-def discounted_to_go(rewards, ends, gamma, last=None, chunk=10**9):
-    """Rewards to go, one step at a time, until an episode or a chunk ends; ``last`` stands for what follows the rollout."""
+def discounted_to_go(rewards, ends, gamma, last=None):
+    """Rewards to go, one step at a time, until an episode ends; ``last`` stands for what follows the rollout."""
     returns = np.zeros_like(rewards)
     for b in range(rewards.shape[1]):
         for t in range(len(rewards)):
@@ -85,7 +89,7 @@ def discounted_to_go(rewards, ends, gamma, last=None, chunk=10**9):
             for k in range(t, len(rewards)):
                 returns[t, b] += weight * rewards[k, b]
                 weight *= gamma
-                if ends[k, b] or k % chunk == chunk - 1:
+                if ends[k, b]:
                     break
             else:
                 returns[t, b] += weight * (0.0 if last is None else last[b])
@@ -99,13 +103,8 @@ def test_skrl_update_equals_skrls_own_code(kl_threshold):
     from skrl.memories.torch import RandomMemory
     from skrl.models.torch import CategoricalMixin, DeterministicMixin, Model
 
-    from sb3_ppo_notes.recipes import RECIPES
-    from sb3_ppo_notes.rules import EarlyStop
-
     rule = RECIPES["skrl"].rule
     if kl_threshold:
-        import dataclasses
-
         stop = EarlyStop(target=kl_threshold, factor=1.0, scope="epoch")
         rule = dataclasses.replace(rule, kl_controls=(stop,))
     n_envs = 4
@@ -190,9 +189,13 @@ def test_minimal_rl_update():
     assert_same_weights(model, policy)
 
 
-def test_spinning_up_update():
+@pytest.mark.parametrize("truncation", ["bootstrap", "terminal"], ids=["max_ep_len", "a limit of gym's below it"])
+def test_spinning_up_update(truncation):
+    rule = dataclasses.replace(RECIPES["spinning_up"].rule, truncation=truncation)
     env = make_vec_env(lambda: make("discrete"), n_envs=1, seed=3)
-    model, policy, rollout = gathered(NotesPPO, "spinning_up", env, n_steps=200, batch_size=200)
+    model, policy, rollout = gathered(NotesPPO, "spinning_up", env, n_steps=200, batch_size=200, rule=rule)
+    as_paid = np.array_equal(rollout.rewards, rollout.actions.numpy())  # this environment pays the action's number
+    assert as_paid == (truncation == "terminal")
     with th.no_grad():
         old_log_probs = log_probs_and_entropy(policy, rollout)[0]
         values = values_of(policy, rollout.observations).double().numpy()
@@ -228,32 +231,68 @@ def test_spinning_up_update():
     assert_same_weights(model, policy, tolerance=2e-5)
 
 
-def test_batch_ppo_update_and_its_penalty():
-    model, policy, rollout = gathered(NotesPPO, "batch_ppo", boxes(4), n_steps=60, batch_size=80, learning_rate=1e-3)
+class TensorFlowAdam:
+    """Adam as TensorFlow steps it: ε stands beside √v before that is corrected, which makes it larger at first."""
+
+    def __init__(self, parameters, learning_rate):
+        self.weights, self.learning_rate, self.count = list(parameters), learning_rate, 0
+        self.means, self.squares = ([th.zeros_like(weight) for weight in self.weights] for _ in range(2))
+
+    def zero_grad(self):
+        for weight in self.weights:
+            weight.grad = None
+
+    @th.no_grad()
+    def step(self):
+        self.count += 1
+        rate = self.learning_rate * math.sqrt(1 - 0.999**self.count) / (1 - 0.9**self.count)
+        for weight, mean, square in zip(self.weights, self.means, self.squares, strict=True):
+            mean.mul_(0.9).add_(weight.grad, alpha=0.1)
+            square.mul_(0.999).add_(weight.grad**2, alpha=0.001)
+            weight -= rate * mean / (square.sqrt() + 1e-8)
+
+
+def returns_by_powers(rewards, gamma):
+    """Rewards to go of one sequence, as a matrix of powers times a vector."""
+    exponents = np.arange(len(rewards)) - np.arange(len(rewards))[:, None]
+    return np.where(exponents >= 0, gamma ** np.maximum(exponents, 0), 0.0) @ rewards
+
+
+def batch_ppo_estimates(rollout, values, gamma, chunk):
+    """Episode by episode: the advantage of the whole one, then chunks, whose rewards alone make the critic's target."""
+    advantages, targets = np.zeros_like(values), np.zeros_like(values)
+    for b in range(values.shape[1]):
+        borders = [0, *(np.flatnonzero(rollout.ends[:, b]) + 1), len(values)]
+        for begin, end in itertools.pairwise(borders):
+            advantages[begin:end, b] = returns_by_powers(rollout.rewards[begin:end, b], gamma) - values[begin:end, b]
+            for first in range(begin, end, chunk):
+                rows = slice(first, min(first + chunk, end))
+                targets[rows, b] = returns_by_powers(rollout.rewards[rows, b], gamma)
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8), targets
+
+
+def batch_ppo_update(model, policy, rollout, chunk, optimizer):
+    """25 epochs in minibatches, and β for the next rollout."""
     flat = [
         th.as_tensor(model.rollout_buffer.flat(getattr(model.rollout_buffer, name)))
         for name in ("observations", "actions")
     ]
     with th.no_grad():
-        old = copy.deepcopy(policy.get_distribution(flat[0]).distribution)
+        old = policy.get_distribution(flat[0]).distribution
         old = th.distributions.Normal(old.loc.clone(), old.scale.clone())
         old_log_probs = old.log_prob(flat[1]).sum(1)
         values = values_of(policy, rollout.observations).double().numpy()
-    returns = discounted_to_go(rollout.rewards, rollout.ends, 0.995, chunk=50)
-    advantages = returns - values
-    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    advantages, returns = (th.as_tensor(array.T.reshape(-1), dtype=th.float32) for array in (advantages, returns))
-    optimizer = adam(policy.parameters(), 1e-3)
+    estimates = batch_ppo_estimates(rollout, values, 0.995, chunk)
+    advantages, returns = (th.as_tensor(array.T.reshape(-1), dtype=th.float32) for array in estimates)
 
     def kl_to(rows):
         new = policy.get_distribution(flat[0][rows]).distribution
         old_rows = th.distributions.Normal(old.loc[rows], old.scale[rows])
         return th.distributions.kl_divergence(old_rows, new).sum(1)
 
-    np.random.seed(8)
     for _ in range(25):
-        order = th.as_tensor(np.random.permutation(240))
-        for rows in order.split(80):
+        order = th.as_tensor(np.random.permutation(len(returns)))
+        for rows in order.split(model.batch_size):
             new = policy.get_distribution(flat[0][rows])
             ratio = th.exp(new.log_prob(flat[1][rows]) - old_log_probs[rows])
             kl = kl_to(rows)
@@ -263,12 +302,50 @@ def test_batch_ppo_update_and_its_penalty():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    with th.no_grad():
+        kl = kl_to(th.arange(len(returns))).mean().item()
+    return 1.5 if kl > 0.013 else 1 / 1.5 if kl < 0.007 else 1.0
+
+
+@pytest.mark.parametrize("chunk", [5, 50])
+def test_batch_ppo_update_and_its_penalty(chunk):
+    rule = RECIPES["batch_ppo"].rule
+    assert (rule.advantage_estimator.chunk, rule.value_target.chunk) == (None, 50)
+    rule = dataclasses.replace(rule, value_target=MonteCarloReturn(bootstrap=False, chunk=chunk))
+    # Chunks of 5 end inside the episodes of at most 13 steps; chunks of 50 inside Pendulum's of 200.
+    env = boxes(4) if chunk == 5 else make_vec_env("Pendulum-v1", n_envs=2, seed=2)
+    sizes = dict(n_steps=60, batch_size=80) if chunk == 5 else dict(n_steps=200, batch_size=100)
+    model, policy, rollout = gathered(NotesPPO, "batch_ppo", env, rule=rule, **sizes)
+    np.random.seed(8)
+    kl_coef = batch_ppo_update(model, policy, rollout, chunk, adam(policy.parameters(), 1e-4))
     np.random.seed(8)
     model.train()
-    assert_same_weights(model, policy, tolerance=5e-5)
-    with th.no_grad():
-        kl = kl_to(th.arange(240)).mean().item()
-    assert model.rule_state.kl_coef == (1.5 if kl > 0.013 else 1 / 1.5 if kl < 0.007 else 1.0)
+    assert_same_weights(model, policy)
+    assert model.rule_state.kl_coef == kl_coef
+
+
+@pytest.mark.slow
+def test_tensorflows_adam_leaves_a_typical_weight_of_the_policy_a_little_elsewhere():
+    env = make_vec_env("Pendulum-v1", n_envs=30, seed=4)
+    model, policy, rollout = gathered(NotesPPO, "batch_ppo", env)
+    np.random.seed(8)
+    batch_ppo_update(model, policy, rollout, 50, TensorFlowAdam(policy.parameters(), 1e-4))
+    np.random.seed(8)
+    model.train()
+    weight = "mlp_extractor.policy_net.2.weight"  # 20,000 of the policy's 20,900 weights
+    mine, theirs = model.policy.state_dict()[weight], policy.state_dict()[weight]
+    assert (mine - model.weights_before[weight]).abs().median().item() == pytest.approx(9e-4, rel=0.5)
+    assert 3e-6 < (mine - theirs).abs().median().item() < 3e-5
+    assert 1e-3 < (mine - theirs).abs().max().item() < 2e-2  # where the gradient is no larger than ε
+
+
+def test_batch_ppo_starts_with_its_deviations_in_torque():
+    policy = NotesPPO.from_recipe("batch_ppo", "Pendulum-v1", seed=0, device="cpu", n_envs=1).policy
+    assert policy.log_std.exp().item() == pytest.approx(0.35 * 2)  # actions in [-1, 1], stretched to [-2, 2]
+    assert policy.action_net.weight.std().item() == pytest.approx(0.058, rel=0.15)  # PyTorch's: uniform, 1/√(3·100)
+    # There a normal, cut at two deviations: √(1.3·0.1/100) before the cut
+    normal = np.random.default_rng(0).normal(0, math.sqrt(1.3 * 0.1 / 100), 100_000)
+    assert normal[np.abs(normal) < 2 * math.sqrt(1.3 * 0.1 / 100)].std() == pytest.approx(0.032, rel=0.02)
 
 
 def test_moral_rl_update():

@@ -1,17 +1,19 @@
 """Each choice of the rule table: golden values of the seed systems, their defects as regressions, and what stays stock."""
 
+import copy
 import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes import NotesA2C, NotesPPO, rules
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded
 from sb3_ppo_notes.formulas.adaptation import adapted_learning_rate, adapted_penalty
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, NonFiniteError
@@ -140,6 +142,17 @@ def test_a_true_terminal_on_the_last_step_is_not_bootstrapped():
     assert (list(advantages.ravel()), list(returns.ravel())) == (pytest.approx([1.175, 0.5]), pytest.approx([1.9, 1]))
 
 
+@pytest.mark.filterwarnings("ignore:.*lie outside of")  # Scripted's observations count
+@pytest.mark.parametrize(("limit", "bootstrapped"), [(2, True), (3, False), (4, False)])
+def test_an_end_at_the_very_step_of_the_time_limit_is_not_bootstrapped(limit, bootstrapped):
+    # Spinning Up asks only whether max_ep_len is reached, and so bootstraps an episode that ends at that very step
+    env = make_vec_env(lambda: TimeLimit(Scripted([3], reward=1.0), limit), n_envs=1)
+    model = NotesPPO.from_recipe("spinning_up", env, n_steps=12, batch_size=12, seed=0, device="cpu")
+    _, callback = model._setup_learn(100)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, 12)
+    assert (np.array(model.rollout_buffer.rewards) != 1).any() == bootstrapped
+
+
 def test_minimal_rl_values():
     # r=.01, V=(.2,.3,.4), V'=(.3,.4,.5), γ=.98, λ=.95
     rule = UpdateRule(advantage_estimator=GAE(0.95), value_target=TDZero())
@@ -167,6 +180,19 @@ def test_chunked_monte_carlo():
     assert full == pytest.approx([4.68559, 4.0951, 3.439, 2.71, 1.9, 1])
     chunked = MonteCarlo(bootstrap=False, chunk=3).advantages(ones, 0.9).ravel()
     assert chunked == pytest.approx([2.71, 1.9, 1, 2.71, 1.9, 1])
+
+
+def test_chunks_are_counted_from_the_first_step_of_an_episode():
+    ones = arrays([1] * 6, [0] * 6, ends=[1])  # episodes of 2 and 4 steps: chunks of 2, 3 and 1
+    chunked = MonteCarloReturn(bootstrap=False, chunk=3).returns(ones, 0.9, None).ravel()
+    assert chunked == pytest.approx([1.9, 1, 2.71, 1.9, 1, 1])
+
+
+def test_a_chunk_cuts_batch_ppos_value_target_and_not_its_advantage():
+    # One episode of 60 steps that pays 1 at its very end, V = 0, γ = .995
+    advantages, targets = RECIPES["batch_ppo"].rule.estimate(arrays([0] * 59 + [1], [0] * 60, ends=[59]), 0.995)
+    assert advantages[0].item() == pytest.approx(0.995**59)
+    assert targets[[0, 49, 50, 59]].ravel() == pytest.approx([0, 0, 0.995**9, 1])
 
 
 def test_monte_carlo_without_bootstrap_leaves_the_rest_out():
@@ -531,8 +557,21 @@ def test_there_are_six_recipes_and_each_says_how_it_differs():
     assert list(RECIPES) == ["skrl", "batch_ppo", "spinning_up", "moral_rl", "minimal_rl", "tsukurinagara"]
     for recipe in RECIPES.values():
         assert recipe.differs
-        assert pickle.loads(pickle.dumps(recipe.rule)) == recipe.rule
         assert UpdateRule().diff(recipe.rule)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_print_pickle_copy_and_compare(name):
+    recipe = RECIPES[name]
+    choices = {choice: getattr(rules, choice) for choice in rules.__all__}
+    assert eval(repr(recipe.rule), choices) == recipe.rule
+    assert str(recipe.rule).count("\n") == 9
+    for same_again in (pickle.loads(pickle.dumps(recipe)), copy.deepcopy(recipe), dataclasses.replace(recipe)):
+        assert same_again == recipe
+        assert same_again.rule.diff(recipe.rule) == ""
+    for other in RECIPES.values():
+        assert (other == recipe) == (other is recipe)
+        assert (other.rule.diff(recipe.rule) == "") == (other is recipe)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -583,11 +622,13 @@ def test_shared_trunk_is_shared():
     assert all(part.abs().sum() > 0 for part in gradient)
 
 
-def test_stop_when_all_succeeded():
+def test_stop_when_all_succeeded_comes_before_the_update_of_its_rollout():
     env = VecEpisodeEndReward(make_vec_env(lambda: Scripted([3, 6]), n_envs=2), shortest_success=5)
     model = NotesA2C("MlpPolicy", env, n_steps=50, device="cpu", seed=0)
+    before = weights(model)
     model.learn(1000, callback=StopWhenAllSucceeded())
     assert model.num_timesteps == 2 * 9  # the first episodes fail, the second ones end at step 9
+    assert same(weights(model), before)
 
 
 def test_resolving_schedules_reaches_into_the_optimizers():

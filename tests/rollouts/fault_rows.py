@@ -1,4 +1,4 @@
-"""What breaks in environments and numbers, what happens then, and the test that makes it happen: rows of README's table."""
+"""What breaks in environments and numbers, what happens then, and the test that makes it happen: rows of the table in ``docs/reliability.md``."""
 
 from typing import NamedTuple
 

@@ -668,9 +668,9 @@ def sync(mode=AutoresetMode.NEXT_STEP):
             "env must be a gymnasium.vector.VectorEnv, got",
         ),
         (
-            lambda: GymnasiumVecEnv(sync(), reset_mask=1),
+            lambda: GymnasiumVecEnv(sync(), reset_mask="no"),
             InvalidTypeError,
-            "reset_mask must be True or False, got int 1",
+            "reset_mask must be True or False, got str 'no'",
         ),
         (
             lambda: GymnasiumVecEnv(sync(AutoresetMode.SAME_STEP), reset_mask=True),

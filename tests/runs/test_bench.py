@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from sb3_ppo_notes.__main__ import main
+from sb3_ppo_notes._atomic import write_whole
 from sb3_ppo_notes.runs import bench, bench_process
 from sb3_ppo_notes.runs.bench_arms import HYPERPARAMETERS, Arm, peer_arm
 from sb3_ppo_notes.runs.bench_process import WorkerError, running
-from sb3_ppo_notes.runs.bench_report import bench_table, draw_bars, footnotes, write_whole
+from sb3_ppo_notes.runs.bench_report import bench_table, draw_bars, footnotes
 from sb3_ppo_notes.runs.bench_results import train_all
 from sb3_ppo_notes.runs.bench_rounds import Round, Summary, measure, summarize
 
@@ -404,8 +405,11 @@ def test_interrupt_exits_with_130_and_writes_nothing(tmp_path, capsys, monkeypat
         (["--device", "meta"], "device must be cpu, or a GPU of this machine, got 'meta': it holds no numbers"),
         (["--device", "cuda:77"], "device must be cpu, or a GPU of this machine, got 'cuda:77': "),
         (["--env", "CartPoel-v1"], "env must be the id of a registered environment, got 'CartPoel-v1'"),
-        (["--env", "CartPole-v7"], "env must be an environment that can be made, got 'CartPole-v7'"),
-        (["--env", "nowhere:Some-v0"], "env must be an environment that can be made, got 'nowhere:Some-v0'"),
+        (
+            ["--env", "CartPole-v7"],
+            "env must be the id of a registered environment, got 'CartPole-v7': Environment version",
+        ),
+        (["--env", "nowhere:Some-v0"], "env 'nowhere:Some-v0': ModuleNotFoundError: No module named 'nowhere'"),
         (["--policy", "Mlp"], "policy must be a class or one of MlpPolicy"),
         (["--peers", "sb3,sbz"], "peers must be one of 'sb3', 'sb3-contrib', 'sbx', got 'sbz'"),
         (["--peers", ","], "peers must be names separated by commas out of sb3, sb3-contrib, sbx, got ','"),

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch as th
 import yaml
@@ -10,10 +11,11 @@ from gymnasium import spaces
 from torch import nn, optim
 
 from sb3_ppo_notes.rules import HuberValueError, KLPenalty
+from sb3_ppo_notes.runs.compare_tasks import zoo_entry
 from sb3_ppo_notes.runs.train_config import SHIPPED, RunConfig, read_config, settled, written
 from sb3_ppo_notes.runs.train_model import built_model, check_policy, suggested_policy, with_classes
 from sb3_ppo_notes.runs.train_weights import count_weights, weights_table
-from sb3_ppo_notes.runs.train_zoo import parsed_dict
+from sb3_ppo_notes.runs.train_zoo import parsed_dict, zoo_config
 
 ZOO = """
 default:
@@ -140,6 +142,24 @@ def test_rl_zoo3s_anchors_wrappers_and_optimisers(zoo):
     assert kwargs["optimizer_kwargs"] == {"eps": 1e-5}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["PendulumNoVel-v1", "MountainCarContinuousNoVel-v0"])
+def test_rl_zoo3s_tuned_gsde_with_a_memory_is_trained(task, tmp_path):
+    """Its own file and its own environments; shortened to one rollout of a few steps."""
+    import rl_zoo3
+
+    file = str(Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo_lstm.yml")
+    config, _ = settled(file, dict(env=f"rl_zoo3.import_envs:{task}"))
+    assert (config.name, config.policy, config.hyperparameters["use_sde"]) == (task, "MlpLstmPolicy", True)
+    # The file of PendulumNoVel-v1 leaves it to RecurrentPPO, whose minibatches are larger than PPO's.
+    assert config.hyperparameters["batch_size"] == {"PendulumNoVel-v1": 128}.get(task, 256)
+    short = dict(config.hyperparameters, n_steps=16, batch_size=16, n_epochs=1)
+    model = built_model(dataclasses.replace(config, hyperparameters=short))
+    model.learn(16)
+    assert model.num_timesteps == 16 * config.n_envs
+    assert np.isfinite(model.last_report.policy_loss)
+
+
 def test_rl_zoo3s_atari_and_default_entries_serve_other_environments(zoo):
     atari, _ = settled(zoo, dict(env="ALE/Pong-v5"))
     assert (atari.frame_stack, atari.policy, atari.n_envs, atari.total_timesteps) == (4, "CnnPolicy", 8, 10**7)
@@ -239,7 +259,7 @@ def test_names_become_classes_and_unknown_ones_are_refused():
         ("env: CartPole-v1\nnormalize: {clip_obs: x}", "normalize.clip_obs must be > 0 and finite, got str 'x'"),
         ("env: CartPole-v1\nnormalize: {epsilon: 0}", "normalize.epsilon must be > 0 and finite, got 0"),
         ("env: CartPole-v1\nnormalize: {gamma: 7}", "normalize.gamma must be in [0, 1], got 7"),
-        ("env: CartPole-v1\nnormalize: {norm_obs: 1}", "normalize.norm_obs must be True or False, got int 1"),
+        ("env: CartPole-v1\nnormalize: {norm_obs: 2}", "normalize.norm_obs must be True or False, got int 2"),
         ("env: CartPole-v1\nnormalize: {norm_obs_keys: a}", "normalize.norm_obs_keys must be a list of words, got 'a'"),
         ("env: CartPole-v1\nalgo: sac", "algo must be one of 'ppo', 'a2c', got 'sac'"),
         ("env: CartPole-v1\npolicy: Mlp", "policy must be one of 'MlpPolicy'"),
@@ -393,3 +413,10 @@ def test_a_rule_in_a_file_is_the_models_rule(tmp_path):
     model = built_model(run)
     assert model.rule.policy_objective == KLPenalty(coefficient=2.0)
     assert model.rule.value_objective == HuberValueError(1.0)
+
+
+@pytest.mark.parametrize("env", ["PongNoFrameskip-v4", "PongNoFrameskip-v0", "ALE/Pong-v5", "ale_py:ALE/Pong-v5"])
+def test_train_and_compare_call_the_same_environments_atari(env):
+    document = {"atari": {"n_timesteps": 7}, "default": {"n_timesteps": 8}}
+    assert zoo_config(document, "ppo.yml", env, None)["total_timesteps"] == 7
+    assert zoo_entry("ppo", env)[0] == "atari"

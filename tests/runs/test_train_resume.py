@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.__main__ import main
+from sb3_ppo_notes.callbacks.evaluation import BoundedEpisodes
 from sb3_ppo_notes.persistence.storage import checkpoints_in, read_checkpoint
 from sb3_ppo_notes.runs import train, train_watching
 
@@ -156,6 +157,30 @@ def test_a_run_that_is_cut_in_the_rollout_beyond_its_last_step_finishes_that_rol
     assert resume(tmp_path / "run") == 0
     assert model_of(tmp_path / "run").num_timesteps == 128
     assert_same_end(tmp_path / "run", tmp_path / "straight")
+
+
+@pytest.mark.parametrize("place", ["in the first evaluation", "in its last step", "in the last evaluation"])
+def test_a_run_that_is_cut_in_an_evaluation_ends_as_the_straight_one(place, tmp_path, monkeypatch, capsys):
+    """The evaluation is left at once, and made when the run is resumed, of the same weights."""
+    real, calls = BoundedEpisodes.step_async, [0, 0]
+
+    def stepped(self, actions):
+        calls[0] += 1
+        if calls[0] == calls[1]:
+            signal.raise_signal(signal.SIGTERM)
+        real(self, actions)
+
+    monkeypatch.setattr(BoundedEpisodes, "step_async", stepped)
+    text = CASES["cartpole"]
+    assert begin(tmp_path / "straight", text) == 0
+    with (tmp_path / "straight" / "evaluations.csv").open() as file:
+        lengths = [int(row["length"]) for row in csv.DictReader(file)]
+    assert calls[0] == sum(lengths)
+    calls[:] = [0, {"in the first evaluation": 1, "in its last step": lengths[0]}.get(place, sum(lengths) - 1)]
+    assert begin(tmp_path / "cut", text) == 143
+    assert "interrupted after" in capsys.readouterr().out
+    assert resume(tmp_path / "cut") == 0
+    assert_same_end(tmp_path / "cut", tmp_path / "straight")
 
 
 @pytest.mark.parametrize("lost", ["after training", "after the evaluation"])

@@ -1,7 +1,9 @@
 """One run: seeds that nobody shares, evaluations at fixed steps, nothing left open, nothing lost when it is stopped."""
 
+import dataclasses
 import gc
 import itertools
+import signal
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -12,6 +14,7 @@ import pytest
 import torch as th
 
 from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.persistence import GracefulStop
 from tests.tuning.worker_objectives import made_settings, small_space
 from tuning.objective import PreemptedError, Run, is_divergence, train
 from tuning.objective_checkpoint import Checkpoints, Progress
@@ -273,6 +276,31 @@ def test_a_run_that_is_told_to_stop_in_its_last_rollout_ends_well(tmp_path):
     train(run(), told)
     assert told.reports == straight.reports
     assert told.env_steps == 1024
+
+
+@pytest.mark.parametrize("mark", [pytest.param(300, marks=pytest.mark.slow), 990, 1000])
+def test_a_signal_in_an_evaluation_stops_the_run_where_it_goes_on_exactly(tmp_path, mark, monkeypatch):
+    """In the middle of training, in its last rollout, at its end; the evaluation is made by the run that goes on."""
+    made = dataclasses.replace(run(), marks=(*MARKS[:-1], 990, 1000))
+    straight, first = Listener(tmp_path / "straight"), Listener(tmp_path / "cut")
+    train(made, straight)
+    real = Evaluator.evaluate
+
+    def evaluated(evaluator, model):
+        if model.num_timesteps >= mark:
+            signal.raise_signal(signal.SIGTERM)
+        return real(evaluator, model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", evaluated)
+        with GracefulStop(), pytest.raises(PreemptedError):
+            train(made, first)
+    assert max(first.reports, default=0) < mark
+    second = Listener(tmp_path / "cut", number=1, history=(0,))
+    train(made, second)
+    assert second.resumed.env_steps == first.env_steps
+    assert second.reports == straight.reports
+    assert second.env_steps == straight.env_steps
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):

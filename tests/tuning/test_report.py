@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from tests.tuning.records import record
 from tuning.report import study_json, trials_csv, write_report
 from tuning.report_checklist import checklist
 from tuning.report_data import TestedSetup, TrialRecord
-from tuning.report_files import plain, without_passwords, write_atomically
+from tuning.report_files import plain, without_passwords
 from tuning.report_numbers import arm_numbers, importances, optimism_of, outcomes, ranked
 from tuning.report_page import markdown, page
 from tuning.report_sections import Section, number, sections_of
@@ -185,27 +186,17 @@ def test_what_users_wrote_is_escaped():
     assert "\\|" in markdown("t", sections)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
-    path = tmp_path / "report.md"
-    write_atomically(path, "old")
+def test_a_report_on_a_full_disk_leaves_the_old_one_and_no_rubbish(tmp_path, monkeypatch):
+    write_report(record(), tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tuning.report_files.os.fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
-
-
-def test_who_reads_while_it_is_written_sees_the_old_file(tmp_path):
-    path = tmp_path / "report.md"
-    write_atomically(path, "old")
-    with path.open() as reader:
-        write_atomically(path, "new")
-        assert reader.read() == "old"
-    assert path.read_text() == "new"
+        write_report(record(), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_passwords_are_hidden_wherever_they_stand():

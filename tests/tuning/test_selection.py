@@ -207,11 +207,6 @@ def test_flaw_2_each_stage_asks_for_its_own_seeds_only():
     assert scores == (8.0, 8.0)
 
 
-def test_several_search_seeds_take_turns():
-    protocol = Protocol(search_seeds=(5, 3), finalist_seeds=(), test_seeds=())
-    assert [protocol.search_seed(number) for number in range(3)] == [5, 3, 5]
-
-
 def test_a_diverged_run_is_paid_for_but_never_a_finalist():
     def evaluator(configuration, seed, fraction):
         return math.inf if configuration == 9 else float(configuration)

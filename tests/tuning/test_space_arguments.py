@@ -1,5 +1,7 @@
 """Every point of the space builds a model, and what is tuned is what is trained."""
 
+import inspect
+
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
@@ -9,8 +11,10 @@ from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.rule_words import rule_as_words
 from sb3_ppo_notes.rules import ClippedSurrogate, EarlyStop, HuberValueError, KLPenalty, UpdateRule
 from tuning.space import Space
-from tuning.space_arguments import CLASSES, baseline_setup, constructor_arguments, make_setup
-from tuning.space_rules import rule_choices
+from tuning.space_arguments import baseline_setup, constructor_arguments, make_setup
+from tuning.space_defaults import CLASSES
+from tuning.space_rules import rule_choices, rule_of
+from tuning.worker_settings import rollout_of
 
 ENVIRONMENTS = ("CartPole-v1", "Pendulum-v1")
 
@@ -91,6 +95,21 @@ def test_a_linear_schedule_is_written_as_both_loaders_read_it():
     assert constructor_arguments(point(learning_rate=1e-3, lr_schedule="linear"), 8)["learning_rate"] == "lin_0.001"
     assert constructor_arguments(point(learning_rate=1e-3, lr_schedule="constant"), 8)["learning_rate"] == 1e-3
     NotesPPO(env="CartPole-v1", **constructor_arguments(point(lr_schedule="linear", clip_range="lin_0.2"), 1))
+
+
+@pytest.mark.parametrize("algo", ["notes_ppo", "notes_a2c"])
+def test_what_nobody_says_is_the_constructors_default_everywhere(algo):
+    defaults = {
+        name: parameter.default for name, parameter in inspect.signature(CLASSES[algo].__init__).parameters.items()
+    }
+    falling = constructor_arguments({"lr_schedule": "linear"}, 1, {}, algo)
+    assert falling["learning_rate"] == f"lin_{defaults['learning_rate']!r}"
+    setup = make_setup("s", algo, {}, {"normalize": True, "n_envs": 3})
+    assert setup.normalize["gamma"] == defaults["gamma"]
+    assert rollout_of(setup) == 3 * defaults["n_steps"]
+    rule = rule_of({"value_objective": "huber" if algo == "notes_ppo" else "clipped"}, {}, algo)
+    assert rule.advantage_estimator.gae_lambda == defaults["gae_lambda"]
+    assert (rule.advantage_normalization.scope == "minibatch") is defaults["normalize_advantage"]
 
 
 def test_what_is_not_searched_is_as_the_base_says_and_else_as_in_sb3():

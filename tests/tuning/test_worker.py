@@ -3,10 +3,12 @@
 import dataclasses
 import signal
 
+import gymnasium as gym
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
 from tuning.budget import steps_used
@@ -14,11 +16,12 @@ from tuning.storage import Address, open_storage
 from tuning.storage_patience import Patience
 from tuning.study_identity import created_or_joined
 from tuning.study_record import read_record, summary
-from tuning.worker import StudyStoppedError, Worker
+from tuning.worker import Worker
 from tuning.worker_choice import search_scores
 from tuning.worker_requeue import MOST_DEATHS, Reaper, requeue, whereabouts
 from tuning.worker_settings import check_sampler, sampler_seed
 from tuning.worker_signals import StopSignals
+from tuning.worker_stages import StudyStoppedError, environment_failure
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
@@ -225,6 +228,39 @@ def test_an_infinite_score_is_never_told(tmp_path):
     assert all(abs(trial.value) < 1e9 for trial in study.trials)
 
 
+PAYING_NAN = set()
+
+
+def pays_nan_sometimes(run, control):
+    if control.trial.number in PAYING_NAN:
+        raise NonFiniteEnvironmentError("reward must be finite, got nan from environment 0 at step 1")
+    objectives.cheap(run, control)
+
+
+def test_three_trials_in_a_row_whose_environment_gives_nan_stop_the_study_and_two_do_not(tmp_path):
+    """Whatever the configuration is, there is nothing to search for; a policy that diverges is another matter."""
+    PAYING_NAN.clear()
+    PAYING_NAN.update({0, 1, 3, 4, 5})
+    settings = made_settings(tmp_path, objective=pays_nan_sometimes, budget=None, max_trials=20)
+    with pytest.raises(StudyStoppedError, match="(?s)^reward must be finite, got nan .*3 trials in a row"):
+        worked(settings)
+    assert [trial.state for trial in loaded(settings).trials] == [COMPLETE] * 6
+    PAYING_NAN.clear()
+    assert len(worked(settings, stages=("search",)).trials) >= 20
+
+
+def pays_nan_in_the_evaluation(run, control):
+    control.resume(objectives.Progress())
+    control.report(run.marks[0], float("nan"))
+
+
+def test_an_environment_that_pays_nan_where_it_is_evaluated_stops_the_study_too(tmp_path):
+    settings = made_settings(tmp_path, objective=pays_nan_in_the_evaluation, budget=None, max_trials=20)
+    with pytest.raises(StudyStoppedError, match="^return must be finite, got nan in the evaluation"):
+        worked(settings)
+    assert len(loaded(settings).trials) == 3
+
+
 def test_the_first_trials_failure_stops_the_study_with_its_traceback(tmp_path):
     settings = made_settings(tmp_path, objective=objectives.broken)
     with pytest.raises(StudyStoppedError, match="(?s)Traceback.*the environment has a bug"):
@@ -235,6 +271,33 @@ def test_the_first_trials_failure_stops_the_study_with_its_traceback(tmp_path):
     assert study.trials[0].user_attrs["reason"] == "error"
     assert "the environment has a bug" in study.trials[0].user_attrs["error"]
     assert summary(study, opened(settings))["failed"] == 1
+
+
+class Failing(gym.Env):
+    def step(self, action):
+        raise KeyError("no such joint")
+
+
+def steps_a_failing_environment(run, control):
+    Failing().step(0)
+
+
+def test_an_environments_own_error_stops_the_study_and_is_kept_in_one_line(tmp_path):
+    settings = made_settings(tmp_path, objective=steps_a_failing_environment)
+    with pytest.raises(StudyStoppedError) as caught:
+        worked(settings)
+    assert caught.value.by_environment
+    line = environment_failure(loaded(settings).trials)
+    assert line.startswith("env 'Failing': KeyError: 'no such joint' (test_worker.py:")
+    assert "\n" not in line
+
+
+def test_another_error_is_no_environments(tmp_path):
+    settings = made_settings(tmp_path, objective=objectives.broken)
+    with pytest.raises(StudyStoppedError) as caught:
+        worked(settings)
+    assert not caught.value.by_environment
+    assert environment_failure(loaded(settings).trials) is None
 
 
 FAILING = set()

@@ -1,0 +1,148 @@
+"""Evaluations end: episodes that do not are cut, and a signal is heard at every step."""
+
+import signal
+
+import gymnasium as gym
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from sb3_ppo_notes import NotesPPO
+from sb3_ppo_notes.callbacks import (
+    EvaluationStoppedError,
+    MaskableEvalCallback,
+    Phase,
+    PhasesCallback,
+    StopWhenSolved,
+    evaluate_episodes,
+    evaluation,
+)
+from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, load_checkpoint
+from sb3_ppo_notes.rollouts import LeanVecEnv
+from tests.callbacks.counting import CountingEnv, counting, equal_parameters
+
+NEVER = 10**9
+SETTINGS = dict(n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu", policy_kwargs=dict(net_arch=[4]))
+
+
+def model_of(env=None):
+    return NotesPPO("MlpPolicy", counting(2) if env is None else env, **SETTINGS)
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 20)
+
+
+ENVIRONMENTS = {
+    "one": lambda: counting(1, length=NEVER),
+    "several": lambda: counting(3, length=NEVER),
+    "without a monitor": lambda: counting(2, monitor=False, length=NEVER),
+    "normalised": lambda: VecNormalize(counting(2, length=NEVER), training=False, norm_reward=False),
+    "lean": lambda: make_vec_env(lambda: CountingEnv(NEVER), 2, vec_env_cls=LeanVecEnv),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_an_episode_that_does_not_end_is_cut_at_the_limit_and_the_limit_is_named(name, limit):
+    with pytest.warns(UserWarning, match="was cut after MAX_EPISODE_STEPS = .* the environment has no time limit"):
+        assert evaluate_episodes(model_of(), ENVIRONMENTS[name](), 4) == ([20.0] * 4, [20] * 4)
+
+
+def test_an_episode_that_does_not_end_is_cut_in_other_processes_too(limit):
+    env = SubprocVecEnv([lambda: Monitor(CountingEnv(NEVER))] * 2, "fork")
+    with pytest.warns(UserWarning, match="was cut after"):
+        assert evaluate_episodes(model_of(), env, 2) == ([20.0] * 2, [20] * 2)
+    env.close()
+
+
+def test_what_a_wrapper_makes_of_rewards_is_not_the_return_of_an_episode_that_was_cut(limit):
+    env = DummyVecEnv([lambda: gym.wrappers.TransformReward(Monitor(CountingEnv(NEVER)), lambda reward: 7 * reward)])
+    with pytest.warns(UserWarning, match="was cut after"):
+        assert evaluate_episodes(model_of(), env, 1) == ([20.0], [20])
+
+
+def test_a_time_limit_of_the_environments_own_counts(limit):
+    env = DummyVecEnv([lambda: Monitor(gym.wrappers.TimeLimit(CountingEnv(NEVER), 50))])
+    assert evaluate_episodes(model_of(), env, 2) == ([50.0] * 2, [50] * 2)
+
+
+def test_episodes_beside_one_that_is_cut_begin_anew_and_those_that_end_count(limit):
+    env = DummyVecEnv([lambda: Monitor(CountingEnv(NEVER)), lambda: Monitor(CountingEnv(7))])
+    with pytest.warns(UserWarning, match="was cut after"):
+        returns, lengths = evaluate_episodes(model_of(), env, 8)
+    assert sorted(lengths) == [7] * 4 + [20] * 4
+    assert returns == lengths
+
+
+@pytest.mark.parametrize("kind", [PPO, NotesPPO])
+def test_where_every_episode_ends_an_evaluation_is_sb3s(kind):
+    model = kind("MlpPolicy", "CartPole-v1", **SETTINGS).learn(8)
+    results = []
+    for _ in range(2):
+        env = VecNormalize(make_vec_env("CartPole-v1", 3, seed=1), training=False)
+        env.seed(5)
+        results.append(env)
+    expected = evaluate_policy(model, results[1], n_eval_episodes=5, return_episode_rewards=True)
+    assert evaluate_episodes(model, results[0], 5) == tuple(map(list, expected))
+
+
+class SignalIn(CountingEnv):
+    """A signal comes at its n-th step, whoever makes it."""
+
+    def __init__(self, at, length=NEVER):
+        super().__init__(length)
+        self.left = at
+
+    def step(self, action):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return super().step(action)
+
+
+def test_a_signal_ends_an_evaluation_between_two_steps():
+    env = DummyVecEnv([lambda: SignalIn(13)])
+    with GracefulStop(), pytest.raises(EvaluationStoppedError):
+        evaluate_episodes(model_of(), env, 5)
+    assert env.envs[0].steps == 13
+    # Outside of the block nothing is asked.
+    assert evaluate_episodes(model_of(), counting(1), 1) == ([5.0], [5])
+
+
+def test_a_second_listener_does_not_make_the_first_one_deaf():
+    with GracefulStop() as outer:
+        with GracefulStop():
+            pass
+        outer.requested = signal.SIGTERM
+        with pytest.raises(EvaluationStoppedError):
+            evaluate_episodes(model_of(), counting(1), 1)
+
+
+#: The threshold is out of reach: five steps of reward 1.
+WATCHING = {
+    "solved": lambda env: StopWhenSolved(5.5, n_episodes=3, env=env, every=10),
+    "phases": lambda env: PhasesCallback([Phase("train", 10, is_training=True), Phase("test", 30)], env, seed=1),
+    "evaluation": lambda env: MaskableEvalCallback(DummyVecEnv([lambda: Monitor(env())]), eval_freq=5, verbose=0),
+}
+
+
+@pytest.mark.parametrize("name", WATCHING)
+def test_a_signal_while_a_callback_evaluates_ends_the_run_where_it_resumes_exactly(name, tmp_path):
+    straight, again = (WATCHING[name](lambda: SignalIn(NEVER, 5)) for _ in range(2))
+    expected = model_of().learn(48, straight)
+    with GracefulStop() as stop:
+        model_of().learn(48, [WATCHING[name](lambda: SignalIn(7, 5)), ExactCheckpoint(NEVER, path=tmp_path)])
+        assert stop.requested == signal.SIGTERM
+    model = load_checkpoint(tmp_path, counting(2), device="cpu")
+    assert model.num_timesteps == 10
+    model.learn(model.resume_report.remaining_timesteps, again, reset_num_timesteps=False)
+    assert equal_parameters(model, expected)
+    assert again.n_calls == straight.n_calls
+    if name == "phases":
+        assert again.reports == straight.reports
+    if name == "solved":
+        assert list(again._returns) == list(straight._returns)
