@@ -233,9 +233,9 @@ MUTANTS = [
     ),
     Mutant(
         "early stop ends the epoch only",
-        "algorithms/update.py",
-        'self.record.update_is_stopped = early_stop.scope == "update"',
-        "self.record.update_is_stopped = False",
+        "algorithms/kl_control.py",
+        'self.update_is_over = stop.scope == "update"',
+        "self.update_is_over = False",
         STOCK + "test_ppo_is_bit_for_bit_stock[target_kl_reached]",
     ),
     Mutant(
@@ -422,9 +422,9 @@ MUTANTS = [
     ),
     Mutant(
         "critic stops with the policy",
-        "algorithms/update.py",
-        'if early_stop.scope == "policy" and phase.trains == "both":',
-        "if False:",
+        "algorithms/kl_control.py",
+        'return "critic" if trained == "both" and self._policy_is_over else trained',
+        "return trained",
         RULES + "test_scope_policy_leaves_the_actor_alone_and_goes_on_with_the_critic",
     ),
     Mutant(
@@ -472,9 +472,9 @@ MUTANTS = [
     ),
     Mutant(
         "masks forgotten in the update",
-        "rules/loss.py",
-        'getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)',
-        'None, getattr(minibatch, "recurrence", None)',
+        "policies/actor_critic.py",
+        'masks, recurrence = getattr(minibatch, "action_masks", None), getattr',
+        "masks, recurrence = None, getattr",
         MASKS + "test_masked_training_equals_maskable_ppo",
     ),
     Mutant(
@@ -576,34 +576,6 @@ MUTANTS = [
         LSTM + "test_autocast_and_many_threads_are_left_to_pytorch",
     ),
     Mutant(
-        "compiled, the critic's memory is not trained",
-        "engine/compiled_recurrent.py",
-        "self._whole(heads, [(pi, d_pi), (vf, d_vf)])",
-        "self._whole(heads, [(pi, d_pi)])",
-        "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[discrete]",
-    ),
-    Mutant(
-        "compiled, gSDE's noise is of the memory and not of the layer on it",
-        "algorithms/compiled_recurrent.py",
-        "Outputs(action, values, latent_pi)",
-        "Outputs(action, values, pi)",
-        "tests/algorithms/test_compile_recurrent.py::test_one_update_equals_the_eager_one[gsde]",
-    ),
-    Mutant(
-        "compiled, a single row stands for any number",
-        "engine/compiled_recurrent.py",
-        "if len(minibatch.returns) < 2 or",
-        "if len(minibatch.returns) < 1 or",
-        "tests/algorithms/test_compile_recurrent.py::test_a_single_row_is_stepped_eagerly",
-    ),
-    Mutant(
-        "compiled, the KL limit of a recurrent policy is not looked at",
-        "engine/compiled_recurrent.py",
-        "is_fine = is_fine & ~(statistics[self.early_stop.estimator] > numbers[-1])",
-        "is_fine = is_fine & True",
-        "tests/algorithms/test_compile_recurrent.py::test_the_kl_limit_is_kept_and_weights_that_are_set_are_used",
-    ),
-    Mutant(
         "both biases share one gradient",
         "policies/lstm_sequences.py",
         "[d_bias, d_bias.clone()]",
@@ -616,13 +588,6 @@ MUTANTS = [
         "tensor.is_cpu and tensor.shape == shape",
         "tensor.is_cpu",
         LSTM + "test_what_it_cannot_do_is_left_to_pytorch",
-    ),
-    Mutant(
-        "weights that move are not followed by compiled code",
-        "engine/compiled_recurrent.py",
-        "self._heads = [tensors[name] for name in",
-        "self._heads = [tensors[name].detach() for name in",
-        "tests/algorithms/test_compile_recurrent.py::test_it_saves_loads_predicts_and_continues",
     ),
     Mutant(
         "a recurrent policy's advantages normalised over all minibatches",
@@ -794,9 +759,9 @@ MUTANTS = [
     ),
     Mutant(
         "evaluated with exploration",
-        "runs/compare_run.py",
-        "deterministic=True, return_episode_rewards=True",
-        "deterministic=False, return_episode_rewards=True",
+        "callbacks/evaluation.py",
+        "return_episode_rewards=True, warn=False",
+        "return_episode_rewards=True, warn=False, deterministic=False",
         RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
     ),
     Mutant(
@@ -815,7 +780,7 @@ MUTANTS = [
     ),
     Mutant(
         "actor and critic swapped",
-        "engine/parameters.py",
+        "policies/parameters.py",
         '"actor" if is_actors else "critic"',
         '"critic" if is_actors else "actor"',
         WATCHING + "test_actor_and_critic_norms_are_those_of_their_own_weights",
@@ -942,8 +907,8 @@ MUTANTS = [
     Mutant(
         "weights are not looked at after an update",
         "engine/guard.py",
-        "        self.steps.overflows = 0\n        self._undo_if_spoilt()\n",
-        "        self.steps.overflows = 0\n",
+        "return not guard.is_rolled_back and guard.check_weights(self._place)",
+        "return not guard.is_rolled_back",
         NONFINITE + "test_weights_that_a_step_has_spoilt_are_as_they_were_before_the_update[a2c]",
     ),
     Mutant(
@@ -955,9 +920,9 @@ MUTANTS = [
     ),
     Mutant(
         "a skipped minibatch stays in the means",
-        "algorithms/update.py",
-        "                self.record.drop_minibatch()\n",
-        "                pass\n",
+        "engine/guard.py",
+        'return Step(None, None, "rolled back" if self.guard.is_rolled_back else "nonfinite")',
+        'return Step(error.terms, None, "rolled back" if self.guard.is_rolled_back else "nonfinite")',
         NONFINITE + "test_one_bad_sample_costs_one_step_an_epoch[eager]",
     ),
     Mutant(
@@ -1038,10 +1003,10 @@ MUTANTS = [
         PERSISTENCE + "test_safe.py::test_row_25_a_class_by_another_name_is_refused_and_not_imported",
     ),
     Mutant(
-        "a resumed float16 run does not know whose its weights are",
+        "a resumed float16 run begins with the first loss scale",
         "persistence/model_state.py",
-        "scaler = steps_of(model, phase).scaler",
-        "steps_of(model, phase).owned[:] = 0\n            scaler = steps_of(model, phase).scaler",
+        '    model.engine.load_state_dict(parts["scalers"])\n',
+        "    pass\n",
         PERSISTENCE + "test_resume.py::test_gradient_norms_of_actor_and_critic_are_those_of_the_straight_run",
     ),
     Mutant(
@@ -1108,87 +1073,31 @@ MUTANTS = [
         TRAIN_RESUME + "test_bad_input_is_one_line_and_changes_nothing",
     ),
     Mutant(
-        "a recording is trusted unseen",
-        "engine/cuda_graph.py",
-        "if not all(map(_agree, (*bound, *self._outputs), (*stepped, *expected))):",
-        "if not bound:",
-        REPLAY + "test_what_cannot_be_recorded_is_called",
-    ),
-    Mutant(
-        "a step that was recorded in vain is lost",
-        "engine/cuda_graph.py",
-        "            th._foreach_copy_(bound, stepped)\n",
-        "",
-        REPLAY + "test_what_cannot_be_recorded_is_called",
-    ),
-    Mutant(
-        "a recording goes on with weights that lie elsewhere",
-        "engine/cuda_graph.py",
-        "if self._places != [arguments[index].data_ptr() for index in self.bound]:",
-        "if not self._places:",
-        REPLAY + "test_weights_that_lie_elsewhere_are_found",
-    ),
-    Mutant(
-        "a recorded result is overwritten by the next",
-        "engine/cuda_graph.py",
-        "tuple(output.clone() for output in self._outputs)",
-        "tuple(self._outputs)",
-        REPLAY + "test_results_outlive_the_next_call",
-    ),
-    Mutant(
-        "a recorded step sees its first minibatch for ever",
-        "engine/cuda_graph.py",
-        "            th._foreach_copy_(mine, [arguments[index] for index in given])\n",
-        "            pass\n",
-        REPLAY + "test_a_recorded_run_is_the_run[discrete]",
-    ),
-    Mutant(
-        "a rollout half of which came from a file is learned from as if it had been seen",
-        "rollouts/resident.py",
-        "if self._n_seen < n_steps:",
-        "if not self._n_seen:",
-        RESIDENT + "test_a_rollout_that_was_cut_goes_on",
-    ),
-    Mutant(
-        "values are read from the device over those of a callback",
-        "rollouts/resident.py",
-        "rows, self._unread = slice(*self._unread), None",
-        "rows = slice(*self._unread)",
-        RESIDENT + "test_somebody_elses_values_are_kept",
-    ),
-    Mutant(
-        "only the last step's values are read from the device",
-        "rollouts/resident.py",
-        "first = step if self._unread is None else self._unread[0]",
-        "first = step",
-        RESIDENT + "test_the_run_is_the_same[box]",
-    ),
-    Mutant(
         "a list of operations is believed unseen",
         "engine/recorded.py",
-        "elif not self._is_believed(kind, len(leaves[0])):",
-        "elif not leaves:",
+        "elif kind not in self._trusted:",
+        "elif False:",
         SCRIPTED + "test_a_list_that_gives_other_numbers_is_not_believed",
     ),
     Mutant(
         "a list of operations goes on with last update's clip range",
         "engine/recorded.py",
-        "if key != self._key or not lies_there:",
-        "if self._key is None or not lies_there:",
+        "if key != self._key or not is_in_place:",
+        "if not self._key or not is_in_place:",
         SCRIPTED + "test_other_numbers_are_another_list",
     ),
     Mutant(
         "a list of operations goes on into a vector that nobody steps",
         "engine/recorded.py",
-        "if self.steps.flat is not self._vectors:",
+        "if self.descent.flat is not self._vectors:",
         "if self._vectors is None:",
         SCRIPTED + "test_a_loaded_optimizer_is_stepped",
     ),
     Mutant(
         "a user's own objective is asked once and for all",
         "engine/recorded.py",
-        "return is_ours and not is_looking and self.steps.scaler is None",
-        "return not is_looking and self.steps.scaler is None",
+        "        return own_choice_of(rule)\n",
+        "        return None\n",
         SCRIPTED + "test_a_users_own_objective_is_asked_every_time",
     ),
     Mutant(
@@ -1197,13 +1106,6 @@ MUTANTS = [
         "if th.Tag.nondeterministic_seeded in tags:",
         "if not tags:",
         SCRIPT + "test_what_is_no_fixed_list_is_refused",
-    ),
-    Mutant(
-        "the number of rows is fixed where it is one of several",
-        "engine/script.py",
-        "return self._row_count if self._is_row_count(given) else self.graph.insertConstant(given)",
-        "return self.graph.insertConstant(given)",
-        SCRIPT + "test_any_number_of_rows",
     ),
     Mutant(
         "a view keeps the memory that its weight has left",
@@ -1222,8 +1124,8 @@ MUTANTS = [
     Mutant(
         "a formula that was replaced is not asked",
         "engine/engine.py",
-        "learner.sources)",
-        "())",
+        "            eager.source = self._sources\n",
+        "            eager.source = ()\n",
         SCRIPTED + "test_a_formula_that_was_replaced_is_asked",
     ),
     Mutant(
@@ -1362,7 +1264,7 @@ MUTANTS = [
     Mutant(
         "a policy that is changed in the middle of a rollout goes on acting as before",
         "rollouts/collector.py",
-        "            stepping.acting = acting()\n",
+        "            stepping.actor = acting()\n",
         "            pass\n",
         CHANGED + "[forward_of_a_layer-ppo-on_step]",
     ),
@@ -1382,17 +1284,17 @@ MUTANTS = [
     ),
     Mutant(
         "who watches an update cannot change it",
-        "algorithms/update.py",
-        "if not self.steps.belongs_to(phase, Fingerprint.of_policy(learner.policy)):",
-        "if False:",
+        "engine/engine.py",
+        "        stepper.begin(stepper.settings)\n",
+        "        stepper.inner.descent.begin(stepper.inner.descent.phase)\n",
         CHANGED_BY_WATCHER
         + "test_a_change_in_the_middle_of_an_update_holds_from_the_next_minibatch_on[on_minibatch-other_activation]",
     ),
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "return len(minibatch.returns), minibatch.action_masks is not None",
-        "return len(minibatch.returns), False",
+        "kind = len(minibatch.returns), minibatch.action_masks is not None",
+        "kind = len(minibatch.returns), False",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
     Mutant(
@@ -1405,8 +1307,8 @@ MUTANTS = [
     Mutant(
         "an update that is undone lowers the penalty",
         "algorithms/update.py",
-        "if not self.safeguard.is_undone:",
-        "if True:",
+        "                return self._update_report(phases[0])\n            if",
+        "                break\n            if",
         NONFINITE + "test_an_undone_update_leaves_learning_rate_and_penalty_as_they_were[skip_update]",
     ),
     Mutant(

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from sb3_ppo_notes.engine import Trains
 from sb3_ppo_notes.rules import UpdateRule
 
@@ -39,15 +37,16 @@ class KLControl:
         """
         return self.update_is_over or (trained == "policy" and self._policy_is_over)
 
-    def stop(self, kl: np.floating[Any] | float, epoch: int) -> None:
-        """The KL is above the limit.
+    def ends_epoch(self, kl: Any, epoch: int, trained: Trains) -> bool:
+        """The KL is above the limit: note it, and decide.
 
         :param kl: mean estimate of KL(old ‖ new); nats.
         :param epoch: number of the epoch in which this was seen.
+        :param trained: what the phase is for.
+        :return: whether the rest of the epoch is left out, too; if not, the critic goes on alone.
         """
         stop = self.early_stop
-        if stop is None:
-            return
+        assert stop is not None  # who else has a limit?
         self.stopped_in_epoch = epoch
         limit = stop.factor * stop.target
         self.reason = f"KL {kl:.3g} > {limit:.3g} nats ({stop.estimator}) in epoch {epoch}"
@@ -55,3 +54,4 @@ class KLControl:
         self.update_is_over = stop.scope == "update"
         if self.verbose >= 1:
             print(f"Early stopping at step {epoch} due to reaching max kl: {kl:.2f}")
+        return self.trains(trained) != "critic"

@@ -84,12 +84,11 @@ class Update:
             self.metrics.add(step)
             if step.refused == "rolled back":
                 return False
-            if step.kl is not None:
-                self.control.stop(step.kl, epoch)
-                if self.control.trains(self.phase.trains) == "critic":  # the policy rests, the critic learns on
-                    self.metrics.add(stepper.step(minibatch, "critic", place))
+            is_over = step.refused == "kl" and self.control.ends_epoch(step.kl, epoch, self.phase.trains)
+            if step.refused == "kl" and not is_over:  # the policy rests, the critic learns on
+                self.metrics.add(stepper.step(minibatch, "critic", place))
             self._report_minibatch(epoch, number)
-            if step.kl is not None and self.control.trains(self.phase.trains) != "critic":
+            if is_over:
                 break
         return True
 
@@ -105,7 +104,7 @@ class Update:
         if early_stop is not None and early_stop.decided == "epoch":
             kl_of_epoch = self.metrics.mean_kl(early_stop.estimator)
             if early_stop.is_exceeded_by(kl_of_epoch):
-                self.control.stop(kl_of_epoch, epoch)
+                self.control.ends_epoch(kl_of_epoch, epoch, self.phase.trains)
 
     def _adapt_penalty(self) -> None:
         objective = self.rule.policy_objective

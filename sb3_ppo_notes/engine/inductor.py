@@ -73,11 +73,11 @@ def options_for(device: th.device) -> dict[str, Any]:
     """How Inductor compiles for a device.
 
     :param device: where the code is to run.
-    :return: on a CPU the whole call in C++: Python between the kernels would cost more than they do. On a GPU Python is
-        heard once, while the step is recorded.
+    :return: on a CPU the whole call in C++: Python between the kernels would cost more than they do. On a GPU PyTorch's
+        own CUDA graphs launch the kernels of a call at once; no GPU was at hand to try them.
     """
     if device.type != "cpu":
-        return OPTIONS | {"cpp_wrapper": False}
+        return OPTIONS | {"triton.cudagraphs": True}
     from torch._inductor import cpu_vec_isa
 
     # The instructions are no part of the key under which Inductor keeps code on disk, but options are: code for another

@@ -120,20 +120,28 @@ def collect_rollouts(
             stepping.actor = acting()
         store()
 
+    last_values = _end_rollout(model, env, rollout_buffer, stepping.actor, step["dones"])
+    callback.update_locals(visible | step | {"n_steps": n_rollout_steps, "values": last_values})
+    callback.on_rollout_end()
+    return True
+
+
+def _end_rollout(
+    model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor, dones: np.ndarray
+) -> th.Tensor:
+    """Value the states after the last step, ``[B, 1]``, and compute advantages and returns."""
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        last_values = stepping.actor.values(last_obs, _recurrence(model, model._last_episode_starts))
+        last_values = actor.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
     if isinstance(rollout_buffer, NotesRolloutBuffer):
         # A callback may have set the buffer's λ since the rollout began.
         rollout_buffer.rule = model.rule  # type: ignore[attr-defined]
     if _will_recompute(rollout_buffer):
-        rollout_buffer.note_end(model._last_obs, step["dones"])
-    rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])
-    callback.update_locals(visible | step | {"n_steps": n_rollout_steps, "values": last_values})
-    callback.on_rollout_end()
-    return True
+        rollout_buffer.note_end(model._last_obs, dones)
+    rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
+    return last_values
 
 
 class _Stepping:

@@ -105,8 +105,8 @@ def test_what_torch_compile_puts_into_pytorchs_classes_is_pytorchs():
     model = eager("discrete")
     assert own_code_of(model.policy) is None
     learn(model, 64)
-    assert model.gradient_steps["both"].reason is None
-    assert model.gradient_steps["both"].towers is not None
+    assert model.engine.steppers["both"].descent.reason is None
+    assert model.engine.steppers["both"].descent.networks is not None
 
 
 def test_every_room_whose_functions_are_compared_is_there():
@@ -160,7 +160,7 @@ def test_a_hook_that_switches_compiling_off_is_named_with_whose_it_is(where, cap
     handle = HOOKS[where](model.policy)
     try:
         with caplog.at_level(logging.WARNING, "sb3_ppo_notes"):
-            model._prepare_compiler()
+            model.engine.begin_update()
             model.engine.compiler.look(Fingerprint.of_policy(model.policy))
     finally:
         handle.remove()
