@@ -1285,7 +1285,7 @@ MUTANTS = [
     Mutant(
         "who watches an update cannot change it",
         "engine/engine.py",
-        "        stepper.begin(stepper.settings)\n",
+        "        stepper.resume()\n",
         "        stepper.inner.descent.begin(stepper.inner.descent.phase)\n",
         CHANGED_BY_WATCHER
         + "test_a_change_in_the_middle_of_an_update_holds_from_the_next_minibatch_on[on_minibatch-other_activation]",

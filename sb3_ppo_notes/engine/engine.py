@@ -171,7 +171,7 @@ class Engine:
         stepper.inner.descent.finish()
         yield
         stepper.choose = lambda settings: self._look(phase(), settings)
-        stepper.begin(stepper.settings)
+        stepper.resume()
 
     def _look(self, phase: Phase, settings: StepSettings) -> EagerStepper:
         """What takes the steps of a phase: as before, if nothing of policy and optimiser was changed since."""
@@ -205,7 +205,10 @@ class Engine:
         reason = descent.reason or own_choice_of(settings.rule)
         if compiler.reason is None and reason is not None:
             compiler.give_up(reason)
-        return None if compiler.reason is not None else CompiledStepper(compiler.steps_of(descent))
+        if compiler.reason is not None:
+            return None
+        steps, kept = compiler.steps_of(descent), self.steppers.get(descent.phase.trains)
+        return kept if isinstance(kept, CompiledStepper) and kept.compiled is steps else CompiledStepper(steps)
 
     # -- what is said -------------------------------------------------------------------------------------------
 

@@ -114,7 +114,7 @@ class GuardedStepper:
         self._place = ""
 
     def begin(self, settings: StepSettings) -> None:
-        """Begin an update, or go on with one after somebody else may have changed the policy.
+        """Begin an update.
 
         :param settings: of all its steps.
         """
@@ -122,6 +122,15 @@ class GuardedStepper:
         self.inner = self.choose(settings)
         self.guard.watch(self.inner.descent)
         self.inner.begin(settings)
+
+    def resume(self) -> None:
+        """Go on with an update after somebody else may have changed policy and optimiser."""
+        before, self.inner = self.inner, self.choose(self.settings)
+        self.guard.watch(self.inner.descent)
+        if self.inner is before:
+            self.inner.resume(self.settings)
+        else:
+            self.inner.begin(self.settings)
 
     def step(self, minibatch: Any, trains: Trains = "both", place: str = "") -> Step:
         """Learn from one minibatch.

@@ -102,6 +102,13 @@ class EagerStepper:
         """
         self.settings = settings
 
+    def resume(self, settings: StepSettings) -> None:
+        """Go on with an update after somebody else may have looked at weights and optimiser.
+
+        :param settings: as before.
+        """
+        self.begin(settings)
+
     def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
         """Learn from one minibatch.
 

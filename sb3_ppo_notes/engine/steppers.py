@@ -117,6 +117,13 @@ class CompiledStepper(EagerStepper):
         super().begin(settings)
         self.compiled.begin(*settings)
 
+    def resume(self, settings: StepSettings) -> None:
+        """Go on with an update: a minibatch smaller than its first one stays eager.
+
+        :param settings: as before.
+        """
+        self.compiled.resume()
+
     def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
         """Learn from one minibatch.
 
