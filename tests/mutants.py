@@ -1091,7 +1091,7 @@ MUTANTS = [
         "engine/recorded.py",
         "if self.descent.flat is not self._vectors:",
         "if self._vectors is None:",
-        SCRIPTED + "test_a_loaded_optimizer_is_stepped",
+        "tests/parity/test_touched_optimizer.py::test_who_reaches_into_an_optimizer_is_noticed[ppo-step_all]",
     ),
     Mutant(
         "a user's own objective is asked once and for all",
@@ -1190,13 +1190,6 @@ MUTANTS = [
         ".astype(dtype, copy=False)",
         "",
         TAKES + "test_rewards_and_dones_of_another_type_train_as_stock",
-    ),
-    Mutant(
-        "the one minibatch of a small rollout normalised as none",
-        "rollouts/minibatches.py",
-        "        batch_size = min(batch_size, len(advantages))\n",
-        "",
-        TAKES + "test_a_batch_larger_than_the_rollout_warns_as_stock_does",
     ),
     Mutant(
         "the padding of a flat vector divided by 0",
