@@ -20,6 +20,12 @@ def one_thread():
     th.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def checked_distributions():
+    """Importing skrl switches the checks of PyTorch's distributions off for everybody."""
+    th.distributions.Distribution.set_default_validate_args(True)
+
+
 def pytest_configure():
     level = os.environ.get("TEST_LSTM_LEVEL")
     if level is not None and lstm.LIBRARY is not None:

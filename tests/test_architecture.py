@@ -14,7 +14,18 @@ import sb3_ppo_notes
 
 PACKAGE = Path(sb3_ppo_notes.__file__).parent
 # Each room may import from itself and from the rooms above it.
-ROOMS = ["formulas", "rules", "policies", "rollouts", "recipes", "algorithms", "callbacks", "persistence", "runs"]
+ROOMS = [
+    "formulas",
+    "rules",
+    "policies",
+    "rollouts",
+    "recipes",
+    "engine",
+    "algorithms",
+    "callbacks",
+    "persistence",
+    "runs",
+]
 OUTSIDE = {
     "formulas": {"numpy", "torch"},
     "rules": {"numpy", "torch"},
@@ -65,6 +76,33 @@ def test_imports_only_from_rooms_above(path):
             assert module.split(".")[1] in allowed | {"_version", "_atomic"}, f"{path}: {module}"
         elif module == "sb3_ppo_notes":
             assert room == "runs", f"{path}: only runs may use the front door"
+
+
+def test_algorithms_enter_the_engine_by_its_one_door():
+    """Whoever reads PPO need not open it, and whoever makes it faster cannot touch PPO."""
+    engine = importlib.import_module("sb3_ppo_notes.engine")
+    assert set(engine.__all__) <= {
+        "Engine",
+        "EngineReport",
+        "Execution",
+        "Phase",
+        "Step",
+        "StepSettings",
+        "Stepper",
+        "Trains",
+    }
+    for path in FILES:
+        if room_of(path) == "algorithms":
+            inside = [module for module in imports_of(path) if module.startswith("sb3_ppo_notes.engine.")]
+            assert not inside, f"{path}: {inside}"
+        if room_of(path) in ("persistence", "callbacks", "runs"):
+            assert not any(module.startswith("sb3_ppo_notes.engine") for module in imports_of(path)), path
+
+
+def test_who_reads_the_update_need_not_read_much_else():
+    ours = {module for module in imports_of(PACKAGE / "algorithms" / "update.py") if module.startswith("sb3_ppo_notes")}
+    assert len(ours) <= 8
+    assert len((PACKAGE / "algorithms" / "update.py").read_text().splitlines()) <= 150
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

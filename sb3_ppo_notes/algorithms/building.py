@@ -21,23 +21,21 @@ from sb3_ppo_notes.algorithms.arguments import (
     plain_arguments,
     warn_of_doubtful_arguments,
 )
-from sb3_ppo_notes.algorithms.compiled import Compiler
 from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
 from sb3_ppo_notes.algorithms.equivalents import ReadsFilesOfOthers
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
-from sb3_ppo_notes.algorithms.nonfinite import CHOICES
-from sb3_ppo_notes.algorithms.optimizers import separate_optimizers
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
 from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
 from sb3_ppo_notes.algorithms.sizes import check_sizes
 from sb3_ppo_notes.algorithms.spaces import SUPPORTED, check_spaces
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
 from sb3_ppo_notes.algorithms.watching import Watchers
+from sb3_ppo_notes.engine import Engine
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_choice, check_flag
 from sb3_ppo_notes.policies.masks import mask_sizes
 from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
+from sb3_ppo_notes.policies.parameters import separate_optimizers
 from sb3_ppo_notes.policies.precision import PRECISIONS, remembers_in_single
 from sb3_ppo_notes.policies.recurrent import (
     NotesCnnRecurrentPolicy,
@@ -90,10 +88,10 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
     compile: bool = False
     #: What the networks compute in.
     precision: str = "float32"
-    #: Compiles them; made at the first update. ``None`` for eager ones.
-    compiler: Compiler | None = None
-    #: Takes the eager steps of each phase of an update.
-    gradient_steps: dict[str, GradientSteps]
+    #: Carries out acting and learning; made when it is first asked for.
+    _engine: Engine | None = None
+    #: What was last said of it.
+    _said_execution: tuple[str | None, ...] = ()
     #: Callbacks of the current run that want to see its updates.
     watchers: Watchers
     #: What a loss, gradient or weight that is not finite leads to.
@@ -131,7 +129,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
         check_flag("action_masking", action_masking)
         check_flag("compile", compile)
         check_choice("precision", precision, tuple(PRECISIONS))
-        check_choice("on_nonfinite", on_nonfinite, CHOICES)
+        check_choice("on_nonfinite", on_nonfinite, ("raise", "skip_update"))
         if not (rule is None or isinstance(rule, UpdateRule)):
             raise InvalidTypeError(f"rule must be an UpdateRule or None, got {rule!r}")
         is_new = arguments.pop("_init_setup_model")
@@ -157,7 +155,6 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
             if name not in theirs:
                 setattr(self, name, value)
         self._given_rule = rule
-        self.gradient_steps = {}
         self.watchers = Watchers()
         self.between_steps = []
         self.action_masking = action_masking
@@ -262,10 +259,8 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
             *super()._excluded_save_params(),
             "critic_optimizer",
             "_last_states",
-            "compiler",
-            "_acting",
-            "sources",
-            "gradient_steps",
+            "_engine",
+            "_said_execution",
             "watchers",
             "last_checkpoint_path",
             *unsaved_names(),

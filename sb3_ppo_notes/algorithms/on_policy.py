@@ -12,26 +12,27 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.arguments import check_arguments, check_learn_arguments, plain_arguments
 from sb3_ppo_notes.algorithms.building import BuiltFromArguments
-from sb3_ppo_notes.algorithms.compiled import CompiledActing, Compiler
-from sb3_ppo_notes.algorithms.loss import LossCoefficients
-from sb3_ppo_notes.algorithms.nonfinite import name_checkpoint
-from sb3_ppo_notes.algorithms.optimizers import Phase, split_parameters
 from sb3_ppo_notes.algorithms.readiness import check_that_it_can_learn
 from sb3_ppo_notes.algorithms.report import UpdateReport, dump_last_update
 from sb3_ppo_notes.algorithms.rule_arguments import check_unchanged
 from sb3_ppo_notes.algorithms.sinks import guard_sinks
-from sb3_ppo_notes.algorithms.source import sources
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
+from sb3_ppo_notes.engine import Engine, Phase
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.modes import set_training_mode
+from sb3_ppo_notes.policies.parameters import split_parameters
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
+from sb3_ppo_notes.rollouts.collector import Actor
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep
 from sb3_ppo_notes.rollouts.restarts import restarts_of
 from sb3_ppo_notes.rollouts.shapes import shape_error
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
+from sb3_ppo_notes.rules.loss import LossCoefficients
 from sb3_ppo_notes.rules.schedules import value_at
+
+#: Updates in a row of which nothing was left, after which going on would only waste time.
+MOST_BARREN_UPDATES = 10
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="NotesOnPolicyAlgorithm")
 
@@ -55,10 +56,6 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
     _is_learning: bool = False
     #: What tells the checkpoints of this run from those of another; given with the first.
     _run_id: str | None = None
-    #: Of our functions, as they were when learning began.
-    sources: tuple[Any, ...] = ()
-    #: How the policy acts; kept from one rollout to the next.
-    _acting: Acting | None = None
     #: Rollouts since learning began.
     _iteration: int = 0
 
@@ -177,7 +174,6 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         """Learn from the rollout in ``rollout_buffer``."""
         # Training mode: dropout and batch normalisation are active here and only here.
         set_training_mode(self.policy, True)
-        self._prepare_compiler()
         self._update_learning_rate(self.policy.optimizer)
         progress = self._current_progress_remaining
         if self._given_rule is not None:
@@ -188,7 +184,14 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             value_at("vf_coef", self.vf_coef, progress),
             self._kl_coef(rule),
         )
+        if isinstance(self.rollout_buffer, NotesRolloutBuffer):
+            # A callback may have changed an argument since the rollout began.
+            self.rollout_buffer.rule = rule
+            self.rollout_buffer.lays_end_to_end = getattr(self.policy, "can_forget", False)
+        self.watchers.begin_update()
         self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
+        self._count_skipped()
+        self._say_execution()
         if rule.adaptive_learning_rate is not None:
             self._log_learning_rate()
         if isinstance(rule.policy_objective, KLPenalty):
@@ -199,22 +202,60 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         self._log(self.last_report, rule)
         self.watchers.tell("on_update", self.last_report)
 
-    def _prepare_compiler(self) -> None:
-        if not self.compile:
-            self.compiler = None
-        elif self.compiler is None or not self.compiler.is_of(self.policy, self.sources):
-            self.compiler = Compiler(self.policy, self.sources)
+    @property
+    def engine(self) -> Engine:
+        """How this model acts and learns on this machine: ``engine.report()`` says what ran, and why nothing faster."""
+        choices: dict[str, Any] = {
+            "compile": self.compile,
+            "precision": self.precision,
+            "on_nonfinite": self.on_nonfinite,
+        }
+        if self._engine is None or not self._engine.is_for(self.policy, **choices):
+            scalers = None if self._engine is None else self._engine.scalers
+            self._engine = Engine(self.policy, **choices, scalers=scalers)
+            self._engine.begin_learning()
+        return self._engine
 
-    def _begin_acting(self) -> Acting:
+    def tell(self, hook: str, report: UpdateReport, phase: Phase) -> Phase:
+        """Hand a report to the callbacks in the middle of an update. They may change anything.
+
+        :param hook: ``"on_minibatch"`` or ``"on_epoch"``.
+        :param report: what they are told.
+        :param phase: of the update.
+        :return: the same phase, with the optimiser and the weights that there are now.
+        """
+
+        def present() -> Phase:
+            return next(each for each in self._phases(self.rule) if each.trains == phase.trains)
+
+        with self.engine.interrupted(present):
+            self.watchers.tell(hook, report)
+            set_training_mode(self.policy, True)
+        return present()
+
+    def _count_skipped(self) -> None:
+        skipped = self.engine.end_update()
+        self.skipped_updates += skipped.n_steps
+        self.barren_updates = self.barren_updates + 1 if skipped.is_all else 0
+        if self.barren_updates >= MOST_BARREN_UPDATES:
+            updates = f"the last {MOST_BARREN_UPDATES} updates"
+            raise NonFiniteError(f"on_nonfinite='skip_update' has left nothing of {updates}: {skipped.reason}")
+        if self.skipped_updates or self.on_nonfinite == "skip_update":
+            self.logger.record("notes/skipped_updates", self.skipped_updates)
+
+    def _say_execution(self) -> None:
+        """Say once what keeps training from being faster."""
+        report = self.engine.report()
+        slow = tuple(each.reason for each in report.steps.values() if each.name == "eager" and each.reason)
+        if self.verbose >= 1 and slow and slow != self._said_execution and self.num_timesteps > 0:
+            print(f"{self.algorithm_name} runs {report}")
+            self._said_execution = slow
+
+    def _begin_acting(self) -> Actor:
         """How the policy acts, as it is made now."""
-        self._prepare_compiler()
-        compiler = self.compiler if self.compiler is not None and self.compiler.compiles_acting else None
-        kept = self._acting
-        if kept is None or kept.policy is not self.policy or getattr(kept, "compiler", None) is not compiler:
-            kept = Acting(self.policy) if compiler is None else CompiledActing(compiler, self.policy)
-        kept.begin()
-        self._acting = kept
-        return kept
+        actor = self.engine.actor()
+        actor.begin()
+        return actor
 
     def _kl_coef(self, rule: UpdateRule) -> float:
         if not isinstance(rule.policy_objective, KLPenalty):
@@ -261,7 +302,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         try:
             self._run(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         except NonFiniteError as error:
-            name_checkpoint(error, self.last_checkpoint_path)
+            _name_checkpoint(error, self.last_checkpoint_path)
             raise
         if log_interval is not None and self.last_report is not before:
             dump_last_update(self.logger, self.num_timesteps)
@@ -282,7 +323,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         )
         assert self.env is not None
         guard_sinks(self.logger)
-        self.sources = sources(self.sources)
+        self.engine.begin_learning()
         self.between_steps = []
         self._unfinished_step = None
         self._is_learning = True
@@ -303,3 +344,9 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             self.train()
         self._is_learning = False
         callback.on_training_end()
+
+
+def _name_checkpoint(error: NonFiniteError, path: Any) -> None:
+    """Say in an error where to go on from; it is changed in place, so that it keeps its traceback."""
+    if path is not None and str(path) not in str(error):
+        error.args = (f"{error}; the last good checkpoint is {path}",)

@@ -9,12 +9,12 @@ import torch as th
 from gymnasium import spaces
 from torch import nn
 
-from sb3_ppo_notes.algorithms.optimizers import CRITIC
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.formulas.activity import approximate_rank, dormant_share, saturated_share
 from sb3_ppo_notes.formulas.diagnostics import excess_kurtosis, outside_share
 from sb3_ppo_notes.policies.actor_critic import latents
+from sb3_ppo_notes.policies.parameters import CRITIC
 
 Measures = dict[str, float]
 

@@ -9,20 +9,17 @@ import numpy as np
 import torch as th
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.algorithms.takers import steps_of
 from sb3_ppo_notes.persistence.configuration import written
 from sb3_ppo_notes.persistence.revival import KEPT, Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
-from sb3_ppo_notes.policies.fingerprint import Fingerprint
-from sb3_ppo_notes.rollouts.buffers import LAZY
 from sb3_ppo_notes.rules.state import RuleState
 
 #: Attributes of a model that are built from its arguments, or belong to the process.
 BUILT = frozenset(
-    {"policy", "env", "_vec_normalize_env", "_logger", "_custom_logger", "rollout_buffer", "gradient_steps", "compiler"}
+    {"policy", "env", "_vec_normalize_env", "_logger", "_custom_logger", "rollout_buffer", "_engine"}
     | {"critic_optimizer", "observation_space", "action_space", "lr_schedule", "between_steps", "on_resume", "device"}
     | {"resume_report", "_is_learning", "start_time", "action_noise", "last_report", "rule_state", "_paused_at"}
-    | {"watchers", "last_checkpoint_path", "sources", "_acting", "_unfinished_step"}
+    | {"watchers", "last_checkpoint_path", "_said_execution", "_unfinished_step"}
 )
 #: Arguments under another name in the model.
 RENAMED = {"policy": "policy_class", "rule": "_given_rule", "stats_window_size": "_stats_window_size"}
@@ -69,7 +66,7 @@ def held_model(model: NotesOnPolicyAlgorithm, snapshot: Snapshot) -> dict[str, A
         "rule_state": [model.rule_state.learning_rate, model.rule_state.kl_coef],
         "weights": dict(model.policy.state_dict()),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in _optimizers(model).items()},
-        "scalers": _scalers(model),
+        "scalers": model.engine.state_dict(),
         "exploration": {name: getattr(distribution, name, None) for name in EXPLORATION},
         "paused_at": model._paused_at,
         "rollout": None if model._paused_at is None else _held_rollout(model.rollout_buffer, model._paused_at),
@@ -129,7 +126,7 @@ def put_back_model(model: NotesOnPolicyAlgorithm, nodes: dict[str, Any], revival
     model.policy.load_state_dict(parts["weights"])
     for name, optimizer in _optimizers(model).items():
         optimizer.load_state_dict(parts["optimizers"][name])
-    _put_back_scalers(model, parts["scalers"])
+    model.engine.load_state_dict(parts["scalers"])
     if model._last_states is not None:
         model._last_states = tuple(state.to(model.device) for state in model._last_states)
     for name, matrix in parts["exploration"].items():
@@ -151,20 +148,6 @@ def _spaces(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
 def _optimizers(model: NotesOnPolicyAlgorithm) -> dict[str, th.optim.Optimizer]:
     critic = getattr(model, "critic_optimizer", None)
     return {"policy": model.policy.optimizer} | ({} if critic is None else {"critic": critic})
-
-
-def _scalers(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
-    steps = {name: steps.scaler for name, steps in model.gradient_steps.items()}
-    return {name: scaler.state_dict() for name, scaler in steps.items() if scaler is not None}
-
-
-def _put_back_scalers(model: NotesOnPolicyAlgorithm, states: dict[str, Any]) -> None:
-    """Where float16 had got to: the loss scale is doubled after so many good steps."""
-    for phase in model._phases(model.rule):
-        if phase.trains in states:
-            scaler = steps_of(model, phase, Fingerprint.of_policy(model.policy)).scaler
-            assert scaler is not None  # the precision is an argument, and as it was then
-            scaler.load_state_dict(states[phase.trains])
 
 
 def _pending_log(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
@@ -198,9 +181,7 @@ def _held_rollout(buffer: Any, n_steps: int) -> dict[str, Any]:
     """The rows of a rollout that are there, and what else the buffer has noted of them."""
     rows: dict[str, Any] = {}
     notes: dict[str, Any] = {}
-    # Values and log-probabilities may still lie on a device: asked for, they come.
-    arrays = vars(buffer) | {name: getattr(buffer, name) for name in LAZY}
-    for name, value in arrays.items():
+    for name, value in vars(buffer).items():
         if _is_rollout_array(buffer, value):
             rows[name] = value[:n_steps]
         elif isinstance(value, dict) and value and all(_is_rollout_array(buffer, part) for part in value.values()):

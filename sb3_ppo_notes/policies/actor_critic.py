@@ -9,6 +9,7 @@ of those methods keeps its say: it is called as SB3 would call it.
 from typing import Any, NamedTuple
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
@@ -38,6 +39,7 @@ from sb3_ppo_notes.formulas.distributions.gaussian import (
 from sb3_ppo_notes.policies.distribution import FormulaDistribution
 from sb3_ppo_notes.policies.precision import mixed_precision
 from sb3_ppo_notes.policies.shipped import keeps_distribution, keeps_sb3_method
+from sb3_ppo_notes.rules.loss import Evaluation
 
 SB3_DISTRIBUTIONS: dict[type, DistributionFormulas] = {
     CategoricalDistribution: CATEGORICAL,
@@ -45,21 +47,6 @@ SB3_DISTRIBUTIONS: dict[type, DistributionFormulas] = {
     BernoulliDistribution: BERNOULLI,
     DiagGaussianDistribution: GAUSSIAN,
 }
-
-
-class Evaluation(NamedTuple):
-    """What a policy says of actions that were taken.
-
-    :param values: ``[N]``, V(s); reward units.
-    :param log_probs: ``[N]``, log π(a|s); nats.
-    :param entropy: ``[N]``; nats. ``None`` where the distribution has no closed form.
-    :param parameters: the distribution's parameters, ``None`` if the policy computes its log-probabilities itself.
-    """
-
-    values: th.Tensor
-    log_probs: th.Tensor
-    entropy: th.Tensor | None
-    parameters: Parameters | None
 
 
 def formulas_of(policy: ActorCriticPolicy) -> DistributionFormulas | None:
@@ -244,6 +231,29 @@ def evaluate(
     with th.set_grad_enabled(entropy_gradient and th.is_grad_enabled()):
         entropy = formulas.entropy and formulas.entropy(parameters)
     return Evaluation(values, log_probs, entropy, parameters)
+
+
+def evaluate_minibatch(
+    policy: Any, minibatch: Any, entropy_gradient: bool = True, needs_kl: bool = False, outputs: Any = None
+) -> Evaluation:
+    """What the policy says of a minibatch of a rollout.
+
+    :param policy: any actor-critic policy.
+    :param minibatch: observations, actions, masks and sequences; for the exact KL the old distribution's parameters.
+    :param entropy_gradient: whether the entropy is differentiated.
+    :param needs_kl: whether the exact KL is asked for; the policy's distribution is then known.
+    :param outputs: of the networks, where they have been run already.
+    :return: values, log-probabilities, entropy and KL, ``[N]`` each, with their graph.
+    """
+    actions = minibatch.actions
+    if isinstance(policy.action_space, spaces.Discrete) and actions.dtype != th.int64:
+        actions = actions.long().flatten()
+    masks, recurrence = getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)
+    evaluation = evaluate(policy, minibatch.observations, actions, masks, recurrence, entropy_gradient, outputs)
+    if not needs_kl:
+        return evaluation
+    kl = formulas_of(policy).kl(minibatch.old_parameters, evaluation.parameters)  # type: ignore[union-attr, arg-type]
+    return evaluation._replace(kl=kl)
 
 
 def values_of(policy: Any, observations: Any, recurrence: Any = None) -> th.Tensor:

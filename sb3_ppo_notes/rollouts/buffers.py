@@ -5,9 +5,6 @@ environment (``[B, T, ...]``), and the ``[T, B, ...]`` arrays everybody reads ar
 environment-major before each update, which costs it a copy of everything (images included); here the flat order *is*
 the memory's order and nothing is copied. The arrays keep their shape and their memory for the buffer's whole life: copy
 what you want to keep beyond the next rollout.
-
-On a GPU the observations that are learned from are those that the policy has acted on there (``resident``): the array
-is for reading, and what is written to it in the meantime is not learned from.
 """
 
 from collections.abc import Callable
@@ -22,21 +19,9 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits, next_nonterminal, next_values
 from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.rollouts.minibatches import MinibatchSource
-from sb3_ppo_notes.rollouts.resident import ResidentRollout, is_resident_on
 from sb3_ppo_notes.rules import GAE, RolloutArrays, UpdateRule
 
-SCALARS = ("env_rewards", "rewards", "returns", "episode_starts", "advantages")
-#: Their arrays are read from the device when somebody asks for them.
-LAZY = ("values", "log_probs")
-
-
-def _lazy(index: int, doc: str) -> Any:
-    """An array that may still lie on the device: it is read when somebody asks for it."""
-
-    def replace(buffer: Any, array: np.ndarray) -> None:
-        buffer._said[index] = array
-
-    return property(lambda buffer: buffer._read(index), replace, doc=doc)
+SCALARS = ("env_rewards", "rewards", "returns", "episode_starts", "advantages", "values", "log_probs")
 
 
 class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
@@ -55,12 +40,6 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
     env_rewards: np.ndarray
     _cuts: list[tuple[int, int, Any]]
     _end: tuple[np.ndarray, Any]
-    #: What stays on the device, ``None`` on a CPU.
-    resident: ResidentRollout | None
-    #: ``[T, B]`` each, as far as they have been read from there.
-    _said: list[np.ndarray]
-    values = _lazy(0, "V(sₜ), ``[T, B]``; reward units.")
-    log_probs = _lazy(1, "log π(aₜ|sₜ), ``[T, B]``; nats.")
 
     @cached_property
     def rule(self) -> UpdateRule:  # type: ignore[override]
@@ -77,8 +56,6 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         self._cuts = []
         self._states = []
         self.generator_ready = False
-        if self.resident is not None:
-            self.resident.reset()
 
     def _allocate(self) -> None:
         self.observations = self._time_major_zeros(self.obs_shape, self.observation_space.dtype)
@@ -88,17 +65,6 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         self.actions = self._time_major_zeros((self.action_dim,), self.action_space.dtype)
         for name in SCALARS:
             setattr(self, name, self._time_major_zeros((), np.float32))
-        self._said = [self._time_major_zeros((), np.float32) for _ in LAZY]
-        self.resident = ResidentRollout(self._by_key(), self.device) if is_resident_on(self.device) else None
-
-    def _by_key(self) -> dict[Any, np.ndarray]:
-        """The arrays of observations; a plain one has the key ``None``."""
-        return {None: self.observations}
-
-    def _read(self, index: int) -> np.ndarray:
-        if self.resident is not None:
-            self.resident.read_into(self._said)
-        return self._said[index]
 
     def _time_major_zeros(self, shape: Any, dtype: Any) -> np.ndarray:
         return np.zeros((self.n_envs, self.buffer_size, *shape), dtype=dtype).swapaxes(0, 1)
@@ -138,19 +104,8 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         self._add_observation(obs)
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.episode_starts[self.pos] = episode_start
-        if self.resident is not None:
-            self.resident.say(self.pos, value, log_prob)
-            return
-        for array, said in zip(self._said, (value, log_prob), strict=True):
-            array[self.pos] = said.detach().cpu().numpy().reshape(-1)
-
-    def see(self, observations: Any) -> None:
-        """Keep the observations of the step about to be added where the policy looks at them.
-
-        :param observations: ``[B, ...]`` tensor or dict of tensors, on the buffer's device.
-        """
-        if self.resident is not None:
-            self.resident.see(self.pos, observations)
+        self.values[self.pos] = value.detach().cpu().numpy().reshape(-1)
+        self.log_probs[self.pos] = log_prob.detach().cpu().numpy().reshape(-1)
 
     def add_reward(self, reward: np.ndarray) -> None:
         """Store the other half, and go on to the next step.
@@ -228,8 +183,7 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         return self.flat(self.observations)
 
     def _observations_as_tensors(self) -> Any:
-        seen = None if self.resident is None else self.resident.seen(self.buffer_size)
-        return self._flat_tensor(self.observations) if seen is None else seen[None]
+        return self._flat_tensor(self.observations)
 
 
 class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
@@ -258,15 +212,11 @@ class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):  # type: ig
         for key, stored in self.observations.items():
             stored[self.pos] = np.asarray(obs[key]).reshape(self.n_envs, *self.obs_shape[key])
 
-    def _by_key(self) -> dict[Any, np.ndarray]:
-        return self.observations
-
     def _flat_observations(self) -> dict[str, np.ndarray]:
         return {key: self.flat(stored) for key, stored in self.observations.items()}
 
     def _observations_as_tensors(self) -> dict[str, th.Tensor]:
-        seen = None if self.resident is None else self.resident.seen(self.buffer_size)
-        return seen or {key: self._flat_tensor(stored) for key, stored in self.observations.items()}
+        return {key: self._flat_tensor(stored) for key, stored in self.observations.items()}
 
     def _observation_rows(self, index: th.Tensor) -> dict[str, th.Tensor]:
         return {key: tensor[index] for key, tensor in self._observation_tensors.items()}

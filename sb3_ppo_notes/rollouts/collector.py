@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch as th
@@ -16,7 +16,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
-from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.actor_critic import values_of
 from sb3_ppo_notes.policies.masks import gathered_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States
@@ -31,6 +30,37 @@ from sb3_ppo_notes.rollouts.places import add_place
 from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
 
 
+class Actor(Protocol):
+    """Chooses actions, and says afterwards how good the state and how likely the action was."""
+
+    def begin(self) -> None:
+        """Look how the policy is made now."""
+
+    def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Any:
+        """Draw actions.
+
+        :param observations: ``[B, ...]`` tensor or dict of tensors.
+        :param action_masks: ``[B, n]``, ``True`` where an action is allowed; ``None`` for no masks.
+        :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
+        :return: ``actions`` ``[B, ...]``, and what :meth:`assess` needs.
+        """
+
+    def assess(self, choice: Any) -> Any:
+        """Values and log-probabilities of a choice.
+
+        :param choice: of :meth:`choose`.
+        :return: ``actions``, ``values``, ``log_probs`` and a recurrent policy's next ``states``.
+        """
+
+    def values(self, observations: Any, recurrence: Any = None) -> th.Tensor:
+        """V(s), where nobody acts.
+
+        :param observations: ``[B, ...]`` tensor or dict of tensors.
+        :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
+        :return: ``[B, 1]``; reward units.
+        """
+
+
 def collect_rollouts(
     model: OnPolicyAlgorithm,
     env: VecEnv,
@@ -38,7 +68,7 @@ def collect_rollouts(
     rollout_buffer: RolloutBuffer,
     n_rollout_steps: int,
     *,
-    acting: Callable[[], Acting],
+    acting: Callable[[], Actor],
     bootstrap_truncated: bool = True,
 ) -> bool:
     """Fill a buffer with experience of the current policy.
@@ -87,23 +117,31 @@ def collect_rollouts(
             model._unfinished_step = UnfinishedStep(env, n_steps, store)  # type: ignore[attr-defined]
             return False
         if may_change:
-            stepping.acting = acting()
+            stepping.actor = acting()
         store()
 
+    last_values = _end_rollout(model, env, rollout_buffer, stepping.actor, step["dones"])
+    callback.update_locals(visible | step | {"n_steps": n_rollout_steps, "values": last_values})
+    callback.on_rollout_end()
+    return True
+
+
+def _end_rollout(
+    model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor, dones: np.ndarray
+) -> th.Tensor:
+    """Value the states after the last step, ``[B, 1]``, and compute advantages and returns."""
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        last_values = stepping.acting.values(last_obs, _recurrence(model, model._last_episode_starts))
+        last_values = actor.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
     if isinstance(rollout_buffer, NotesRolloutBuffer):
         # A callback may have set the buffer's λ since the rollout began.
         rollout_buffer.rule = model.rule  # type: ignore[attr-defined]
     if _will_recompute(rollout_buffer):
-        rollout_buffer.note_end(model._last_obs, step["dones"])
-    rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])
-    callback.update_locals(visible | step | {"n_steps": n_rollout_steps, "values": last_values})
-    callback.on_rollout_end()
-    return True
+        rollout_buffer.note_end(model._last_obs, dones)
+    rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
+    return last_values
 
 
 class _Stepping:
@@ -112,14 +150,14 @@ class _Stepping:
     :param model: the algorithm.
     :param env: the training environments.
     :param rollout_buffer: where a step is stored, as far as it is known before the environments have answered.
-    :param acting: how actions are chosen.
+    :param actor: chooses them.
     """
 
-    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, acting: Acting):
+    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor):
         self.model = model
         self.env = env
         self.buffer = rollout_buffer
-        self.acting = acting
+        self.actor = actor
         self.is_masked = getattr(model, "action_masking", False)
         self.is_discrete = isinstance(model.action_space, spaces.Discrete)
         #: Whether the buffer takes a step in two halves; one whose ``add`` is somebody else's wants it whole.
@@ -137,18 +175,17 @@ class _Stepping:
         mask_tensor = None if masks is None else th.as_tensor(masks, device=model.device)
         recurrence = _recurrence(model, model._last_episode_starts)
         with th.no_grad():
-            choice = self.acting.choose(obs_tensor, mask_tensor, recurrence)
+            choice = self.actor.choose(obs_tensor, mask_tensor, recurrence)
             sampled = choice.actions.cpu().numpy()
             check_actions(sampled, model.policy, model.num_timesteps)
             clipped_actions = environment_actions(model.policy, sampled)
             # While environments in other processes compute, the critic speaks and the buffer is written.
             if self._is_split:
                 env.step_async(clipped_actions)
-            action = self.acting.assess(choice)
+            action = self.actor.assess(choice)
         if self.is_halved:
             actions = sampled.reshape(-1, 1) if self.is_discrete else sampled
             starts = model._last_episode_starts
-            self.buffer.see(obs_tensor)  # type: ignore[attr-defined]
             self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
         new_obs, rewards, dones, infos = self._answers(clipped_actions)
         return {

@@ -178,7 +178,6 @@ class MinibatchSource:
         A row's mean and deviation are summed as those of a lone vector are: the same bits as one after the other.
         """
         normalize = self.rule.advantage_normalization.normalize
-        batch_size = min(batch_size, len(advantages))
         whole = len(advantages) - len(advantages) % batch_size
         rows = normalize(advantages[:whole].view(-1, batch_size)).unbind()
         return rows if whole == len(advantages) else (*rows, normalize(advantages[whole:]))

@@ -8,12 +8,12 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from sb3_ppo_notes.algorithms import script, scripted_steps, source
-from sb3_ppo_notes.policies.fingerprint import Fingerprint
+from sb3_ppo_notes.engine import recorded, script, source
+from sb3_ppo_notes.engine.fingerprint import Fingerprint
 from sb3_ppo_notes.policies.shipped import own_code_of
 from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
-from tests.algorithms.test_compile import Compilations, difference, learn, models
-from tests.algorithms.test_scripted_steps import eager
+from tests.engine.test_compile import Compilations, difference, learn, models
+from tests.engine.test_recorded import eager
 from tests.parity.changes import CHANGES
 from tests.parity.test_touched_policy import CLASSES, assert_same, trained
 
@@ -52,18 +52,18 @@ IN_UPDATE = [
 @pytest.mark.parametrize("hook", [pytest.param("on_minibatch", marks=pytest.mark.slow), "on_epoch"])
 def test_a_change_in_the_middle_of_an_update_holds_from_the_next_minibatch_on(name, hook, monkeypatch):
     """The right value is that of autograd and PyTorch's own optimiser, which look at everything at every step."""
-    monkeypatch.setattr(scripted_steps, "WAIT", 2)
+    monkeypatch.setattr(recorded, "WAIT", 2)
     results = []
     for _ in range(2):
         model = eager("discrete", policy_kwargs=dict(net_arch=[8]))
         results.append(learn(model, 4 * 64, callback=InUpdate(hook, CHANGES[name])))
-        monkeypatch.setattr("sb3_ppo_notes.algorithms.stepping.own_code_of", lambda policy: "it is the reference")
+        monkeypatch.setattr("sb3_ppo_notes.engine.descent.own_code_of", lambda policy: "it is the reference")
     assert difference(*results) == 0.0
 
 
 def test_what_nobody_changed_is_made_out_once(monkeypatch):
     """Two calls of ``learn``, with a callback that is told everything: one list for all minibatches of a kind."""
-    monkeypatch.setattr(scripted_steps, "WAIT", 2)
+    monkeypatch.setattr(recorded, "WAIT", 2)
     written = Counter()
     original = script.Script.__init__
     monkeypatch.setattr(script.Script, "__init__", lambda *given: written.update(["list"]) or original(*given))
@@ -105,8 +105,8 @@ def test_what_torch_compile_puts_into_pytorchs_classes_is_pytorchs():
     model = eager("discrete")
     assert own_code_of(model.policy) is None
     learn(model, 64)
-    assert model.gradient_steps["both"].reason is None
-    assert model.gradient_steps["both"].towers is not None
+    assert model.engine.steppers["both"].descent.reason is None
+    assert model.engine.steppers["both"].descent.networks is not None
 
 
 def test_every_room_whose_functions_are_compared_is_there():
@@ -135,7 +135,7 @@ def test_callbacks_of_the_libraries_do_not_reach_into_the_policy(tmp_path):
 
 def stand_in(monkeypatch):
     """Compiled code without the compiler: only who is compiled, and how often, is of interest."""
-    monkeypatch.setattr("sb3_ppo_notes.algorithms.compiled.compiled", lambda function, arguments, varying: function)
+    monkeypatch.setattr("sb3_ppo_notes.engine.compiled.compiled", lambda function, arguments, varying: function)
 
 
 def wandbs_hook(module, inputs, output):
@@ -160,8 +160,8 @@ def test_a_hook_that_switches_compiling_off_is_named_with_whose_it_is(where, cap
     handle = HOOKS[where](model.policy)
     try:
         with caplog.at_level(logging.WARNING, "sb3_ppo_notes"):
-            model._prepare_compiler()
-            model.compiler.look(Fingerprint.of_policy(model.policy))
+            model.engine.begin_update()
+            model.engine.compiler.look(Fingerprint.of_policy(model.policy))
     finally:
         handle.remove()
     expected = f"compile=True: training is eager, because {where} (tests.algorithms.test_changed_policy.wandbs_hook)"
@@ -231,29 +231,29 @@ def test_what_comes_back_is_not_compiled_again(monkeypatch):
         model.learn(64, reset_num_timesteps=False)
     handle = model.policy.value_net.register_forward_hook(wandbs_hook)
     model.learn(64, reset_num_timesteps=False)
-    assert model.compiler.reason is not None
+    assert model.engine.compiler.reason is not None
     handle.remove()
     model.policy.value_net = nn.Linear(16, 1)
     model.policy.optimizer = th.optim.Adam(model.policy.parameters(), lr=1e-3, eps=1e-5)
     model.learn(64, reset_num_timesteps=False)
-    assert model.compiler.reason is None
+    assert model.engine.compiler.reason is None
     # Some weights frozen, none; and none with PyTorch's Adam, as those that were frozen have taken fewer steps.
     assert compilations.count == 4
 
 
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_masks_that_are_switched_on_later_are_heard(compile, monkeypatch):
-    monkeypatch.setattr(scripted_steps, "WAIT", 2)
+    monkeypatch.setattr(recorded, "WAIT", 2)
     results = []
     for compiles in (None, compile):
         model = models("discrete", masked=True)[bool(compiles)]
         if compiles is None:
-            monkeypatch.setattr("sb3_ppo_notes.algorithms.stepping.own_code_of", lambda policy: "it is the reference")
+            monkeypatch.setattr("sb3_ppo_notes.engine.descent.own_code_of", lambda policy: "it is the reference")
         model.action_masking = False
         learn(model, 64)
         model.action_masking = True
         learn(model, 64, reset_num_timesteps=False)
         monkeypatch.undo()
-        monkeypatch.setattr(scripted_steps, "WAIT", 2)
+        monkeypatch.setattr(recorded, "WAIT", 2)
         results.append(model)
     assert difference(*results) <= (1e-4 if compile else 0.0)

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.nonfinite import MOST_BARREN_UPDATES
+from sb3_ppo_notes.algorithms.on_policy import MOST_BARREN_UPDATES
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rollouts import LeanVecEnv, SupervisedVecEnv
 from sb3_ppo_notes.rollouts.bounds import ObservationRangeWarning, share_far_outside
@@ -112,7 +112,7 @@ def trained(name, **more):
     model = model_of(name, **more).learn(64)
     if name == "float16":
         # The scale it begins with has overflowed.
-        model.gradient_steps["both"].scaler.update(2.0)
+        model.engine.scalers["both"].update(2.0)
         model.skipped_updates, model.on_nonfinite = 0, more.get("on_nonfinite", "raise")
     return model, state_of(model)
 
@@ -305,7 +305,7 @@ def test_float16_counts_what_overflows():
     model, _ = trained("float16", learning_rate=1e-3)
     model.learn(64, reset_num_timesteps=False)
     assert model.skipped_updates == 0
-    model.gradient_steps["both"].scaler.update(2.0**40)
+    model.engine.scalers["both"].update(2.0**40)
     model.learn(64, reset_num_timesteps=False)
     assert model.skipped_updates >= 1
     assert model.logger.name_to_value["notes/skipped_updates"] == model.skipped_updates
@@ -322,7 +322,7 @@ def test_float16_does_not_take_a_bad_gradient_for_an_overflow_for_ever(on_nonfin
     with pytest.raises(NonFiniteError, match=message):
         model.learn(64 * 20, reset_num_timesteps=False)
     assert_same_state(state_of(model)[0], before[0])
-    assert model.gradient_steps["both"].scaler.get_scale() == 1.0
+    assert model.engine.scalers["both"].get_scale() == 1.0
 
 
 def test_the_choice_and_the_count_are_saved(tmp_path):

@@ -6,8 +6,8 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.optimizers import Phase
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.engine import Phase
+from sb3_ppo_notes.engine.descent import Descent
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.precision import can_remember
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
@@ -64,14 +64,14 @@ def test_gsde_images_a2c_and_saving(precision, tmp_path):
 def test_an_overflow_skips_the_step_and_halves_the_scale():
     weight = th.nn.Parameter(th.ones(2))
     optimizer = th.optim.SGD([weight], lr=0.1)
-    steps = GradientSteps(Phase(optimizer, [weight], 1.0, 1, "both"))
+    steps = Descent(Phase(optimizer, [weight], 1.0, 1, "both"))
     steps.scaler = th.amp.GradScaler("cpu", init_scale=1024.0)
     steps.take((weight * 3.0).sum(), "here")
     # scale, backward, unscale, clip to 1, step: the direction (1, 1)/√2, whatever the scale
     np.testing.assert_allclose(weight.detach(), 1 - 0.1 / np.sqrt(2), rtol=1e-5)
     before = weight.detach().clone()
     # Finite as it is, infinite once scaled.
-    assert steps.take((weight * 1e36).sum(), "here").total == 0.0
+    assert steps.take((weight * 1e36).sum(), "here").tolist() == [0.0, 0.0, 0.0]
     assert th.equal(weight, before)
     assert steps.scaler.get_scale() == 512.0
 

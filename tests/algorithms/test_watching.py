@@ -9,8 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.optimizers import owners_of
 from sb3_ppo_notes.algorithms.probe import Probe
+from sb3_ppo_notes.policies.parameters import owners_of
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rules import EarlyStop, UpdateRule
 from tests import environments

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sb3_ppo_notes.algorithms import scripted_steps
+from sb3_ppo_notes.engine import recorded
 
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch):
-    monkeypatch.setattr(scripted_steps, "WAIT", 2)
+    monkeypatch.setattr(recorded, "WAIT", 2)

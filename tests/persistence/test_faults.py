@@ -472,7 +472,7 @@ def test_row_29_a_compiled_run_equals_the_straight_run(tmp_path):
     run_to(CASES["compiled"](), 100, tmp_path)
     model = resumed("compiled", tmp_path)
     model.learn(model.resume_report.remaining_timesteps, reset_num_timesteps=False)
-    assert model.compiler.reason is None
+    assert model.engine.compiler.reason is None
     assert_equal(model, expected)
 
 

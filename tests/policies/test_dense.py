@@ -7,10 +7,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes.algorithms import scripted_steps
+from sb3_ppo_notes.engine import recorded
+from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.policies import dense, lstm
 from sb3_ppo_notes.policies.dense import Stack
-from sb3_ppo_notes.policies.stacks import towers_of
 from tests import environments
 from tests.policies.test_lstm import built, every_level  # noqa: F401
 
@@ -160,7 +160,7 @@ def test_others_keep_pytorchs(kwargs):
 
 
 def test_without_the_library_pytorch_does_it(monkeypatch):
-    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    monkeypatch.setattr(recorded, "WAIT", 0)
     with_it = model_of().learn(128)
     monkeypatch.setattr(lstm, "LIBRARY", None)
     model = model_of()

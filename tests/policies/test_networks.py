@@ -13,11 +13,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_ppo_notes import NotesA2C, NotesPPO, policies
+from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.recurrent import NotesCnnRecurrentPolicy, NotesRecurrentPolicy
-from sb3_ppo_notes.policies.stacks import towers_of
 from tests import environments
 
 SMALL = dict(n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu")

@@ -13,13 +13,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.loss import LossCoefficients, minibatch_loss
 from sb3_ppo_notes.callbacks import with_frozen_normalizers
+from sb3_ppo_notes.engine.stacks import towers_of
+from sb3_ppo_notes.engine.step import policy_loss
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
 from sb3_ppo_notes.policies.memory import Recurrence
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
-from sb3_ppo_notes.policies.stacks import towers_of
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, laid_out
@@ -32,6 +32,7 @@ from sb3_ppo_notes.rules import (
     TDZero,
     UpdateRule,
 )
+from sb3_ppo_notes.rules.loss import LossCoefficients
 from tests import environments
 from tests.policies.combinations import COMBINATIONS, refusal
 from tests.policies.test_masks import discrete
@@ -190,7 +191,7 @@ def test_lanes_change_neither_loss_nor_gradient(variant, bias):
     found = []
     for model.rollout_buffer.lays_end_to_end in (False, True):
         (batch,) = list(model.rollout_buffer.get(None))
-        loss = minibatch_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss
+        loss = policy_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss
         weights = [weight for weight in model.policy.parameters() if weight.requires_grad]
         found.append((batch.recurrence, [loss, *th.autograd.grad(loss, weights, allow_unused=True)]))
     (apart, expected), (together, got) = found
@@ -241,10 +242,10 @@ def test_gradients_by_hand_are_autograds(variant, policy, net_arch):
     towers = towers_of(model.policy)
     coefficients = LossCoefficients(0.01, 0.5)
     weights = [weight for weight in model.policy.parameters() if weight.requires_grad]
-    loss = minibatch_loss(model.policy, batch, model.rule.at(1.0), coefficients).loss
+    loss = policy_loss(model.policy, batch, model.rule.at(1.0), coefficients).loss
     expected = th.autograd.grad(loss, weights, allow_unused=True)
     by_hand = towers.forward(batch.observations, batch.recurrence)
-    loss = minibatch_loss(model.policy, batch, model.rule.at(1.0), coefficients, by_hand.outputs).loss
+    loss = policy_loss(model.policy, batch, model.rule.at(1.0), coefficients, by_hand.outputs).loss
     got = by_hand.gradients(loss, weights)
     assert any(gradient is not None and (gradient != 0).any() for gradient in got)
     for one, other in zip(expected, got, strict=True):
@@ -420,7 +421,7 @@ def test_the_loss_does_not_depend_on_where_sequences_are_split(length):
         model.rollout_buffer.sequence_length = longest
         gathered(model)
         (batch,) = list(model.rollout_buffer.get(None))
-        losses.append(minibatch_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss.item())
+        losses.append(policy_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 

@@ -308,6 +308,7 @@ def test_environments_outlive_the_thread_that_started_them():
     thread = threading.Thread(target=lambda: made.append(broken("nothing")))
     thread.start()
     thread.join()
+    time.sleep(0.2)  # a process that dies with the thread needs a moment for it
     made[0].reset()
     assert made[0].step(ACTIONS)[0][:, 0].tolist() == [1, 1, 1]
     made[0].close()

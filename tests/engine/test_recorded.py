@@ -1,4 +1,4 @@
-"""Minibatches run as lists of operations: which, from when on, and to the bit what autograd gives."""
+"""Minibatches run as recorded operations: which, from when on, and to the bit what autograd gives."""
 
 import copy
 import pickle
@@ -10,18 +10,18 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms import script, scripted_recurrent, scripted_steps
+from sb3_ppo_notes.engine import recorded, script
 from sb3_ppo_notes.formulas import objectives
 from sb3_ppo_notes.rules import ClippedSurrogate, UpdateRule
 from tests import environments
-from tests.algorithms.test_compile import CASES, ChangeEverything, difference, learn, models
+from tests.engine.test_compile import CASES, ChangeEverything, difference, learn, models
 from tests.policies.test_masks import MAKERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*mini-?batch.*:UserWarning")
 
 SMALL = dict(n_steps=16, batch_size=12, n_epochs=3, learning_rate=3e-3, seed=0)
 #: Those whose networks are two plain stacks, and whose loss is a fixed list of operations.
-LISTED = [
+RECORDED = [
     "discrete",
     "discrete_observation",
     "multi_discrete",
@@ -44,15 +44,6 @@ LISTED = [
     "tensorflows_rmsprop",
 ]
 EAGER = ["gsde", "dict", "image", "shared_trunk", "torchs_own_optimizer"]
-RECURRENT = {
-    "lstm": ("box", "MlpLstmPolicy", {}),
-    "discrete": ("discrete", "MlpLstmPolicy", {}),
-    "shared": ("box", "MlpLstmPolicy", dict(shared_lstm=True, enable_critic_lstm=False)),
-    "no_critic_lstm": ("box", "MlpLstmPolicy", dict(enable_critic_lstm=False)),
-    "images": ("image", "CnnLstmPolicy", {}),
-    "dict": ("dict", "MultiInputLstmPolicy", {}),
-    "masked": ("discrete", "MlpLstmPolicy", {}),
-}
 
 
 class Tally:
@@ -60,9 +51,9 @@ class Tally:
 
     def __init__(self, monkeypatch):
         self.count = Counter()
-        self._watch(monkeypatch, scripted_steps.ScriptedSteps, "_written")
-        self._watch(monkeypatch, scripted_steps.ScriptedSteps, "_compared")
-        self._watch(monkeypatch, scripted_steps.ScriptedSteps, "_give_up")
+        self._watch(monkeypatch, recorded.Recorder, "_record")
+        self._watch(monkeypatch, recorded.Recorder, "_compare")
+        self._watch(monkeypatch, recorded.Recorder, "_give_up")
         self._watch(monkeypatch, script.Script, "__call__")
 
     def _watch(self, monkeypatch, kind, name):
@@ -87,64 +78,50 @@ def both(monkeypatch, total_timesteps, make, callback=lambda: None):
     """Trained with autograd alone, and with lists as soon as possible."""
     trained = []
     for wait in (10**9, 0):
-        monkeypatch.setattr(scripted_steps, "WAIT", wait)
+        monkeypatch.setattr(recorded, "WAIT", wait)
         trained.append(learn(make(), total_timesteps, callback=callback()))
     return trained
 
 
-@pytest.mark.parametrize("name", LISTED + EAGER)
-def test_a_listed_run_is_the_run(name, monkeypatch):
+@pytest.mark.parametrize("name", RECORDED + EAGER)
+def test_a_recorded_run_is_the_run(name, monkeypatch):
     env_name, changes = CASES[name]
     tally = Tally(monkeypatch)
     n_steps = changes.get("n_steps", 16)
-    plain, listed = both(monkeypatch, 2 * 4 * n_steps, lambda: eager(env_name, **changes))
-    assert difference(plain, listed) == 0.0
-    assert plain.last_report == listed.last_report
-    assert plain.rule_state == listed.rule_state
-    if name in LISTED:
+    plain, replayed = both(monkeypatch, 2 * 4 * n_steps, lambda: eager(env_name, **changes))
+    assert difference(plain, replayed) == 0.0
+    assert plain.last_report == replayed.last_report
+    assert plain.rule_state == replayed.rule_state
+    if name in RECORDED:
         assert tally.count["_give_up"] == 0
-        assert tally.count["_compared"] < tally.count["__call__"]
+        assert tally.count["_compare"] < tally.count["__call__"]
     else:
-        assert tally.count["_written"] == tally.count["__call__"] == 0
+        assert tally.count["_record"] == tally.count["__call__"] == 0
 
 
 def test_separate_optimizers_too(monkeypatch):
-    """The actor's phase is listed, the critic's is not."""
+    """The actor's phase is replayed, the critic's is not."""
     tally = Tally(monkeypatch)
-    plain, listed = both(monkeypatch, 128, lambda: eager("box", **CASES["separate_optimizers"][1]))
-    assert difference(plain, listed) == 0.0
+    plain, replayed = both(monkeypatch, 128, lambda: eager("box", **CASES["separate_optimizers"][1]))
+    assert difference(plain, replayed) == 0.0
     assert tally.count["_give_up"] == 0
-    assert 0 < tally.count["_compared"] < tally.count["__call__"]
+    assert 0 < tally.count["_compare"] < tally.count["__call__"]
 
 
-@pytest.mark.parametrize("name", list(RECURRENT))
-def test_a_listed_recurrent_run_is_the_run(name, monkeypatch):
-    """Minibatches of every length share one list."""
-    env_name, policy, policy_kwargs = RECURRENT[name]
-    kwargs = dict(lstm_hidden_size=64, net_arch=[13]) | policy_kwargs
+@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "CnnLstmPolicy"])
+def test_a_policy_with_memory_is_not_recorded(policy, monkeypatch):
     tally = Tally(monkeypatch)
-    changes = dict(n_steps=16, batch_size=17, n_epochs=3, masked=name == "masked", policy_kwargs=kwargs)
-    plain, listed = both(monkeypatch, 4 * 64, lambda: eager(env_name, policy=policy, **changes))
-    assert difference(plain, listed) == 0.0
-    assert plain.last_report == listed.last_report
-    assert tally.count["_give_up"] == 0
-    assert tally.count["_written"] == 1
-    assert tally.count["_compared"] <= 3 < tally.count["__call__"]
-
-
-def test_rows_that_mean_something_else_are_waited_out():
-    model = eager("box", policy="MlpLstmPolicy", policy_kwargs=dict(lstm_hidden_size=64, net_arch=[13]))
-    steps = type("Steps", (), {"parameters": list(model.policy.parameters())})
-    scripted = scripted_recurrent.ScriptedRecurrentSteps(steps)
-    telling = {rows: scripted.is_telling(type("Rows", (), {"returns": th.zeros(rows)})) for rows in (2, 13, 14, 64)}
-    assert telling == {2: False, 13: False, 14: True, 64: False}
+    monkeypatch.setattr(recorded, "WAIT", 0)
+    model = learn(eager("image" if "Cnn" in policy else "box", policy=policy), 2 * 64)
+    assert not tally.count
+    assert model.engine.report().steps["both"] == ("eager", "a policy with memory is not recorded")
 
 
 def test_a2c_too(monkeypatch):
     tally = Tally(monkeypatch)
-    plain, listed = both(monkeypatch, 64 * 8, lambda: eager("box", NotesA2C))
-    assert difference(plain, listed) == 0.0
-    assert tally.count == {"_written": 1, "_compared": 1, "__call__": 7}
+    plain, replayed = both(monkeypatch, 64 * 8, lambda: eager("box", NotesA2C))
+    assert difference(plain, replayed) == 0.0
+    assert tally.count == {"_record": 1, "_compare": 1, "__call__": 7}
 
 
 def test_few_minibatches_are_not_worth_a_list(monkeypatch):
@@ -153,15 +130,15 @@ def test_few_minibatches_are_not_worth_a_list(monkeypatch):
     learn(eager("box"), 2 * 64)
     assert not tally.count
     learn(eager("box"), 4 * 64)
-    assert tally.count == {"_written": 1, "_compared": 1, "__call__": 4 * 15 - 33}
+    assert tally.count == {"_record": 1, "_compare": 1, "__call__": 4 * 15 - 33}
 
 
 def test_other_numbers_are_another_list(monkeypatch):
     """Clip range and coefficients stand in the list: when they change, all begins anew."""
     tally = Tally(monkeypatch)
-    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("discrete", ent_coef=0.01), ChangeEverything)
-    assert difference(plain, listed) == 0.0
-    assert tally.count["_written"] == 4 * 2
+    plain, replayed = both(monkeypatch, 4 * 64, lambda: eager("discrete", ent_coef=0.01), ChangeEverything)
+    assert difference(plain, replayed) == 0.0
+    assert tally.count["_record"] == 4 * 2
 
 
 class Stepwise(ClippedSurrogate):
@@ -177,9 +154,9 @@ class Stepwise(ClippedSurrogate):
 def test_a_users_own_objective_is_asked_every_time(monkeypatch):
     tally = Tally(monkeypatch)
     rule = UpdateRule(policy_objective=Stepwise(0.2))
-    plain, listed = both(monkeypatch, 128, lambda: eager("box", rule=rule))
+    plain, replayed = both(monkeypatch, 128, lambda: eager("box", rule=rule))
     assert not tally.count
-    assert difference(plain, listed) == 0.0
+    assert difference(plain, replayed) == 0.0
 
 
 @pytest.mark.parametrize("place", ["formula", "method"])
@@ -187,7 +164,7 @@ def test_a_formula_that_was_replaced_is_asked(place, monkeypatch):
     """Somebody tries another one between two calls of learn."""
 
     def run(wait):
-        monkeypatch.setattr(scripted_steps, "WAIT", wait)
+        monkeypatch.setattr(recorded, "WAIT", wait)
         model = learn(eager("box"), 128)
         with monkeypatch.context() as patch:
             if place == "formula":
@@ -203,7 +180,7 @@ def test_a_formula_that_was_replaced_is_asked(place, monkeypatch):
 
 
 def test_what_this_pytorch_does_not_know_is_done_without(monkeypatch):
-    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    monkeypatch.setattr(recorded, "WAIT", 0)
     monkeypatch.delattr(th._C, "_AutoDispatchBelowAutograd")
     tally = Tally(monkeypatch)
     learn(eager("box"), 128)
@@ -212,7 +189,7 @@ def test_what_this_pytorch_does_not_know_is_done_without(monkeypatch):
 
 
 def test_who_looks_for_an_error_gets_autograds_own(monkeypatch):
-    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    monkeypatch.setattr(recorded, "WAIT", 0)
     tally = Tally(monkeypatch)
     with th.autograd.set_detect_anomaly(True):
         learn(eager("box"), 64)
@@ -241,25 +218,11 @@ def test_a_list_that_gives_other_numbers_is_not_believed(monkeypatch, caplog):
     monkeypatch.setattr(script.Script, "__call__", wrong)
     tally = Tally(monkeypatch)
     caplog.set_level("INFO", "sb3_ppo_notes")
-    plain, listed = both(monkeypatch, 128, lambda: eager("box"))
-    assert difference(plain, listed) == 0.0
-    assert plain.last_report == listed.last_report
-    assert tally.count == {"_written": 2, "_compared": 2, "__call__": 2, "_give_up": 2}
-    assert "minibatches of 12 rows stay with autograd: it gave other numbers" in caplog.text
-
-
-def test_a_list_that_does_not_fit_other_rows_is_not_used(monkeypatch, caplog):
-    """As if a number that means something else had been taken for the number of rows."""
-    kinds = scripted_recurrent.ScriptedRecurrentSteps
-    monkeypatch.setattr(kinds, "varying", lambda self, rows: 13)  # the width of the heads
-    tally = Tally(monkeypatch)
-    caplog.set_level("INFO", "sb3_ppo_notes")
-    kwargs = dict(lstm_hidden_size=64, net_arch=[13])
-    changes = dict(policy="MlpLstmPolicy", n_steps=16, batch_size=17, n_epochs=3, policy_kwargs=kwargs)
-    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box", **changes))
-    assert difference(plain, listed) == 0.0
-    assert tally.count["_give_up"] == 1
-    assert "stay with autograd" in caplog.text
+    plain, replayed = both(monkeypatch, 128, lambda: eager("box"))
+    assert difference(plain, replayed) == 0.0
+    assert plain.last_report == replayed.last_report
+    assert tally.count == {"_record": 2, "_compare": 2, "__call__": 2, "_give_up": 2}
+    assert "minibatches of 12 rows stay with autograd: the recorded operations gave other numbers" in caplog.text
 
 
 class BetweenUpdates(BaseCallback):
@@ -282,8 +245,8 @@ def replace_a_weight(policy):
 
 
 def test_weights_that_lie_elsewhere_are_found(monkeypatch):
-    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box"), lambda: BetweenUpdates(replace_a_weight))
-    assert difference(plain, listed) == 0.0
+    plain, replayed = both(monkeypatch, 4 * 64, lambda: eager("box"), lambda: BetweenUpdates(replace_a_weight))
+    assert difference(plain, replayed) == 0.0
 
 
 def reload_the_optimizer(policy):
@@ -292,23 +255,22 @@ def reload_the_optimizer(policy):
 
 def test_a_loaded_optimizer_is_stepped(monkeypatch):
     """The weights stay where they are; the gradient is another vector now."""
-    plain, listed = both(monkeypatch, 4 * 64, lambda: eager("box"), lambda: BetweenUpdates(reload_the_optimizer))
-    assert difference(plain, listed) == 0.0
+    plain, replayed = both(monkeypatch, 4 * 64, lambda: eager("box"), lambda: BetweenUpdates(reload_the_optimizer))
+    assert difference(plain, replayed) == 0.0
 
 
 def test_a_compiled_model_falls_back_to_lists(monkeypatch):
     """Its ragged last minibatch is eager; compiled are the others."""
-    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    monkeypatch.setattr(recorded, "WAIT", 0)
     tally = Tally(monkeypatch)
     _, model = models("box")
     learn(model, 2 * 64)
-    assert tally.count["_written"] == 0
+    assert tally.count["_record"] == 0
 
 
 def test_models_with_lists_can_be_copied(monkeypatch):
-    monkeypatch.setattr(scripted_steps, "WAIT", 0)
+    monkeypatch.setattr(recorded, "WAIT", 0)
     model = learn(eager("box"), 64)
-    scripted = model.gradient_steps["both"].scripted
-    assert scripted._scripts
-    assert copy.deepcopy(scripted)._scripts == {}
-    assert pickle.loads(pickle.dumps(scripted))._scripts == {}
+    assert model.engine.steppers["both"].recorder._scripts
+    assert copy.deepcopy(model.engine).steppers == {}
+    assert pickle.loads(pickle.dumps(model.engine)).steppers == {}

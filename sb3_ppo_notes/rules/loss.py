@@ -1,16 +1,29 @@
-"""The loss of one minibatch: one pure function, the same for every policy, rule and way of stepping."""
+"""The loss of one minibatch: a pure function of what the policy says of it. No policy, no SB3."""
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_ppo_notes.policies.actor_critic import Evaluation, evaluate, formulas_of, values_of
-from sb3_ppo_notes.policies.towers import Outputs
-from sb3_ppo_notes.rules import PolicyTerms, UpdateRule
-from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
+from sb3_ppo_notes.formulas.distributions import Parameters
+from sb3_ppo_notes.rules.objectives import PolicyTerms
+from sb3_ppo_notes.rules.update_rule import UpdateRule
+
+
+class Evaluation(NamedTuple):
+    """What a policy says about actions that were taken in given states.
+
+    :param values: ``[N]``, V(s); reward units.
+    :param log_probs: ``[N]``, log π(a|s); nats.
+    :param entropy: ``[N]``, H(π(·|s)) in nats; ``None`` if the distribution has no closed form.
+    :param parameters: of π(·|s), if they are known.
+    :param kl: ``[N]``, exact KL(old ‖ new), for a rule that needs it; nats.
+    """
+
+    values: th.Tensor
+    log_probs: th.Tensor
+    entropy: th.Tensor | None
+    parameters: Parameters | None
+    kl: th.Tensor | None = None
 
 
 class LossCoefficients(NamedTuple):
@@ -44,13 +57,27 @@ class LossTerms(NamedTuple):
     log_ratio: th.Tensor
     exact_kl: th.Tensor | None
 
+    def detach(self) -> "LossTerms":
+        """The same without a graph, so that those of a whole epoch can be kept."""
+        loss, policy_loss, value_loss, entropy_loss = (each.detach() for each in self[:4])
+        return LossTerms(loss, policy_loss, value_loss, entropy_loss, self.log_ratio, self.exact_kl)
+
+    def pack(self) -> list[th.Tensor]:
+        """The terms that there are."""
+        return [term for term in self if term is not None]
+
+    @classmethod
+    def unpack(cls, tensors: Any) -> "LossTerms":
+        """The terms again.
+
+        :param tensors: of :meth:`pack`.
+        :return: with ``None`` for an exact KL that the rule does not ask for.
+        """
+        return cls(*tensors, *([None] if len(tensors) < len(cls._fields) else []))
+
 
 def minibatch_loss(
-    policy: ActorCriticPolicy,
-    minibatch: Any,
-    rule: UpdateRule,
-    coefficients: LossCoefficients,
-    outputs: Outputs | None = None,
+    evaluation: Evaluation, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients
 ) -> LossTerms:
     """The loss of a minibatch.
 
@@ -61,27 +88,17 @@ def minibatch_loss(
 
     Source: PPO (arXiv:1707.06347) eq. 9 with the sign flipped; A2C (arXiv:1602.01783) section 4.2.
 
-    :param policy: gives values, log-probabilities and entropy.
-    :param minibatch: observations, actions, old values and log-probabilities, advantages, returns; ``[N, ...]`` each.
+    :param evaluation: values, log-probabilities and entropy of the minibatch's states and actions, with their graph.
+    :param minibatch: old values and log-probabilities, advantages, returns; ``[N]`` each.
     :param rule: the choices, with every schedule resolved.
     :param coefficients: ent_coef, vf_coef and β.
-    :param outputs: of the policy's networks, where they have been run already.
     :return: the loss and its parts.
     """
-    actions = minibatch.actions
-    if isinstance(policy.action_space, spaces.Discrete) and actions.dtype != th.int64:
-        actions = actions.long().flatten()
-    masks, recurrence = getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)
-    # A coefficient of 0 would add exact zeros to the gradient, after a quarter of all the work.
-    has_bonus = coefficients.has_bonus
-    evaluation = evaluate(policy, minibatch.observations, actions, masks, recurrence, has_bonus, outputs)
-
     advantages = minibatch.advantages
     if rule.advantage_normalization.scope == "minibatch" and not getattr(minibatch, "is_normalized", False):
         advantages = rule.advantage_normalization.normalize(advantages)
 
-    kl = _exact_kl(policy, minibatch, evaluation) if rule.needs_exact_kl else None
-    terms = PolicyTerms(evaluation.log_probs, minibatch.old_log_prob, advantages, kl, coefficients.kl_coef)
+    terms = PolicyTerms(evaluation.log_probs, minibatch.old_log_prob, advantages, evaluation.kl, coefficients.kl_coef)
     policy_loss = -rule.policy_objective.objective(terms).mean()
     value_loss = rule.value_objective.loss(evaluation.values, minibatch.old_values, minibatch.returns)
     # Without a closed form −log π of the old actions stands in for the entropy, as in SB3. Its *value* is an estimate;
@@ -89,11 +106,13 @@ def minibatch_loss(
     entropy = -evaluation.log_probs if evaluation.entropy is None else evaluation.entropy
     entropy_loss = -th.mean(entropy)
 
+    # A coefficient of 0 would add exact zeros to the gradient, after a quarter of all the work.
+    has_bonus = coefficients.has_bonus
     actor_loss = policy_loss + coefficients.ent_coef * entropy_loss if has_bonus else policy_loss
     loss = actor_loss + coefficients.vf_coef * value_loss
     with th.no_grad():
         log_ratio = evaluation.log_probs - minibatch.old_log_prob
-        exact_kl = None if kl is None else kl.mean()
+        exact_kl = None if evaluation.kl is None else evaluation.kl.mean()
     return LossTerms(loss, policy_loss, value_loss, entropy_loss, log_ratio, exact_kl)
 
 
@@ -109,33 +128,13 @@ def policy_part(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
     return terms.policy_loss + coefficients.ent_coef * terms.entropy_loss
 
 
-def value_part(
-    policy: ActorCriticPolicy, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients
-) -> th.Tensor:
+def value_part(values: th.Tensor, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> th.Tensor:
     """What the critic descends when the policy is not updated: neither actions nor advantages are looked at.
 
-    :param policy: gives values.
-    :param minibatch: observations, old values and returns; ``[N, ...]`` each.
+    :param values: ``[N]``, V(s) with its graph; reward units.
+    :param minibatch: old values and returns; ``[N]`` each.
     :param rule: the choices, with every schedule resolved.
     :param coefficients: vf_coef.
     :return: scalar.
     """
-    values = values_of(policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
     return coefficients.vf_coef * rule.value_objective.loss(values, minibatch.old_values, minibatch.returns)
-
-
-def mean_kl(estimator: str, terms: LossTerms) -> np.float32:
-    """Mean KL(old ‖ new) of one minibatch.
-
-    :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
-    :param terms: of the minibatch.
-    :return: nats; float32, as SB3 compares it.
-    """
-    kl = terms.exact_kl if estimator == "exact" else SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean()
-    return np.float32(kl.item())  # type: ignore[union-attr]
-
-
-def _exact_kl(policy: ActorCriticPolicy, minibatch: Any, evaluation: Evaluation) -> th.Tensor:
-    formulas = formulas_of(policy)
-    # Whoever builds a model with such a rule has been asked for a policy whose distribution is known.
-    return formulas.kl(minibatch.old_parameters, evaluation.parameters)  # type: ignore[union-attr, arg-type]

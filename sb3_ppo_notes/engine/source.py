@@ -5,7 +5,7 @@ from types import FunctionType
 from typing import Any
 
 #: Where what a minibatch computes is written.
-PARTS = ("formulas", "rules", "policies", "algorithms.loss", "algorithms.report")
+PARTS = ("formulas", "rules", "policies", "engine.step")
 
 
 def sources(known: tuple[Any, ...] = ()) -> tuple[Any, ...]:

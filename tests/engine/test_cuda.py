@@ -1,4 +1,4 @@
-"""On a GPU, where there is one: the same training as on a CPU, its steps launched as one, its rollout sent once."""
+"""On a GPU, where there is one: the same training as on a CPU."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,8 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.replay import Recorded
 from tests import environments
-from tests.algorithms.test_compile import STEADY
+from tests.engine.test_compile import STEADY
 
 pytestmark = [
     pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU"),
@@ -30,10 +29,9 @@ def after_the_same_rollout(*models):
     first.collect_rollouts(first.env, callback, first.rollout_buffer, first.n_steps)
     for model in models:
         model._setup_learn(64)
-        model._prepare_compiler()
+        model.engine.begin_learning()
         model.rollout_buffer = first.rollout_buffer
         first.rollout_buffer.device, first.rollout_buffer.generator_ready = model.device, False
-        first.rollout_buffer.resident = None
         th.manual_seed(1)
         np.random.seed(1)
         model.train()
@@ -45,17 +43,9 @@ def after_the_same_rollout(*models):
 def test_an_update_is_the_cpus(env_name, compiles):
     on_cpu, on_gpu = after_the_same_rollout(model_on("cpu", env_name), model_on("cuda", env_name, compile=compiles))
     if compiles:
-        assert on_gpu.compiler.reason is None
+        assert on_gpu.engine.compiler.reason is None
     for mine, theirs in zip(on_gpu.policy.parameters(), on_cpu.policy.parameters(), strict=True):
         assert th.allclose(mine.cpu(), theirs, atol=1e-4)
-
-
-def test_steps_are_launched_as_one():
-    model = model_on("cuda", compile=True)
-    model.learn(3 * 64)
-    launched = list(model.compiler.steps["both"]._launched.values())
-    assert [type(each) for each in launched] == [Recorded]
-    assert launched[0].reason is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +54,6 @@ def test_steps_are_launched_as_one():
 @pytest.mark.parametrize("compiles", [False, True])
 def test_every_kind_learns(env_name, policy, compiles):
     model = model_on("cuda", env_name, policy, compile=compiles, policy_kwargs={}).learn(3 * 64)
-    assert model.rollout_buffer.resident.seen(16) is not None
     assert all(parameter.isfinite().all() and parameter.is_cuda for parameter in model.policy.parameters())
 
 

@@ -4,6 +4,9 @@ from typing import Any, NamedTuple
 
 import torch as th
 
+from sb3_ppo_notes.engine.fingerprint import Fingerprint
+from sb3_ppo_notes.engine.plain_networks import Towers
+from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.formulas.distributions import Parameters
 from sb3_ppo_notes.policies.actor_critic import (
     Action,
@@ -12,11 +15,8 @@ from sb3_ppo_notes.policies.actor_critic import (
     parameters_from_output,
     values_of,
 )
-from sb3_ppo_notes.policies.fingerprint import Fingerprint
 from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.shipped import keeps_sb3_method
-from sb3_ppo_notes.policies.stacks import towers_of
-from sb3_ppo_notes.policies.towers import Towers
 
 
 class Choice(NamedTuple):
@@ -38,7 +38,7 @@ class Choice(NamedTuple):
     states: States | None = None
 
 
-class Acting:
+class EagerActor:
     """Chooses actions, and says afterwards how good the state and how likely the action was.
 
     The second can wait until the environments have been told what to do: they compute in the meantime. It can only be

@@ -1,8 +1,7 @@
-"""Who steps which weights: one optimiser for all, or one each for actor and critic."""
+"""Whose weights are whose: the actor's, the critic's, or shared; and an optimiser for each."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -10,25 +9,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rules import Schedule, SeparateOptimizers
 from sb3_ppo_notes.rules.schedules import value_at
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of an update: some weights, their optimiser, and how often the rollout is gone through.
-
-    :param optimizer: steps the weights.
-    :param parameters: all that the gradient's norm is taken over.
-    :param max_grad_norm: longest gradient, ``None`` for no limit.
-    :param n_epochs: passes over the rollout.
-    :param trains: actor and critic together, or one of them.
-    """
-
-    optimizer: th.optim.Optimizer
-    parameters: list[th.nn.Parameter]
-    max_grad_norm: float | None
-    n_epochs: int
-    trains: Literal["both", "policy", "critic"]
-
 
 #: Modules that only one of the two uses, under SB3's names, sb3-contrib's and ours.
 ACTOR = ("action_net", "mlp_extractor.policy_net", "pi_features_extractor", "lstm_actor")

@@ -6,10 +6,10 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
+from sb3_ppo_notes.engine.plain_networks import Towers, is_flattening
 from sb3_ppo_notes.policies.actor_critic import formulas_of
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.shipped import keeps_sb3_method, own_code_of
-from sb3_ppo_notes.policies.towers import Towers, is_flattening
 
 #: Methods of SB3's that the stacks stand in for.
 STACKED = ("evaluate_actions", "extract_features", "predict_values")

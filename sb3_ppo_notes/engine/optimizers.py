@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch.optim import optimizer as torch_optimizer
 
-from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
+from sb3_ppo_notes.engine.vectors import FlatVector, flattened
 from sb3_ppo_notes.formulas import optimizers as formulas
 from sb3_ppo_notes.policies.shipped import has_shipped_methods
 

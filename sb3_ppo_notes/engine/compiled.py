@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,14 +10,13 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.func import functional_call
 
-from sb3_ppo_notes.algorithms.compiled_recurrent import CompiledRecurrentSteps
-from sb3_ppo_notes.algorithms.compiled_steps import CompiledSteps
-from sb3_ppo_notes.algorithms.inductor import CannotCompile, compiled, missing_for
-from sb3_ppo_notes.algorithms.program import tensors_of
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
-from sb3_ppo_notes.policies.acting import Acting, Choice
+from sb3_ppo_notes.engine.acting import Choice, EagerActor
+from sb3_ppo_notes.engine.compiled_steps import CompiledSteps
+from sb3_ppo_notes.engine.descent import Descent
+from sb3_ppo_notes.engine.fingerprint import Fingerprint, structure_of
+from sb3_ppo_notes.engine.inductor import CannotCompile, compiled, missing_for
+from sb3_ppo_notes.engine.program import tensors_of
 from sb3_ppo_notes.policies.actor_critic import Action, act, has_known_distribution
-from sb3_ppo_notes.policies.fingerprint import Fingerprint, structure_of
 from sb3_ppo_notes.policies.hooks import hooks_of
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.shipped import keeps_sb3_method, own_code_of
@@ -94,6 +93,8 @@ class Compiler:
         return f"there is no {missing.removeprefix('a ')}"
 
     def _refusal(self, policy: Any) -> str | None:
+        if isinstance(policy, NotesRecurrentPolicy):
+            return "a policy with memory is hardly faster compiled"
         if policy.precision == "float16":
             return "float16 scales its loss step by step"
         hook = next(hooks_of(policy), None)
@@ -122,7 +123,7 @@ class Compiler:
             self._said = reason
             logger.warning("compile=True: training is eager, because %s", reason)
 
-    def steps_of(self, steps: GradientSteps) -> "CompiledSteps":
+    def steps_of(self, steps: Descent) -> "CompiledSteps":
         """The compiled steps beside the eager ones of a phase.
 
         :param steps: the eager ones.
@@ -130,36 +131,23 @@ class Compiler:
         """
         name = steps.phase.trains
         if name not in self.steps or self.steps[name].steps is not steps:
-            kind = CompiledRecurrentSteps if isinstance(self.policy, NotesRecurrentPolicy) else CompiledSteps
-            self.steps[name] = kind(self, steps)
+            self.steps[name] = CompiledSteps(self, steps)
         return self.steps[name]
 
-    def function(
-        self,
-        key: Any,
-        build: Callable[[], Callable[..., Any]],
-        arguments: list[th.Tensor],
-        varying: Collection[int] = (),
-    ) -> Any:
+    def function(self, key: Any, build: Callable[[], Callable[..., Any]], arguments: list[th.Tensor]) -> Any:
         """The compiled function for a key; compiled now if there is none.
 
         :param key: what the code depends on beyond the shapes of the arguments.
         :param build: makes the function to compile.
         :param arguments: it will be called with such.
-        :param varying: which of them may have another number of rows the next time.
         :return: the function, ``None`` if it cannot be compiled.
         """
         if self.reason is not None:
             return None
-        shapes = (each.shape[1:] if index in varying else each.shape for index, each in enumerate(arguments))
-        key = (
-            self._structure,
-            key,
-            *((shape, each.dtype, each.device) for shape, each in zip(shapes, arguments, strict=True)),
-        )
+        key = self._structure, key, *((each.shape, each.dtype, each.device) for each in arguments)
         if key not in self.functions:
             try:
-                self.functions[key] = compiled(build(), arguments, varying)
+                self.functions[key] = compiled(build(), arguments)
             except CannotCompile as error:
                 self.give_up(str(error))
                 return None
@@ -171,7 +159,7 @@ def _is_unsteady(module: th.nn.Module) -> bool:
     return isinstance(module, UNSTEADY) or drops_out
 
 
-class CompiledActing(Acting):
+class CompiledActor(EagerActor):
     """Acting as one compiled function: actions, values and log-probabilities at once.
 
     :param compiler: keeps the functions.

@@ -6,8 +6,8 @@ import pytest
 import torch as th
 from torch.nn import functional as F
 
-from sb3_ppo_notes.algorithms.script import CannotScript, Script
-from sb3_ppo_notes.algorithms.tracing import Traceable
+from sb3_ppo_notes.engine.script import CannotScript, Script
+from sb3_ppo_notes.engine.tracing import Traceable
 
 WEIGHT = th.nn.Parameter(th.randn(5, 3, generator=th.Generator().manual_seed(0)))
 
@@ -59,20 +59,6 @@ def test_the_same_bits(function):
         found = script(*given(seed))
         assert equal(found, function(*given(seed)))
         assert not any(each.requires_grad for each in found)
-
-
-@pytest.mark.parametrize("function", [products, dtypes])
-@pytest.mark.parametrize("rows", [2, 3, 50])
-def test_any_number_of_rows(function, rows):
-    script = Script(function, given(0, 11), rows=11)
-    assert equal(script(*given(1, rows)), function(*given(1, rows)))
-
-
-def test_a_number_that_means_two_things_is_taken_for_the_rows():
-    """Why whoever believes a list has compared it: 3 are the columns, too."""
-    script = Script(lambda x: [x.expand(3, 3) + x.new_ones(3, 3)], [th.zeros(3, 3)], rows=3)
-    with pytest.raises(RuntimeError):
-        script(th.zeros(4, 3))
 
 
 def test_it_writes_where_the_function_writes():

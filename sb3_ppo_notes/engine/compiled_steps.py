@@ -1,6 +1,6 @@
 """The step of one minibatch as one compiled function: policy, distribution, rule, gradient, norm clip, optimiser.
 
-It is the very loss of ``algorithms.loss`` and the very optimiser of ``formulas.optimizers``; only who executes them is
+It is the very loss of ``rules.loss`` and the very optimiser of ``formulas.optimizers``; only who executes them is
 another. Sums are taken in another order than in eager code, so the weights agree to rounding and not to the bit.
 """
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import torch as th
 
-from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer
-from sb3_ppo_notes.algorithms.flat import FlatVector, flattened
-from sb3_ppo_notes.algorithms.loss import LossCoefficients
-from sb3_ppo_notes.algorithms.program import Form, Program, numbers_of, owner_masks, tensors_of
-from sb3_ppo_notes.algorithms.replay import recorded
-from sb3_ppo_notes.algorithms.stepping import GradientSteps
+from sb3_ppo_notes.engine.descent import Descent
+from sb3_ppo_notes.engine.optimizers import FlatOptimizer
+from sb3_ppo_notes.engine.program import Form, Program, numbers_of, owner_masks, tensors_of
+from sb3_ppo_notes.engine.vectors import FlatVector, flattened
+from sb3_ppo_notes.rollouts.minibatches import Minibatch
 from sb3_ppo_notes.rules import UpdateRule
+from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms
 
 
 class CompiledSteps:
@@ -25,18 +25,13 @@ class CompiledSteps:
     :param steps: takes the eager steps of the same phase, and shares its vectors with these.
     """
 
-    #: Makes what is compiled.
-    program_class: type[Program] = Program
-
-    def __init__(self, compiler: Any, steps: GradientSteps):
+    def __init__(self, compiler: Any, steps: Descent):
         self.compiler = compiler
         self.steps = steps
         trained = {id(parameter) for parameter in steps.parameters}
         #: Weights and buffers that take part and are not trained here.
         self._untrained = [tensor for tensor in tensors_of(compiler.policy).values() if id(tensor) not in trained]
         self._made_for: Any = None
-        #: Compiled functions, as the device launches them fastest.
-        self._launched: dict[Any, Any] = {}
 
     @cached_property
     def gradient(self) -> FlatVector:
@@ -59,45 +54,42 @@ class CompiledSteps:
         made_for = rule, coefficients.has_bonus, self.steps.phase.max_grad_norm
         if made_for != self._made_for:
             self._made_for = made_for
-            self.program: Any = self.program_class(self.compiler.policy, self.steps.phase, rule, coefficients)
-            self.statistic_names = self.program.statistic_names
+            self.program = Program(self.compiler.policy, self.steps.phase, rule, coefficients)
             #: The function, for which vectors, and for how many rows and arguments.
             self._found: tuple[FlatOptimizer | None, tuple[int, int], Any] | None = None
         self._size = 0
 
     def resume(self) -> None:
         """Begin, or go on after somebody else had the word: look where everything lies now."""
-        self.adopt()
-        self.others = [tensor.detach() for tensor in self._untrained]
-
-    def adopt(self) -> None:
-        """Take the weights into vectors, which the compiled code steps, and keep what to go back to."""
         self.steps.adopt_all()
         self.steps.remember()
+        self.others = [tensor.detach() for tensor in self._untrained]
 
-    def take(self, minibatch: Any) -> th.Tensor | None:
+    def take(self, minibatch: Any) -> tuple[LossTerms, th.Tensor] | None:
         """One step, unless the KL has gone too far or something is not finite.
 
         :param minibatch: of a buffer of ours.
-        :return: ``[M]``, its statistics; ``None`` if no step was taken and the eager one is to see to this minibatch:
-            it is to be stopped at, or smaller than the first one, or compiling has failed.
+        :return: the terms of its loss, and the norms of its gradient ``[3]``; ``None`` if no step was taken, and the
+            eager one is to see to this minibatch: it must be refused, has another size, or compiling has failed.
         """
-        if self._size not in (0, len(minibatch.returns)) or self.compiler.reason is not None:
+        if not isinstance(minibatch, Minibatch) or self.compiler.reason is not None:
+            return None
+        if self._size not in (0, len(minibatch.returns)):
             return None
         self._size = len(minibatch.returns)
         flat = self.steps.flat
         written, changing = self.vectors()
         arguments = [*written, changing, self.numbers, self.owners, *self.others, *Form.leaves(minibatch)]
-        function = self._function(flat, minibatch, arguments, len(written))
+        function = self._function(flat, minibatch, arguments)
         if function is None:
             return None
-        is_taken, statistics = function(*arguments)
+        is_taken, norms, log_ratio, scalars = function(*arguments)
         if not is_taken.item():
             return None
         self.conclude()
-        return statistics  # type: ignore[no-any-return]
+        return self.program.terms(log_ratio, scalars), norms
 
-    def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor], n_written: int) -> Any:
+    def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor]) -> Any:
         """The compiled function; looked up once, and again if the optimiser is no longer stepped in vectors."""
         form_now = self._size, len(arguments)
         if self._found is None or self._found[0] is not flat or self._found[1] != form_now:
@@ -105,13 +97,7 @@ class CompiledSteps:
             form = Form.of(minibatch, len(self.others))
             key = self.program.key(optimizer), form
             build = partial(self.program.function, optimizer, form)
-            function = self.compiler.function(key, build, arguments)
-            if function is not None and function not in self._launched:
-                # Behind what is written lie two tensors made anew; owners and others stay where they are.
-                owners = n_written + 2
-                bound = (*range(n_written), *range(owners, owners + 1 + len(self.others)))
-                self._launched[function] = recorded(function, self.compiler.policy.device, bound)
-            self._found = flat, form_now, self._launched.get(function)
+            self._found = flat, form_now, self.compiler.function(key, build, arguments)
         return self._found[2]
 
     def vectors(self) -> tuple[list[th.Tensor], th.Tensor]:

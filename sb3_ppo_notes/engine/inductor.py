@@ -10,15 +10,14 @@ same shapes. Compiled code is kept on disk by Inductor and found there by the ne
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch as th
 from torch import fx
 
-from sb3_ppo_notes.algorithms.tracing import Traceable
+from sb3_ppo_notes.engine.tracing import Traceable
 
 #: How Inductor compiles. Random numbers come from torch's generators, as in eager code.
 OPTIONS: dict[str, Any] = {
@@ -28,15 +27,11 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def compiled(
-    function: Callable[..., Any], arguments: Sequence[th.Tensor], varying: Collection[int] = ()
-) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], arguments: Sequence[th.Tensor]) -> Callable[..., Any]:
     """A function in compiled form.
 
     :param function: of tensors alone; gives a tuple of tensors. It may write to its arguments with ``copy_``.
     :param arguments: examples, of the very shapes, dtypes and devices it will be called with. They are not changed.
-    :param varying: which arguments may be longer or shorter than their examples, all by the same number of rows; two
-        rows at least.
     :return: takes the same arguments. Whatever else the function has read is fixed as it was.
     :raises CannotCompile: if the function reads weights that are not among its arguments, or Inductor fails.
     """
@@ -45,8 +40,8 @@ def compiled(
 
     try:
         with th.no_grad(), _quiet(), Traceable(), th.random.fork_rng(devices=_cuda_devices(arguments)):
-            graph, fakes = _traced_with_rows(function, arguments, varying) if varying else _traced(function, arguments)
-        with th.no_grad(), _quiet(), _trusted_processor():
+            graph, fakes = _traced(function, arguments)
+        with th.no_grad(), _quiet():
             return inductor_compile(graph, fakes, options=options_for(arguments[0].device))  # type: ignore[no-any-return]
     except CannotCompile:
         raise
@@ -70,31 +65,6 @@ def _traced(function: Callable[..., Any], arguments: Sequence[th.Tensor]) -> tup
     return graph, [mode.from_tensor(argument.detach(), static_shapes=True) for argument in arguments]
 
 
-def _traced_with_rows(
-    function: Callable[..., Any], arguments: Sequence[th.Tensor], varying: Collection[int]
-) -> tuple[fx.GraphModule, list[Any]]:
-    """The same with a symbol for the number of rows: traced on the stand-ins themselves, which have no numbers."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
-
-    # Constants of the formulas are tensors with numbers; they may meet the stand-ins.
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-
-    def stand_in(index: int, argument: th.Tensor) -> Any:
-        sizes = [DimDynamic.STATIC] * argument.dim()
-        if index in varying:
-            sizes[0] = DimDynamic.DYNAMIC
-        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
-        return mode.from_tensor(argument.detach(), symbolic_context=context)
-
-    fakes = [stand_in(index, argument) for index, argument in enumerate(arguments)]
-    with mode:
-        graph = make_fx(function)(*fakes)
-    _check_constants(graph)
-    return graph, fakes
-
-
 class CannotCompile(Exception):
     """A function cannot be compiled, and why."""
 
@@ -103,11 +73,11 @@ def options_for(device: th.device) -> dict[str, Any]:
     """How Inductor compiles for a device.
 
     :param device: where the code is to run.
-    :return: on a CPU the whole call in C++: Python between the kernels would cost more than they do. On a GPU Python is
-        heard once, while the step is recorded.
+    :return: on a CPU the whole call in C++: Python between the kernels would cost more than they do. On a GPU PyTorch's
+        own CUDA graphs launch the kernels of a call at once; no GPU was at hand to try them.
     """
     if device.type != "cpu":
-        return OPTIONS | {"cpp_wrapper": False}
+        return OPTIONS | {"triton.cudagraphs": True}
     from torch._inductor import cpu_vec_isa
 
     # The instructions are no part of the key under which Inductor keeps code on disk, but options are: code for another
@@ -151,21 +121,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _trusted_processor() -> Iterator[None]:
-    """Keep Inductor from compiling small programs that try the processor's newer vector instructions: a second of the
-    ten that a first compilation takes. The processor has been asked for each of them before; a compiler that does not
-    know them fails later, and training is eager then.
-    """
-    from torch._inductor import cpu_vec_isa
-
-    if not hasattr(cpu_vec_isa.VecISA, "check_build"):
-        yield
-        return
-    with mock.patch.object(cpu_vec_isa.VecISA, "check_build", return_value=True):
-        yield
 
 
 def _check_constants(graph: fx.GraphModule) -> None:

@@ -47,14 +47,12 @@ class Script:
     :param function: of tensors; gives a list of tensors. It may write to tensors, and may read others than its
         arguments: those stay the same objects.
     :param arguments: it is called with them, and does what it does.
-    :param rows: a number of rows that may be another at the next call: wherever it stands among the operations, the
-        other one is put. It had better be a number that means nothing else.
     :raises CannotScript: if what it does depends on the numbers in its tensors, or it draws random ones.
     """
 
-    def __init__(self, function: Callable[..., Any], arguments: Sequence[th.Tensor], rows: int | None = None):
+    def __init__(self, function: Callable[..., Any], arguments: Sequence[th.Tensor]):
         try:
-            recorder = _Recorder(arguments, rows)
+            recorder = _Recorder(arguments)
             self._is_optimizing, self._optimize = th._C._get_graph_executor_optimize, th._C._set_graph_executor_optimize
             self._below_autograd = th._C._AutoDispatchBelowAutograd
             with recorder:
@@ -65,7 +63,6 @@ class Script:
             raise
         except Exception as error:  # whatever this PyTorch does not know, or not like this
             raise CannotScript(str(error).partition("\n")[0]) from error
-        self._varies = rows is not None
         self._bound = recorder.bound
         #: The others that it reads or writes to, and where they lay.
         self._places = [(tensor, tensor.data_ptr()) for tensor in (*recorder.bound, *recorder.roots)]
@@ -73,7 +70,7 @@ class Script:
     def __call__(self, *arguments: th.Tensor) -> tuple[th.Tensor, ...]:
         """Do it again.
 
-        :param arguments: of the same shapes and dtypes; the number of rows is the first one's.
+        :param arguments: of the same shapes and dtypes.
         :return: what the function would give, without a graph.
         """
         was_optimizing = self._is_optimizing()
@@ -81,8 +78,7 @@ class Script:
         self._optimize(False)
         try:
             with self._below_autograd():
-                rows = (len(arguments[0]),) if self._varies else ()
-                found: tuple[th.Tensor, ...] = self._run(*arguments, *rows, *self._bound)
+                found: tuple[th.Tensor, ...] = self._run(*arguments, *self._bound)
         finally:
             self._optimize(was_optimizing)
         return found
@@ -97,10 +93,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operation.
 
     :param arguments: of the function.
-    :param rows: a number that is not fixed; ``None`` if all are.
     """
 
-    def __init__(self, arguments: Sequence[th.Tensor], rows: int | None):
+    def __init__(self, arguments: Sequence[th.Tensor]):
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph: Any = th._C.Graph()
         #: By the id of a tensor: what stands for it in the graph. All are kept alive, so that no id is given twice.
@@ -111,10 +106,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.roots: list[th.Tensor] = []
         for tensor in arguments:
             self._know(tensor, self.graph.addInput())
-        self._rows = rows
-        if rows is not None:
-            self._row_count = self.graph.addInput()
-            self._row_count.setType(th._C.IntType.get())
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tags = operation.tags
@@ -174,12 +165,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._value(given)
         if isinstance(given, list | tuple) and any(isinstance(each, th.Tensor) for each in given):
             return self._node("prim::ListConstruct", [self._value(each) for each in given], th._C.ListType.ofTensors())
-        if isinstance(given, list | tuple) and any(self._is_row_count(each) for each in given):
-            return self._node("prim::ListConstruct", [self._number(each) for each in given], th._C.ListType.ofInts())
-        if self._is_row_count(given):
-            count = self._row_count
-            is_float = type(given) is float or str(kind) == "float"
-            return self._node("aten::Float", [count], th._C.FloatType.get()) if is_float else count
         if isinstance(given, list | tuple) and not given:
             kind = kind.getElementType() if isinstance(kind, th._C.OptionalType) else kind
             return self._node("prim::ListConstruct", [], kind)
@@ -190,12 +175,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif type(given) is int and str(kind) == "float":
             given = float(given)
         return self.graph.insertConstant(given)
-
-    def _is_row_count(self, given: Any) -> bool:
-        return self._rows is not None and type(given) in (int, float) and given == self._rows
-
-    def _number(self, given: int) -> Any:
-        return self._row_count if self._is_row_count(given) else self.graph.insertConstant(given)
 
     def _node(self, name: str, inputs: list[Any], kind: Any) -> Any:
         node = self.graph.create(name, inputs, 1)

@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms import inductor
+from sb3_ppo_notes.engine import inductor
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, NonFiniteError
 from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy
 from sb3_ppo_notes.policies.trunk import shared_trunk
@@ -61,7 +61,7 @@ def after_one_update(env_name, algorithm=NotesPPO, **changes):
     eager, compiled = models(env_name, algorithm, **changes)
     for model in (eager, compiled):
         learn(model, model.n_steps * model.n_envs)
-    assert compiled.compiler.reason is None
+    assert compiled.engine.compiler.reason is None
     return eager, compiled
 
 
@@ -156,7 +156,7 @@ def test_half_precision_compiles():
     eager, compiled = models("box", precision="bfloat16")
     for model in (eager, compiled):
         learn(model, 64)
-    assert compiled.compiler.reason is None
+    assert compiled.engine.compiler.reason is None
     assert difference(eager, compiled) < 3e-2  # bfloat16 has three digits, and 18 steps of 3e-3 were taken
     assert compiled.last_report.value_loss == pytest.approx(eager.last_report.value_loss, rel=0.05)
 
@@ -164,7 +164,7 @@ def test_half_precision_compiles():
 def test_float16_stays_eager():
     _, model = models("box", precision="float16")
     learn(model, 64)
-    assert "float16 scales its loss" in model.compiler.reason
+    assert "float16 scales its loss" in model.engine.compiler.reason
 
 
 class Compilations:
@@ -172,7 +172,7 @@ class Compilations:
 
     def __init__(self, monkeypatch):
         self.count = 0
-        from sb3_ppo_notes.algorithms import compiled
+        from sb3_ppo_notes.engine import compiled
 
         original = compiled.compiled
 
@@ -206,7 +206,7 @@ def test_nothing_is_compiled_twice(monkeypatch):
     model.learn(5 * 64, callback=ChangeEverything())
     assert model.last_report.n_gradient_steps == 3 * 6  # 64 = 5·12 + 4
     model.learn(64, reset_num_timesteps=False)
-    assert model.compiler.reason is None
+    assert model.engine.compiler.reason is None
     assert compilations.count == 2
     model.max_grad_norm = 0.1  # fixed in the code: compiled anew, once
     model.learn(128, reset_num_timesteps=False)
@@ -235,7 +235,7 @@ def test_schedules_reach_the_compiled_code():
     eager, compiled = models("discrete", **with_steady_adam(schedules | dict(learning_rate=1e-2)))
     for model in (eager, compiled):
         learn(model, 128)
-    assert compiled.compiler.reason is None
+    assert compiled.engine.compiler.reason is None
     assert difference(eager, compiled) < 1e-4
 
 
@@ -262,7 +262,7 @@ def test_save_load_predict_and_continue(tmp_path):
     plain = NotesPPO.load(tmp_path / "model.zip", env=model.env, compile=False)
     for each in (loaded, plain):
         learn(each, 64, seed=1)
-    assert plain.compiler is None
+    assert plain.engine.compiler is None
     assert difference(plain, loaded) < 1e-2
 
 
@@ -314,7 +314,7 @@ def test_dropout_stays_eager():
     _, model = models("discrete")
     model.policy.mlp_extractor.policy_net.append(th.nn.Dropout(0.5))
     model.learn(64)
-    assert "dropout" in model.compiler.reason
+    assert "dropout" in model.engine.compiler.reason
 
 
 def test_without_a_compiler_there_is_a_warning_and_the_same_result():
@@ -332,7 +332,7 @@ def test_a_compiler_that_fails_leaves_training_eager(monkeypatch, caplog):
     def fail(*arguments):
         raise inductor.CannotCompile("of a broken header")
 
-    monkeypatch.setattr("sb3_ppo_notes.algorithms.compiled.compiled", fail)
+    monkeypatch.setattr("sb3_ppo_notes.engine.compiled.compiled", fail)
     eager, compiled = models("discrete")
     for model in (eager, compiled):
         learn(model, 64)

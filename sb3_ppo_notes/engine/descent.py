@@ -1,25 +1,46 @@
-"""One step down a gradient: bounded in length, refused if it is not finite."""
+"""One step down a gradient: clipped, taken by the optimiser, refused if it is not finite."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch as th
 
-from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer, clears_gradients, elementwise_of
-from sb3_ppo_notes.algorithms.norms import GradientNorm, clip_number, norms_of
-from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
-from sb3_ppo_notes.algorithms.undo import Undo
+from sb3_ppo_notes.engine.fingerprint import Fingerprint
+from sb3_ppo_notes.engine.norms import clip_number, norms_of
+from sb3_ppo_notes.engine.optimizers import FlatOptimizer, clears_gradients, elementwise_of
+from sb3_ppo_notes.engine.plain_networks import Towers
+from sb3_ppo_notes.engine.stacks import towers_of
+from sb3_ppo_notes.engine.undo import Undo
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.fingerprint import Fingerprint
+from sb3_ppo_notes.policies.parameters import owners_of
 from sb3_ppo_notes.policies.shipped import own_code_of
-from sb3_ppo_notes.policies.stacks import towers_of
-from sb3_ppo_notes.policies.towers import TowerPass, Towers
+
+#: What a step trains: both networks by one loss, or one of them.
+Trains = Literal["both", "policy", "critic"]
 
 
-class GradientSteps:
+@dataclass(frozen=True)
+class Phase:
+    """A part of an update: some weights, their optimiser, and how often the rollout is gone through.
+
+    :param optimizer: steps the weights.
+    :param parameters: all that the gradient's norm is taken over.
+    :param max_grad_norm: longest gradient, ``None`` for no limit.
+    :param n_epochs: passes over the rollout.
+    :param trains: actor and critic together, or one of them.
+    """
+
+    optimizer: th.optim.Optimizer
+    parameters: list[th.nn.Parameter]
+    max_grad_norm: float | None
+    n_epochs: int
+    trains: Trains
+
+
+class Descent:
     """Takes the steps of one phase of an update, in SB3's order of operations.
 
     Where the optimiser treats every weight alike, all weights are stepped as one vector: the same numbers, bit for bit,
@@ -44,16 +65,16 @@ class GradientSteps:
         #: Why autograd and optimiser are called as SB3 calls them; ``None`` if that need not be.
         self.reason = None if policy is None else self._reason()
         owners = owners_of(policy, self.parameters)
-        #: ``[2, P]``: which weight tensors are the actor's own and which the critic's. Made out once: an A2C update is
-        #: over in a millisecond.
-        self.owned = np.array([[owner == name for owner in owners] for name in ("actor", "critic")], dtype=np.float32)
+        device = self.parameters[0].device if self.parameters else None
+        #: ``[2, P]``: which weight tensors are the actor's own and which the critic's.
+        self.owned = th.tensor(
+            [[float(owner == name) for owner in owners] for name in ("actor", "critic")], device=device
+        )
         self._flat: FlatOptimizer | None = None
         #: The vectors of the update before: taken up again if nobody has touched what they show.
         self._kept: FlatOptimizer | None = None
         #: Whether it is known if this update's steps are taken in vectors.
         self.is_decided = False
-        #: The same steps without Python, once they have been seen often; filled in by the update.
-        self.scripted: Any = None
         #: What to go back to if this update's steps turn out to have spoilt the weights; ``None`` before the first.
         self.undo: Undo | None = None
         #: Steps left out because float16 was too small for them.
@@ -71,7 +92,7 @@ class GradientSteps:
         return own_code_of(self.policy)
 
     @cached_property
-    def towers(self) -> Towers | None:
+    def networks(self) -> Towers | None:
         """The policy's networks, if they are two plain stacks, and nobody else need be called."""
         return towers_of(self.policy) if self.reason is None else None
 
@@ -97,8 +118,8 @@ class GradientSteps:
         is_same = phase.trains == self.phase.trains and fingerprint.is_same(self._fingerprint)
         return is_same and Fingerprint.of_optimizer(phase.optimizer).is_same(self._optimizer_fingerprint)
 
-    def take(self, loss: th.Tensor, place: str, towers: TowerPass | None = None) -> GradientNorm:
-        """One step.
+    def take(self, loss: th.Tensor, place: str) -> th.Tensor:
+        """One step down the gradient of a loss.
 
         The norm is the one of the whole gradient, actor and critic together: a large value error takes length away from
         the policy's step. It has nothing to do with the clip of the objective: that one bounds a reward, this one a
@@ -106,71 +127,68 @@ class GradientSteps:
 
         :param loss: scalar, with its graph.
         :param place: where in the training this is, for the error.
-        :param towers: the minibatch's pass through the networks, where autograd has not seen it.
-        :return: how long the gradient was before it was clipped.
+        :return: ``[3]``, norms of the gradient before it was clipped, see :meth:`norms`.
         :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
         """
-        _check_loss(loss.item(), place)
+        check_loss(loss, place)
         if self.scaler is not None:
             return self._scaled_step(loss, self.scaler, place)
         if self.reason is not None:
             return self._call_optimizer(loss, place)
-        if towers is not None:
-            gradients: Sequence[th.Tensor | None] = towers.gradients(loss, self.parameters)
-        else:
-            gradients = th.autograd.grad(loss, self.parameters, allow_unused=True)
-        return self.descend(gradients, place)
+        return self.follow(th.autograd.grad(loss, self.parameters, allow_unused=True), place)
 
-    def descend(self, gradients: Sequence[th.Tensor | None], place: str) -> GradientNorm:
+    def follow(self, gradients: Sequence[th.Tensor | None], place: str) -> th.Tensor:
         """One step down a gradient that is known already.
 
         :param gradients: of each parameter; ``None`` for one that has no part in the loss.
         :param place: where in the training this is, for the error.
-        :return: how long the gradient was before it was clipped.
+        :return: ``[3]``, norms of the gradient.
         :raises NonFiniteError: if the gradient is not finite; the weights are then as before.
         """
         if not self.is_decided:
             self._adopt(gradients)
-        flat, found = self._flat, [gradient for gradient in gradients if gradient is not None]
-        if flat is None or len(found) < len(self.parameters):
+        present = [gradient for gradient in gradients if gradient is not None]
+        if self._flat is None or len(present) < len(self.parameters):
             return self._call_optimizer(gradients, place)
         with th.no_grad():
-            return self._follow(flat, *self.shown(found), place)
+            return self.step_from_buffer(self.write_gradient(present), place)
 
-    def shown(self, gradients: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
-        """Put a gradient into its vector.
+    def write_gradient(self, gradients: list[th.Tensor]) -> th.Tensor:
+        """Put a gradient into the vector that is stepped down.
 
         :param gradients: of each parameter.
-        :return: the norm of each tensor ``[P]``, and of all.
+        :return: ``[3]``, its norms.
         """
         flat: Any = self._flat
         th._foreach_copy_(flat.gradient.parts, gradients)
-        return norms_of(flat.gradient.parts)
+        return self.norms(*norms_of(flat.gradient.parts))
 
-    def take_shown(self, loss: th.Tensor, parts: th.Tensor, norm: th.Tensor, place: str) -> GradientNorm:
-        """One step down the gradient that lies in its vector.
+    def norms(self, parts: th.Tensor, norm: th.Tensor) -> th.Tensor:
+        """The norms of a gradient by whose weights they are of.
 
-        :param loss: scalar.
-        :param parts: ``[P]``, norm of each weight tensor's gradient.
+        :param parts: ``[P]``, of each weight tensor's gradient.
         :param norm: of all.
+        :return: ``[3]``: of all weights, of the actor's own, of the critic's own.
+        """
+        return th.cat((norm.reshape(1), th.sqrt(th.mv(self.owned, parts * parts))))
+
+    def step_from_buffer(self, norms: th.Tensor, place: str) -> th.Tensor:
+        """One step down the gradient that lies in the vector. Nothing is differentiated here.
+
+        :param norms: of :meth:`write_gradient`.
         :param place: where in the training this is, for the error.
-        :return: how long the gradient was before it was clipped.
-        :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
+        :return: the same.
+        :raises NonFiniteError: if the gradient is not finite; the weights are then as before.
         """
         flat: Any = self._flat
-        _check_loss(loss.item(), place)
-        with th.no_grad():
-            return self._follow(flat, parts, norm, place)
-
-    def _follow(self, flat: FlatOptimizer, parts: th.Tensor, norm: th.Tensor, place: str) -> GradientNorm:
-        length = _checked(norm, place)
+        length = _checked(norms[0], place)
         self.remember()
         if self.phase.max_grad_norm is not None:
             coefficient = clip_number(length, self.phase.max_grad_norm)
             if coefficient < 1.0:
                 flat.gradient.vector.mul_(coefficient)
         flat.step()
-        return GradientNorm(length, parts)
+        return norms
 
     @property
     def flat(self) -> FlatOptimizer | None:
@@ -213,7 +231,7 @@ class GradientSteps:
             if parameter.grad is not part:
                 parameter.grad = part
 
-    def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler, place: str) -> GradientNorm:
+    def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler, place: str) -> th.Tensor:
         """Scale, backward, unscale, clip, step, update: the clip is on the true gradient, and an overflow skips the
         step and halves the scale. What is not finite without any scale is no overflow.
         """
@@ -233,9 +251,9 @@ class GradientSteps:
         scaler.step(optimizer)
         scaler.update()
         if th.isfinite(norm):
-            return GradientNorm(norm.item(), parts)
+            return self.norms(parts, norm)
         self.overflows += 1
-        return GradientNorm(0.0, th.zeros_like(parts))
+        return parts.new_zeros(3)
 
     def _norms_of_all(self) -> th.Tensor:
         gradients = [parameter.grad for parameter in self.parameters]
@@ -243,7 +261,7 @@ class GradientSteps:
         nothing = th.zeros((), device=self.parameters[0].device)
         return th.stack([nothing if gradient is None else next(norms) for gradient in gradients])
 
-    def _call_optimizer(self, source: Any, place: str) -> GradientNorm:
+    def _call_optimizer(self, source: Any, place: str) -> th.Tensor:
         """Step through the torch optimiser itself.
 
         :param source: the loss, or the gradients where they are known already.
@@ -259,16 +277,23 @@ class GradientSteps:
         # As SB3 does: whatever has a gradient, be it an old one of a weight that is not trained any more.
         having = [parameter for parameter in self.phase.parameters if parameter.grad is not None]
         parts, norm = norms_of([parameter.grad for parameter in having])  # type: ignore[misc]
-        length = _checked(norm, place)
+        _checked(norm, place)
         if list(map(id, having)) != list(map(id, self.parameters)):
             parts = self._norms_of_all()
         if self.phase.max_grad_norm is not None:
             th.nn.utils.clip_grads_with_norm_(having, self.phase.max_grad_norm, norm)
         self.phase.optimizer.step()
-        return GradientNorm(length, parts)
+        return self.norms(parts, norm)
 
 
-def _check_loss(value: float, place: str) -> None:
+def check_loss(loss: th.Tensor, place: str) -> None:
+    """Refuse a loss that is not finite.
+
+    :param loss: scalar.
+    :param place: where in the training this is, for the error.
+    :raises NonFiniteError: naming both.
+    """
+    value = loss.item()
     if not math.isfinite(value):
         raise NonFiniteError(f"loss must be finite, got {value} {place}")
 

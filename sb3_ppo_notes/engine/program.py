@@ -9,20 +9,19 @@ import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.func import functional_call, grad_and_value
 
-from sb3_ppo_notes.algorithms.elementwise import Elementwise
-from sb3_ppo_notes.algorithms.flat import FlatVector
-from sb3_ppo_notes.algorithms.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part
-from sb3_ppo_notes.algorithms.norms import clip_coefficient
-from sb3_ppo_notes.algorithms.optimizers import Phase, owners_of
-from sb3_ppo_notes.algorithms.report import ratio_statistics
+from sb3_ppo_notes.engine.descent import Phase
+from sb3_ppo_notes.engine.norms import clip_coefficient
+from sb3_ppo_notes.engine.optimizers import Elementwise
+from sb3_ppo_notes.engine.step import policy_loss
+from sb3_ppo_notes.engine.vectors import FlatVector
+from sb3_ppo_notes.policies.parameters import owners_of
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
 from sb3_ppo_notes.rules import UpdateRule
+from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
+from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, policy_part
 
 #: Numbers of a rule that a schedule may change: arguments of the compiled function, everything else is fixed in it.
 SCHEDULED = ("clip_range", "clip_range_vf")
-
-#: Of the gradient before it was clipped: of the whole, of the actor's own weights, of the critic's own.
-NORMS = ("gradient_norm", "actor_gradient_norm", "critic_gradient_norm")
 
 
 class Form(NamedTuple):
@@ -120,22 +119,21 @@ class Program:
 
         :param optimizer: how the weights are stepped, ``None`` if the code stops at the gradient.
         :param form: of the minibatch.
-        :return: (weights, gradient, *state, scalars, numbers, owners, *others, *minibatch) -> (is_taken, statistics).
-            It writes to the weights, the gradient and the state.
+        :return: (weights, gradient, *state, scalars, numbers, owners, *others, *minibatch) -> (is_taken, norms,
+            log-ratio, the loss's other terms). It writes to the weights, the gradient and the state.
         """
         n_state = 0 if optimizer is None else len(optimizer[0].names)
 
-        def step(weights: th.Tensor, gradient: th.Tensor, *rest: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        def step(weights: th.Tensor, gradient: th.Tensor, *rest: th.Tensor) -> tuple[th.Tensor, ...]:
             state, (scalars, numbers, owners), rest = rest[:n_state], rest[n_state : n_state + 3], rest[n_state + 3 :]
             others, tensors = rest[: form.n_others], rest[form.n_others :]
             terms, slope = self._differentiated(weights, others, form.minibatch(tensors), numbers)
             norm = th.linalg.vector_norm(slope)
             # One reduction for both: kernels cost compile time.
-            norms = norm, *th.sqrt((slope**2 * owners).sum(1)).unbind()
-            statistics = self.statistics(terms, numbers) | dict(zip(NORMS, norms, strict=True))
+            norms = th.cat((norm.reshape(1), th.sqrt((slope**2 * owners).sum(1))))
             is_taken = th.isfinite(terms.loss) & th.isfinite(norm)
             if self.early_stop is not None:
-                is_taken = is_taken & ~(statistics[self.early_stop.estimator] > numbers[-1])
+                is_taken = is_taken & ~(self._mean_kl(terms) > numbers[-1])
             if self.phase.max_grad_norm is not None:
                 slope = slope * clip_coefficient(norm, self.phase.max_grad_norm)
             gradient.copy_(slope)
@@ -144,9 +142,26 @@ class Program:
                 after, state_after = rule.step(weights, slope, state, scalars.unbind(), options)
                 for old, new in zip((weights, *state), (after, *state_after), strict=True):
                     old.copy_(th.where(is_taken, new, old))
-            return is_taken, th.stack(list(statistics.values()))
+            scalars_of_loss = [term for term in terms if term is not None and term is not terms.log_ratio]
+            return is_taken, norms, terms.log_ratio, th.stack(scalars_of_loss)
 
         return step
+
+    def _mean_kl(self, terms: LossTerms) -> th.Tensor:
+        estimator = self.early_stop.estimator  # type: ignore[union-attr]
+        if estimator == "exact":
+            return terms.exact_kl  # type: ignore[return-value]
+        return SAMPLE_ESTIMATORS[estimator](terms.log_ratio).mean()
+
+    def terms(self, log_ratio: th.Tensor, scalars: th.Tensor) -> LossTerms:
+        """The terms of a loss.
+
+        :param log_ratio: as the function gives it.
+        :param scalars: the others.
+        :return: with ``None`` for an exact KL that the rule does not ask for.
+        """
+        loss, policy, value, entropy, *exact_kl = scalars.unbind()
+        return LossTerms(loss, policy, value, entropy, log_ratio, exact_kl[0] if exact_kl else None)
 
     def _differentiated(
         self, weights: th.Tensor, others: Sequence[th.Tensor], minibatch: Any, numbers: th.Tensor
@@ -162,32 +177,11 @@ class Program:
             # Untied: SB3 holds one extractor under three names, and putting weights back three times goes wrong.
             terms = functional_call(wrapped, named, (minibatch, rule, coefficients), tie_weights=False)
             value = terms.loss if self.phase.trains == "both" else policy_part(terms, coefficients)
-            # No None may leave here.
-            return value, tuple(term for term in terms if term is not None)
+            return value, tuple(terms.pack())
 
         parts = self.layout.split(weights)
         slopes, (_, found) = grad_and_value(loss, argnums=tuple(range(len(parts))), has_aux=True)(*parts)
-        terms = LossTerms(*found, *([] if self.rule.needs_exact_kl else [None]))
-        return terms, self.layout.joined(slopes)
-
-    def statistics(self, terms: LossTerms, numbers: th.Tensor) -> dict[str, th.Tensor]:
-        """What a step reports, the norms aside.
-
-        :param terms: of its minibatch.
-        :param numbers: of :func:`numbers_of`.
-        :return: by name, in the order of :attr:`statistic_names`.
-        """
-        clip_range = numbers[0] if hasattr(self.rule.policy_objective, "clip_range") else math.inf
-        found = dict(zip(LossTerms._fields[:4], terms[:4], strict=True)) | ratio_statistics(terms.log_ratio, clip_range)
-        if terms.exact_kl is not None:
-            found["exact"] = terms.exact_kl
-        return found
-
-    @property
-    def statistic_names(self) -> list[str]:
-        """What the statistics of a step are called, in their order."""
-        exact = ["exact"] if self.rule.needs_exact_kl else []
-        return [*LossTerms._fields[:4], *ratio_statistics(th.zeros(1), math.inf), *exact, *NORMS]
+        return LossTerms.unpack(found), self.layout.joined(slopes)
 
 
 class _Loss(th.nn.Module):
@@ -198,7 +192,7 @@ class _Loss(th.nn.Module):
         self.policy = policy
 
     def forward(self, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> LossTerms:
-        return minibatch_loss(self.policy, minibatch, rule, coefficients)
+        return policy_loss(self.policy, minibatch, rule, coefficients)
 
 
 def tensors_of(policy: ActorCriticPolicy) -> dict[str, th.Tensor]:

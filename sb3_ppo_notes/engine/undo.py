@@ -5,7 +5,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_ppo_notes.algorithms.elementwise import FlatOptimizer
+from sb3_ppo_notes.engine.optimizers import FlatOptimizer
 
 
 class Undo:

@@ -1,31 +1,7 @@
 """How long a gradient is, and how much of it a limit leaves."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch as th
-
-
-class GradientNorm(NamedTuple):
-    """How long a gradient was before it was clipped.
-
-    :param total: norm of the whole.
-    :param parts: ``[P]``, norm of each weight tensor's; 0 where a weight has none.
-    """
-
-    total: float
-    parts: th.Tensor
-
-
-def norms_by_owner(parts: np.ndarray, owned: np.ndarray) -> np.ndarray:
-    """How long the actor's own part of a gradient is, and the critic's.
-
-    :param parts: ``[..., P]``, norm of each weight tensor's.
-    :param owned: ``[2, P]``, which of them are the actor's own and which the critic's.
-    :return: ``[..., 2]``.
-    """
-    norms: np.ndarray = np.sqrt(parts**2 @ owned.T)
-    return norms
 
 
 def clip_coefficient(norm: th.Tensor, max_grad_norm: float) -> th.Tensor:

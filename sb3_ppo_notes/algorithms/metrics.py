@@ -1,0 +1,173 @@
+"""The numbers of one update, minibatch by minibatch: kept on the device until the epoch is over."""
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+
+from sb3_ppo_notes.algorithms.report import KLEstimates, UpdateReport, ratio_statistics
+from sb3_ppo_notes.engine import Step
+from sb3_ppo_notes.rules.loss import LossTerms
+
+#: Statistics of minibatches by name, ``[K]`` float32 each.
+Table = dict[str, np.ndarray]
+Window = Literal["minibatch", "epoch", "update"]
+#: Of the gradient before it was clipped: of all weights, of the actor's own, of the critic's own.
+NORMS = ("gradient_norm", "actor_gradient_norm", "critic_gradient_norm")
+
+
+class Metrics:
+    """Collects the steps of one update.
+
+    :param clip_range: ε of the rule's clip; infinite for a rule without one.
+    """
+
+    def __init__(self, clip_range: float = math.inf):
+        self.clip_range = clip_range
+        #: For each epoch in which the policy was looked at: each statistic of its minibatches.
+        self.epochs: list[Table] = []
+        #: Of each step taken: three norms of its gradient, and whether it was clipped.
+        self.norms: list[tuple[float, ...]] = []
+        #: Of each epoch, after its last step, where somebody wants to know.
+        self.kl_after: list[KLEstimates] = []
+        self._max_grad_norm = math.inf
+        #: Of the epoch that is not over: tables that were read, and steps that were not.
+        self._tables: list[Table] = []
+        self._steps: list[Step] = []
+        #: How many epochs and steps there were when the epoch, and the minibatch, began.
+        self._begun: dict[Window, tuple[int, int]] = {}
+
+    def begin_phase(self, max_grad_norm: float | None) -> None:
+        """Other weights are trained from now on.
+
+        :param max_grad_norm: longest gradient, ``None`` for no limit.
+        """
+        self._max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
+
+    def begin(self, window: Window) -> None:
+        """An epoch, or a minibatch, begins.
+
+        :param window: which of them.
+        """
+        self._begun[window] = len(self.epochs), len(self.norms)
+
+    def add(self, step: Step) -> None:
+        """Note what a minibatch gave; nothing is read from the device.
+
+        :param step: taken or refused.
+        """
+        self._steps.append(step)
+
+    def abandon(self) -> None:
+        """Forget everything: the update was rolled back."""
+        self.epochs, self.norms, self.kl_after, self._tables, self._steps = [], [], [], [], []
+
+    def read(self) -> None:
+        """Read what has been noted so far from the device."""
+        steps, self._steps = self._steps, []
+        norms = [step.norms for step in steps if step.norms is not None]
+        if norms:
+            for values in th.stack(norms).tolist():
+                self.norms.append((*values, float(values[0] > self._max_grad_norm)))
+        terms = [step.terms for step in steps if step.terms is not None]
+        if terms:
+            self._tables.append(self._table(terms))
+
+    def end_epoch(self) -> None:
+        """Close an epoch."""
+        self.read()
+        if self._tables:
+            names = [name for name in self._tables[-1] if all(name in table for table in self._tables)]
+            self.epochs.append({name: np.concatenate([table[name] for table in self._tables]) for name in names})
+        self._tables = []
+
+    def _table(self, terms: list[LossTerms]) -> Table:
+        columns: dict[str, list[th.Tensor]] = {}
+        for name in LossTerms._fields:
+            if name != "log_ratio" and getattr(terms[0], name) is not None:
+                columns["exact" if name == "exact_kl" else name] = [th.stack([getattr(each, name) for each in terms])]
+        for _, group in groupby((each.log_ratio for each in terms), key=len):
+            # In one go where they are of one size. A row's mean is summed as a lone vector's is: the same bits.
+            for name, values in ratio_statistics(th.stack(list(group)), self.clip_range).items():
+                columns.setdefault(name, []).append(values)
+        return {name: th.cat(parts).cpu().numpy() for name, parts in columns.items()}
+
+    def mean_kl(self, estimator: str) -> np.float32:
+        """Mean KL(old ‖ new) over the minibatches of the last epoch, each weighing the same.
+
+        :param estimator: ``"k1"``, ``"k2"``, ``"k3"`` or ``"exact"``.
+        :return: nats; float32.
+        """
+        if not self.epochs:
+            # Every minibatch was skipped.
+            return np.float32(math.nan)
+        return np.float32(th.from_numpy(self.epochs[-1][estimator]).mean().item())
+
+    def report(self, window: Window = "update", **others: Any) -> UpdateReport:
+        """Read everything.
+
+        :param window: of the whole update, of the epoch that has just ended, or of the last minibatch.
+        :param others: what is not measured here, by the name of the report's field.
+        :return: in numbers.
+        """
+        first_epoch, first_step = (0, 0) if window == "update" else self._begun[window]
+        tables = self.epochs[first_epoch:]
+        if window == "minibatch":
+            tables = [{name: values[-1:] for name, values in table.items()} for table in self._tables[-1:]]
+        steps = self.norms[first_step:]
+        means = [sum(column) / len(steps) for column in zip(*steps, strict=True)] if steps else [math.nan] * 4
+        norms: dict[str, Any] = dict(zip((*NORMS, "clipped_steps"), means, strict=True))
+        after = self.kl_after if window == "update" else self.kl_after[-1:] if window == "epoch" else []
+        return UpdateReport(
+            **_summary(tables),
+            **norms,
+            n_gradient_steps=len(steps),
+            window=window,
+            kl=tuple(map(_estimates, tables)),
+            kl_after=tuple(after),
+            first_ratio_error=self._first_ratio_error(),
+            **others,
+        )
+
+    def _first_ratio_error(self) -> float:
+        tables = self.epochs or self._tables
+        if not tables:
+            return math.nan
+        return float(max(abs(tables[0][name][0] - 1.0) for name in ("ratio_min", "ratio_max")))
+
+
+def _summary(tables: Sequence[Table]) -> dict[str, Any]:
+    """The report's numbers that come from minibatches.
+
+    Each number is rounded to float32 by torch and averaged in float64, the KL in float32: as SB3 does.
+    """
+
+    def mean(name: str) -> float:
+        if not tables:
+            return math.nan
+        if len(tables) == len(tables[0][name]) == 1:
+            return float(tables[0][name][0])  # a single minibatch, as in A2C: nothing to average
+        return float(np.mean(np.concatenate([table[name] for table in tables]).astype(np.float64)))
+
+    means = ("policy_loss", "value_loss", "entropy_loss", "clip_fraction", "effective_sample_size")
+    return {
+        **{name: mean(name) for name in means},
+        "approx_kl": _mean(tables[-1]["k3"]) if tables else math.nan,
+        "loss": float(tables[-1]["loss"][-1]) if tables else math.nan,
+        "ratio_min": float(min((table["ratio_min"].min() for table in tables), default=math.nan)),
+        "ratio_max": float(max((table["ratio_max"].max() for table in tables), default=math.nan)),
+    }
+
+
+def _estimates(table: Table) -> KLEstimates:
+    exact = float(_mean(table["exact"])) if "exact" in table else None
+    k1, k2, k3 = (float(_mean(table[name])) for name in ("k1", "k2", "k3"))
+    return KLEstimates(k1, k2, k3, exact)
+
+
+def _mean(values: np.ndarray) -> Any:
+    """float32; of a single minibatch, as in A2C, there is nothing to average."""
+    return values[0] if len(values) == 1 else np.mean(values)

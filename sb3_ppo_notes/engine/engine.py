@@ -1,0 +1,265 @@
+"""How a model's policy acts and learns on this machine: chosen anew whenever something was changed, and said."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch as th
+
+from sb3_ppo_notes.engine.acting import EagerActor
+from sb3_ppo_notes.engine.compiled import CompiledActor, Compiler
+from sb3_ppo_notes.engine.descent import Descent, Phase
+from sb3_ppo_notes.engine.fingerprint import Fingerprint
+from sb3_ppo_notes.engine.guard import Guard, GuardedStepper
+from sb3_ppo_notes.engine.recorded import WAIT, own_choice_of
+from sb3_ppo_notes.engine.source import sources
+from sb3_ppo_notes.engine.step import EagerStepper, StepSettings
+from sb3_ppo_notes.engine.steppers import CompiledStepper, PlainNetworksStepper, RecordedStepper
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+
+
+class Execution(NamedTuple):
+    """How something was carried out.
+
+    :param name: ``"eager"``, ``"recorded"`` or ``"compiled"``.
+    :param reason: why not by anything faster; ``None`` if nothing faster was asked for or would do.
+    """
+
+    name: str
+    reason: str | None = None
+
+
+class EngineReport(NamedTuple):
+    """How the last update was carried out.
+
+    :param steps: by what was trained: ``"both"``, or ``"policy"`` and ``"critic"``.
+    :param acting: of the last rollout.
+    """
+
+    steps: dict[str, Execution]
+    acting: Execution
+
+    def __str__(self) -> str:
+        named = [
+            (f"steps of {trained}" if len(self.steps) > 1 else "steps", each) for trained, each in self.steps.items()
+        ]
+        return "; ".join(
+            f"{what} {each.name}" + (f" ({each.reason})" if each.reason else "")
+            for what, each in [*named, ("acting", self.acting)]
+        )
+
+
+class Skipped(NamedTuple):
+    """What was left out of an update because something was not finite.
+
+    :param n_steps: how many steps.
+    :param is_all: whether nothing was left.
+    :param reason: of the last one.
+    """
+
+    n_steps: int
+    is_all: bool
+    reason: str
+
+
+class Engine:
+    """Carries out the acting and the learning of one policy.
+
+    :param policy: any actor-critic policy.
+    :param compile: whether compiled code is asked for.
+    :param precision: what the networks compute in.
+    :param on_nonfinite: what a loss, gradient or weight that is not finite leads to.
+    :param scalers: of float16's losses, by what is trained.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        *,
+        compile: bool = False,
+        precision: str = "float32",
+        on_nonfinite: str = "raise",
+        scalers: dict[str, th.amp.GradScaler] | None = None,
+    ):
+        self.policy = policy
+        self.compile = compile
+        self.precision = precision
+        self.on_nonfinite = on_nonfinite
+        self.scalers = dict(scalers or {})
+        self._sources: tuple[Any, ...] = ()
+        self.compiler: Compiler | None = None
+        self._actor: EagerActor | None = None
+        #: By what is trained: the eager steppers, and those that took the last steps.
+        self._eager: dict[str, EagerStepper] = {}
+        self.steppers: dict[str, EagerStepper] = {}
+        self._guard = Guard(policy, on_nonfinite)
+        self._stepper: GuardedStepper | None = None
+
+    def __reduce__(self) -> Any:
+        # A copy has looked at nothing yet.
+        return _engine, (self.policy, self.compile, self.precision, self.on_nonfinite, self.scalers)
+
+    def is_for(self, policy: Any, **choices: Any) -> bool:
+        """Whether this is the engine of a policy.
+
+        :param policy: of a model.
+        :param choices: of the model, by the names of the constructor's arguments.
+        :return: ``False`` if it is another policy, or other choices.
+        """
+        return policy is self.policy and all(getattr(self, name) == value for name, value in choices.items())
+
+    # -- acting -------------------------------------------------------------------------------------------------
+
+    def actor(self) -> EagerActor:
+        """How the policy acts.
+
+        :return: to be begun before each rollout.
+        """
+        self._prepare_compiler()
+        compiler = self.compiler if self.compiler is not None and self.compiler.compiles_acting else None
+        kept = self._actor
+        if kept is None or getattr(kept, "compiler", None) is not compiler:
+            self._actor = kept = EagerActor(self.policy) if compiler is None else CompiledActor(compiler, self.policy)
+        return kept
+
+    def begin_learning(self) -> None:
+        """Begin a call of ``learn``: somebody may have tried another formula in the meantime."""
+        self._sources = sources(self._sources)
+
+    def _prepare_compiler(self) -> None:
+        if not self.compile:
+            self.compiler = None
+        elif self.compiler is None or not self.compiler.is_of(self.policy, self._sources):
+            self.compiler = Compiler(self.policy, self._sources)
+
+    # -- learning -----------------------------------------------------------------------------------------------
+
+    def begin_update(self) -> None:
+        """Begin an update: what is not finite leads back to here."""
+        self._prepare_compiler()
+        self._guard = Guard(self.policy, self.on_nonfinite)
+        self.steppers = {}
+
+    def stepper(self, phase: Phase) -> GuardedStepper:
+        """What takes the steps of a phase.
+
+        :param phase: of the update.
+        :return: to be begun.
+        """
+        self._stepper = GuardedStepper(self._guard, lambda settings: self._look(phase, settings))
+        return self._stepper
+
+    def end_update(self) -> Skipped:
+        """End an update.
+
+        :return: what of it was left out because something was not finite.
+        """
+        guard, self._stepper = self._guard, None
+        is_all = guard.n_skipped > 0 and (guard.is_rolled_back or guard.n_steps == 0)
+        return Skipped(guard.n_skipped, is_all, guard.last_message)
+
+    @contextmanager
+    def interrupted(self, phase: Callable[[], Phase]) -> Iterator[None]:
+        """Let somebody else look at weights and optimiser in the middle of an update, and change them.
+
+        :param phase: gives the phase as it is afterwards.
+        """
+        stepper = self._stepper
+        if stepper is None:
+            yield
+            return
+        stepper.inner.descent.finish()
+        yield
+        stepper.choose = lambda settings: self._look(phase(), settings)
+        stepper.resume()
+
+    def _look(self, phase: Phase, settings: StepSettings) -> EagerStepper:
+        """What takes the steps of a phase: as before, if nothing of policy and optimiser was changed since."""
+        fingerprint = Fingerprint.of_policy(self.policy)
+        eager = self._eager.get(phase.trains)
+        if eager is None or not eager.descent.belongs_to(phase, fingerprint):
+            self._eager[phase.trains] = eager = self._build(phase, fingerprint)
+        eager.descent.begin(phase)
+        if isinstance(eager, RecordedStepper):
+            eager.source = self._sources
+        self.steppers[phase.trains] = stepper = self._compiled(eager.descent, settings, fingerprint) or eager
+        return stepper
+
+    def _build(self, phase: Phase, fingerprint: Fingerprint) -> EagerStepper:
+        is_exact = getattr(self.policy, "equals_stock", True)
+        descent = Descent(phase, is_exact, self.policy, fingerprint)
+        if self.precision == "float16":
+            kind = self.policy.device.type
+            descent.scaler = self.scalers.setdefault(phase.trains, th.amp.GradScaler(kind))
+        if phase.trains == "critic" or descent.networks is None:
+            return EagerStepper(self.policy, descent)
+        if isinstance(self.policy, NotesRecurrentPolicy):
+            return PlainNetworksStepper(descent.networks, descent)
+        return RecordedStepper(descent.networks, descent)
+
+    def _compiled(self, descent: Descent, settings: StepSettings, fingerprint: Fingerprint) -> CompiledStepper | None:
+        compiler = self.compiler
+        if compiler is None or descent.phase.trains == "critic":
+            return None
+        compiler.look(fingerprint)
+        reason = descent.reason or own_choice_of(settings.rule)
+        if compiler.reason is None and reason is not None:
+            compiler.give_up(reason)
+        if compiler.reason is not None:
+            return None
+        steps, kept = compiler.steps_of(descent), self.steppers.get(descent.phase.trains)
+        return kept if isinstance(kept, CompiledStepper) and kept.compiled is steps else CompiledStepper(steps)
+
+    # -- what is said -------------------------------------------------------------------------------------------
+
+    def report(self) -> EngineReport:
+        """How the last update and the last rollout were carried out.
+
+        :return: which executor ran, and why no faster one.
+        """
+        is_compiled = isinstance(self._actor, CompiledActor) and self._actor.is_compiled
+        reason = self.compiler.reason if self.compiler is not None else None
+        acting = Execution("compiled" if is_compiled else "eager", reason)
+        return EngineReport({name: self._execution(each) for name, each in self.steppers.items()}, acting)
+
+    def _execution(self, stepper: EagerStepper) -> Execution:
+        if stepper.name == "compiled":
+            return Execution("compiled")
+        refused = self.compiler.reason if self.compiler is not None else None
+        if stepper.name == "recorded":
+            return Execution("recorded", refused)
+        return Execution("eager", refused or self._why_eager(stepper))
+
+    def _why_eager(self, stepper: EagerStepper) -> str | None:
+        if isinstance(stepper, RecordedStepper):
+            return stepper.recorder.reason or f"fewer than {WAIT} minibatches of a kind so far"
+        if stepper.descent.phase.trains == "critic":
+            return "the critic's own steps are not recorded"
+        if isinstance(self.policy, NotesRecurrentPolicy):
+            return "a policy with memory is not recorded"
+        if stepper.descent.scaler is not None:
+            return "float16 scales its loss step by step"
+        return stepper.descent.reason or "the networks are not two plain stacks of layers"
+
+    # -- what a checkpoint holds --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where float16 has got to: the loss scale is doubled after so many good steps.
+
+        :return: for :meth:`load_state_dict`; empty without float16.
+        """
+        return {name: scaler.state_dict() for name, scaler in self.scalers.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there.
+
+        :param state: of :meth:`state_dict`.
+        """
+        self._eager.clear()
+        for name, each in state.items():
+            self.scalers[name] = th.amp.GradScaler(self.policy.device.type)
+            self.scalers[name].load_state_dict(each)
+
+
+def _engine(policy: Any, compile: bool, precision: str, on_nonfinite: str, scalers: dict[str, Any]) -> Engine:
+    return Engine(policy, compile=compile, precision=precision, on_nonfinite=on_nonfinite, scalers=scalers)

@@ -1,0 +1,192 @@
+"""The step of one minibatch: evaluate, loss, KL limit, gradient, clip, optimiser. :class:`EagerStepper` is how it is
+meant; whatever is faster is tested against it.
+"""
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch as th
+
+from sb3_ppo_notes.engine.descent import Descent, Trains
+from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.policies.actor_critic import evaluate_minibatch, values_of
+from sb3_ppo_notes.rules import EarlyStop, UpdateRule
+from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
+from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part, value_part
+
+
+class StepSettings(NamedTuple):
+    """What an update asks of every step; constant until the next ``begin``.
+
+    :param rule: the choices, with every schedule resolved.
+    :param coefficients: ent_coef, vf_coef and β.
+    """
+
+    rule: UpdateRule
+    coefficients: LossCoefficients
+
+    @property
+    def kl_limit(self) -> EarlyStop | None:
+        """Above which KL no step is taken."""
+        stop = self.rule.early_stop
+        return stop if stop is not None and stop.decided == "minibatch" else None
+
+
+class Step(NamedTuple):
+    """What one minibatch gave. Tensors stay on the device; whoever wants numbers reads an epoch of them at once.
+
+    :param terms: of its loss, without a graph; ``None`` for a step of the critic alone.
+    :param norms: ``[3]``, of the gradient before it was clipped: of all weights, of the actor's own, of the critic's
+        own; ``None`` if no step was taken.
+    :param refused: why no step was taken; after a roll-back none is taken any more in this update.
+    :param kl: mean KL(old ‖ new), if it is above the limit; nats.
+    """
+
+    terms: LossTerms | None
+    norms: th.Tensor | None
+    refused: Literal["kl", "nonfinite", "rolled back"] | None = None
+    kl: np.float32 | None = None
+
+
+class Stepper(Protocol):
+    """Takes the steps of one phase of an update."""
+
+    def begin(self, settings: StepSettings) -> None:
+        """Begin an update.
+
+        :param settings: of all its steps.
+        """
+
+    def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
+        """Learn from one minibatch.
+
+        :param minibatch: of the rollout.
+        :param trains: what the step trains.
+        :param place: where in the training this is, for errors.
+        :return: what it gave.
+        """
+
+    def end(self) -> bool:
+        """End the phase.
+
+        :return: ``False`` if weights and optimiser are as they were before the update.
+        """
+
+
+class StepNotFinite(NonFiniteError):
+    """A step that was not taken, and the loss it would have descended."""
+
+    def __init__(self, message: str, loss: th.Tensor, terms: LossTerms | None):
+        super().__init__(message)
+        self.loss = loss
+        self.terms = terms
+
+
+class EagerStepper:
+    """The specification: one step as algorithm 1 of the PPO paper (arXiv:1707.06347) has it, in SB3's order.
+
+    :param policy: is evaluated.
+    :param descent: clips the gradient and steps the optimiser.
+    """
+
+    name = "eager"
+
+    def __init__(self, policy: Any, descent: Descent):
+        self.policy = policy
+        self.descent = descent
+
+    def begin(self, settings: StepSettings) -> None:
+        """Begin an update.
+
+        :param settings: of all its steps.
+        """
+        self.settings = settings
+
+    def resume(self, settings: StepSettings) -> None:
+        """Go on with an update after somebody else may have looked at weights and optimiser.
+
+        :param settings: as before.
+        """
+        self.begin(settings)
+
+    def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
+        """Learn from one minibatch.
+
+        :param minibatch: of the rollout.
+        :param trains: what the step trains.
+        :param place: where in the training this is, for errors.
+        :return: what it gave.
+        :raises StepNotFinite: if loss or gradient is not finite; no step is taken then.
+        """
+        rule, coefficients = self.settings
+        if trains == "critic":
+            values = values_of(self.policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
+            loss = value_part(values, minibatch, rule, coefficients)  # c₁·mean((V(s) − R)²)
+            return Step(None, self.descend(loss, None, place))
+        terms = self.evaluate(minibatch)  # V(s), log π(a|s), H(π(·|s)), and PPO eq. 9 from them
+        kl = kl_beyond_limit(self.settings.kl_limit, terms)
+        if kl is not None:
+            return Step(terms.detach(), None, "kl", kl)  # the clip forbids nothing; this does
+        loss = terms.loss if trains == "both" else policy_part(terms, coefficients)
+        norms = self.descend(loss, terms, place)  # gradient, clipped to max_grad_norm, optimiser
+        return Step(terms.detach(), norms)
+
+    def evaluate(self, minibatch: Any) -> LossTerms:
+        """The loss of a minibatch.
+
+        :param minibatch: of the rollout.
+        :return: with its graph.
+        """
+        return policy_loss(self.policy, minibatch, *self.settings)
+
+    def descend(self, loss: th.Tensor, terms: LossTerms | None, place: str) -> th.Tensor:
+        """One step down the gradient of a loss.
+
+        :param loss: scalar, with its graph.
+        :param terms: what it is made of.
+        :param place: where in the training this is, for errors.
+        :return: ``[3]``, norms of the gradient.
+        """
+        try:
+            return self.descent.take(loss, place)
+        except NonFiniteError as error:
+            raise StepNotFinite(str(error), loss, terms) from None
+
+    def end(self) -> bool:
+        """End the phase.
+
+        :return: ``True``: nothing is undone.
+        """
+        self.descent.finish()
+        return True
+
+
+def policy_loss(
+    policy: Any, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients, outputs: Any = None
+) -> LossTerms:
+    """The loss of a minibatch under a policy: the one function that every executor runs.
+
+    :param policy: gives values, log-probabilities and entropy.
+    :param minibatch: of the rollout.
+    :param rule: the choices, with every schedule resolved.
+    :param coefficients: ent_coef, vf_coef and β.
+    :param outputs: of the policy's networks, where they have been run already.
+    :return: the loss and its parts, with their graph.
+    """
+    evaluation = evaluate_minibatch(policy, minibatch, coefficients.has_bonus, rule.needs_exact_kl, outputs)
+    return minibatch_loss(evaluation, minibatch, rule, coefficients)
+
+
+def kl_beyond_limit(limit: EarlyStop | None, terms: LossTerms) -> np.float32 | None:
+    """The mean KL(old ‖ new) of a minibatch if it is above the limit.
+
+    :param limit: the estimator and the limit; ``None`` for no limit, and nothing is read from the device.
+    :param terms: of the minibatch.
+    :return: nats, float32 as SB3 compares it; ``None`` if a step may be taken.
+    """
+    if limit is None:
+        return None
+    is_exact = limit.estimator == "exact"
+    mean: Any = terms.exact_kl if is_exact else SAMPLE_ESTIMATORS[limit.estimator](terms.log_ratio).mean()
+    kl = np.float32(mean.item())
+    return kl if limit.is_exceeded_by(kl) else None
