@@ -27,6 +27,7 @@ from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.acting import Acting
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
+from sb3_ppo_notes.rollouts.minibatches import is_in_update
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep
 from sb3_ppo_notes.rollouts.restarts import restarts_of
 from sb3_ppo_notes.rollouts.shapes import shape_error
@@ -188,7 +189,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             value_at("vf_coef", self.vf_coef, progress),
             self._kl_coef(rule),
         )
-        self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
+        with is_in_update(self.rollout_buffer):
+            self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
         if rule.adaptive_learning_rate is not None:
             self._log_learning_rate()
         if isinstance(rule.policy_objective, KLPenalty):

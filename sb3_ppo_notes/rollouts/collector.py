@@ -22,6 +22,7 @@ from sb3_ppo_notes.policies.masks import gathered_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.policies.shipped import original
 from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
@@ -29,6 +30,9 @@ from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, begun, goes_on
 from sb3_ppo_notes.rollouts.places import add_place
 from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
+
+#: As they were written, whatever somebody has put in their place since, in the class or in an instance.
+STEP, ADD = original(VecEnv, "step"), original(NotesRolloutBuffer, "add")
 
 
 def collect_rollouts(
@@ -62,15 +66,10 @@ def collect_rollouts(
     # Evaluation mode: dropout and batch normalisation must not differ between one step and the next.
     set_training_mode(model.policy, False)
     first = begun(model, env, callback, rollout_buffer)
-    visible: dict[str, Any] = {
-        "self": model,
-        "env": env,
-        "callback": callback,
-        "rollout_buffer": rollout_buffer,
-        "n_rollout_steps": n_rollout_steps,
-    }
-    stepping = _Stepping(model, env, rollout_buffer, acting())
+    visible: dict[str, Any] = {"self": model, "env": env, "callback": callback, "n_rollout_steps": n_rollout_steps}
+    visible["rollout_buffer"] = rollout_buffer
     may_change = runs_own_code(callback)
+    stepping = _Stepping(model, env, rollout_buffer, acting(), may_change)
     step = {} if first < n_rollout_steps else _last_step(model, rollout_buffer)
     if step and not goes_on(model, first):
         return False
@@ -101,7 +100,8 @@ def collect_rollouts(
     if _will_recompute(rollout_buffer):
         rollout_buffer.note_end(model._last_obs, step["dones"])
     rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])
-    callback.update_locals(visible | step | {"n_steps": n_rollout_steps, "values": last_values})
+    end = {"n_steps": n_rollout_steps, "values": last_values, "actions": _as_stored(model, step["actions"])}
+    callback.update_locals(visible | step | end)
     callback.on_rollout_end()
     return True
 
@@ -113,18 +113,22 @@ class _Stepping:
     :param env: the training environments.
     :param rollout_buffer: where a step is stored, as far as it is known before the environments have answered.
     :param acting: how actions are chosen.
+    :param may_change: whether a callback may change a step after it was made.
     """
 
-    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, acting: Acting):
+    def __init__(
+        self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, acting: Acting, may_change: bool
+    ):
         self.model = model
         self.env = env
         self.buffer = rollout_buffer
         self.acting = acting
         self.is_masked = getattr(model, "action_masking", False)
-        self.is_discrete = isinstance(model.action_space, spaces.Discrete)
-        #: Whether the buffer takes a step in two halves; one whose ``add`` is somebody else's wants it whole.
-        self.is_halved = getattr(type(rollout_buffer), "add", None) is NotesRolloutBuffer.add
-        self._is_split = type(env).step is VecEnv.step
+        #: Whether the buffer is ours; one whose ``add`` is somebody else's wants to be asked.
+        self.is_ours = _is_method(rollout_buffer.add, ADD)
+        #: Whether it takes a step in two halves: SB3 stores a step after the callbacks have seen it.
+        self.is_halved = self.is_ours and not may_change
+        self._is_split = _is_method(env.step, STEP)
 
     def step(self) -> dict[str, Any]:
         """Act once in every environment.
@@ -145,10 +149,10 @@ class _Stepping:
             if self._is_split:
                 env.step_async(clipped_actions)
             action = self.acting.assess(choice)
-        if self.is_halved:
-            actions = sampled.reshape(-1, 1) if self.is_discrete else sampled
-            starts = model._last_episode_starts
+        if self.is_ours:
             self.buffer.see(obs_tensor)  # type: ignore[attr-defined]
+        if self.is_halved:
+            actions, starts = _as_stored(model, sampled), model._last_episode_starts
             self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
         new_obs, rewards, dones, infos = self._answers(clipped_actions)
         return {
@@ -183,6 +187,16 @@ class _Stepping:
         check_finite("reward", rewards, step)
         check_finite("observation", new_obs, step)
         return new_obs, rewards, np.asarray(dones), infos
+
+
+def _is_method(method: Any, function: Any) -> bool:
+    """Whether a method is this very function of its class, and nobody's own."""
+    return function is not None and getattr(method, "__func__", None) is function
+
+
+def _as_stored(model: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
+    """Actions as SB3's buffers take them: single numbers in a row each."""
+    return actions.reshape(-1, 1) if isinstance(model.action_space, spaces.Discrete) else actions
 
 
 def _last_step(model: OnPolicyAlgorithm, rollout_buffer: RolloutBuffer) -> dict[str, Any]:
@@ -224,7 +238,7 @@ def _store(
 ) -> None:
     """Put one step, or the half that is not there yet, into the buffer and move on to the next observation."""
     model._update_info_buffer(step["infos"], step["dones"])
-    rewards, actions = step["rewards"], step["actions"]
+    rewards = step["rewards"]
     truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
     if truncated:
         terminal_values = _terminal_values(model.policy, truncated, len(rewards), step["states"])
@@ -241,7 +255,7 @@ def _store(
     else:
         rollout_buffer.add(
             model._last_obs,  # type: ignore[arg-type]
-            actions.reshape(-1, 1) if isinstance(model.action_space, spaces.Discrete) else actions,
+            _as_stored(model, step["actions"]),
             rewards,
             model._last_episode_starts,  # type: ignore[arg-type]
             step["values"],

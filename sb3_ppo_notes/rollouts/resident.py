@@ -32,9 +32,10 @@ class ResidentRollout:
         self.observations = {
             key: th.from_numpy(np.zeros_like(array.swapaxes(0, 1))).to(device) for key, array in observations.items()
         }
-        size = next(iter(self.observations.values())).shape[:2]
+        #: (B, T).
+        self.size = tuple(next(iter(self.observations.values())).shape[:2])
         #: Values and log-probabilities.
-        self.said = [th.zeros(size, device=device) for _ in range(2)]
+        self.said = [th.zeros(self.size, device=device) for _ in range(2)]
         self._n_seen = 0
         #: Steps whose values and log-probabilities nobody has asked for yet: the first, and the one after the last.
         self._unread: tuple[int, int] | None = None

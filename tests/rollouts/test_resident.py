@@ -80,17 +80,17 @@ def test_observations_are_not_sent_twice(kind, on_device):
 
 
 class Reader(BaseCallback):
-    """What a callback finds in the buffer after each step, beside what the collector told it."""
+    """What a callback finds in the buffer of the step before, beside what the collector told it then."""
 
     def __init__(self):
         super().__init__()
-        self.steps = 0
+        self.steps, self.said = 0, {}
 
     def _on_step(self):
         buffer = self.model.rollout_buffer
-        said = {"values": self.locals["values"], "log_probs": self.locals["log_probs"]}
-        for name, value in said.items():
-            assert np.array_equal(getattr(buffer, name)[buffer.pos], value.numpy().reshape(-1)), name
+        for name, value in self.said.items():
+            assert np.array_equal(getattr(buffer, name)[buffer.pos - 1], value.numpy().reshape(-1)), name
+        self.said = {name: self.locals[name].clone() for name in ("values", "log_probs")}
         self.steps += 1
         return True
 
