@@ -13,10 +13,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.asking import whole_copy
+from tests import environments
 
 PAIRS = {"ppo": (PPO, NotesPPO), "a2c": (A2C, NotesA2C)}
 BOTH = pytest.mark.parametrize("pair", PAIRS)
@@ -341,3 +342,69 @@ def test_who_looks_at_the_memory_of_a_weight_sees_it_learn(view):
     seen = view(weight)
     learned(model, 1)
     assert np.array_equal(np.asarray(seen), weight.detach().numpy())
+
+
+def transposed(policy):
+    for weight in policy.parameters():
+        if weight.ndim == 2:
+            weight.data = weight.data.t().contiguous().t()
+
+
+def channels_last(policy):
+    policy.to(memory_format=th.channels_last)
+
+
+CONTIGUOUS = "weights are made contiguous (algorithms.flat), and a product of another layout rounds differently"
+
+
+@pytest.mark.xfail(strict=True, reason=CONTIGUOUS)
+@pytest.mark.parametrize(("lay", "space"), [(transposed, "box"), (channels_last, "image")])
+def test_weights_keep_the_layout_they_have(lay, space):
+    models = []
+    for algorithm in PAIRS["a2c"]:
+        policy = "CnnPolicy" if space == "image" else "MlpPolicy"
+        env = DummyVecEnv([lambda: environments.make(space)] * 2)
+        arguments = dict(n_steps=16, seed=0, device="cpu", learning_rate=1e-2, policy_kwargs=dict(net_arch=[64, 64]))
+        model = algorithm(policy, env, **arguments)
+        lay(model.policy)
+        models.append(learned(model, 3))
+    assert_same(*models)
+
+
+@pytest.mark.xfail(strict=True, reason="a list of operations writes its gradient before the KL is looked at")
+def test_gradients_are_left_behind_as_by_stock():
+    gradients = []
+    for algorithm in PAIRS["ppo"]:
+        model = learned(model_of(algorithm, n_epochs=4, target_kl=1e-5), 6)
+        gradients.append([weight.grad.clone() for weight in model.policy.parameters()])
+    assert all(map(th.equal, *gradients))
+
+
+# -- compiled ----------------------------------------------------------------------------------------------------------
+
+
+def far(one, other):
+    theirs = other.policy.state_dict()
+    return max((weight - theirs[name]).abs().max().item() for name, weight in one.policy.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="code compiled for float32 reads float64 as if it were float32")
+@BOTH
+def test_compiled_steps_take_advantages_in_double_precision(pair):
+    def once(callback):
+        if callback.calls == 2:
+            in_double_precision(callback.model.rollout_buffer)
+
+    stock, notes = PAIRS[pair]
+    models = [model_of(stock, learning_rate=1e-3), model_of(notes, learning_rate=1e-3, compile=True)]
+    assert far(*(learned(model, 4, At("rollout_end", once)) for model in models)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="compiled code asserts strides of weights that are views")
+def test_compiled_steps_take_weights_of_another_layout():
+    models = [model_of(PPO, learning_rate=1e-3), model_of(NotesPPO, learning_rate=1e-3, compile=True)]
+    for model in models:
+        transposed(model.policy)
+    assert far(*(learned(model, 3) for model in models)) < 1e-5
