@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
@@ -93,6 +93,13 @@ STEPS = (rewards, values, log_probs, actions, the_observation_before, the_start_
 @pytest.mark.parametrize("change", STEPS, ids=lambda change: change.__name__)
 def test_what_a_callback_changes_in_a_step_is_what_is_stored(pair, change):
     stock, ours = (learned(model_of(algorithm), 3, At("step", change)) for algorithm in PAIRS[pair])
+    assert_same(ours, stock)
+
+
+def test_what_somebody_puts_into_a_callback_of_sb3_is_somebodys_own(monkeypatch):
+    on_step = CheckpointCallback._on_step
+    monkeypatch.setattr(CheckpointCallback, "_on_step", lambda callback: values(callback) or on_step(callback))
+    stock, ours = (learned(model_of(algorithm), 2, CheckpointCallback(10**9, "unused")) for algorithm in PAIRS["a2c"])
     assert_same(ours, stock)
 
 
@@ -302,7 +309,20 @@ def at_random():
     return lambda progress: 0.1 + 0.1 * np.random.rand()
 
 
-SCHEDULES = (answers_in_turn, answers_by_generator, counting, inside_another, at_random)
+COUNT = [0]
+
+
+def counting_in_its_module():
+    COUNT[0] = 0
+
+    def schedule(progress):
+        COUNT[0] += 1
+        return 0.3 / COUNT[0]
+
+    return schedule
+
+
+SCHEDULES = (counting_in_its_module, answers_in_turn, answers_by_generator, counting, inside_another, at_random)
 
 
 @pytest.mark.parametrize("name", ["clip_range", "clip_range_vf", "learning_rate"])
