@@ -333,6 +333,8 @@ def test_a_schedule_with_a_state_is_asked_as_often_as_by_stock(schedule, name):
         set_random_seed(3)
         models.append(learned(model_of(algorithm, seed=None, **{name: schedule()}), 3))
     assert_same(*models)
+    stock, ours = (model.logger.name_to_value[f"train/{name}"] for model in models)
+    assert ours == stock
 
 
 def test_a_copy_that_shares_nothing_is_asked_in_the_constructor():
