@@ -1488,6 +1488,13 @@ MUTANTS = [
         REACHED + "test_arrays_of_a_rollout_are_kept_by_whoever_keeps_them",
     ),
     Mutant(
+        "a second update learns from what the first has seen",
+        "rollouts/minibatches.py",
+        "    if isinstance(rollout_buffer, MinibatchSource):\n        rollout_buffer.generator_ready = False",
+        "    if isinstance(rollout_buffer, MinibatchSource):\n        pass",
+        REACHED + "test_what_is_changed_after_samples_were_taken_counts[in_place-a2c]",
+    ),
+    Mutant(
         "somebody's own train gets normalised advantages",
         "rollouts/minibatches.py",
         "normalizes = self.is_in_update and self",

@@ -56,6 +56,8 @@ def is_in_update(rollout_buffer: Any) -> Iterator[None]:
     :return: a context.
     """
     rollout_buffer.is_in_update = True
+    if isinstance(rollout_buffer, MinibatchSource):
+        rollout_buffer.generator_ready = False  # somebody may have changed an array since it was last gone through
     try:
         yield
     finally:
@@ -113,6 +115,8 @@ class MinibatchSource:
         if not self.full:
             held = f"it holds {self.pos} of {self.buffer_size} steps"
             raise InvalidValueError(f"rollout_buffer must be full before it is used, {held}")
+        if not self.is_in_update:
+            self.generator_ready = False
         self._prepare()
         size = batch_size or self.buffer_size * self.n_envs
         if self._states:

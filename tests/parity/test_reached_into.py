@@ -188,6 +188,35 @@ def test_samples_of_a_rollout_are_sb3s():
             assert th.equal(one, other)
 
 
+def in_place(buffer):
+    buffer.advantages *= -1.0
+
+
+def by_another(buffer):
+    buffer.advantages = buffer.advantages * -1.0
+
+
+@BOTH
+@pytest.mark.parametrize("turn", [in_place, by_another])
+def test_what_is_changed_after_samples_were_taken_counts(pair, turn):
+    def look_and_turn(callback):
+        buffer = callback.model.rollout_buffer
+        next(buffer.get(4))
+        turn(buffer)
+
+    models = []
+    for algorithm in PAIRS[pair]:
+
+        class Twice(algorithm):
+            def train(self):
+                super().train()
+                turn(self.rollout_buffer)
+                super().train()
+
+        models.append(learned(model_of(Twice, normalize_advantage=False), 3, At("rollout_end", look_and_turn)))
+    assert_same(*models)
+
+
 @BOTH
 def test_at_the_end_of_a_rollout_actions_are_as_they_are_stored(pair):
     seen = []
