@@ -47,6 +47,7 @@ ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
+REACHED = "tests/parity/test_reached_into.py::"
 
 MUTANTS = [
     Mutant(
@@ -1352,5 +1353,54 @@ MUTANTS = [
         "        if id(first) in envs:\n            return envs.index(id(first))\n",
         "",
         NONFINITE + "test_an_error_in_this_process_stays_and_says_where_it_was_raised",
+    ),
+    Mutant(
+        "a step is stored before somebody's callback has seen it",
+        "rollouts/collector.py",
+        "self.is_halved = self.is_ours and not may_change",
+        "self.is_halved = self.is_ours",
+        REACHED + "test_what_a_callback_changes_in_a_step_is_what_is_stored[values-a2c]",
+    ),
+    Mutant(
+        "a step put into environments is not called",
+        "rollouts/collector.py",
+        "self._is_split = _is_method(env.step, STEP)",
+        "self._is_split = True",
+        REACHED + "test_a_step_put_into_environments_is_called[instance-a2c]",
+    ),
+    Mutant(
+        "a method put into a buffer is not called",
+        "rollouts/collector.py",
+        "self.is_ours = _is_method(rollout_buffer.add, ADD)",
+        "self.is_ours = isinstance(rollout_buffer, NotesRolloutBuffer)",
+        REACHED + "test_a_method_put_into_a_buffer_is_called[a2c]",
+    ),
+    Mutant(
+        "a rollout begins in the memory of the last one",
+        "rollouts/buffers.py",
+        "        self._allocate()\n        self._forget_tensors()\n",
+        '        if "_said" not in vars(self):\n            self._allocate()\n        self._forget_tensors()\n',
+        REACHED + "test_arrays_of_a_rollout_are_kept_by_whoever_keeps_them",
+    ),
+    Mutant(
+        "a second update learns from what the first has seen",
+        "rollouts/minibatches.py",
+        "    if isinstance(rollout_buffer, MinibatchSource):\n        rollout_buffer.generator_ready = False",
+        "    if isinstance(rollout_buffer, MinibatchSource):\n        pass",
+        REACHED + "test_what_is_changed_after_samples_were_taken_counts[in_place-a2c]",
+    ),
+    Mutant(
+        "somebody's own train gets normalised advantages",
+        "rollouts/minibatches.py",
+        "normalizes = self.is_in_update and self",
+        "normalizes = self",
+        REACHED + "test_sb3s_own_methods_in_a_subclass_do_what_they_do_in_sb3[names0-ppo]",
+    ),
+    Mutant(
+        "a schedule is asked though it is not copied whole",
+        "algorithms/asking.py",
+        "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
+        "cells = function.__closure__ or ()",
+        REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",
     ),
 ]

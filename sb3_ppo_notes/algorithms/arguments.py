@@ -2,7 +2,6 @@
 begins: a model that was loaded may be one that can only predict.
 """
 
-import copy
 import math
 import os
 import re
@@ -17,6 +16,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 
+from sb3_ppo_notes.algorithms.asking import whole_copy
 from sb3_ppo_notes.formulas.checks import (
     InvalidTypeError,
     InvalidValueError,
@@ -169,7 +169,8 @@ def ask_schedules(arguments: Mapping[str, Any]) -> None:
     """Refuse schedules that begin with a number out of range.
 
     A copy of each is asked, because stock asks these for the first time in its first update: one that counts its calls
-    shall count the same. (The learning rate's is asked by SB3 when the policy is built.)
+    shall count the same, and one that cannot be copied with all it knows is asked then, too. (The learning rate's is
+    asked by SB3 when the policy is built.)
 
     :param arguments: values by name.
     :raises TypeError: if a schedule returns no number.
@@ -177,8 +178,8 @@ def ask_schedules(arguments: Mapping[str, Any]) -> None:
     """
     for name in ("clip_range", "clip_range_vf", "ent_coef", "vf_coef"):
         schedule = arguments.get(name)
-        if callable(schedule):
-            value_at(name, copy.deepcopy(schedule), 1.0, minimum=-math.inf if name == "ent_coef" else 0.0)
+        if callable(schedule) and (copied := whole_copy(schedule)) is not None:
+            value_at(name, copied, 1.0, minimum=-math.inf if name == "ent_coef" else 0.0)
 
 
 class AnsweredOnce:

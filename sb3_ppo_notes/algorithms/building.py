@@ -215,7 +215,8 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = NotesDictRolloutBuffer if is_dict else NotesRolloutBuffer
         super()._setup_model()
-        self.lr_schedule = self.lr_schedule.schedule
+        if isinstance(self.lr_schedule, AnsweredOnce):  # a subclass may have a schedule of its own
+            self.lr_schedule = self.lr_schedule.schedule
         self._set_precision()
         if self._given_rule is not None:
             check_rule_fits(self._given_rule, self.policy, self.rollout_buffer)

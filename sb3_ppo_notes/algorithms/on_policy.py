@@ -24,6 +24,7 @@ from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.parameters import split_parameters
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
 from sb3_ppo_notes.rollouts.collector import Actor
+from sb3_ppo_notes.rollouts.minibatches import is_in_update
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep
 from sb3_ppo_notes.rollouts.restarts import restarts_of
 from sb3_ppo_notes.rollouts.shapes import shape_error
@@ -189,7 +190,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             self.rollout_buffer.rule = rule
             self.rollout_buffer.lays_end_to_end = getattr(self.policy, "can_forget", False)
         self.watchers.begin_update()
-        self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
+        with is_in_update(self.rollout_buffer):
+            self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
         self._count_skipped()
         self._say_execution()
         if rule.adaptive_learning_rate is not None:

@@ -55,8 +55,8 @@ class CompiledSteps:
         if made_for != self._made_for:
             self._made_for = made_for
             self.program = Program(self.compiler.policy, self.steps.phase, rule, coefficients)
-            #: The function, for which vectors, and for how many rows and arguments.
-            self._found: tuple[FlatOptimizer | None, tuple[int, int], Any] | None = None
+            #: The function, for which vectors, and for how many rows, arguments and dtypes.
+            self._found: tuple[FlatOptimizer | None, tuple[Any, ...], Any] | None = None
         self._size = 0
 
     def resume(self) -> None:
@@ -76,11 +76,15 @@ class CompiledSteps:
             return None
         if self._size not in (0, len(minibatch.returns)):
             return None
+        leaves = Form.leaves(minibatch)
+        dtypes = Form.dtypes(leaves)
+        if dtypes is None:
+            return None
         self._size = len(minibatch.returns)
         flat = self.steps.flat
         written, changing = self.vectors()
-        arguments = [*written, changing, self.numbers, self.owners, *self.others, *Form.leaves(minibatch)]
-        function = self._function(flat, minibatch, arguments)
+        arguments = [*written, changing, self.numbers, self.owners, *self.others, *leaves]
+        function = self._function(flat, minibatch, arguments, dtypes)
         if function is None:
             return None
         is_taken, norms, log_ratio, scalars = function(*arguments)
@@ -89,9 +93,11 @@ class CompiledSteps:
         self.conclude()
         return self.program.terms(log_ratio, scalars), norms
 
-    def _function(self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor]) -> Any:
+    def _function(
+        self, flat: FlatOptimizer | None, minibatch: Any, arguments: list[th.Tensor], dtypes: tuple[th.dtype, ...]
+    ) -> Any:
         """The compiled function; looked up once, and again if the optimiser is no longer stepped in vectors."""
-        form_now = self._size, len(arguments)
+        form_now = self._size, len(arguments), dtypes
         if self._found is None or self._found[0] is not flat or self._found[1] != form_now:
             optimizer = None if flat is None else (flat.rule, flat.options)
             form = Form.of(minibatch, len(self.others))

@@ -62,8 +62,9 @@ class Descent:
         #: Scales the loss of a policy in float16.
         self.scaler: th.amp.GradScaler | None = None
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
+        self._memory = unusual_memory(self.parameters)
         #: Why autograd and optimiser are called as SB3 calls them; ``None`` if that need not be.
-        self.reason = None if policy is None else self._reason()
+        self.reason = None if policy is None else self._memory or self._reason()
         owners = owners_of(policy, self.parameters)
         device = self.parameters[0].device if self.parameters else None
         #: ``[2, P]``: which weight tensors are the actor's own and which the critic's.
@@ -116,7 +117,9 @@ class Descent:
         :return: ``False`` for another policy or optimiser, or one in which something was changed.
         """
         is_same = phase.trains == self.phase.trains and fingerprint.is_same(self._fingerprint)
-        return is_same and Fingerprint.of_optimizer(phase.optimizer).is_same(self._optimizer_fingerprint)
+        if not is_same or unusual_memory(self.parameters) != self._memory:
+            return False
+        return Fingerprint.of_optimizer(phase.optimizer).is_same(self._optimizer_fingerprint)
 
     def take(self, loss: th.Tensor, place: str) -> th.Tensor:
         """One step down the gradient of a loss.
@@ -284,6 +287,20 @@ class Descent:
             th.nn.utils.clip_grads_with_norm_(having, self.phase.max_grad_norm, norm)
         self.phase.optimizer.step()
         return self.norms(parts, norm)
+
+
+def unusual_memory(parameters: Sequence[th.nn.Parameter]) -> str | None:
+    """Why weights had better stay where they lie in memory: in a vector they would be elsewhere, row by row.
+
+    :param parameters: that are trained.
+    :return: half a sentence, ``None`` if there is nothing unusual.
+    """
+    for parameter in parameters:
+        if not parameter.is_contiguous():
+            return "a weight does not lie in memory row by row, and products of another layout round differently"
+        if parameter.is_cpu and parameter.is_shared():  # type: ignore[no-untyped-call]
+            return "weights are shared with other processes, which look at them where they lie"
+    return None
 
 
 def check_loss(loss: th.Tensor, place: str) -> None:

@@ -64,6 +64,16 @@ class Form(NamedTuple):
         seen = observations.values() if isinstance(observations, dict) else (observations,)
         return [*seen, *minibatch[1:6], *(minibatch.old_parameters or ()), *(() if masks is None else (masks,))]
 
+    @staticmethod
+    def dtypes(leaves: Sequence[th.Tensor]) -> tuple[th.dtype, ...] | None:
+        """The dtypes of a minibatch: code that was made for one set of them is good for no other.
+
+        :param leaves: of :meth:`leaves`.
+        :return: ``None`` if somebody has put float64 among them, which stays eager.
+        """
+        dtypes = tuple(leaf.dtype for leaf in leaves)
+        return None if th.float64 in dtypes else dtypes
+
     def minibatch(self, tensors: Sequence[th.Tensor]) -> Minibatch:
         """The minibatch again.
 
@@ -136,7 +146,8 @@ class Program:
                 is_taken = is_taken & ~(self._mean_kl(terms) > numbers[-1])
             if self.phase.max_grad_norm is not None:
                 slope = slope * clip_coefficient(norm, self.phase.max_grad_norm)
-            gradient.copy_(slope)
+            # Of a step that is not taken nothing is left behind.
+            gradient.copy_(th.where(is_taken, slope, gradient))
             if optimizer is not None:
                 rule, options = optimizer
                 after, state_after = rule.step(weights, slope, state, scalars.unbind(), options)

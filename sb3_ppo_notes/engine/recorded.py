@@ -22,8 +22,8 @@ logger = logging.getLogger("sb3_ppo_notes")
 
 #: Minibatches of one kind that are taken eagerly before the next is recorded: recording takes as long as some forty.
 WAIT = 32
-#: Number of rows, and whether there are masks.
-Kind = tuple[int, bool]
+#: Number of rows, whether there are masks, and the dtypes.
+Kind = tuple[int, bool, Any]
 
 
 class Differentiated(NamedTuple):
@@ -99,7 +99,10 @@ class Recorder:
         """
         if not self._is_possible or not isinstance(minibatch, Minibatch) or minibatch.recurrence is not None:
             return None
-        kind = len(minibatch.returns), minibatch.action_masks is not None
+        leaves = Form.leaves(minibatch)
+        kind = len(minibatch.returns), minibatch.action_masks is not None, Form.dtypes(leaves)
+        if kind[2] is None:
+            return None
         if self._scripts.get(kind, self) is None:
             return None
         if kind not in self._scripts:
@@ -108,7 +111,7 @@ class Recorder:
                 return None
         if not self._has_vectors():
             return None
-        leaves, script = Form.leaves(minibatch), self._scripts.get(kind)
+        script = self._scripts.get(kind)
         if script is None:
             results = self._record(kind, minibatch, leaves)
         elif kind not in self._trusted:

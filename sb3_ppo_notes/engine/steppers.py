@@ -80,14 +80,19 @@ class RecordedStepper(PlainNetworksStepper):
         :param place: where in the training this is, for errors.
         :return: what it gave.
         """
+        # Where no step is taken, the gradient of the last one that was is left, as by SB3.
+        limit, flat = self.settings.kl_limit, self.descent.flat
+        before = None if limit is None or flat is None else flat.gradient.vector.clone()
         recorded = None if trains == "critic" else self.recorder.differentiate(minibatch)
         if recorded is None:
             self.name = "eager"
             return super().step(minibatch, trains, place)
         self.name = "recorded"
         terms, loss, norms = recorded
-        kl = kl_beyond_limit(self.settings.kl_limit, terms)
+        kl = kl_beyond_limit(limit, terms)
         if kl is not None:
+            if before is not None and self.descent.flat is flat:
+                flat.gradient.vector.copy_(before)  # type: ignore[union-attr]
             return Step(terms, None, "kl", kl)
         try:
             check_loss(loss, place)

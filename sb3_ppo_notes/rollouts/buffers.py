@@ -1,10 +1,10 @@
 """Where a rollout lives between being gathered and being learned from.
 
-Both buffers are SB3's, with SB3's attributes and methods. What differs: the memory is laid out environment by
-environment (``[B, T, ...]``), and the ``[T, B, ...]`` arrays everybody reads are views of it. SB3 flattens a rollout
-environment-major before each update, which costs it a copy of everything (images included); here the flat order *is*
-the memory's order and nothing is copied. The arrays keep their shape and their memory for the buffer's whole life: copy
-what you want to keep beyond the next rollout.
+Both buffers are SB3's, with SB3's attributes and methods. What differs: the memory of observations is laid out
+environment by environment (``[B, T, ...]``), and the ``[T, B, ...]`` arrays everybody reads are views of it. SB3
+flattens a rollout environment-major before each update, which costs it a copy of everything (images included); here the
+flat order *is* the memory's order and no observation is copied. Each rollout has arrays of its own, as in SB3: whoever
+has kept those of the last one keeps it, and what somebody has put in their place is gone with it.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from sb3_ppo_notes.rules import GAE, RolloutArrays, UpdateRule
 SCALARS = ("env_rewards", "rewards", "returns", "episode_starts", "advantages", "values", "log_probs")
 
 
-class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
+class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):
     """SB3's ``RolloutBuffer``, whose advantages come from ``formulas`` by way of a rule.
 
     :param buffer_size: T, steps per environment.
@@ -47,9 +47,9 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         return UpdateRule(advantage_estimator=GAE(self.gae_lambda))
 
     def reset(self) -> None:
-        """Begin a new rollout in the same memory."""
-        if not hasattr(self, "_said"):
-            self._allocate()
+        """Begin a new rollout, in memory of its own: SB3 asks ``buffer_size`` and ``n_envs`` anew here, too."""
+        self._allocate()
+        self._forget_tensors()
         self.pos = 0
         self.full = False
         self.old_parameters = None
@@ -62,9 +62,11 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         self._allocate_scalars()
 
     def _allocate_scalars(self) -> None:
-        self.actions = self._time_major_zeros((self.action_dim,), self.action_space.dtype)
+        # Small, and laid out as SB3's: a mean over an array is summed in the order of its memory.
+        size = self.buffer_size, self.n_envs
+        self.actions = np.zeros((*size, self.action_dim), self.action_space.dtype)
         for name in SCALARS:
-            setattr(self, name, self._time_major_zeros((), np.float32))
+            setattr(self, name, np.zeros(size, np.float32))
 
     def _time_major_zeros(self, shape: Any, dtype: Any) -> np.ndarray:
         return np.zeros((self.n_envs, self.buffer_size, *shape), dtype=dtype).swapaxes(0, 1)
@@ -186,7 +188,7 @@ class NotesRolloutBuffer(MinibatchSource, RolloutBuffer):  # type: ignore[misc]
         return self._flat_tensor(self.observations)
 
 
-class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):  # type: ignore[misc]
+class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):
     """The same for Dict observations: one array a key.
 
     :param buffer_size: T, steps per environment.

@@ -21,6 +21,7 @@ from sb3_ppo_notes.policies.masks import gathered_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.policies.shipped import original
 from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
@@ -28,6 +29,9 @@ from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, begun, goes_on
 from sb3_ppo_notes.rollouts.places import add_place
 from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
+
+#: As they were written, whatever somebody has put in their place since, in the class or in an instance.
+STEP, ADD = original(VecEnv, "step"), original(NotesRolloutBuffer, "add")
 
 
 class Actor(Protocol):
@@ -92,15 +96,10 @@ def collect_rollouts(
     # Evaluation mode: dropout and batch normalisation must not differ between one step and the next.
     set_training_mode(model.policy, False)
     first = begun(model, env, callback, rollout_buffer)
-    visible: dict[str, Any] = {
-        "self": model,
-        "env": env,
-        "callback": callback,
-        "rollout_buffer": rollout_buffer,
-        "n_rollout_steps": n_rollout_steps,
-    }
-    stepping = _Stepping(model, env, rollout_buffer, acting())
+    visible: dict[str, Any] = {"self": model, "env": env, "callback": callback, "n_rollout_steps": n_rollout_steps}
+    visible["rollout_buffer"] = rollout_buffer
     may_change = runs_own_code(callback)
+    stepping = _Stepping(model, env, rollout_buffer, acting(), may_change)
     step = {} if first < n_rollout_steps else _last_step(model, rollout_buffer)
     if step and not goes_on(model, first):
         return False
@@ -121,7 +120,11 @@ def collect_rollouts(
         store()
 
     last_values = _end_rollout(model, env, rollout_buffer, stepping.actor, step["dones"])
-    callback.update_locals(visible | step | {"n_steps": n_rollout_steps, "values": last_values})
+    callback.update_locals(
+        visible
+        | step
+        | {"n_steps": n_rollout_steps, "values": last_values, "actions": _as_stored(model, step["actions"])}
+    )
     callback.on_rollout_end()
     return True
 
@@ -150,19 +153,23 @@ class _Stepping:
     :param model: the algorithm.
     :param env: the training environments.
     :param rollout_buffer: where a step is stored, as far as it is known before the environments have answered.
-    :param actor: chooses them.
+    :param actor: chooses actions.
+    :param may_change: whether a callback may change a step after it was made.
     """
 
-    def __init__(self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor):
+    def __init__(
+        self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor, may_change: bool
+    ):
         self.model = model
         self.env = env
         self.buffer = rollout_buffer
         self.actor = actor
         self.is_masked = getattr(model, "action_masking", False)
-        self.is_discrete = isinstance(model.action_space, spaces.Discrete)
-        #: Whether the buffer takes a step in two halves; one whose ``add`` is somebody else's wants it whole.
-        self.is_halved = getattr(type(rollout_buffer), "add", None) is NotesRolloutBuffer.add
-        self._is_split = type(env).step is VecEnv.step
+        #: Whether the buffer is ours; one whose ``add`` is somebody else's wants to be asked.
+        self.is_ours = _is_method(rollout_buffer.add, ADD)
+        #: Whether it takes a step in two halves: SB3 stores a step after the callbacks have seen it.
+        self.is_halved = self.is_ours and not may_change
+        self._is_split = _is_method(env.step, STEP)
 
     def step(self) -> dict[str, Any]:
         """Act once in every environment.
@@ -184,8 +191,7 @@ class _Stepping:
                 env.step_async(clipped_actions)
             action = self.actor.assess(choice)
         if self.is_halved:
-            actions = sampled.reshape(-1, 1) if self.is_discrete else sampled
-            starts = model._last_episode_starts
+            actions, starts = _as_stored(model, sampled), model._last_episode_starts
             self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
         new_obs, rewards, dones, infos = self._answers(clipped_actions)
         return {
@@ -220,6 +226,16 @@ class _Stepping:
         check_finite("reward", rewards, step)
         check_finite("observation", new_obs, step)
         return new_obs, rewards, np.asarray(dones), infos
+
+
+def _is_method(method: Any, function: Any) -> bool:
+    """Whether a method is this very function of its class, and nobody's own."""
+    return function is not None and getattr(method, "__func__", None) is function
+
+
+def _as_stored(model: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
+    """Actions as SB3's buffers take them: single numbers in a row each."""
+    return actions.reshape(-1, 1) if isinstance(model.action_space, spaces.Discrete) else actions
 
 
 def _last_step(model: OnPolicyAlgorithm, rollout_buffer: RolloutBuffer) -> dict[str, Any]:
@@ -261,7 +277,7 @@ def _store(
 ) -> None:
     """Put one step, or the half that is not there yet, into the buffer and move on to the next observation."""
     model._update_info_buffer(step["infos"], step["dones"])
-    rewards, actions = step["rewards"], step["actions"]
+    rewards = step["rewards"]
     truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
     if truncated:
         terminal_values = _terminal_values(model.policy, truncated, len(rewards), step["states"])
@@ -278,7 +294,7 @@ def _store(
     else:
         rollout_buffer.add(
             model._last_obs,  # type: ignore[arg-type]
-            actions.reshape(-1, 1) if isinstance(model.action_space, spaces.Discrete) else actions,
+            _as_stored(model, step["actions"]),
             rewards,
             model._last_episode_starts,  # type: ignore[arg-type]
             step["values"],

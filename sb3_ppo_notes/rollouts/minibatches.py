@@ -1,11 +1,13 @@
 """Handing a rollout out in minibatches: to feed-forward policies in any order, to recurrent ones in whole sequences."""
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.distributions import Parameters
@@ -46,6 +48,22 @@ class Portion(NamedTuple):
     recurrence: Recurrence | None
 
 
+@contextmanager
+def is_in_update(rollout_buffer: Any) -> Iterator[None]:
+    """Within it our own update goes through a rollout.
+
+    :param rollout_buffer: of any class; of somebody else's it is only noted.
+    :return: a context.
+    """
+    rollout_buffer.is_in_update = True
+    if isinstance(rollout_buffer, MinibatchSource):
+        rollout_buffer.generator_ready = False  # somebody may have changed an array since it was last gone through
+    try:
+        yield
+    finally:
+        rollout_buffer.is_in_update = False
+
+
 class MinibatchSource:
     """The half of a rollout buffer that gives; the other half, in ``buffers``, takes."""
 
@@ -68,6 +86,8 @@ class MinibatchSource:
     sequence_length: int = 1
     #: Whether its memory can be wiped between two sequences, so that one may follow the other in a lane.
     lays_end_to_end: bool = False
+    #: Whether our own update goes through the rollout: it gets what it needs beside SB3's samples.
+    is_in_update: bool = False
     _states: list[States]
     _columns: dict[str, th.Tensor]
     _observation_tensors: Any
@@ -77,12 +97,15 @@ class MinibatchSource:
         """A rollout array in the order of the samples: all of environment 0, then all of environment 1, and so on.
 
         :param array: ``[T, B, ...]``, one of this buffer's.
-        :return: ``[T·B, ...]``, sharing the memory.
+        :return: ``[T·B, ...]``; observations share the memory.
         """
         return array.swapaxes(0, 1).reshape(self.buffer_size * self.n_envs, *array.shape[2:])
 
-    def get(self, batch_size: int | None = None) -> Generator[Minibatch, None, None]:
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """Go once through the rollout in minibatches, in the order the rule asks for.
+
+        Our own update gets a :class:`Minibatch`, and so does whoever goes through a recurrent or a masked rollout;
+        everybody else (a ``train`` of somebody's own, a callback) gets SB3's samples, with advantages as they are.
 
         :param batch_size: samples in a minibatch; ``None`` for all in one. A recurrent policy gets whole sequences, of
             about as many steps.
@@ -92,18 +115,26 @@ class MinibatchSource:
         if not self.full:
             held = f"it holds {self.pos} of {self.buffer_size} steps"
             raise InvalidValueError(f"rollout_buffer must be full before it is used, {held}")
+        if not self.is_in_update:
+            self.generator_ready = False
         self._prepare()
         size = batch_size or self.buffer_size * self.n_envs
         if self._states:
             yield from self._sequence_epoch(size)
-        else:
+        elif self.is_in_update or self._mask_tensor is not None:
             yield from self.epoch(size)
+        else:
+            yield from map(self._as_samples, self.epoch(size))
 
     def _prepare(self) -> None:
         if not self.generator_ready:
             self._columns = self._columns_as_tensors()
             self._prepare_context()
             self.generator_ready = True
+
+    def _forget_tensors(self) -> None:
+        """Let go of what was made of a rollout that is over."""
+        self._columns, self._observation_tensors, self._mask_tensor, self.action_masks = {}, None, None, None
 
     def _prepare_context(self) -> None:
         self._observation_tensors = self._observations_as_tensors()
@@ -157,7 +188,7 @@ class MinibatchSource:
         columns: dict[str, Sequence[th.Tensor]] = {
             name: _split(column[index], batch_size) for name, column in self._columns.items()
         }
-        normalizes = self.rule.advantage_normalization.scope == "minibatch"
+        normalizes = self.is_in_update and self.rule.advantage_normalization.scope == "minibatch"
         if normalizes:
             columns["advantages"] = self._normalized(self._columns["advantages"][index], batch_size)
         rows = _split(index, batch_size)
@@ -260,11 +291,18 @@ class MinibatchSource:
     def _observation_rows(self, rows: th.Tensor) -> Any:
         return self._observation_tensors[rows]
 
+    def _as_samples(self, minibatch: Minibatch) -> RolloutBufferSamples | DictRolloutBufferSamples:
+        """What SB3 says of a minibatch: all actions are rows of float32."""
+        kind = DictRolloutBufferSamples if isinstance(minibatch.observations, dict) else RolloutBufferSamples
+        actions = minibatch.actions.float().reshape(-1, self.actions.shape[-1])
+        return kind(*minibatch._replace(actions=actions)[: len(kind._fields)])  # type: ignore[arg-type]
+
     def _mask_rows(self, rows: th.Tensor) -> th.Tensor | None:
         return None if self._mask_tensor is None else self._mask_tensor[rows]
 
     def _flat_tensor(self, array: np.ndarray) -> th.Tensor:
-        return th.from_numpy(self.flat(array)).to(self.device)
+        flat = self.flat(array)
+        return th.from_numpy(flat if flat.flags.writeable else flat.copy()).to(self.device)
 
 
 def _split(tensor: th.Tensor, sizes: int | list[int]) -> Sequence[th.Tensor]:

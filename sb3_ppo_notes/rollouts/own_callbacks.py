@@ -4,7 +4,10 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ppo_notes.policies.shipped import is_library_class
+from sb3_ppo_notes.policies.shipped import has_shipped_methods, is_library_class
+
+#: What of a callback is called while a rollout goes on.
+CALLED = ("on_step", "_on_step", "update_locals", "update_child_locals")
 
 
 def runs_own_code(callback: Any) -> bool:
@@ -16,6 +19,8 @@ def runs_own_code(callback: Any) -> bool:
     if callback is None:
         return False
     if not isinstance(callback, BaseCallback) or not is_library_class(type(callback)):
+        return True
+    if not has_shipped_methods(type(callback), *CALLED):
         return True
     inside = [callback, *vars(callback).values()]
     if any(callable(value) and not isinstance(value, BaseCallback | type) for value in inside[1:]):
