@@ -21,7 +21,7 @@ class KLControl:
         self._policy_is_over = False
         self.update_is_over = False
 
-    def trains(self, trained: Trains) -> Trains:
+    def part_to_train(self, trained: Trains) -> Trains:
         """What the next step trains.
 
         :param trained: what the phase is for.
@@ -37,16 +37,13 @@ class KLControl:
         """
         return self.update_is_over or (trained == "policy" and self._policy_is_over)
 
-    def ends_epoch(self, kl: Any, epoch: int, trained: Trains) -> bool:
-        """The KL is above the limit: note it, and decide.
+    def note_stop(self, kl: Any, epoch: int) -> None:
+        """Note that the KL is above the limit.
 
         :param kl: mean estimate of KL(old ‖ new); nats.
         :param epoch: number of the epoch in which this was seen.
-        :param trained: what the phase is for.
-        :return: whether the rest of the epoch is left out, too; if not, the critic goes on alone.
         """
-        stop = self.early_stop
-        assert stop is not None  # who else has a limit?
+        stop: Any = self.early_stop
         self.stopped_in_epoch = epoch
         limit = stop.factor * stop.target
         self.reason = f"KL {kl:.3g} > {limit:.3g} nats ({stop.estimator}) in epoch {epoch}"
@@ -54,4 +51,3 @@ class KLControl:
         self.update_is_over = stop.scope == "update"
         if self.verbose >= 1:
             print(f"Early stopping at step {epoch} due to reaching max kl: {kl:.2f}")
-        return self.trains(trained) != "critic"

@@ -247,9 +247,11 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
 
     def _say_execution(self) -> None:
         """Say once what keeps training from being faster."""
+        if self.verbose < 1:
+            return
         report = self.engine.report()
-        slow = tuple(each.reason for each in report.steps.values() if each.name == "eager" and each.reason)
-        if self.verbose >= 1 and slow and slow != self._said_execution and self.num_timesteps > 0:
+        slow = tuple(each.reason for each in report.steps.values() if each.name == "eager" and each.is_lasting)
+        if any(slow) and slow != self._said_execution:
             print(f"{self.algorithm_name} runs {report}")
             self._said_execution = slow
 

@@ -39,12 +39,13 @@ class Update:
 
         :param phases: one for actor and critic together, or first one for the actor and then one for the critic.
         :return: what happened, in numbers.
-        :raises NonFiniteError: if a loss, a gradient or a weight is not finite; the weights are then as before.
+        :raises NonFiniteError: by the engine, if a loss, a gradient or a weight is not finite and is not to be skipped.
         """
         if self.rule.needs_exact_kl:
             reevaluation.store_old_distribution(self.rollout, self.policy, self.batch_size)  # π_old, before it moves
         self.model.engine.begin_update()
-        for self.phase in phases:
+        for phase in phases:
+            self.phase = phase
             stepper = self.model.engine.stepper(self.phase)
             stepper.begin(StepSettings(self.rule, self.coefficients))
             self.metrics.begin_phase(self.phase.max_grad_norm)
@@ -54,7 +55,7 @@ class Update:
                 return self._update_report(phases[0])
             if self.control.update_is_over:
                 break
-        self._adapt_penalty()
+        self._adapt_kl_coef()
         self.model.rule_state = self.rule_state
         return self._update_report(phases[0])
 
@@ -63,15 +64,16 @@ class Update:
             self.metrics.begin("epoch")
             if epoch > 0 and self.rule.computed == "every_epoch":
                 reevaluation.recompute_advantages(self.rollout, self.policy)
-            trained = self.control.trains(self.phase.trains)
+            part = self.control.part_to_train(self.phase.trains)
             if not self._learn_epoch(stepper, epoch):
                 return
             self.metrics.end_epoch()
-            if trained != "critic":
-                self._look_at_kl(epoch)
+            if part != "critic":
+                self._adapt_learning_rate()
+                self._stop_after(epoch)
             # SB3 counts epochs here, not optimiser steps, the one that was cut short included.
             self.model._n_updates += 1
-            self._report_epoch(epoch, trained)
+            self._report_epoch(epoch, part)
             if self.control.phase_is_over(self.phase.trains):
                 break
 
@@ -80,40 +82,40 @@ class Update:
         for number, minibatch in enumerate(self.rollout.get(self.batch_size)):
             self.metrics.begin("minibatch")
             place = f"in epoch {epoch}, minibatch {number} of the update at step {self.model.num_timesteps}"
-            step = stepper.step(minibatch, self.control.trains(self.phase.trains), place)
+            # Evaluate the policy, PPO eq. 9 (rules/loss.py), KL limit, gradient, clip its norm, step the optimiser.
+            step = stepper.step(minibatch, self.control.part_to_train(self.phase.trains), place)
             self.metrics.add(step)
             if step.refused == "rolled back":
                 return False
-            is_over = step.refused == "kl" and self.control.ends_epoch(step.kl, epoch, self.phase.trains)
-            if step.refused == "kl" and not is_over:  # the policy rests, the critic learns on
-                self.metrics.add(stepper.step(minibatch, "critic", place))
+            if step.refused == "kl":  # the policy has gone too far, and no step was taken
+                self.control.note_stop(step.kl, epoch)
+                if self.control.part_to_train(self.phase.trains) == "critic":  # the policy rests, the critic learns on
+                    step = stepper.step(minibatch, "critic", place)
+                    self.metrics.add(step)
             self._report_minibatch(epoch, number)
-            if is_over:
+            if step.refused == "kl":
                 break
         return True
 
-    # -- KL control, between epochs and after the last -----------------------------------------------------------
-
-    def _look_at_kl(self, epoch: int) -> None:
-        adaptive, early_stop = self.rule.adaptive_learning_rate, self.rule.early_stop
+    def _adapt_learning_rate(self) -> None:
+        adaptive = self.rule.adaptive_learning_rate
         if adaptive is not None:
             kl = float(self.metrics.mean_kl(adaptive.estimator))
             learning_rate = adaptive.next_learning_rate(self.phase.optimizer.param_groups[0]["lr"], kl)
             update_learning_rate(self.phase.optimizer, learning_rate)
             self.rule_state = dataclasses.replace(self.rule_state, learning_rate=learning_rate)
-        if early_stop is not None and early_stop.decided == "epoch":
-            kl_of_epoch = self.metrics.mean_kl(early_stop.estimator)
-            if early_stop.is_exceeded_by(kl_of_epoch):
-                self.control.ends_epoch(kl_of_epoch, epoch, self.phase.trains)
 
-    def _adapt_penalty(self) -> None:
+    def _stop_after(self, epoch: int) -> None:
+        stop = self.rule.early_stop
+        if stop is not None and stop.decided == "epoch" and stop.is_exceeded_by(self.metrics.mean_kl(stop.estimator)):
+            self.control.note_stop(self.metrics.mean_kl(stop.estimator), epoch)
+
+    def _adapt_kl_coef(self) -> None:
         objective = self.rule.policy_objective
         if isinstance(objective, KLPenalty):
             kl = reevaluation.mean_kl_from_old(self.rollout, self.policy, self.batch_size)
             kl_coef = objective.next_coefficient(self.coefficients.kl_coef, kl)
             self.rule_state = dataclasses.replace(self.rule_state, kl_coef=kl_coef)
-
-    # -- what is reported ------------------------------------------------------------------------------------------
 
     def _report(self, window: Window, **others: Any) -> UpdateReport:
         return self.metrics.report(
@@ -130,8 +132,8 @@ class Update:
             self.metrics.read()
             self._tell("on_minibatch", self._report("minibatch", epoch=epoch, minibatch=number))
 
-    def _report_epoch(self, epoch: int, trained: str) -> None:
-        if self.probe is not None and trained != "critic":
+    def _report_epoch(self, epoch: int, part: str) -> None:
+        if self.probe is not None and part != "critic":
             self.metrics.kl_after.append(self.probe.kl())
         if self.model.watchers.want("on_epoch"):
             self._tell("on_epoch", self._report("epoch", epoch=epoch))

@@ -23,10 +23,12 @@ class Execution(NamedTuple):
 
     :param name: ``"eager"``, ``"recorded"`` or ``"compiled"``.
     :param reason: why not by anything faster; ``None`` if nothing faster was asked for or would do.
+    :param is_lasting: whether the reason holds until the model is changed.
     """
 
     name: str
     reason: str | None = None
+    is_lasting: bool = True
 
 
 class EngineReport(NamedTuple):
@@ -228,11 +230,13 @@ class Engine:
         refused = self.compiler.reason if self.compiler is not None else None
         if stepper.name == "recorded":
             return Execution("recorded", refused)
+        if refused is None and isinstance(stepper, RecordedStepper) and stepper.recorder.reason is None:
+            return Execution("eager", f"fewer than {WAIT} minibatches of a kind so far", is_lasting=False)
         return Execution("eager", refused or self._why_eager(stepper))
 
     def _why_eager(self, stepper: EagerStepper) -> str | None:
         if isinstance(stepper, RecordedStepper):
-            return stepper.recorder.reason or f"fewer than {WAIT} minibatches of a kind so far"
+            return stepper.recorder.reason
         if stepper.descent.phase.trains == "critic":
             return "the critic's own steps are not recorded"
         if isinstance(self.policy, NotesRecurrentPolicy):

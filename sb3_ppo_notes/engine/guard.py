@@ -142,6 +142,8 @@ class GuardedStepper:
         :raises NonFiniteError: unless such steps are to be skipped; weights and optimiser are as before the update.
         """
         self._place = place
+        if self.guard.is_rolled_back:
+            return Step(None, None, "rolled back")
         try:
             step = self.inner.step(minibatch, trains, place)
         except StepNotFinite as error:

@@ -63,6 +63,12 @@ class RecordedStepper(PlainNetworksStepper):
         self.recorder = Recorder(descent, networks)
         #: Our functions, as they were when learning began; set by the engine.
         self.source: tuple[Any, ...] = ()
+        self._n_eager = self._n_recorded = 0
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """How most minibatches of this update were carried out."""
+        return "recorded" if self._n_recorded > self._n_eager else "eager"
 
     def begin(self, settings: StepSettings) -> None:
         """Begin an update.
@@ -71,6 +77,7 @@ class RecordedStepper(PlainNetworksStepper):
         """
         super().begin(settings)
         self.recorder.begin(settings, self.source)
+        self._n_eager = self._n_recorded = 0
 
     def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
         """Learn from one minibatch.
@@ -85,9 +92,9 @@ class RecordedStepper(PlainNetworksStepper):
         before = None if limit is None or flat is None else flat.gradient.vector.clone()
         recorded = None if trains == "critic" else self.recorder.differentiate(minibatch)
         if recorded is None:
-            self.name = "eager"
+            self._n_eager += trains != "critic"
             return super().step(minibatch, trains, place)
-        self.name = "recorded"
+        self._n_recorded += 1
         terms, loss, norms = recorded
         kl = kl_beyond_limit(limit, terms)
         if kl is not None:

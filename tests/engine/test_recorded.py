@@ -114,7 +114,7 @@ def test_a_policy_with_memory_is_not_recorded(policy, monkeypatch):
     monkeypatch.setattr(recorded, "WAIT", 0)
     model = learn(eager("image" if "Cnn" in policy else "box", policy=policy), 2 * 64)
     assert not tally.count
-    assert model.engine.report().steps["both"] == ("eager", "a policy with memory is not recorded")
+    assert model.engine.report().steps["both"] == ("eager", "a policy with memory is not recorded", True)
 
 
 def test_a2c_too(monkeypatch):
@@ -274,3 +274,17 @@ def test_models_with_lists_can_be_copied(monkeypatch):
     assert model.engine.steppers["both"].recorder._scripts
     assert copy.deepcopy(model.engine).steppers == {}
     assert pickle.loads(pickle.dumps(model.engine)).steppers == {}
+
+
+def test_what_ran_is_said_and_what_keeps_it_from_being_faster_is_printed_once(capsys):
+    plain = eager("box", verbose=1)
+    learn(plain, 64)
+    assert plain.engine.report().steps["both"].name == "eager"
+    assert not plain.engine.report().steps["both"].is_lasting
+    learn(plain, 4 * 64)
+    assert str(plain.engine.report()) == "steps recorded; acting eager"
+    assert "runs steps" not in capsys.readouterr().out
+    shared = eager("dict", policy="MultiInputPolicy", verbose=1)
+    learn(shared, 3 * 64)
+    said = "PPO runs steps eager (the networks are not two plain stacks of layers); acting eager"
+    assert capsys.readouterr().out.count(said) == 1
