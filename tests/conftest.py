@@ -1,6 +1,7 @@
 """One torch thread (two would change the last bit of a sum), hypothesis without a clock, and another processor's paths.
 
-``TEST_LSTM_LEVEL=plain`` or ``avx2`` has our LSTM use no newer instructions than that; PyTorch has its own such variables.
+``TEST_LSTM_LEVEL=plain`` or ``avx2`` has our LSTM use no newer instructions than that, ``none`` does without it; PyTorch has
+its own such variables.
 """
 
 import os
@@ -28,7 +29,9 @@ def checked_distributions():
 
 def pytest_configure():
     level = os.environ.get("TEST_LSTM_LEVEL")
-    if level is not None and lstm.LIBRARY is not None:
+    if level == "none":
+        lstm.LIBRARY = None
+    elif level is not None and lstm.LIBRARY is not None:
         lstm.LIBRARY = lstm.Library(lstm._path(), ("plain", "avx2").index(level))
 
 
