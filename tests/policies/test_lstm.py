@@ -1,8 +1,7 @@
-import os
-
 """The LSTM in C is nn.LSTM, step for step and slope for slope, on every instruction set and however rows lie."""
 
 import logging
+import os
 import shutil
 import subprocess
 import sysconfig
