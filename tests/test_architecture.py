@@ -65,8 +65,12 @@ def room_of(path):
     return first.removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_only_from_rooms_above(path):
+def test_imports_only_from_rooms_above():
+    for path in FILES:
+        check_imports_only_from_rooms_above(path)
+
+
+def check_imports_only_from_rooms_above(path):
     room = room_of(path)
     if room not in ROOMS:
         return  # __init__, __main__, _version, _atomic: the front door
@@ -105,8 +109,12 @@ def test_who_reads_the_update_need_not_read_much_else():
     assert len((PACKAGE / "algorithms" / "update.py").read_text().splitlines()) <= 150
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_formulas_and_rules_know_numpy_and_torch_only(path):
+def test_formulas_and_rules_know_numpy_and_torch_only():
+    for path in FILES:
+        check_formulas_and_rules_know_numpy_and_torch_only(path)
+
+
+def check_formulas_and_rules_know_numpy_and_torch_only(path):
     room = room_of(path)
     if room not in OUTSIDE:
         return
@@ -156,8 +164,12 @@ def public_objects():
 PUBLIC = dict(public_objects())
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_is_documented(name):
+def test_every_public_name_is_documented():
+    for name in PUBLIC:
+        check_every_public_name_is_documented(name)
+
+
+def check_every_public_name_is_documented(name):
     documented = PUBLIC[name]
     text = inspect.getdoc(documented) or ""
     assert text, f"{name} has no docstring"
@@ -196,8 +208,12 @@ def test_every_formula_has_its_parts(name):
     assert is_trivial or "Source:" in text, f"{name} cites no source"
 
 
-@pytest.mark.parametrize("path", [*FILES, *TUNING_FILES], ids=lambda path: str(path.relative_to(PACKAGE.parent)))
-def test_sizes(path):
+def test_sizes():
+    for path in [*FILES, *TUNING_FILES]:
+        check_sizes(path)
+
+
+def check_sizes(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 400, f"{path} has {len(text.splitlines())} lines"
     lines = text.splitlines()
