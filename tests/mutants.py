@@ -1397,6 +1397,13 @@ MUTANTS = [
         REACHED + "test_sb3s_own_methods_in_a_subclass_do_what_they_do_in_sb3[names0-ppo]",
     ),
     Mutant(
+        "who listens to every operation is not asked",
+        "engine/modes.py",
+        "            if not isinstance(mode, DeviceContext):\n",
+        "            if False:\n",
+        "tests/parity/test_reached_into.py::test_who_listens_to_every_operation_is_heard[Halving-ppo]",
+    ),
+    Mutant(
         "a schedule is asked though it is not copied whole",
         "algorithms/asking.py",
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",

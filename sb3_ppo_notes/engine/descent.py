@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch as th
 
 from sb3_ppo_notes.engine.fingerprint import Fingerprint
+from sb3_ppo_notes.engine.modes import listening_mode
 from sb3_ppo_notes.engine.norms import clip_number, norms_of
 from sb3_ppo_notes.engine.optimizers import FlatOptimizer, clears_gradients, elementwise_of
 from sb3_ppo_notes.engine.plain_networks import Towers
@@ -62,9 +63,10 @@ class Descent:
         #: Scales the loss of a policy in float16.
         self.scaler: th.amp.GradScaler | None = None
         self.parameters = [parameter for parameter in phase.parameters if parameter.requires_grad]
-        self._memory = unusual_memory(self.parameters)
+        #: What is unusual around the policy, and no part of it.
+        self._obstacle = listening_mode() or unusual_memory(self.parameters)
         #: Why autograd and optimiser are called as SB3 calls them; ``None`` if that need not be.
-        self.reason = None if policy is None else self._memory or self._reason()
+        self.reason = None if policy is None else self._obstacle or self._reason()
         owners = owners_of(policy, self.parameters)
         device = self.parameters[0].device if self.parameters else None
         #: ``[2, P]``: which weight tensors are the actor's own and which the critic's.
@@ -117,7 +119,7 @@ class Descent:
         :return: ``False`` for another policy or optimiser, or one in which something was changed.
         """
         is_same = phase.trains == self.phase.trains and fingerprint.is_same(self._fingerprint)
-        if not is_same or unusual_memory(self.parameters) != self._memory:
+        if not is_same or (listening_mode() or unusual_memory(self.parameters)) != self._obstacle:
             return False
         return Fingerprint.of_optimizer(phase.optimizer).is_same(self._optimizer_fingerprint)
 

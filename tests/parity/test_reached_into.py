@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from torch.overrides import TorchFunctionMode
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.asking import whole_copy
@@ -418,6 +419,52 @@ def test_gradients_are_left_behind_as_by_stock():
         model = learned(model_of(algorithm, n_epochs=4, target_kl=1e-5), 6)
         gradients.append([weight.grad.clone() for weight in model.policy.parameters()])
     assert all(map(th.equal, *gradients))
+
+
+class Halving(TorchFunctionMode):
+    """Halves what a linear layer gives."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        return result * 0.5 if function is th.nn.functional.linear else result
+
+
+def lossy():
+    """What autograd keeps loses half its digits."""
+
+    def pack(tensor):
+        return tensor.half() if tensor.is_floating_point() else tensor
+
+    return th.autograd.graph.saved_tensors_hooks(
+        pack, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor
+    )
+
+
+class Inside(BaseCallback):
+    """Updates are made inside of a context."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.context = context
+
+    def _on_training_start(self):
+        train = type(self.model).train
+
+        def inside():
+            with self.context():
+                train(self.model)
+
+        self.model.train = inside
+
+    def _on_step(self):
+        return True
+
+
+@BOTH
+@pytest.mark.parametrize("context", [Halving, lossy, lambda: th.device("cpu")])
+def test_who_listens_to_every_operation_is_heard(pair, context):
+    stock, ours = (learned(model_of(algorithm), 4, Inside(context)) for algorithm in PAIRS[pair])
+    assert_same(ours, stock)
 
 
 # -- compiled ----------------------------------------------------------------------------------------------------------
