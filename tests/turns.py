@@ -31,7 +31,12 @@ def drawn(order, item):
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: drawn(config.getoption("turn_order"), item))
+    """Of those that take minutes one is drawn, and goes first: begun last, it would end long after the time is over."""
+    order = config.getoption("turn_order")
+    items.sort(key=lambda item: drawn(order, item))
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.without_turn = set(long[1:]) if config.getoption("turn_seconds") < float("inf") else set()
+    items.sort(key=lambda item: item not in long[:1])
 
 
 def pytest_collection_finish(session):
@@ -40,7 +45,7 @@ def pytest_collection_finish(session):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    if time.monotonic() > item.config.turns_end:
+    if item in item.config.without_turn or time.monotonic() > item.config.turns_end:
         pytest.skip(NOT_NOW)
 
 

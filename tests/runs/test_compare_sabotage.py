@@ -26,6 +26,7 @@ SIGN_NOISE = f"tests.runs.test_compare_sabotage:SignNoisePPO:{COMMON},clip_range
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sabotage_is_called_worse_and_the_a_a_check_passes(tmp_path, capsys):
     arguments = ["--envs", "CartPole-v1", "--arms", f"{SOUND},{NO_CLIP},{SIGN_NOISE}", "--seeds", "10", "--a-a"]
     budget = ["--total-timesteps", "28000", "--n-eval-episodes", "20"]
