@@ -83,7 +83,7 @@ def _run_here(folder, tests, printed):
 
 
 def main():
-    """Serve until the input ends."""
+    """Serve until an empty line: the input itself may never end, a process that was forked meanwhile holds it open."""
     for name in SLOW_TO_IMPORT:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -92,6 +92,8 @@ def main():
         # The package this file lies in: a copy has a ``tests`` of its own.
         del sys.modules[name]
     for line in sys.stdin:
+        if not line.strip():
+            break
         request = json.loads(line)
         print(json.dumps(run(request["folder"], request["tests"])), flush=True)
 

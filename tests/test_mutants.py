@@ -38,6 +38,7 @@ def run_tests_against():
             return Result(**json.loads(server.stdout.readline()))
 
         yield run
+        server.stdin.write("\n")
         server.stdin.close()
 
 
