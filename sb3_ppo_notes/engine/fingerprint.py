@@ -11,7 +11,7 @@ It holds the objects themselves, not their addresses: of an object that is gone 
 
 Not in it, because it may change without any harm: the *numbers* in weights, buffers and optimiser state (read where
 they lie) and the learning rate (read at every step). *Where* weights and state lie in memory is for those to compare
-who keep addresses (``algorithms.elementwise.FlatOptimizer``, ``algorithms.script.Script``). Nor does it hold the state
+who keep addresses (``engine.optimizers.FlatOptimizer``, ``engine.script.Script``). Nor does it hold the state
 of somebody's own modules: nothing is ever kept of those (``policies.shipped``), only that they are there. The mode is
 in it, so those of rollouts and those of updates are compared among themselves.
 """

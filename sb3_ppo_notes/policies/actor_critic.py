@@ -211,7 +211,7 @@ def evaluate(
     :param action_masks: ``[N, n]``, ``True`` where an action was allowed; ``None`` for no masks.
     :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
     :param entropy_gradient: whether the entropy is differentiated; what is only logged needs no graph.
-    :param outputs: of the networks, where they have been run already (``policies.towers``).
+    :param outputs: of the networks, where they have been run already (``engine.plain_networks``).
     :return: what the policy says of them.
     """
     formulas = formulas_of(policy) if keeps_sb3_method(policy, "evaluate_actions") else None

@@ -249,7 +249,7 @@ def test_a_mask_that_allows_nothing_is_refused_though_contrib_takes_it():
         built(NotesPPO, Paying(mask=[0, 0, 0]), action_masking=True).learn(16)
 
 
-def test_readme_lists_all_that_is_refused():
+def test_the_document_lists_all_that_is_refused():
     text = DOCUMENT.read_text().split("Refused though stock SB3 takes it")[1]
     rows = re.findall(r"^\| (.+?) \| (.+?) \|$", text.split("\n\n")[1], flags=re.MULTILINE)[1:]
     assert {first for first, _ in rows} == {row for row, _, _ in REFUSED} | {STEPS, START, MASK}

@@ -1,4 +1,4 @@
-"""Short runs, in which the lists of operations (``algorithms.scripted_steps``) shall be in use for most of the way."""
+"""Short runs, in which recorded operations (``engine.recorded``) shall be in use for most of the way."""
 
 import pytest
 

@@ -371,7 +371,9 @@ def test_a_copy_that_shares_nothing_is_asked_in_the_constructor():
 
 # -- memory ------------------------------------------------------------------------------------------------------------
 
-MOVED = "the first update moves weights into a vector of its own (algorithms.flat), whoever else looks at their memory"
+MOVED = (
+    "the first update moves weights into a vector of its own (engine/vectors.py), whoever else looks at their memory"
+)
 
 
 def test_weights_in_shared_memory_stay_there():
