@@ -1285,8 +1285,8 @@ MUTANTS = [
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "kind = len(minibatch.returns), minibatch.action_masks is not None",
-        "kind = len(minibatch.returns), False",
+        "kind = len(minibatch.returns), Form.dtypes(leaves)",
+        "kind = len(minibatch.returns), ()",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
     Mutant(
@@ -1377,7 +1377,7 @@ MUTANTS = [
         "a rollout begins in the memory of the last one",
         "rollouts/buffers.py",
         "        self._allocate()\n        self._forget_tensors()\n",
-        '        if "_said" not in vars(self):\n            self._allocate()\n        self._forget_tensors()\n',
+        '        if "values" not in vars(self):\n            self._allocate()\n        self._forget_tensors()\n',
         REACHED + "test_arrays_of_a_rollout_are_kept_by_whoever_keeps_them",
     ),
     Mutant(

@@ -22,8 +22,8 @@ logger = logging.getLogger("sb3_ppo_notes")
 
 #: Minibatches of one kind that are taken eagerly before the next is recorded: recording takes as long as some forty.
 WAIT = 32
-#: Number of rows, whether there are masks, and the dtypes.
-Kind = tuple[int, bool, Any]
+#: Number of rows, and the dtype of each tensor: with masks there is one more.
+Kind = tuple[int, Any]
 
 
 class Differentiated(NamedTuple):
@@ -100,8 +100,8 @@ class Recorder:
         if not self._is_possible or not isinstance(minibatch, Minibatch) or minibatch.recurrence is not None:
             return None
         leaves = Form.leaves(minibatch)
-        kind = len(minibatch.returns), minibatch.action_masks is not None, Form.dtypes(leaves)
-        if kind[2] is None:
+        kind = len(minibatch.returns), Form.dtypes(leaves)
+        if kind[1] is None:
             return None
         if self._scripts.get(kind, self) is None:
             return None
