@@ -267,7 +267,7 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         return rule.policy_objective.coefficient if self.rule_state.kl_coef is None else self.rule_state.kl_coef
 
     def _phases(self, rule: UpdateRule) -> list[Phase]:
-        """Who is trained in this update: everything together, or the actor and then the critic."""
+        """The phases of this update: everything together, or the actor and then the critic."""
         separate = rule.optimization.separate
         if separate is None:
             weights = list(self.policy.parameters())
