@@ -6,11 +6,11 @@ from typing import Any
 
 import tyro
 
-from sb3_ppo_notes.rollouts.environment_errors import environment_error
-from sb3_ppo_notes.runs.bench import Bench
-from sb3_ppo_notes.runs.compare import Compare
-from sb3_ppo_notes.runs.train import Train
-from sb3_ppo_notes.runs.visualize import Visualize
+from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.runs.bench.command import Bench
+from sb3_ppo_notes.runs.compare.command import Compare
+from sb3_ppo_notes.runs.train.command import Train
+from sb3_ppo_notes.runs.visualize.command import Visualize
 
 COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "compare": Compare, "visualize": Visualize, "bench": Bench}
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_ppo_notes.envs.wrappers import StreamingNormalize, VecEpisodeEndReward, VecRewardScale
 from sb3_ppo_notes.policies.trunk import shared_trunk
-from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize, VecEpisodeEndReward, VecRewardScale
 from sb3_ppo_notes.rules import (
     GAE,
     AdvantageNormalization,

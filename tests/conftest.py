@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import torch as th
 
-from sb3_ppo_notes.policies import lstm
+from sb3_ppo_notes.kernels import lstm
 
 hypothesis.settings.register_profile("notes", max_examples=60, derandomize=True, deadline=None)
 hypothesis.settings.load_profile("notes")

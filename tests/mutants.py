@@ -24,8 +24,8 @@ RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
 FILES = "tests/parity/test_files.py::"
-LSTM = "tests/policies/test_lstm.py::"
-DENSE = "tests/policies/test_dense.py::"
+LSTM = "tests/kernels/test_lstm.py::"
+DENSE = "tests/kernels/test_dense.py::"
 SCRIPT = "tests/engine/test_script.py::"
 SCRIPTED = "tests/engine/test_recorded.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
@@ -33,9 +33,9 @@ CALLBACKS = "tests/callbacks/"
 STOCK = "tests/parity/test_stock.py::"
 CHANGED = "tests/parity/test_touched_policy.py::test_a_policy_that_was_changed_is_stocks"
 CHANGED_BY_WATCHER = "tests/algorithms/test_changed_policy.py::"
-FAULTS = "tests/rollouts/test_supervised_faults.py::"
-SUPERVISED = "tests/rollouts/test_supervised_vec_env.py::"
-NONFINITE = "tests/algorithms/test_nonfinite.py::"
+FAULTS = "tests/envs/test_supervised_faults.py::"
+SUPERVISED = "tests/envs/test_supervised_vec_env.py::"
+NONFINITE = "tests/engine/test_guard.py::"
 STATISTICS = "tests/formulas/test_statistics.py::"
 VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
@@ -464,7 +464,7 @@ MUTANTS = [
     ),
     Mutant(
         "success one step too early",
-        "rollouts/wrappers.py",
+        "envs/wrappers.py",
         "success = self.lengths >= self.shortest_success",
         "success = self.lengths >= self.shortest_success - 1",
         RULES + "test_episode_end_reward_threshold",
@@ -506,84 +506,84 @@ MUTANTS = [
     ),
     Mutant(
         "in C a cell forgets what it remembered",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "if (before) c += f * NAME(load)(before + k);",
         "",
         LSTM + "test_it_is_the_formulas_step_by_step",
     ),
     Mutant(
         "in C a sequence begins with what its lane began with",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "return row < 0 ? NULL : memory + row * batch->n_hidden;",
         "return row < 0 ? initial + lane * batch->n_hidden : memory + row * batch->n_hidden;",
         LSTM + "test_what_lies_beside_a_sequence_changes_none_of_its_bits",
     ),
     Mutant(
         "in C a gate's slope without its squashing",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "NAME(store)(d_gates + k, dc * g * i * (1.0f - i));",
         "NAME(store)(d_gates + k, dc * g * i);",
         LSTM + "test_it_is_the_formulas_step_by_step",
     ),
     Mutant(
         "in C a cell's gradient goes back whole",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "if (d_before) NAME(store)(d_before + k, dc * f);",
         "if (d_before) NAME(store)(d_before + k, dc);",
         LSTM + "test_it_is_the_formulas_step_by_step",
     ),
     Mutant(
         "in C the fifth row of a step is left out",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "case 5: NAME(block)(5, n, w, x, y); break;",
         "case 5: NAME(block)(4, n, w, x, y); break;",
         LSTM + "test_it_is_pytorchs_forward_and_back",
     ),
     Mutant(
         "in C tanh loses the digits of small numbers",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "return NAME(choose)(square < 0.04f, series, whole);",
         "return whole;",
         LSTM + "test_gates_are_right_from_the_smallest_to_the_largest_sums",
     ),
     Mutant(
         "in C no number becomes one",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "x = NAME(choose)(x < lowest, lowest, x);",
         "x = NAME(choose)(x >= lowest, x, lowest);",
         LSTM + "test_what_is_no_number_stays_none_and_harms_no_other_sequence",
     ),
     Mutant(
         "a gradient handed in is written to",
-        "policies/lstm_sequences.py",
+        "kernels/lstm_sequences.py",
         "gradient.clone(memory_format=th.contiguous_format)",
         "gradient.contiguous()",
         LSTM + "test_it_is_pytorchs_forward_and_back",
     ),
     Mutant(
         "code built from another source is called",
-        "policies/lstm.py",
+        "kernels/lstm.py",
         'if not hasattr(functions, "lstm_revision") or functions.lstm_revision() != REVISION:',
         'if not hasattr(functions, "lstm_revision"):',
         LSTM + "test_what_was_built_from_another_source_is_not_called",
     ),
     Mutant(
         "own code in autocast",
-        "policies/lstm.py",
+        "kernels/lstm.py",
         'if is_traced or th.is_autocast_enabled("cpu"):',
         "if is_traced:",
         LSTM + "test_autocast_and_many_threads_are_left_to_pytorch",
     ),
     Mutant(
         "both biases share one gradient",
-        "policies/lstm_sequences.py",
+        "kernels/lstm_sequences.py",
         "[d_bias, d_bias.clone()]",
         "[d_bias, d_bias]",
         LSTM + "test_training_with_and_without_the_code_is_the_same_to_rounding[own_optimizer]",
     ),
     Mutant(
         "shapes are not asked for before the code in C runs",
-        "policies/lstm.py",
+        "kernels/lstm.py",
         "tensor.is_cpu and tensor.shape == shape",
         "tensor.is_cpu",
         LSTM + "test_what_it_cannot_do_is_left_to_pytorch",
@@ -597,7 +597,7 @@ MUTANTS = [
     ),
     Mutant(
         "in C a bias has no gradient",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "for (Index k = 0; k <= K; k++)",
         "for (Index k = 0; k < K; k++)",
         LSTM + "test_it_is_pytorchs_forward_and_back",
@@ -730,28 +730,28 @@ MUTANTS = [
     ),
     Mutant(
         "a failed run left at what it had",
-        "runs/compare_results.py",
+        "runs/compare/results.py",
         "random if self.is_failed(arm, env, seed) else",
         "0.0 if self.is_failed(arm, env, seed) else",
         VERDICTS + "test_a_failed_run_counts_as_a_random_policy_and_forbids_as_good",
     ),
     Mutant(
         "identical by the weights of one run",
-        "runs/compare_verdict.py",
+        "runs/compare/verdict.py",
         'if a["parameters"] != b["parameters"] or a["episode_returns"] != b["episode_returns"]:',
         'if a["parameters"] != b["parameters"]:',
         VERDICTS + "test_one_bit_in_one_run_ends_identity[episode_returns]",
     ),
     Mutant(
         "A/A check with the same seeds",
-        "runs/compare_verdict.py",
+        "runs/compare/verdict.py",
         "again = Results([arm], results.envs, others, results.records, results.scales)",
         "again = Results([arm], results.envs, results.seeds, results.records, results.scales)",
         VERDICTS + "test_the_a_a_check",
     ),
     Mutant(
         "evaluated where it was trained",
-        "runs/compare_run.py",
+        "runs/compare/run.py",
         "seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS",
         "seed = run.seed",
         RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
@@ -821,70 +821,70 @@ MUTANTS = [
     ),
     Mutant(
         "a lost episode ends as terminal",
-        "rollouts/supervised_vec_env.py",
+        "envs/supervised_vec_env.py",
         '"TimeLimit.truncated": True,',
         '"TimeLimit.truncated": False,',
         FAULTS + "test_training_survives_a_crash_and_bootstraps_from_the_last_observation",
     ),
     Mutant(
         "a lost episode ends with the new one's first observation",
-        "rollouts/supervised_vec_env.py",
+        "envs/supervised_vec_env.py",
         '"terminal_observation": self._last_observations[index],',
         '"terminal_observation": observation,',
         FAULTS + "test_a_broken_environment_begins_anew_and_its_episode_ends_as_truncated",
     ),
     Mutant(
         "restarts are never forgotten",
-        "rollouts/restarts.py",
+        "envs/restarts.py",
         "self._recent.popleft()",
         "break",
         FAULTS + "test_restarts_outside_the_window_are_forgotten",
     ),
     Mutant(
         "one restart too many",
-        "rollouts/restarts.py",
+        "envs/restarts.py",
         "if len(self._recent) >= self.max_restarts:",
         "if len(self._recent) > self.max_restarts:",
         FAULTS + "test_a_crash_loop_ends_with_a_summary",
     ),
     Mutant(
         "attributes are not set again",
-        "rollouts/supervised_vec_env.py",
+        "envs/supervised_vec_env.py",
         "self._set_attributes[index][attr_name] = value",
         "pass",
         FAULTS + "test_an_environment_that_begins_anew_has_a_seed_of_its_own_and_its_attributes",
     ),
     Mutant(
         "steps are awaited one by one",
-        "rollouts/supervised_vec_env.py",
+        "envs/supervised_vec_env.py",
         'worker.send("step", action)',
         'worker.send("step", action) or worker._wait()',
         SUPERVISED + "test_a_step_is_begun_everywhere_before_any_is_awaited",
     ),
     Mutant(
         "the reset at an episode's end has the time of a step",
-        "rollouts/workers.py",
+        "envs/workers.py",
         'self._expect("reset", "reset")',
         'self._expect("reset", "step")',
         FAULTS + "test_a_hanging_reset_at_the_end_of_an_episode_is_called_a_reset",
     ),
     Mutant(
         "only the environment is killed, not what it started",
-        "rollouts/workers.py",
+        "envs/workers.py",
         "os.killpg(self.process.pid, signal.SIGKILL)",
         "pass",
         FAULTS + "test_programs_that_an_environment_started_are_killed_with_it",
     ),
     Mutant(
         "processes die with the thread that started them",
-        "rollouts/workers.py",
+        "envs/workers.py",
         'dies_with_thread = method == "forkserver" or threading.current_thread() is threading.main_thread()',
         "dies_with_thread = True",
         FAULTS + "test_environments_outlive_the_thread_that_started_them",
     ),
     Mutant(
         "unread answers keep a process from closing",
-        "rollouts/workers.py",
+        "envs/workers.py",
         "                self.connection.recv_bytes()\n",
         "                break\n",
         SUPERVISED + "test_a_message_larger_than_any_buffer_passes",
@@ -1059,14 +1059,14 @@ MUTANTS = [
     ),
     Mutant(
         "TensorBoard shows the lost steps twice",
-        "runs/train_log.py",
+        "runs/train/log.py",
         "begin = Event(step=num_timesteps + 1",
         "begin = Event(step=10**9",
         TRAIN_RESUME + "test_tensorboard_shows_what_it_shows_of_the_straight_run",
     ),
     Mutant(
         "an edited configuration goes unseen",
-        "runs/train_resume.py",
+        "runs/train/resume.py",
         "if then.get(name) != now[name]:",
         "if False:",
         TRAIN_RESUME + "test_bad_input_is_one_line_and_changes_nothing",
@@ -1129,21 +1129,21 @@ MUTANTS = [
     ),
     Mutant(
         "a layer on a memory forgets its bias (C)",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "memcpy(y[row], layer->b, sizeof(float) * M);",
         "memset(y[row], 0, sizeof(float) * M);",
         DENSE + "test_it_is_pytorchs_there_and_back",
     ),
     Mutant(
         "a layer on a memory has a straight activation on the way back (C)",
-        "policies/_lstm_kernel.h",
+        "kernels/_lstm_kernel.h",
         "const VEC tanh = slope * (1.0f - output * output);",
         "const VEC tanh = slope;",
         DENSE + "test_it_is_pytorchs_there_and_back",
     ),
     Mutant(
         "the layers on a memory are taken in the wrong order",
-        "policies/lstm_sequences.py",
+        "kernels/lstm_sequences.py",
         "d_layers = [*d_own, *d_layers]",
         "d_layers = [*d_layers, *d_own]",
         DENSE + "test_gradients_on_a_memory_are_those_without_it",
@@ -1305,21 +1305,21 @@ MUTANTS = [
     ),
     Mutant(
         "an environment's own error is taken for anybody's",
-        "rollouts/environment_errors.py",
+        "envs/errors.py",
         "    if name is None:\n        return None\n",
         "    return None\n",
         ENVIRONMENT_ERRORS + "test_what_an_environment_raises_while_it_is_made_is_told_as_it_is",
     ),
     Mutant(
         "a run that learned nothing stays behind",
-        "runs/train.py",
+        "runs/train/command.py",
         "if model._n_updates == 0:",
         "if False:",
         ENVIRONMENT_ERRORS + "test_what_an_environment_raises_before_anything_was_learned_leaves_nothing_behind",
     ),
     Mutant(
         "gymnasium's words for a constructor's TypeError",
-        "rollouts/environment_errors.py",
+        "envs/errors.py",
         "return error.__cause__ if is_repeated and error.__cause__ is not None else error",
         "return error",
         ENVIRONMENT_ERRORS + "test_what_an_environment_raises_while_it_is_made_is_told_as_it_is",

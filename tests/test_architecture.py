@@ -17,6 +17,8 @@ PACKAGE = Path(sb3_ppo_notes.__file__).parent
 ROOMS = [
     "formulas",
     "rules",
+    "kernels",
+    "envs",
     "policies",
     "rollouts",
     "recipes",
@@ -24,6 +26,8 @@ ROOMS = [
     "algorithms",
     "callbacks",
     "persistence",
+    "configs",
+    "notes",
     "runs",
 ]
 OUTSIDE = {
@@ -33,10 +37,11 @@ OUTSIDE = {
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 TUNING = PACKAGE.parent / "tuning"
 TUNING_FILES = sorted(TUNING.rglob("*.py"))
+TUNING_MODULES = [name for _, name, _ in pkgutil.walk_packages([str(TUNING)], "tuning.")]
 # What a user of the package may import, and so may tuning.
 PUBLIC_MODULES = {
     "sb3_ppo_notes",
-    "sb3_ppo_notes.algorithms.rule_words",  # rules in files, as train reads them
+    "sb3_ppo_notes.configs.rules",  # rules in files, as train reads them
     "sb3_ppo_notes.callbacks",
     "sb3_ppo_notes.formulas.checks",  # the errors
     "sb3_ppo_notes.formulas.statistics",
@@ -74,10 +79,14 @@ def check_imports_only_from_rooms_above(path):
     room = room_of(path)
     if room not in ROOMS:
         return  # __init__, __main__, _version, _atomic: the front door
-    allowed = set(ROOMS[: ROOMS.index(room) + 1]) - ({"callbacks"} if room == "persistence" else set())
+    allowed = (
+        set(ROOMS[: ROOMS.index(room) + 1])
+        - ({"callbacks"} if room == "persistence" else set())
+        - ({"envs"} if room == "kernels" else set())
+    )
     for module in imports_of(path):
         if module.startswith("sb3_ppo_notes."):
-            assert module.split(".")[1] in allowed | {"_version", "_atomic"}, f"{path}: {module}"
+            assert module.split(".")[1] in allowed | {"_version", "_atomic", "pages"}, f"{path}: {module}"
         elif module == "sb3_ppo_notes":
             assert room == "runs", f"{path}: only runs may use the front door"
 
@@ -146,7 +155,7 @@ def is_documented_elsewhere(cls, method):
 
 
 def public_objects():
-    for name in [*MODULES, *(f"tuning.{path.stem}" for path in TUNING_FILES if path.stem != "__init__")]:
+    for name in [*MODULES, *TUNING_MODULES]:
         module = importlib.import_module(name)
         for attribute, value in vars(module).items():
             if attribute.startswith("_") or getattr(value, "__module__", None) != name:

@@ -13,9 +13,9 @@ if not __package__:  # started as a file: Python then looks for modules in its f
 import tyro
 
 from sb3_ppo_notes.rollouts import environment_error
-from tuning.storage_database import close_databases
-from tuning.study_run import Run
-from tuning.study_verbs import Compare, Export, Report, Status
+from tuning.commands.run import Run
+from tuning.commands.verbs import Compare, Export, Report, Status
+from tuning.storage.database import close_databases
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "run": Run,

@@ -19,6 +19,7 @@ from sb3_ppo_notes.algorithms.sinks import guard_sinks
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.engine import Engine, Phase
+from sb3_ppo_notes.envs.restarts import restarts_of
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.parameters import split_parameters
@@ -26,7 +27,6 @@ from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
 from sb3_ppo_notes.rollouts.collector import Actor
 from sb3_ppo_notes.rollouts.minibatches import is_in_update
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep
-from sb3_ppo_notes.rollouts.restarts import restarts_of
 from sb3_ppo_notes.rollouts.shapes import shape_error
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.loss import LossCoefficients

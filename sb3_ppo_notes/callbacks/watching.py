@@ -24,8 +24,8 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
-from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
 
 #: An id, a function that makes one environment, or a VecEnv.
 Environment = str | Callable[[], gym.Env] | VecEnv

@@ -17,9 +17,9 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn.functional import linear
 
-from sb3_ppo_notes.policies import lstm
+from sb3_ppo_notes.kernels import lstm
+from sb3_ppo_notes.kernels.dense import Stack
 from sb3_ppo_notes.policies.actor_critic import Latents
-from sb3_ppo_notes.policies.dense import Stack
 
 #: (weight, bias) of one network's layers from input to output; the activation follows all but the last.
 Layers = list[tuple[nn.Parameter, nn.Parameter]]

@@ -23,6 +23,7 @@ from sb3_ppo_notes._version import __version__
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
+from sb3_ppo_notes.kernels import lstm
 from sb3_ppo_notes.persistence.callback_state import held_callbacks, put_back_callbacks
 from sb3_ppo_notes.persistence.configuration import taken
 from sb3_ppo_notes.persistence.configuration import written as as_json
@@ -39,7 +40,6 @@ from sb3_ppo_notes.persistence.report import ResumeReport
 from sb3_ppo_notes.persistence.revival import Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.persistence.storage import Stored, read_checkpoint, write_checkpoint
-from sb3_ppo_notes.policies import lstm
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.rollouts.pausing import with_last_step
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 
-from sb3_ppo_notes.policies import lstm, lstm_sequences
-from sb3_ppo_notes.policies.dense import Stack
+from sb3_ppo_notes.kernels import lstm, lstm_sequences
+from sb3_ppo_notes.kernels.dense import Stack
+from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.hooks import has_hooks
-from sb3_ppo_notes.policies.lstm import Memory
 
 States = tuple[th.Tensor, ...]
 

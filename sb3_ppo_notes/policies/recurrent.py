@@ -11,9 +11,9 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
+from sb3_ppo_notes.kernels.dense import Stack
+from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.actor_critic import act
-from sb3_ppo_notes.policies.dense import Stack
-from sb3_ppo_notes.policies.lstm import Memory
 from sb3_ppo_notes.policies.masks import checked_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy

@@ -1,13 +1,13 @@
 """Gathering experience and storing it: the collector, the buffers, vectorised environments."""
 
+from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.envs.lean_vec_env import LeanVecEnv
+from sb3_ppo_notes.envs.supervised_vec_env import SupervisedVecEnv
+from sb3_ppo_notes.envs.vector_env import GymnasiumVecEnv, make_gymnasium_vec
+from sb3_ppo_notes.envs.worker_errors import EnvWorkerError, EnvWorkerTimeoutError
 from sb3_ppo_notes.rollouts.buffers import NotesDictRolloutBuffer, NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.collector import collect_rollouts
-from sb3_ppo_notes.rollouts.environment_errors import environment_error
 from sb3_ppo_notes.rollouts.finite import FiniteGuard, guard_environments
-from sb3_ppo_notes.rollouts.lean_vec_env import LeanVecEnv
-from sb3_ppo_notes.rollouts.supervised_vec_env import SupervisedVecEnv
-from sb3_ppo_notes.rollouts.vector_env import GymnasiumVecEnv, make_gymnasium_vec
-from sb3_ppo_notes.rollouts.worker_errors import EnvWorkerError, EnvWorkerTimeoutError
 
 __all__ = [
     "EnvWorkerError",

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
+from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 
 
 class ObservationRangeWarning(UserWarning):

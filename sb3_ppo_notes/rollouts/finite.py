@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from sb3_ppo_notes.envs.rewards import check_reward
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError, NonFiniteError
 
 
@@ -115,18 +116,6 @@ def first_bad_weight(policy: th.nn.Module) -> str | None:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return f"{name} = {tensor[~tensor.isfinite()][0].item()}"
     return None
-
-
-def check_reward(reward: Any, index: int | None = None) -> None:
-    """Refuse what NumPy would turn into a number, or into a NaN, though it is none: ``"1"``, ``None``.
-
-    :param reward: of one environment, as it paid it.
-    :param index: of the environment, for the message.
-    :raises TypeError: if it is no number.
-    """
-    if type(reward) is not float and (reward is None or isinstance(reward, str | bytes)):
-        whose = "" if index is None else f" from environment {index}"
-        raise TypeError(f"reward must be a number, got {type(reward).__name__} {reward!r}{whose}")
 
 
 class CheckedRewards(np.ndarray):

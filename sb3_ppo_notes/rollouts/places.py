@@ -8,8 +8,8 @@ from types import FrameType
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_ppo_notes.rollouts.lean_vec_env import LeanVecEnv
-from sb3_ppo_notes.rollouts.worker_errors import EnvWorkerError
+from sb3_ppo_notes.envs.lean_vec_env import LeanVecEnv
+from sb3_ppo_notes.envs.worker_errors import EnvWorkerError
 
 logger = logging.getLogger("sb3_ppo_notes")
 

@@ -8,10 +8,10 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_ppo_notes.envs.lean_vec_env import LeanVecEnv
+from sb3_ppo_notes.envs.stacking import check_shapes_of_observations
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.rollouts.lean_vec_env import LeanVecEnv
 from sb3_ppo_notes.rollouts.places import frames_of
-from sb3_ppo_notes.rollouts.stacking import check_shapes_of_observations
 
 
 def check_batch(observations: Any, space: spaces.Space[Any], n_envs: int) -> None:

@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import Phase, PhasesCallback
 from sb3_ppo_notes.callbacks.phases import PhaseLoop
-from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
+from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from tests.callbacks.counting import CountingEnv, counting, equal_parameters
 
 SIZES = dict(n_steps=8, batch_size=8, n_epochs=2, device="cpu", seed=3)

@@ -17,7 +17,7 @@ from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import VideoCallback
 from sb3_ppo_notes.callbacks import video as video_module
 from sb3_ppo_notes.callbacks.video import Stage, unused_path, video_file
-from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize
+from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from tests.callbacks.counting import CountingEnv, counting, equal_parameters
 
 SIZES = dict(n_steps=8, batch_size=8, n_epochs=2, device="cpu", seed=3)

@@ -10,9 +10,9 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.envs.wrappers import StreamingNormalize, VecRewardScale
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, load_checkpoint
 from sb3_ppo_notes.rollouts import LeanVecEnv, make_gymnasium_vec
-from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize, VecRewardScale
 from sb3_ppo_notes.rules import (
     AdaptiveLearningRate,
     KLPenalty,

@@ -5,7 +5,7 @@ A row is (number, fault, what happens, tests). Numbers are those of the fault ma
 
 from typing import NamedTuple
 
-from tests.rollouts import fault_rows
+from tests.envs import fault_rows
 
 
 class Row(NamedTuple):

@@ -15,12 +15,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_notes import NotesA2C, NotesPPO, rules
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded
+from sb3_ppo_notes.envs.wrappers import StreamingNormalize, VecEpisodeEndReward, VecRewardScale
 from sb3_ppo_notes.formulas.adaptation import adapted_learning_rate, adapted_penalty
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, NonFiniteError
 from sb3_ppo_notes.formulas.divergences import kl_cutoff
 from sb3_ppo_notes.formulas.normalization import Moments, merged_moments, streaming_std, trajectory_z_scores
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.rollouts.wrappers import StreamingNormalize, VecEpisodeEndReward, VecRewardScale
 from sb3_ppo_notes.rules import (
     GAE,
     AdaptiveLearningRate,

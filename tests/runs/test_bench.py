@@ -14,12 +14,13 @@ import pytest
 
 from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes._atomic import write_whole
-from sb3_ppo_notes.runs import bench, bench_process
-from sb3_ppo_notes.runs.bench_arms import HYPERPARAMETERS, Arm, peer_arm
-from sb3_ppo_notes.runs.bench_process import WorkerError, running
-from sb3_ppo_notes.runs.bench_report import bench_table, draw_bars, footnotes
-from sb3_ppo_notes.runs.bench_results import train_all
-from sb3_ppo_notes.runs.bench_rounds import Round, Summary, measure, summarize
+from sb3_ppo_notes.runs.bench import command as bench
+from sb3_ppo_notes.runs.bench import process as bench_process
+from sb3_ppo_notes.runs.bench.arms import HYPERPARAMETERS, Arm, peer_arm
+from sb3_ppo_notes.runs.bench.process import WorkerError, running
+from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
+from sb3_ppo_notes.runs.bench.results import train_all
+from sb3_ppo_notes.runs.bench.rounds import Round, Summary, measure, summarize
 
 TINY = ["--n-envs", "2", "--n-steps", "16", "--batch-size", "16", "--n-epochs", "1", "--total-timesteps", "60"]
 TINY += ["--rounds", "3", "--n-eval-episodes", "2", "--ours", "notes"]

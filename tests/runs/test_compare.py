@@ -11,8 +11,9 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.runs import compare_experiment, compare_pair
 from sb3_ppo_notes.runs.charts import episodes_of
+from sb3_ppo_notes.runs.compare import experiment as compare_experiment
+from sb3_ppo_notes.runs.compare import parity as compare_pair
 
 FAST = ["--total-timesteps", "600", "--seeds", "2", "--n-envs", "2", "--n-eval-episodes", "2"]
 

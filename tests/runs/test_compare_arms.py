@@ -8,10 +8,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.configs.tuned import DEFAULT_TIMESTEPS, SCALES, ZOO, budget, scale, zoo_entry
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.runs.compare_arms import Arm, arm_class, family_of, parsed_arms
-from sb3_ppo_notes.runs.compare_models import build, check_buildable, described, settings_of
-from sb3_ppo_notes.runs.compare_tasks import DEFAULT_TIMESTEPS, SCALES, ZOO, budget, scale, zoo_entry
+from sb3_ppo_notes.runs.compare.arms import Arm, arm_class, family_of, parsed_arms
+from sb3_ppo_notes.runs.compare.models import build, check_buildable, described, settings_of
 
 
 def test_options_may_hold_commas_of_their_own():

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from sb3_ppo_notes.runs import compare_verdict
-from sb3_ppo_notes.runs.compare_files import write_files
+from sb3_ppo_notes.runs.compare import verdict as compare_verdict
+from sb3_ppo_notes.runs.compare.output import write_files
 from tests.runs.test_compare_verdict import FAILED, LONG, SCATTER, SHUFFLED, TASKS, outcome_of
 
 # A browser is started for most of these.

@@ -20,11 +20,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.runs import compare_run, compare_runs
-from sb3_ppo_notes.runs.compare_arms import Arm
-from sb3_ppo_notes.runs.compare_models import Settings, settings_of
-from sb3_ppo_notes.runs.compare_run import Run, performed
-from sb3_ppo_notes.runs.compare_runs import RunsProgress, first_difference, perform
+from sb3_ppo_notes.runs.compare import pool as compare_runs
+from sb3_ppo_notes.runs.compare import run as compare_run
+from sb3_ppo_notes.runs.compare.arms import Arm
+from sb3_ppo_notes.runs.compare.models import Settings, settings_of
+from sb3_ppo_notes.runs.compare.pool import RunsProgress, first_difference, perform
+from sb3_ppo_notes.runs.compare.run import Run, performed
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests.runs.test_compare_runs"
@@ -276,7 +277,7 @@ def one_run(seed=0, target="stable_baselines3:PPO", env="CartPole-v1", **overrid
 
 
 def test_a_run_is_what_training_by_hand_is():
-    from sb3_ppo_notes.runs.compare_models import build
+    from sb3_ppo_notes.runs.compare.models import build
 
     run, told = one_run(), []
     record = performed(run, told.append)
@@ -311,7 +312,7 @@ def test_watching_sees_what_the_logger_has_after_each_update():
         def _on_training_end(self):
             self._on_rollout_start()
 
-    from sb3_ppo_notes.runs.compare_models import build
+    from sb3_ppo_notes.runs.compare.models import build
 
     run, seen = one_run(), []
     build(run.arm, run.env, run.settings, run.seed).learn(run.total_timesteps, callback=Logged())
@@ -353,7 +354,7 @@ def test_atari_has_its_wrappers():
     arm = Arm("x", "stable_baselines3:PPO", {"n_steps": 8, "batch_size": 8, "n_envs": 1, "n_epochs": 1})
     settings = settings_of(arm, "ALE/Pong-v5")
     assert (settings.policy, settings.atari) == ("CnnPolicy", {})
-    from sb3_ppo_notes.runs.compare_models import build, environments
+    from sb3_ppo_notes.runs.compare.models import build, environments
 
     model = build(arm, "ALE/Pong-v5", settings, seed=0)
     assert model.observation_space.shape == (4, 84, 84)

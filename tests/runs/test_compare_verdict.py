@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from sb3_ppo_notes.configs.tuned import Scale
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
-from sb3_ppo_notes.runs import compare_verdict
-from sb3_ppo_notes.runs.compare_arms import Arm
-from sb3_ppo_notes.runs.compare_experiment import judged
-from sb3_ppo_notes.runs.compare_files import shown, write_files
-from sb3_ppo_notes.runs.compare_models import Settings
-from sb3_ppo_notes.runs.compare_plan import Plan
-from sb3_ppo_notes.runs.compare_results import without_gaps
-from sb3_ppo_notes.runs.compare_run import POINTS, RANDOM, WATCHED, binned
-from sb3_ppo_notes.runs.compare_tasks import Scale
+from sb3_ppo_notes.runs.compare import verdict as compare_verdict
+from sb3_ppo_notes.runs.compare.arms import Arm
+from sb3_ppo_notes.runs.compare.experiment import judged
+from sb3_ppo_notes.runs.compare.models import Settings
+from sb3_ppo_notes.runs.compare.output import shown, write_files
+from sb3_ppo_notes.runs.compare.plan import Plan
+from sb3_ppo_notes.runs.compare.results import without_gaps
+from sb3_ppo_notes.runs.compare.run import POINTS, RANDOM, WATCHED, binned
 
 
 @pytest.fixture(autouse=True)

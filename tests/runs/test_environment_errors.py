@@ -10,8 +10,8 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ppo_notes.__main__ import main
+from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.rollouts.environment_errors import environment_error
 
 ROOT = Path(__file__).parents[2]
 MODULE = '''

@@ -14,11 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.runs import train, train_model, train_watching
 from sb3_ppo_notes.runs.evaluation import evaluate
-from sb3_ppo_notes.runs.train_config import RunConfig, settled
-from sb3_ppo_notes.runs.train_files import load_normalizer, load_weights, new_folder, normalizer_statistics, save_model
-from sb3_ppo_notes.runs.train_model import built_model, check_environment
+from sb3_ppo_notes.runs.train import command as train
+from sb3_ppo_notes.runs.train import evaluation as train_watching
+from sb3_ppo_notes.runs.train import model as train_model
+from sb3_ppo_notes.runs.train.config import RunConfig, settled
+from sb3_ppo_notes.runs.train.folder import load_normalizer, load_weights, new_folder, normalizer_statistics, save_model
+from sb3_ppo_notes.runs.train.model import built_model, check_environment
 
 SMALL = """
 env: {env}

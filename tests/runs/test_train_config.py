@@ -10,12 +10,12 @@ import yaml
 from gymnasium import spaces
 from torch import nn, optim
 
+from sb3_ppo_notes.configs.tuned import zoo_entry
+from sb3_ppo_notes.configs.zoo import parsed_dict, zoo_config
 from sb3_ppo_notes.rules import HuberValueError, KLPenalty
-from sb3_ppo_notes.runs.compare_tasks import zoo_entry
-from sb3_ppo_notes.runs.train_config import SHIPPED, RunConfig, read_config, settled, written
-from sb3_ppo_notes.runs.train_model import built_model, check_policy, suggested_policy, with_classes
-from sb3_ppo_notes.runs.train_weights import count_weights, weights_table
-from sb3_ppo_notes.runs.train_zoo import parsed_dict, zoo_config
+from sb3_ppo_notes.runs.train.config import SHIPPED, RunConfig, read_config, settled, written
+from sb3_ppo_notes.runs.train.model import built_model, check_policy, suggested_policy, with_classes
+from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
 ZOO = """
 default:

@@ -21,7 +21,8 @@ from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.callbacks.evaluation import BoundedEpisodes
 from sb3_ppo_notes.persistence.storage import checkpoints_in, read_checkpoint
-from sb3_ppo_notes.runs import train, train_watching
+from sb3_ppo_notes.runs.train import command as train
+from sb3_ppo_notes.runs.train import evaluation as train_watching
 
 # Whole runs, again and again.
 pytestmark = pytest.mark.slow

@@ -14,8 +14,9 @@ from matplotlib.image import imread
 from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.callbacks import video
 from sb3_ppo_notes.callbacks.video import Episode, render_headless, video_file
-from sb3_ppo_notes.runs import visualize, visualize_sheet
-from sb3_ppo_notes.runs.visualize_sheet import frames_at, steps_of
+from sb3_ppo_notes.runs.visualize import command as visualize
+from sb3_ppo_notes.runs.visualize import sheet as visualize_sheet
+from sb3_ppo_notes.runs.visualize.sheet import frames_at, steps_of
 
 CONFIG = """
 env: {env}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tuning.report_data import StudyRecord, TestedSetup, TrialRecord
+from tuning.report.data import StudyRecord, TestedSetup, TrialRecord
 from tuning.selection import Protocol
 from tuning.space import Space
 

@@ -9,18 +9,18 @@ from optuna.trial import TrialState
 
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
+from tuning.commands.identity import created_or_joined, identity_of
 from tuning.report import write_report
-from tuning.report_numbers import importances, ranked, tried_space
-from tuning.report_pictures import _parallel_coordinates
+from tuning.report.numbers import importances, ranked, tried_space
+from tuning.report.pictures import _parallel_coordinates
+from tuning.report.record import read_record
 from tuning.space import Dimension, Space
-from tuning.space_warm_starts import WarmStart
+from tuning.space.warm_starts import WarmStart
 from tuning.storage import Address, open_storage
-from tuning.storage_patience import Patience
-from tuning.study_identity import created_or_joined, identity_of
-from tuning.study_record import read_record
+from tuning.storage.patience import Patience
 from tuning.worker import Worker
-from tuning.worker_signals import StopSignals
-from tuning.worker_stages import failed
+from tuning.worker.queues import failed
+from tuning.worker.signals import StopSignals
 
 RATE = Dimension("learning_rate", "float", 1e-5, 5e-3, log=True)
 EPOCHS = Dimension("n_epochs", "choice", choices=(1, 4, 5, 10, 20))
@@ -47,7 +47,7 @@ CHANGES = {
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch):
-    monkeypatch.setattr("tuning.storage_journal.os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("tuning.storage.journal.os.fsync", lambda descriptor: None)
     monkeypatch.setattr("sb3_ppo_notes._atomic.os.fsync", lambda descriptor: None)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -7,15 +7,15 @@ import yaml
 from torch import nn
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes.algorithms.rule_words import rule_from_words
-from sb3_ppo_notes.runs.train_config import settled
+from sb3_ppo_notes.configs.rules import rule_from_words
+from sb3_ppo_notes.runs.train.config import settled
 from tests.tuning.records import record
-from tuning.export import best_entry, best_yaml, write_best
-from tuning.report_data import TrialRecord
-from tuning.report_numbers import best_trial
-from tuning.space_arguments import baseline_setup, make_setup
-from tuning.space_rules import rule_choices
-from tuning.space_warm_starts import parsed_entry
+from tuning.report.data import TrialRecord
+from tuning.report.export import best_entry, best_yaml, write_best
+from tuning.report.numbers import best_trial
+from tuning.space.rules import rule_choices
+from tuning.space.setup import baseline_setup, make_setup
+from tuning.space.warm_starts import parsed_entry
 
 REASON = "rl_zoo3 with its loader is not installed"
 

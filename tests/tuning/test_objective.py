@@ -16,11 +16,11 @@ import torch as th
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.persistence import GracefulStop
 from tests.tuning.worker_objectives import made_settings, small_space
-from tuning.objective import PreemptedError, Run, is_divergence, train
-from tuning.objective_checkpoint import Checkpoints, Progress
-from tuning.objective_compile import compiling_pays
-from tuning.objective_environments import Evaluator, evaluation_seed, random_floor, training_environments
-from tuning.space_arguments import Setup
+from tuning.space.setup import Setup
+from tuning.worker.checkpoints import Checkpoints, Progress
+from tuning.worker.compile import compiling_pays
+from tuning.worker.environments import Evaluator, evaluation_seed, random_floor, training_environments
+from tuning.worker.objective import PreemptedError, Run, is_divergence, train
 
 SMALL = Setup("small", "notes_ppo", 2, {"policy": "MlpPolicy", "n_steps": 64, "batch_size": 32, "n_epochs": 2})
 A2C = Setup("a2c", "notes_a2c", 2, {"policy": "MlpPolicy"})
@@ -176,7 +176,7 @@ def test_an_environment_that_cannot_be_made_leaves_no_other_open(tmp_path, envir
     def fails(*arguments):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("tuning.objective.Evaluator", fails)
+    monkeypatch.setattr("tuning.worker.objective.Evaluator", fails)
     with pytest.raises(MemoryError):
         train(Run(SMALL, "Counted-v0", 0, 1000, MARKS), Listener(tmp_path))
     assert not OPEN
@@ -305,7 +305,7 @@ def test_a_signal_in_an_evaluation_stops_the_run_where_it_goes_on_exactly(tmp_pa
 
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
     # A second for each look at the clock, on a machine of any speed.
-    monkeypatch.setattr("tuning.objective.time", SimpleNamespace(monotonic=itertools.count().__next__))
+    monkeypatch.setattr("tuning.worker.objective.time", SimpleNamespace(monotonic=itertools.count().__next__))
     straight = Listener(tmp_path / "straight")
     train(run(), straight)
 
@@ -350,11 +350,11 @@ def test_checkpoints_are_cleared_with_those_they_came_from(tmp_path):
 
 @pytest.mark.slow
 def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path, monkeypatch, environments):
+    from tuning.commands.identity import created_or_joined
     from tuning.storage import Address, open_storage
-    from tuning.storage_patience import Patience
-    from tuning.study_identity import created_or_joined
+    from tuning.storage.patience import Patience
     from tuning.worker import Worker
-    from tuning.worker_signals import StopSignals
+    from tuning.worker.signals import StopSignals
 
     settings = made_settings(
         tmp_path,

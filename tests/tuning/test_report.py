@@ -11,12 +11,12 @@ import yaml
 
 from tests.tuning.records import record
 from tuning.report import study_json, trials_csv, write_report
-from tuning.report_checklist import checklist
-from tuning.report_data import TestedSetup, TrialRecord
-from tuning.report_files import plain, without_passwords
-from tuning.report_numbers import arm_numbers, importances, optimism_of, outcomes, ranked
-from tuning.report_page import markdown, page
-from tuning.report_sections import Section, number, sections_of
+from tuning.report.checklist import checklist
+from tuning.report.data import TestedSetup, TrialRecord
+from tuning.report.files import plain, without_passwords
+from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranked
+from tuning.report.page import markdown, page
+from tuning.report.sections import Section, number, sections_of
 
 PICTURES = {"test_seeds", "test_learning_curves", "history", "learning_curves", "importances", "parallel_coordinates"}
 TEXTS = {"report.html", "report.md", "CHECKLIST.md", "trials.csv", "study.json"}
@@ -172,7 +172,7 @@ def test_the_checklist_is_filled_in_and_owns_up():
 
 
 def test_the_best_file_in_the_report_is_the_exported_one(written):
-    from tuning.export import best_yaml
+    from tuning.report.export import best_yaml
 
     text = (written[0] / "best.yml").read_text()
     assert text == best_yaml(record())

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from tuning.space import Dimension, Space
-from tuning.space_rules import rule_choices
+from tuning.space.rules import rule_choices
 
 ALGORITHMS = ("notes_ppo", "notes_a2c")
 

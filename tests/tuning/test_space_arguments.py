@@ -8,13 +8,13 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.rule_words import rule_as_words
+from sb3_ppo_notes.configs.rules import rule_as_words
 from sb3_ppo_notes.rules import ClippedSurrogate, EarlyStop, HuberValueError, KLPenalty, UpdateRule
 from tuning.space import Space
-from tuning.space_arguments import baseline_setup, constructor_arguments, make_setup
-from tuning.space_defaults import CLASSES
-from tuning.space_rules import rule_choices, rule_of
-from tuning.worker_settings import rollout_of
+from tuning.space.defaults import CLASSES
+from tuning.space.rules import rule_choices, rule_of
+from tuning.space.setup import baseline_setup, constructor_arguments, make_setup
+from tuning.worker.settings import rollout_of
 
 ENVIRONMENTS = ("CartPole-v1", "Pendulum-v1")
 

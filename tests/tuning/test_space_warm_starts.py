@@ -7,9 +7,9 @@ import pytest
 
 from sb3_ppo_notes import NotesPPO
 from tuning.space import Space
-from tuning.space_arguments import baseline_setup, constructor_arguments
-from tuning.space_warm_starts import as_configuration, base_of, parsed_entry, warm_starts, zoo_entry
-from tuning.space_words import parsed_words
+from tuning.space.setup import baseline_setup, constructor_arguments
+from tuning.space.warm_starts import as_configuration, base_of, parsed_entry, warm_starts, zoo_entry
+from tuning.space.words import parsed_words
 
 needs_zoo = pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3's YAML is not installed")
 SPACE = Space.default("notes_ppo")

@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError, ProgrammingError
 
 from tuning.storage import Address, open_storage
-from tuning.storage_database import PatientDatabase, close_databases, stale_callback_name
-from tuning.storage_journal import RepairingBackend, journal_lock, repair
-from tuning.storage_patience import Patience, is_away
-from tuning.worker_stages import asked_trial
+from tuning.storage.database import PatientDatabase, close_databases, stale_callback_name
+from tuning.storage.journal import RepairingBackend, journal_lock, repair
+from tuning.storage.patience import Patience, is_away
+from tuning.worker.queues import asked_trial
 
 SECRET = "s3cr:t/p@ss"
 QUOTED = "s3cr%3At%2Fp%40ss"
@@ -191,7 +191,7 @@ def test_a_repair_waits_for_the_journals_lock(tmp_path):
 
 @pytest.mark.slow
 def test_a_lock_of_a_dead_process_is_broken_also_from_another_folder(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("tuning.storage_journal.LOCK_GRACE_SECONDS", 3)
+    monkeypatch.setattr("tuning.storage.journal.LOCK_GRACE_SECONDS", 3)
     path = tmp_path / "a.journal"
     path.touch()
     journal_lock(path).acquire()  # and never released

@@ -19,14 +19,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tests.tuning.worker_objectives import cheap, made_settings
-from tuning import report_data
+from tuning.commands.compare import comparison_table, optimism_line, score_matrix
+from tuning.commands.identity import check_identity, created_or_joined, identity_of
+from tuning.report import data as report_data
 from tuning.storage import Address, open_storage
-from tuning.storage_patience import Patience
+from tuning.storage.patience import Patience
 from tuning.study import main
-from tuning.study_compare import comparison_table, optimism_line, score_matrix
-from tuning.study_identity import check_identity, created_or_joined, identity_of
 from tuning.worker import Worker
-from tuning.worker_signals import StopSignals
+from tuning.worker.signals import StopSignals
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = ["run", "--env", "CartPole-v1", "--study", "s", "--budget", "100000"]
@@ -36,7 +36,7 @@ RUN = ["run", "--env", "CartPole-v1", "--study", "s", "--budget", "100000"]
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Nobody pulls the plug during these tests, and waiting for the disk is most of what they would do.
-    monkeypatch.setattr("tuning.storage_journal.os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("tuning.storage.journal.os.fsync", lambda descriptor: None)
 
 
 def refused(capsys, arguments):
@@ -182,7 +182,7 @@ def test_compare_runs_further_seeds_and_shows_intervals(tmp_path, capsys, monkey
         Worker(replace(settings, objective=cheap), StopSignals()).work(stages)
         return 0
 
-    monkeypatch.setattr("tuning.study_verbs.run_workers", here)
+    monkeypatch.setattr("tuning.commands.verbs.run_workers", here)
     assert main(["compare", *place(tmp_path), "--test-seeds", "5"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"tuned\s*│\s*5\s*│", shown), shown

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from sb3_ppo_notes import NotesA2C
-from tuning.objective import Run, build
-from tuning.objective_environments import training_environments
-from tuning.space_arguments import baseline_setup
-from tuning.space_warm_starts import parsed_entry
+from tuning.space.setup import baseline_setup
+from tuning.space.warm_starts import parsed_entry
+from tuning.worker.environments import training_environments
+from tuning.worker.objective import Run, build
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: So short that stock PPO's two rollouts of 2048 steps would run on for half as long again; A2C's are as long as they say.

@@ -11,17 +11,17 @@ from optuna.trial import TrialState
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
-from tuning.budget import steps_used
+from tuning.commands.identity import created_or_joined
+from tuning.report.record import read_record, summary
 from tuning.storage import Address, open_storage
-from tuning.storage_patience import Patience
-from tuning.study_identity import created_or_joined
-from tuning.study_record import read_record, summary
+from tuning.storage.patience import Patience
 from tuning.worker import Worker
-from tuning.worker_choice import search_scores
-from tuning.worker_requeue import MOST_DEATHS, Reaper, requeue, whereabouts
-from tuning.worker_settings import check_sampler, sampler_seed
-from tuning.worker_signals import StopSignals
-from tuning.worker_stages import StudyStoppedError, environment_failure
+from tuning.worker.budget import steps_used
+from tuning.worker.choice import search_scores
+from tuning.worker.queues import StudyStoppedError, environment_failure
+from tuning.worker.requeue import MOST_DEATHS, Reaper, requeue, whereabouts
+from tuning.worker.settings import check_sampler, sampler_seed
+from tuning.worker.signals import StopSignals
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
@@ -30,7 +30,7 @@ RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch):
     """Nobody pulls the plug during these tests, and waiting for the disk is most of what they would do."""
-    monkeypatch.setattr("tuning.storage_journal.os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("tuning.storage.journal.os.fsync", lambda descriptor: None)
 
 
 def opened(settings):
@@ -104,7 +104,7 @@ def test_max_trials_counts_what_is_complete_or_pruned_and_no_zombie(tmp_path):
 
 
 def test_a_timeout_ends_the_search_and_not_the_finalists(tmp_path, monkeypatch):
-    monkeypatch.setattr("tuning.budget.Limits.is_time_over", lambda self: len(loaded(settings).trials) >= 4)
+    monkeypatch.setattr("tuning.worker.budget.Limits.is_time_over", lambda self: len(loaded(settings).trials) >= 4)
     settings = made_settings(tmp_path, budget=None, timeout=1.0)
     record = read_record(worked(settings), opened(settings), "here")
     assert len(record.trials) == 4
@@ -119,7 +119,7 @@ FEW = dict(budget=None, max_trials=14)
 def straight(tmp_path_factory):
     """A study that nobody interrupted: its trials, and what it found."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tuning.storage_journal.os.fsync", lambda descriptor: None)
+        patch.setattr("tuning.storage.journal.os.fsync", lambda descriptor: None)
         settings = made_settings(tmp_path_factory.mktemp("straight"), **FEW)
         study = worked(settings)
     record = read_record(study, opened(settings), "")
@@ -415,8 +415,8 @@ def test_of_another_machine_or_container_a_process_id_says_nothing(tmp_path, mon
     settings = made_settings(tmp_path)
     study, trial = running(settings, {**whereabouts(), "pid": 2**22 + 1, "beat": 0, **other})
     clock = [0.0]
-    monkeypatch.setattr("tuning.worker_requeue.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("tuning.worker_requeue.time.time", lambda: 1e12, raising=False)
+    monkeypatch.setattr("tuning.worker.requeue.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tuning.worker.requeue.time.time", lambda: 1e12, raising=False)
     reaper = reaper_of(study)
     assert reaper.reap() == []
     clock[0] = 170.0
@@ -432,7 +432,7 @@ def test_a_trial_whose_worker_died_before_it_said_who_it_is_is_reaped_too(tmp_pa
     settings = made_settings(tmp_path)
     study, _ = running(settings, None)
     clock = [0.0]
-    monkeypatch.setattr("tuning.worker_requeue.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tuning.worker.requeue.time.monotonic", lambda: clock[0])
     reaper = reaper_of(study)
     assert reaper.reap() == []
     clock[0] = 181.0

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from tuning.objective import PreemptedError, Run, train
-from tuning.objective_checkpoint import Progress
 from tuning.selection import Protocol
 from tuning.space import Dimension, Space
-from tuning.space_arguments import baseline_setup
-from tuning.worker_settings import Settings
+from tuning.space.setup import baseline_setup
+from tuning.worker.checkpoints import Progress
+from tuning.worker.objective import PreemptedError, Run, train
+from tuning.worker.settings import Settings
 
 BEST = 1e-3
 

@@ -1,0 +1,17 @@
+"""Vectorised environments: SB3's in fewer operations, supervised ones, Gymnasium's own; and wrappers."""
+
+from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.envs.lean_vec_env import LeanVecEnv
+from sb3_ppo_notes.envs.supervised_vec_env import SupervisedVecEnv
+from sb3_ppo_notes.envs.vector_env import GymnasiumVecEnv, make_gymnasium_vec
+from sb3_ppo_notes.envs.worker_errors import EnvWorkerError, EnvWorkerTimeoutError
+
+__all__ = [
+    "EnvWorkerError",
+    "EnvWorkerTimeoutError",
+    "GymnasiumVecEnv",
+    "LeanVecEnv",
+    "SupervisedVecEnv",
+    "environment_error",
+    "make_gymnasium_vec",
+]

@@ -1,0 +1,121 @@
+/* One LSTM layer over the sequences of a minibatch, forward and backward, on one core.
+ *
+ *     i, f, o = sigmoid(...)   g = tanh(...)       gates of W_ih x + b_ih + W_hh h' + b_hh
+ *     c = f c' + i g           h = o tanh(c)       c', h': of the step before, 0 where a sequence begins
+ *
+ * Source: Hochreiter & Schmidhuber 1997, Gers, Schmidhuber & Cummins 2000; names and order of the gates are torch's
+ * (nn.LSTM). The equations stand in formulas/memory.py, which is the oracle of this file, as nn.LSTM and autograd are.
+ *
+ * Why it exists: with a few sequences side by side a step is little arithmetic over a megabyte of weights. The
+ * library's LSTM turns the weights over on every call, pads, and adds to the weights' gradient step by step. Here the
+ * weights are laid out once, rows that do not exist cost nothing, and the gradient of W_hh is one product at the end.
+ *
+ * A row's sums are always taken in the same order, whatever lies beside it: how sequences are put together changes no
+ * bit of the result.
+ *
+ * kernels/lstm.py calls this through ctypes: no header of torch's is needed, so it is built in a second. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+typedef int64_t Index;
+
+/* A minibatch whose rows lie in lanes: row r at place[r] = step * n_lanes + lane. Two sequences of a lane have at least
+ * one empty step between them, so a row continues a sequence if and only if there is one a step before it. */
+typedef struct {
+    Index n_rows, n_inputs, n_hidden, n_steps, n_lanes;
+    const Index *place;              /* [N] */
+    const float *features;          /* [N, K]; null for a step whose gates hold W_ih x and the biases already */
+    const float *w_ih, *w_hh;       /* [4H, K], [4H, H] */
+    const float *b_ih, *b_hh;       /* [4H], or null */
+    const float *h_0, *c_0;         /* [S, H], at each lane's first step */
+    float *gates, *cells, *tanhs, *hiddens; /* out of forward, into backward: [N, 4H], then [N, H] each; tanhs: tanh(c) */
+    float *d_hiddens;               /* [N, H], the loss's gradient at h; overwritten by backward */
+    float *d_gates, *d_w_hh;        /* out of backward: [N, 4H], [4H, H] */
+    float *d_w_ih, *d_bias;         /* out of backward if wanted: [4H, K], [4H]; else null */
+} Batch;
+
+/* A layer of the stack that stands on the memory, y = a(W x + b); K and M are multiples of WIDEST. */
+typedef struct {
+    Index n_rows, n_inputs, n_outputs, is_tanh; /* else a is ReLU */
+    const float *x, *w, *b;                     /* [N, K], [M, K], [M] */
+    float *y;                                   /* out of forward, into backward: [N, M] */
+    float *d_y;                                 /* [N, M], the loss's gradient at y; overwritten by backward */
+    float *d_w, *d_b, *d_x;                     /* out of backward: [M, K], [M], [N, K] */
+} Layer;
+
+/* H must be a multiple of it, and it of the columns of a product that are computed at once. */
+#define WIDEST 64
+
+/* Rows of a product that are computed at once, and columns of the left side of the weights' gradient. */
+enum { ROWS = 6, PANEL = 16 };
+
+enum { NO_MEMORY = 1, OUTSIDE = 2 };
+
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#define X86 1
+#define SUFFIX _avx512
+#define LANES 16
+#define VECTORS 4
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#include "_lstm_kernel.h"
+#define SUFFIX _avx2
+#define LANES 8
+#define VECTORS 2
+#define TARGET __attribute__((target("avx2,fma")))
+#include "_lstm_kernel.h"
+#endif
+
+#define SUFFIX _plain
+#define LANES 4
+#define VECTORS 2
+#define TARGET
+#include "_lstm_kernel.h"
+
+/* To be changed with every change of Batch, of Layer or of what the functions do with it, here and in lstm.py. */
+EXPORT int lstm_revision(void) { return 3; }
+
+/* Which code this processor can run: 0 plain, 1 AVX2, 2 AVX-512. */
+EXPORT int lstm_level(void) {
+#ifdef X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
+        return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+#ifdef X86
+#define BEST(pass, batch, level) \
+    ((level) >= 2 ? pass##_avx512(batch) : (level) == 1 ? pass##_avx2(batch) : pass##_plain(batch))
+#else
+#define BEST(pass, batch, level) ((void)(level), pass##_plain(batch))
+#endif
+
+/* 0; NO_MEMORY for what lies between; OUTSIDE if a row lies in no lane. */
+EXPORT int lstm_forward(const Batch *batch, int level) { return BEST(forward, batch, level); }
+EXPORT int lstm_backward(const Batch *batch, int level) { return BEST(backward, batch, level); }
+EXPORT int lstm_step(const Batch *batch, int level) { return BEST(step, batch, level); }
+EXPORT int lstm_dense_forward(const Layer *layer, int level) { return BEST(dense_forward, layer, level); }
+EXPORT int lstm_dense_backward(const Layer *layer, int level) { return BEST(dense_backward, layer, level); }
+
+/* For those who walk over all modules of a package: importing this file does nothing. */
+#if defined(__has_include)
+#if __has_include(<Python.h>)
+#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_lstm", "Called through ctypes, by kernels/lstm.py.", -1,
+                                    NULL, NULL, NULL, NULL, NULL};
+PyMODINIT_FUNC PyInit__lstm(void) { return PyModule_Create(&module); }
+#endif
+#endif

@@ -1,0 +1,1 @@
+"""``bench``: how fast ours and the peers train on this machine."""

@@ -1,0 +1,229 @@
+"""``bench``: how fast ours and the peers train on this machine, side by side."""
+
+import itertools
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from sb3_ppo_notes import NotesPPO
+from sb3_ppo_notes._atomic import write_text, write_whole
+from sb3_ppo_notes.algorithms.construction import check_policy, made_environment
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
+from sb3_ppo_notes.runs.bench.arms import (
+    HYPERPARAMETERS,
+    OURS,
+    PEERS,
+    Arm,
+    check_present_device,
+    kind_of,
+    our_arm,
+    parsed_names,
+    peer_arm,
+)
+from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
+from sb3_ppo_notes.runs.bench.results import train_all
+from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
+
+INTERRUPTED = 130
+LEAST_STEPS, ROLLOUTS = 8192, 4
+#: Of a file or a pipe, into which the table is printed; a terminal has its own width.
+COLUMNS = 100
+
+
+@dataclass
+class Bench:
+    """Measure how fast ours and the peers train, in turn on this machine, one thread each."""
+
+    env: str = "CartPole-v1"
+    """Id of a registered environment."""
+    n_envs: int = 8
+    """Environments stepped side by side."""
+    algo: Literal["ppo", "a2c"] = "ppo"
+    """Which algorithm."""
+    policy: str = "MlpPolicy"
+    """Name of a policy; one with Lstm is compared with sb3-contrib's RecurrentPPO."""
+    ours: str = "notes,notes+compile"
+    """Our variants, separated by commas: notes, notes+compile, notes+lean (environments in LeanVecEnv), notes+vector
+    (in Gymnasium's own vector environment), notes+lean+compile, notes+vector+compile."""
+    peers: str = "sb3"
+    """Who they are compared with, separated by commas: sb3, sb3-contrib, sbx. Ratios are to the first."""
+    peer_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Interpreter for the peers whose package is not installed here."""
+    rounds: int = 5
+    """Rounds measured, after one of warm-up."""
+    total_timesteps: int | None = None
+    """Environment steps of an arm in each round, rounded up to whole rollouts; if not given, 4 rollouts and at least
+    8192."""
+    n_steps: int | None = None
+    """Steps of each environment in a rollout, for every arm; stock's default if not given."""
+    batch_size: int | None = None
+    """Samples in a minibatch, likewise."""
+    n_epochs: int | None = None
+    """Passes over each rollout, likewise."""
+    n_eval_episodes: int = 20
+    """Episodes of the final, deterministic evaluation, on seeds that training never saw."""
+    seed: int = 0
+    """Of all random generators."""
+    device: str = "cpu"
+    """Where PyTorch's arms train: cpu, cuda or cuda:1. JAX chooses by itself."""
+    cold_compile: bool = False
+    """Measure compilation twice: with an empty cache, and from the cache that this has filled."""
+    outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("bench"))
+    """Where bench.json and bench.png go."""
+
+    def __call__(self) -> int:
+        """Do it.
+
+        :return: 0, or 130 if it was interrupted.
+        :raises ValueError: for an option out of range, before anything is trained or written.
+        :raises OSError: if an arm fails.
+        """
+        arms = self._check()
+        try:
+            self._run(arms)
+        except KeyboardInterrupt:
+            print("interrupted: every arm is ended, nothing is written", file=sys.stderr)
+            return INTERRUPTED
+        return 0
+
+    def _check(self) -> list[Arm]:
+        for name in ("n_envs", "rounds", "n_eval_episodes"):
+            check_integer(name, getattr(self, name), minimum=1)
+        check_integer("seed", self.seed, minimum=0)
+        check_present_device(self.device)
+        check_policy(self.policy, NotesPPO.policy_aliases, None)
+        ours, peers = parsed_names("ours", self.ours, list(OURS)), parsed_names("peers", self.peers, list(PEERS))
+        self._check_hyperparameters()
+        folder = next(path for path in (self.outdir.absolute(), *self.outdir.absolute().parents) if path.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            what = "read-only folder" if folder.is_dir() else "file"
+            raise InvalidValueError(f"outdir must be a folder to write to, got {self.outdir}: {folder} is a {what}")
+        if self.peer_python is not None and not os.access(self.peer_python, os.X_OK):
+            raise InvalidValueError(f"peer_python must be a Python interpreter, got {self.peer_python}")
+        made_environment(self.env, verbose=0).close()
+        common: dict[str, Any] = {"env": self.env, "n_envs": self.n_envs, "policy": self.policy, "seed": self.seed}
+        common["device"] = self.device
+        common["arguments"] = self._hyperparameters()
+        kind = kind_of(self.algo, self.policy)
+        return [
+            *(peer_arm(name, kind, self.peer_python, common) for name in peers),
+            *(our_arm(name, self.algo, common) for name in ours),
+        ]
+
+    def _check_hyperparameters(self) -> None:
+        defaults = HYPERPARAMETERS[kind_of(self.algo, self.policy)]
+        for name in ("n_steps", "batch_size", "n_epochs"):
+            if (value := getattr(self, name)) is None:
+                continue
+            if name not in defaults:
+                raise InvalidValueError(f"{name} must not be given with algo {self.algo}, which has none, got {value}")
+            check_integer(name, value, minimum=1)
+        hyperparameters, rollout = self._hyperparameters(), self._rollout()
+        if hyperparameters.get("batch_size", 1) > rollout:
+            raise InvalidValueError(
+                f"batch_size must be at most the rollout of n_steps * n_envs = {rollout} steps, got "
+                f"{hyperparameters['batch_size']}"
+            )
+        if self.total_timesteps is not None:
+            because = f" (one rollout: {hyperparameters['n_steps']} steps of {self.n_envs} environments)"
+            check_integer("total_timesteps", self.total_timesteps, minimum=rollout, because=because)
+
+    def _hyperparameters(self) -> dict[str, int]:
+        given = {name: getattr(self, name) for name in ("n_steps", "batch_size", "n_epochs")}
+        return HYPERPARAMETERS[kind_of(self.algo, self.policy)] | {k: v for k, v in given.items() if v is not None}
+
+    def _rollout(self) -> int:
+        return self._hyperparameters()["n_steps"] * self.n_envs
+
+    def _steps(self) -> int:
+        rollout = self._rollout()
+        wanted = self.total_timesteps or max(ROLLOUTS * rollout, LEAST_STEPS)
+        return -(-wanted // rollout) * rollout
+
+    def _run(self, arms: list[Arm]) -> None:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        with progress((self.rounds + 1) * len(arms)) as tell:
+            results = train_all(arms, self.rounds, self._steps(), self._episodes(), self.cold_compile, tell)
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=COLUMNS)
+        where = "" if self.device == "cpu" else f", {self.device}"
+        title = f"{self.algo.upper()} on {self.env}, {self.policy}, {self.n_envs} envs{where}"
+        summaries = results.summaries()
+        console.print(bench_table(summaries, results.evaluations, title))
+        for note in footnotes(summaries, self.rounds, self.n_eval_episodes, load):
+            console.print(note, highlight=False)
+        self.outdir.mkdir(parents=True, exist_ok=True)
+        document = {
+            "command": self._command(),
+            "options": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()},
+            "hyperparameters": self._hyperparameters(),
+            "machine": machine() | {"load_at_start": load},
+            **results.document(),
+        }
+        write_text(self.outdir / "bench.json", json.dumps(document, indent=2) + "\n")
+        write_whole(self.outdir / "bench.png", lambda path: draw_bars(summaries, title, path))
+        console.print(f"written: {self.outdir}/bench.json, bench.png", soft_wrap=True)
+
+    def _episodes(self) -> dict[str, int]:
+        return {"episodes": self.n_eval_episodes, "seed": self.seed + EVALUATION_SEED_OFFSET}
+
+    def _command(self) -> str:
+        """The command line that measures the same again, with every option written out."""
+        words = ["python", "-m", "sb3_ppo_notes", "bench"]
+        for option in fields(self):
+            value, name = getattr(self, option.name), option.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            elif value is not None:
+                words += [f"--{name}", str(value)]
+        return shlex.join(words)
+
+
+@contextmanager
+def progress(turns: int) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar over turns, shown on a terminal; drawn between turns only, to take no time from anybody.
+
+    :param turns: of all arms in all rounds.
+    :return: a context manager that gives what is to be called before each turn, with the arm and the round.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True, auto_refresh=False)
+    task = bar.add_task("libraries load", total=turns)
+    turn = itertools.count()
+
+    def tell(arm: str, number: int) -> None:
+        what = f"round {number}" if number else "warm-up"
+        bar.update(task, completed=next(turn), description=f"{what}, {arm}", refresh=True)
+
+    with bar:
+        yield tell
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on beside the code.
+
+    :return: processors, and those that this process may use; system and processor, as it calls itself.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processors": os.cpu_count(),
+        "usable_processors": usable,
+        "processor": names[0] if names else platform.processor(),
+        "system": platform.platform(),
+    }

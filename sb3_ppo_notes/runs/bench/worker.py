@@ -1,0 +1,191 @@
+"""One arm of a benchmark: a program that builds a model and trains it when it is told to.
+
+It is run by its path, by an interpreter that need not know this package, so it imports only the standard library until
+it is told what to measure. Requests and answers are JSON objects, one a line, on the standard input and output that it
+was started with; whatever a library prints goes to the standard error.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from typing import Any, TextIO
+
+#: Batches of actions drawn before the clock starts.
+DRAWN_ACTIONS = 256
+#: What is left to a program that trains for nobody any more.
+SECONDS_TO_END = 1.0
+VERSIONED = ("sb3_ppo_notes", "stable_baselines3", "sb3_contrib", "sbx", "torch", "jax", "gymnasium", "numpy", "mujoco")
+PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC", "XLA_FLAGS")
+
+
+class Arm:
+    """What is measured: an algorithm with its environments.
+
+    :param spec: ``module`` and ``class`` of the algorithm, its ``policy`` and further ``arguments``, ``env``,
+        ``n_envs``, ``vec_env`` (``"dummy"``, ``"lean"`` or ``"vector"``), ``seed``, ``device``, and
+        ``import_from``: a folder to find packages in, or ``None``.
+    """
+
+    def __init__(self, spec: dict[str, Any]):
+        self.spec = spec
+        self.model: Any = None
+        self.floor_env: Any = None
+        self.drawn_actions: list[Any] = []
+
+    def load(self) -> dict[str, Any]:
+        """Import the libraries, with one thread.
+
+        :return: their versions, and what says that there is one thread.
+        """
+        if self.spec["import_from"]:
+            sys.path.insert(0, self.spec["import_from"])
+        import torch
+
+        torch.set_num_threads(1)
+        importlib.import_module(self.spec["module"])
+        versions = {"python": sys.version.split()[0]}
+        for name in VERSIONED:
+            if name in sys.modules:
+                versions[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+        threads = {name: os.environ.get(name) for name in PINNED}
+        return {"versions": versions, "threads": {"torch": torch.get_num_threads(), **threads}}
+
+    def build(self) -> dict[str, Any]:
+        """Make the model, and the environments that the floor is measured with.
+
+        :return: the seconds that the model with its own environments took.
+        """
+        import numpy as np
+
+        started = time.perf_counter()
+        algorithm = getattr(importlib.import_module(self.spec["module"]), self.spec["class"])
+        arguments = {"seed": self.spec["seed"], "device": self.spec["device"], **self.spec["arguments"]}
+        self.model = algorithm(self.spec["policy"], self._environments(), **arguments)
+        seconds = time.perf_counter() - started
+        self.floor_env = self._environments()
+        space = self.floor_env.action_space
+        space.seed(self.spec["seed"])
+        for _ in range(DRAWN_ACTIONS):
+            self.drawn_actions.append(np.array([space.sample() for _ in range(self.spec["n_envs"])]))
+        self.floor_env.reset()
+        return {"seconds": seconds}
+
+    def floor(self, steps: int) -> dict[str, Any]:
+        """Step environments of the same kind with random actions and do nothing else.
+
+        :param steps: environment steps, over all environments.
+        :return: the steps taken and the seconds they took.
+        """
+        n = -(-steps // self.spec["n_envs"])
+        started = time.perf_counter()
+        for i in range(n):
+            self.floor_env.step(self.drawn_actions[i % DRAWN_ACTIONS])
+        return {"steps": n * self.spec["n_envs"], "seconds": time.perf_counter() - started}
+
+    def learn(self, steps: int) -> dict[str, Any]:
+        """Train on.
+
+        :param steps: environment steps, over all environments.
+        :return: the steps taken, their seconds on the clock, and their seconds of all threads' processor time.
+        """
+        steps_before, cpu_before, started = self.model.num_timesteps, time.process_time(), time.perf_counter()
+        self.model.learn(steps, reset_num_timesteps=False)
+        return {
+            "seconds": time.perf_counter() - started,
+            "cpu_seconds": time.process_time() - cpu_before,
+            "steps": self.model.num_timesteps - steps_before,
+        }
+
+    def evaluate(self, episodes: int, seed: int) -> dict[str, Any]:
+        """Play deterministically in fresh environments.
+
+        :param episodes: how many.
+        :param seed: of the environment.
+        :return: mean and standard deviation of the return; reward units.
+        """
+        import numpy as np
+        from stable_baselines3.common.env_util import make_vec_env
+
+        from sb3_ppo_notes.callbacks.evaluation import play_episodes
+
+        env = make_vec_env(self.spec["env"], n_envs=1, seed=seed)
+        returns, _ = play_episodes(self.model, env, episodes)
+        env.close()
+        return {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "episodes": episodes}
+
+    def _environments(self) -> Any:
+        from stable_baselines3.common.env_util import make_vec_env
+
+        env, n_envs, seed = self.spec["env"], self.spec["n_envs"], self.spec["seed"]
+        if self.spec["vec_env"] == "vector":
+            module = importlib.import_module("sb3_ppo_notes.envs.vector_env")
+            return module.make_gymnasium_vec(env, n_envs, seed)
+        if self.spec["vec_env"] == "lean":
+            module = importlib.import_module("sb3_ppo_notes.envs.lean_vec_env")
+            return make_vec_env(env, n_envs=n_envs, seed=seed, vec_env_cls=module.LeanVecEnv)
+        return make_vec_env(env, n_envs=n_envs, seed=seed)
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    requests, answers = _private_streams()
+    # As ``python -m`` has it. The folder of this file must go: its modules would be taken for libraries of their names.
+    here = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [os.getcwd(), *(path for path in sys.path if os.path.realpath(path) != here)]
+    pending: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(requests, pending), daemon=True).start()
+    arm: Any = None
+    for line in iter(pending.get, ""):
+        request = json.loads(line)
+        command = request.pop("command")
+        try:
+            if command == "load":
+                arm = Arm(request.pop("spec"))
+            answer = getattr(arm, command)(**request)
+        except Exception as error:
+            traceback.print_exc()
+            of_environment = _environment_error(error)
+            answer = {
+                "error": of_environment or f"{type(error).__name__}: {error}",
+                "by_environment": of_environment is not None,
+            }
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _environment_error(error: Exception) -> str | None:
+    """The environment's own error in one line, ``None`` if it is none of an environment's."""
+    path = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", "envs", "errors.py")
+    spec = importlib.util.spec_from_file_location("environment_errors", path)
+    module: Any = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    line: str | None = module.environment_error(error)
+    return line
+
+
+def _private_streams() -> tuple[TextIO, TextIO]:
+    """Keep the pipes for the protocol; give libraries an empty input, and the error stream to print to."""
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _read(requests: TextIO, pending: "queue.SimpleQueue[str]") -> None:
+    """Pass requests on. When there are no more, nobody waits for an answer: the program ends, even amid training."""
+    for line in requests:
+        pending.put(line)
+    pending.put("")
+    time.sleep(SECONDS_TO_END)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

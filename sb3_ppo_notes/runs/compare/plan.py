@@ -1,0 +1,103 @@
+"""What a comparison is going to do: which runs, in which order, with what; and all that is refused before it begins."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sb3_ppo_notes.configs.tuned import Scale, budget, scale
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.runs.compare.arms import Arm, family_of, parsed_arms
+from sb3_ppo_notes.runs.compare.models import Settings, check_buildable, check_environment
+from sb3_ppo_notes.runs.compare.run import RANDOM, Run
+
+#: Episodes by which a random policy is measured where no scale is known.
+RANDOM_EPISODES = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison that can begin.
+
+    :param arms: the baseline first.
+    :param envs: the tasks.
+    :param seeds: by which all arms are judged.
+    :param other_seeds: of the baseline, for the A/A check; empty for none.
+    :param budgets: environment steps of a run, by task.
+    :param n_eval_episodes: of the evaluation after each training.
+    :param settings: by arm and task.
+    :param scales: by task, as far as they are known.
+    """
+
+    arms: Sequence[Arm]
+    envs: Sequence[str]
+    seeds: Sequence[int]
+    other_seeds: Sequence[int]
+    budgets: Mapping[str, int]
+    n_eval_episodes: int
+    settings: Mapping[tuple[str, str], Settings]
+    scales: Mapping[str, Scale]
+
+    def runs(self) -> list[Run]:
+        """All runs, in their order.
+
+        :return: seed by seed and task by task, so that an interrupted comparison has equally many runs of each arm; who
+            begins changes from seed to seed, so that a machine that warms up or slows down favours nobody.
+        """
+        runs = [self._random_policy(env) for env in self.envs if self.scales[env].random is None]
+        for seed in self.seeds:
+            first = seed % len(self.arms)
+            order = [*self.arms[first:], *self.arms[:first]]
+            runs += [self._run(arm, env, seed) for env in self.envs for arm in order]
+        return runs + [self._run(self.arms[0], env, seed) for seed in self.other_seeds for env in self.envs]
+
+    def _run(self, arm: Arm, env: str, seed: int) -> Run:
+        return Run(arm, env, seed, self.budgets[env], self.n_eval_episodes, self.settings[(arm.name, env)])
+
+    def _random_policy(self, env: str) -> Run:
+        atari = self.settings[(self.arms[0].name, env)].atari
+        return Run(None, env, 0, 0, RANDOM_EPISODES, Settings(RANDOM, 1, RANDOM, {}, atari=atari))
+
+
+def planned(
+    arms: str,
+    envs: str,
+    algo: str,
+    *,
+    seeds: int,
+    a_a: bool,
+    total_timesteps: int | None,
+    n_envs: int | None,
+    n_eval_episodes: int,
+) -> Plan:
+    """Make a plan, or say why there can be none.
+
+    :param arms: separated by commas, the baseline first.
+    :param envs: ids of registered environments, separated by commas.
+    :param algo: ``"ppo"`` or ``"a2c"``, for the arms ``sb3`` and ``notes``.
+    :param seeds: how many.
+    :param a_a: whether to train the baseline with as many other seeds.
+    :param total_timesteps: environment steps of every run, ``None`` for what rl_zoo3 trains each task for.
+    :param n_envs: environments of every arm, ``None`` for its own number.
+    :param n_eval_episodes: of the evaluation after each training.
+    :return: the plan. Every arm has been built once for every task.
+    :raises ValueError: for an unknown environment, arm or option, or an arm that cannot be trained on a task.
+    """
+    names = [name.strip() for name in envs.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise InvalidValueError(f"envs must be ids of environments separated by commas, each once, got {envs!r}")
+    for name in names:
+        check_environment(name)
+    parsed = parsed_arms(arms, algo)
+    if n_envs is not None:
+        parsed = [Arm(arm.name, arm.target, {"n_envs": n_envs} | arm.overrides) for arm in parsed]
+    settings = {(arm.name, env): check_buildable(arm, env) for arm in parsed for env in names}
+    family = family_of(parsed[0]) or "ppo"
+    return Plan(
+        arms=parsed,
+        envs=names,
+        seeds=range(seeds),
+        other_seeds=range(seeds, 2 * seeds) if a_a else (),
+        budgets={env: total_timesteps or budget(family, env) for env in names},
+        n_eval_episodes=n_eval_episodes,
+        settings=settings,
+        scales={env: scale(env) for env in names},
+    )

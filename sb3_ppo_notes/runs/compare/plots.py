@@ -1,0 +1,285 @@
+"""The plots of a comparison's report, drawn from its rows, as figures that become SVG within the page or a PNG."""
+
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from sb3_ppo_notes.formulas.statistics import MARGIN
+from sb3_ppo_notes.runs.charts import PALETTE
+from sb3_ppo_notes.runs.compare.rows import Row
+
+#: Of a figure on a broad page, and of one on a telephone, whose letters would else be too small to read; inches.
+WIDTH, NARROW_WIDTH = 9.0, 4.3
+#: Colours after the baseline's orange.
+COLORS = (PALETTE[1], PALETTE[0], *PALETTE[2:])
+TITLES = {
+    "kl": "KL of the update, nats",
+    "entropy": "entropy, nats",
+    "clip_fraction": "share of clipped ratios",
+    "explained_variance": "explained variance",
+}
+# Text stays text: sharp at every size, found by the browser's search, and read aloud.
+SVG_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "comparison", "font.family": "sans-serif"}
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """How an arm's lines look.
+
+    :param index: of the arm; 0 is the baseline, drawn broad and pale, so that both are seen where they are the same.
+    :return: keyword arguments of Matplotlib.
+    """
+    if index == 0:
+        return dict(color=COLORS[0], linewidth=5.0, alpha=0.55, solid_capstyle="butt")
+    return dict(color=COLORS[index % len(COLORS)], linewidth=1.6)
+
+
+def label(arm: str) -> str:
+    """An arm's name for a legend.
+
+    :param arm: as the user wrote it.
+    :return: the same, in at most 48 letters; Matplotlib takes what is between two dollar signs for mathematics.
+    """
+    return (arm if len(arm) <= 48 else arm[:47] + "…").replace("$", r"\$")
+
+
+def _names(axes: Axes, arms: Sequence[str], narrow: bool) -> None:
+    """Arms from the top down, long names in several lines."""
+    lines = [textwrap.wrap(label(arm).replace(",", ", "), 14 if narrow else 26) for arm in arms]
+    axes.set_yticks(range(len(arms)), ["\n".join(name) for name in lines])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+
+
+def _of(rows: Sequence[Row], **values: Any) -> list[Row]:
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def _column(rows: Sequence[Row], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], dtype=float)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _axes_grid(number: int, height: float, narrow: bool, share_names: bool = False) -> tuple[Figure, list[Axes]]:
+    columns = 1 if narrow else min(number, 2)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(NARROW_WIDTH if narrow else WIDTH, height * rows), layout="constrained")
+    made = list(figure.subplots(rows, columns, squeeze=False, sharey=share_names).ravel())
+    for axes in made[number:]:
+        axes.remove()
+    return figure, made[:number]
+
+
+def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 1 if narrow or max(map(len, labels)) > 30 else min(len(labels), 4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def verdict_figure(rows: Sequence[Row], narrow: bool = False) -> Figure:
+    """The two intervals that each verdict rests on.
+
+    :param rows: as ``interval_rows`` makes them, at least one.
+    :param narrow: whether one panel stands below the other.
+    :return: the figure.
+    """
+    figure, (left, right) = _axes_grid(2, 1.6 + 0.45 * len(rows), narrow, share_names=True)
+    for axes, name in ((left, "difference"), (right, "improvement")):
+        for place, row in enumerate(rows):
+            color = COLORS[(place + 1) % len(COLORS)]
+            axes.plot([row[f"{name}_low"], row[f"{name}_high"]], [place, place], color=color, linewidth=3)
+            axes.plot(row[name], place, "o", color=color, markersize=8)
+        _names(axes, [row["candidate"] for row in rows], narrow)
+        _plain(axes)
+    baseline = label(rows[0]["baseline"])
+    furthest = max(abs(row[end]) for row in rows for end in ("difference_low", "difference_high"))
+    reach = 1.15 * max(furthest, 2 * MARGIN)
+    left.axvspan(-reach, -MARGIN, color=PALETTE[5], alpha=0.12, linewidth=0)
+    left.axvline(-MARGIN, color=PALETTE[5], linewidth=1, linestyle="--")
+    left.axvline(0, color="black", linewidth=1)
+    left.set(xlim=(-reach, reach), xlabel=f"score minus {baseline}'s\n(shaded: worse by more than {MARGIN})")
+    right.axvline(0.5, color="black", linewidth=1)
+    right.set(xlim=(-0.03, 1.03), xlabel=f"probability that a run\nbeats one of {baseline}")
+    return figure
+
+
+def learning_curves(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
+    """Training returns over environment steps, a panel for each task.
+
+    :param rows: as ``curve_rows`` makes them.
+    :param envs: the tasks.
+    :param arms: the baseline first.
+    :param narrow: whether the panels stand below one another.
+    :return: the figure.
+    """
+    figure, panels = _axes_grid(len(envs), 3.0, narrow)
+    for axes, env in zip(panels, envs, strict=True):
+        for index, arm in enumerate(arms):
+            of_arm = _of(rows, env=env, arm=arm)
+            style, steps = line_style(index), _column(of_arm, "steps")
+            axes.fill_between(
+                steps, _column(of_arm, "low"), _column(of_arm, "high"), color=style["color"], alpha=0.15, linewidth=0
+            )
+            axes.plot(steps, _column(of_arm, "iqm"), label=label(arm), **style)
+        axes.set(title=env, xlabel="environment steps", ylabel="return while training")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", nbins=5)
+        _plain(axes)
+    _legend(figure, panels[0], narrow)
+    return figure
+
+
+def profiles(rows: Sequence[Row], arms: Sequence[str], narrow: bool = False) -> Figure:
+    """Share of runs above each score.
+
+    :param rows: as ``profile_rows`` makes them.
+    :param arms: the baseline first.
+    :param narrow: whether it is as broad as one panel of two.
+    :return: the figure.
+    """
+    figure, (axes,) = _axes_grid(1, 3.4, narrow)
+    for index, arm in enumerate(arms):
+        of_arm = _of(rows, arm=arm)
+        style, thresholds = line_style(index), _column(of_arm, "threshold")
+        bounds = _column(of_arm, "low"), _column(of_arm, "high")
+        axes.fill_between(thresholds, *bounds, color=style["color"], alpha=0.15, linewidth=0)
+        axes.plot(thresholds, _column(of_arm, "share"), label=label(arm), **style)
+    axes.set(xlabel="score (0: random policy, 1: reference)", ylabel="share of runs above it", ylim=(-0.03, 1.03))
+    _plain(axes)
+    _legend(figure, axes, narrow)
+    return figure
+
+
+def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
+    """Every run's final return, a dot each; a cross for one that failed.
+
+    :param rows: as ``run_rows`` makes them.
+    :param envs: the tasks.
+    :param arms: the baseline first.
+    :param narrow: whether the panels stand below one another.
+    :return: the figure.
+    """
+    figure, panels = _axes_grid(len(envs), 1.2 + 0.5 * len(arms), narrow, share_names=True)
+    for axes, env in zip(panels, envs, strict=True):
+        for place, arm in enumerate(arms):
+            of_arm = _of(rows, env=env, arm=arm)
+            returns = _column(of_arm, "return")
+            is_failed = np.array([row["status"] != "finished" for row in of_arm])
+            # Side by side in the order of the seeds, so that equal returns do not hide one another.
+            heights = place + np.linspace(-0.25, 0.25, len(of_arm))
+            color = COLORS[place % len(COLORS)]
+            axes.plot(returns[~is_failed], heights[~is_failed], "o", color=color, alpha=0.75, markersize=5)
+            axes.plot(returns[is_failed], heights[is_failed], "x", color="black", markersize=7, markeredgewidth=2)
+            axes.plot([np.median(returns)] * 2, [place - 0.36, place + 0.36], color="black", linewidth=1.5)
+        _names(axes, arms, narrow)
+        axes.set(title=env, xlabel="final return")
+        axes.ticklabel_format(useOffset=False, axis="x")
+        axes.locator_params(axis="x", nbins=5)
+        _plain(axes)
+    return figure
+
+
+def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str], narrow: bool = False) -> Figure:
+    """What the updates did on one task: KL, entropy, clip fraction, explained variance.
+
+    :param rows: as ``diagnostics_rows`` makes them.
+    :param env: the task.
+    :param arms: the baseline first.
+    :param narrow: whether the panels stand below one another.
+    :return: the figure.
+    """
+    figure, panels = _axes_grid(len(TITLES), 2.0 if narrow else 2.3, narrow)
+    for axes, (metric, title) in zip(panels, TITLES.items(), strict=True):
+        for index, arm in enumerate(arms):
+            of_arm = _of(rows, env=env, arm=arm, metric=metric)
+            style, steps = line_style(index), _column(of_arm, "steps")
+            bounds = _column(of_arm, "low"), _column(of_arm, "high")
+            axes.fill_between(steps, *bounds, color=style["color"], alpha=0.15, linewidth=0)
+            axes.plot(steps, _column(of_arm, "median"), label=label(arm), **style)
+        if not _of(rows, env=env, metric=metric):
+            axes.text(0.5, 0.5, "no arm logs it", transform=axes.transAxes, ha="center", color="grey")
+        axes.set_title(title, fontsize=10)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", nbins=5)
+        _plain(axes)
+    for axes in panels[-1 if narrow else -2 :]:
+        axes.set_xlabel("environment steps")
+    figure.suptitle(env)
+    _legend(figure, panels[0], narrow)
+    return figure
+
+
+def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
+    """Median steps per second, with its interval, and the seconds of a training.
+
+    :param rows: as ``speed_rows`` makes them.
+    :param envs: the tasks.
+    :param arms: the baseline first.
+    :param narrow: whether the panels stand below one another.
+    :return: the figure.
+    """
+    figure, panels = _axes_grid(len(envs), 1.1 + 0.5 * len(arms), narrow, share_names=True)
+    for axes, env in zip(panels, envs, strict=True):
+        of_env = [_of(rows, env=env, arm=arm)[0] for arm in arms]
+        longest = max([row["high"] or 0.0 for row in of_env]) or 1.0
+        for place, row in enumerate(of_env):
+            if row["steps_per_second"] is None:
+                axes.text(0, place, " fewer than two runs finished", va="center", color="grey")
+                continue
+            axes.barh(place, row["steps_per_second"], height=0.6, color=COLORS[place % len(COLORS)], alpha=0.8)
+            axes.plot([row["low"], row["high"]], [place, place], color="black", linewidth=2)
+            words = f"{row['steps_per_second']:,.0f} steps/s\n{row['train_seconds']:,.1f} s a run"
+            axes.text(1.04 * longest, place, words, va="center", fontsize=9)
+        _names(axes, arms, narrow)
+        # Room for the words, to the right of every bar.
+        axes.set(title=env, xlabel="environment steps per second", xlim=(0, 1.45 * longest))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", nbins=5)
+        _plain(axes)
+    return figure
+
+
+def svg(figure: Figure, name: str, described: str, kind: str) -> str:
+    """A figure as an element of a page.
+
+    :param figure: the figure.
+    :param name: unique in the page; begins every id.
+    :param described: what is to be seen, for those who do not see it.
+    :param kind: ``"broad"`` or ``"narrow"``: on which pages it is seen.
+    :return: one ``svg`` element that is as wide as its place and refers to nothing outside of the page.
+    """
+    stream = io.StringIO()
+    with matplotlib.rc_context(SVG_SETTINGS):
+        FigureCanvasSVG(figure)
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    # Within HTML an svg element needs neither prologue nor name spaces.
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    size = re.search(r'viewBox="[^"]*"', text)
+    head = f'<svg {size.group() if size else ""} class="plot {kind}" role="img" aria-label="{described}">'
+    return head + text[text.index(">") + 1 :].strip()
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a picture.
+
+    :param figure: the figure.
+    :param path: the PNG.
+    """
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=120, format="png")

@@ -1,0 +1,194 @@
+"""The rows behind every plot of a comparison: what is drawn, and what goes into its CSV."""
+
+import csv
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_ppo_notes.formulas.advantages import FloatArray
+from sb3_ppo_notes.formulas.statistics import performance_profile
+from sb3_ppo_notes.runs.compare.results import Results, estimate, estimates, iqm_of_columns
+from sb3_ppo_notes.runs.compare.run import POINTS, WATCHED
+from sb3_ppo_notes.runs.compare.verdict import Judgement, areas
+
+Row = dict[str, Any]
+#: Thresholds at which a performance profile is drawn.
+THRESHOLDS = 101
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as CSV.
+
+    :param rows: all with the same names.
+    :param path: the file.
+    """
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def run_rows(results: Results) -> list[Row]:
+    """One row a run: its score, its speed, how it failed.
+
+    :param results: of all runs.
+    :return: rows.
+    """
+    rows = []
+    for arm in results.arms:
+        scores, early = results.scores(arm), areas(results, arm)
+        for column, env in enumerate(results.envs):
+            returns = results.returns(arm, env)
+            for row, seed in enumerate(results.seeds):
+                record = results.record(arm, env, seed)
+                speed = record["steps"] / record["train_seconds"] if "steps" in record else None
+                rows.append(
+                    {
+                        "arm": arm,
+                        "env": env,
+                        "seed": seed,
+                        "status": record["status"],
+                        "return": float(returns[row]),
+                        "score": float(scores[row, column]),
+                        "area": float(early[row, column]),
+                        "steps": record.get("steps"),
+                        "train_seconds": record.get("train_seconds"),
+                        "steps_per_second": speed,
+                        "parameters": record.get("parameters"),
+                        "error": record.get("error"),
+                    }
+                )
+    return rows
+
+
+def curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+    """Learning curves: interquartile mean over seeds of the training returns, with pointwise intervals.
+
+    :param results: of all runs.
+    :param budgets: environment steps of a run, by task.
+    :return: rows.
+    """
+    rows = []
+    for env in results.envs:
+        for arm in results.arms:
+            values, low, high = estimates(iqm_of_columns, results.curves(arm, env, "return"))
+            for point, steps in enumerate(grid(budgets[env])):
+                numbers = {"iqm": float(values[point]), "low": float(low[point]), "high": float(high[point])}
+                rows.append({"env": env, "arm": arm, "steps": steps, **numbers})
+    return rows
+
+
+def grid(budget: int) -> list[int]:
+    """Where the points of a curve are.
+
+    :param budget: environment steps of a run.
+    :return: the ends of its equal parts; environment steps.
+
+    >>> grid(100_000)[:2]
+    [2500, 5000]
+    """
+    return [round(budget * (point + 1) / POINTS) for point in range(POINTS)]
+
+
+def seed_curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+    """What each run showed while it trained, as it was.
+
+    :param results: of all runs.
+    :param budgets: environment steps of a run, by task.
+    :return: rows; nothing where nothing was seen.
+    """
+    rows = []
+    for arm, env in ((arm, env) for arm in results.arms for env in results.envs):
+        for seed in results.seeds:
+            curves = results.record(arm, env, seed).get("curves", {})
+            for point, steps in enumerate(grid(budgets[env])):
+                seen = {name: curves.get(name, [None] * POINTS)[point] for name in ("return", *WATCHED)}
+                rows.append({"arm": arm, "env": env, "seed": seed, "steps": steps, **seen})
+    return rows
+
+
+def profile_rows(results: Results) -> list[Row]:
+    """Performance profiles: share of runs above each score, with pointwise intervals.
+
+    :param results: of all runs.
+    :return: rows.
+    """
+    scores = {arm: results.scores(arm) for arm in results.arms}
+    together = np.concatenate(list(scores.values()))
+    thresholds = np.linspace(min(together.min() - 0.02, 0.0), max(together.max() + 0.02, 1.0), THRESHOLDS)
+    profile = partial(performance_profile, thresholds=thresholds)
+    rows = []
+    for arm in results.arms:
+        columns = (thresholds, *estimates(profile, scores[arm]))
+        for numbers in zip(*columns, strict=True):
+            row = dict(zip(("threshold", "share", "low", "high"), map(float, numbers), strict=True))
+            rows.append({"arm": arm, **row})
+    return rows
+
+
+def diagnostics_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+    """KL, entropy, clip fraction and explained variance while training: median and quartiles over seeds.
+
+    :param results: of all runs.
+    :param budgets: environment steps of a run, by task.
+    :return: rows; none where an algorithm does not log the quantity.
+    """
+    rows = []
+    for env, arm, name in ((env, arm, name) for env in results.envs for arm in results.arms for name in WATCHED):
+        values = results.curves(arm, env, name)
+        for point, steps in enumerate(grid(budgets[env])):
+            seen = values[np.isfinite(values[:, point]), point]
+            if len(seen):
+                low, median, high = np.quantile(seen, [0.25, 0.5, 0.75])
+                quartiles = {"median": float(median), "low": float(low), "high": float(high)}
+                rows.append({"env": env, "arm": arm, "metric": name, "steps": steps, **quartiles})
+    return rows
+
+
+def speed_rows(results: Results) -> list[Row]:
+    """Median steps per second and seconds of a training, with an interval.
+
+    :param results: of all runs.
+    :return: rows; without numbers where no two runs finished.
+    """
+    rows = []
+    for env in results.envs:
+        for arm in results.arms:
+            speeds = results.numbers(arm, env, "steps_per_second")[:, np.newaxis]
+            found = estimate(_median, speeds) if len(speeds) >= 2 else None
+            seconds = results.numbers(arm, env, "train_seconds")
+            numbers = (None, None, None) if found is None else tuple(found)
+            row = dict(zip(("steps_per_second", "low", "high"), numbers, strict=True))
+            seconds_each = float(np.median(seconds)) if len(seconds) else None
+            rows.append({"env": env, "arm": arm, "runs": len(speeds), **row, "train_seconds": seconds_each})
+    return rows
+
+
+def _median(values: FloatArray) -> FloatArray:
+    return np.asarray(np.median(values, axis=(-2, -1)))
+
+
+def interval_rows(judgements: Sequence[Judgement]) -> list[Row]:
+    """What each verdict rests on.
+
+    :param judgements: of all candidates.
+    :return: rows, of those with at least ten seeds.
+    """
+    return [
+        {
+            "candidate": judgement.candidate,
+            "baseline": judgement.baseline,
+            "difference": judgement.numbers.difference,
+            "difference_low": judgement.numbers.difference_interval[0],
+            "difference_high": judgement.numbers.difference_interval[1],
+            "improvement": judgement.numbers.improvement,
+            "improvement_low": judgement.numbers.improvement_interval[0],
+            "improvement_high": judgement.numbers.improvement_interval[1],
+            "verdict": judgement.verdict,
+        }
+        for judgement in judgements
+        if judgement.numbers is not None
+    ]

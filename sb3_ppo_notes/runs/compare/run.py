@@ -1,0 +1,297 @@
+"""One run of a comparison, in a process of its own: train, evaluate, write one file."""
+
+import contextlib
+import faulthandler
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ppo_notes._atomic import write_text
+from sb3_ppo_notes._version import __version__
+from sb3_ppo_notes.callbacks.evaluation import BoundedEpisodes, MaskedPredictor, play_episodes
+from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
+from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
+from sb3_ppo_notes.runs.charts import episodes_of
+from sb3_ppo_notes.runs.compare.arms import Arm
+from sb3_ppo_notes.runs.compare.models import Settings, always_masks, build, environments
+from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
+
+#: Points of a learning curve: the budget in equal parts.
+POINTS = 40
+#: Environments of an evaluation, at most: its episodes are spread over them.
+EVALUATION_ENVS = 10
+#: What SB3's loggers call what is watched, the first that an algorithm has, and its sign.
+WATCHED: dict[str, tuple[tuple[str, int], ...]] = {
+    "kl": (("train/approx_kl", 1), ("train/kl_divergence_loss", 1)),
+    "entropy": (("train/entropy_loss", -1),),
+    "clip_fraction": (("train/clip_fraction", 1),),
+    "explained_variance": (("train/explained_variance", 1),),
+}
+PACKAGES = ("stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy", "ale_py", "mujoco", "box2d")
+#: How a run can end. ``killed`` says nothing of the algorithm, so that ``--resume`` repeats it.
+FINISHED, FAILED, KILLED = "finished", "failed", "killed"
+#: The name under which a random policy is measured, where no scale is known.
+RANDOM = "random policy"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with one seed, or the measurement of a random policy.
+
+    :param arm: who is trained; ``None`` for a random policy.
+    :param env: id of a registered environment.
+    :param seed: of all random generators.
+    :param total_timesteps: environment steps of the training.
+    :param n_eval_episodes: episodes of the evaluation afterwards.
+    :param settings: of the arm on this task.
+    """
+
+    arm: Arm | None
+    env: str
+    seed: int
+    total_timesteps: int
+    n_eval_episodes: int
+    settings: Settings
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from the comparison's other runs: arm, task, seed."""
+        return (RANDOM if self.arm is None else self.arm.name, self.env, self.seed)
+
+    @property
+    def path(self) -> str:
+        """Its file's name: what can be read of the key, and what tells apart what cannot."""
+        arm, env, seed = ("".join(c if c.isalnum() or c in ".-+=" else "_" for c in str(part)) for part in self.key)
+        return f"{arm[:40]}-{env[:40]}-{seed}-{hashlib.sha256(repr(self.key).encode()).hexdigest()[:8]}.json"
+
+    def identity(self) -> dict[str, Any]:
+        """All that its result depends on.
+
+        :return: plain data; two runs of equal identity are the same run.
+        """
+        document = asdict(self) | {"versions": versions()}
+        loaded: dict[str, Any] = json.loads(json.dumps(document, default=str))
+        return loaded
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Who is at work.
+
+    :return: version by package, of those that are installed.
+    """
+    found = {"python": platform.python_version(), "sb3_ppo_notes": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def main(run: Run, folder: Path, tell: Any) -> None:
+    """What the process does. It never raises: whatever happens is the run's result.
+
+    :param run: what to do.
+    :param folder: where its file goes, and what it prints; an existing one.
+    :param tell: a connection that takes the number of environment steps so far.
+    """
+    # Ctrl-C is for the one who started all runs; and no run outlives it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    log = (folder / run.path).with_suffix(".log")
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    faulthandler.enable()
+    th.set_num_threads(1)
+    record = performed(run, tell.send)
+    write_record(run, record, folder)
+    if record["status"] == FINISHED or log.stat().st_size == 0:
+        # Where open files cannot be removed it stays.
+        with contextlib.suppress(OSError):
+            log.unlink()
+
+
+def _die_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def write_record(run: Run, record: dict[str, Any], folder: Path) -> None:
+    """Keep what a run did: a file that is there whole or not at all.
+
+    :param run: the run.
+    :param record: what it did.
+    :param folder: an existing one.
+    """
+    document = {"run": run.identity(), **record}
+    write_text(folder / run.path, json.dumps(document) + "\n")
+
+
+def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
+    """Do a run.
+
+    :param run: what to do.
+    :param tell: called now and then with the number of environment steps so far.
+    :return: its record: the scores, or how it failed.
+    """
+    try:
+        if run.arm is None:
+            return {"status": FINISHED, **_random_policy(run)}
+        return {"status": FINISHED, **_trained(run, run.arm, tell)}
+    # A run that raises has failed, and the others go on.
+    except Exception as error:
+        of_environment = environment_error(error)
+        last = of_environment or traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
+        by_environment = of_environment is not None
+        return {"status": FAILED, "error": last, "traceback": traceback.format_exc(), "by_environment": by_environment}
+
+
+def _trained(run: Run, arm: Arm, tell: Callable[[int], object]) -> dict[str, Any]:
+    model = build(arm, run.env, run.settings, run.seed)
+    watch = _Watch(tell)
+    started, processor = time.perf_counter(), time.process_time()
+    model.learn(run.total_timesteps, callback=watch)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - processor
+    evaluated, n_cut = _evaluated(run, model)
+    score = float(np.mean(evaluated))
+    if not np.isfinite(score):
+        raise NonFiniteError(f"score must be finite, got {score} over {len(evaluated)} episodes")
+    curves = watch.curves(run.total_timesteps)
+    timesteps, returns = episodes_of(model.env)  # type: ignore[arg-type]
+    curves["return"] = binned(timesteps, returns, run.total_timesteps)
+    model.env.close()  # type: ignore[union-attr]
+    return {
+        "score": score,
+        "episode_returns": evaluated,
+        "episodes_cut": n_cut,
+        "steps": int(model.num_timesteps),
+        "train_seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "evaluation_seconds": time.perf_counter() - started - seconds,
+        "parameters": digest(model),
+        "curves": curves,
+    }
+
+
+def _evaluated(run: Run, model: BaseAlgorithm) -> tuple[list[float], int]:
+    """Returns of deterministic episodes, in environments that training never saw; equal for all arms of a seed.
+
+    And how many of them had to be cut.
+    """
+    n_envs = min(EVALUATION_ENVS, run.n_eval_episodes)
+    seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS
+    env = BoundedEpisodes(with_frozen_normalizers(environments(run.env, run.settings, n_envs, seed), model.env))
+    policy: Any = MaskedPredictor(model, env) if always_masks(model) else model
+    returns, _ = play_episodes(policy, env, run.n_eval_episodes)
+    env.close()
+    return returns, env.n_cut
+
+
+def _random_policy(run: Run) -> dict[str, Any]:
+    env = BoundedEpisodes(environments(run.env, run.settings, 1, EVALUATION_SEED_OFFSET + run.seed))
+    generator = np.random.default_rng(run.seed)
+    env.action_space.seed(run.seed)
+    env.reset()
+    has_masks = isinstance(env.action_space, spaces.Discrete) and env.has_attr(METHOD)
+    returns: list[float] = []
+    while len(returns) < run.n_eval_episodes:
+        allowed = np.flatnonzero(gathered_masks(env)[0]) if has_masks else None
+        action = env.action_space.sample() if allowed is None else generator.choice(allowed)
+        _, _, _, infos = env.step(np.array([action]))
+        returns += [float(info["episode"]["r"]) for info in infos if "episode" in info]
+    env.close()
+    return {"score": float(np.mean(returns)), "episode_returns": returns}
+
+
+def digest(model: BaseAlgorithm) -> str:
+    """A fingerprint of all parameters.
+
+    :param model: a trained model.
+    :return: equal for two models of one architecture only if every parameter is equal bit for bit.
+    """
+    fingerprint = hashlib.sha256()
+    for tensor in model.policy.state_dict().values():
+        fingerprint.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+        fingerprint.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return fingerprint.hexdigest()
+
+
+def binned(timesteps: Any, values: Any, total_timesteps: int) -> list[float | None]:
+    """Means over equal parts of the budget.
+
+    :param timesteps: ``[K]``, when; environment steps.
+    :param values: ``[K]``, what.
+    :param total_timesteps: the budget; what is later counts for the last part.
+    :return: ``[POINTS]``, ``None`` where there is nothing, or NaN only.
+
+    >>> binned([10, 20, 800, 2000], [1.0, 3.0, 5.0, 7.0], total_timesteps=800)[:2]
+    [2.0, None]
+    """
+    timesteps, values = np.asarray(timesteps, float), np.asarray(values, float)
+    finite = np.isfinite(values)
+    part = np.clip(np.ceil(timesteps[finite] * POINTS / total_timesteps).astype(int) - 1, 0, POINTS - 1)
+    counts = np.bincount(part, minlength=POINTS)
+    sums = np.bincount(part, weights=values[finite], minlength=POINTS)
+    return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
+
+
+class _Watch(BaseCallback):
+    """Reads after each update what it has logged, and tells how far the training is."""
+
+    def __init__(self, tell: Callable[[int], object]):
+        super().__init__()
+        self._tell = tell
+        self._seen: dict[str, list[tuple[int, float]]] = {name: [] for name in WATCHED}
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        # SB3 writes and empties its log before an update, so that only the last one's values are there now.
+        logged = self.model.logger.name_to_value
+        for name, sources in WATCHED.items():
+            source = next(((key, sign) for key, sign in sources if key in logged), None)
+            if source is not None:
+                self._seen[name].append((self.num_timesteps, source[1] * float(logged[source[0]])))
+
+    def _on_rollout_end(self) -> None:
+        self._tell(self.num_timesteps)
+
+    def _on_training_end(self) -> None:
+        self._on_rollout_start()
+
+    def curves(self, total_timesteps: int) -> dict[str, list[float | None]]:
+        """What was watched.
+
+        :param total_timesteps: the budget.
+        :return: ``[POINTS]`` by name.
+        """
+        curves = {}
+        for name, seen in self._seen.items():
+            steps, values = zip(*seen, strict=True) if seen else ((), ())
+            curves[name] = binned(steps, values, total_timesteps)
+        return curves

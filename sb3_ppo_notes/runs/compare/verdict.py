@@ -1,0 +1,212 @@
+"""The verdicts of a comparison, and what they say in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from sb3_ppo_notes.formulas.advantages import FloatArray
+from sb3_ppo_notes.formulas.statistics import (
+    MARGIN,
+    RESAMPLES,
+    SEEDS_FOR_A_VERDICT,
+    SEEDS_TO_REPORT,
+    Comparison,
+    comparison,
+    iqm,
+    optimality_gap,
+    sample_efficiency_area,
+)
+from sb3_ppo_notes.runs.compare.phrases import headline, meaning, signed
+from sb3_ppo_notes.runs.compare.results import BOOTSTRAP_SEED, Estimate, Results, estimate
+from sb3_ppo_notes.runs.compare.run import POINTS
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One arm in numbers, over all tasks.
+
+    :param arm: who.
+    :param iqm: interquartile mean of the final scores; normalised.
+    :param optimality_gap: how far the runs fall short of 1 on average; normalised.
+    :param area: interquartile mean of the area under the training curves; normalised.
+    :param failed_runs: how many.
+    """
+
+    arm: str
+    iqm: Estimate
+    optimality_gap: Estimate
+    area: Estimate
+    failed_runs: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What may be said of a candidate.
+
+    :param candidate: who.
+    :param baseline: against whom.
+    :param verdict: one of the four, ``None`` where none can be given.
+    :param identical: whether every weight and every episode of all runs are equal bit for bit.
+    :param preliminary: whether there are fewer seeds than a verdict asks for.
+    :param headline: the verdict in a line.
+    :param meaning: what that means, for somebody who has not read the protocol; sentences.
+    :param numbers: what the rule looked at, ``None`` below ten seeds.
+    :param speed_ratio: median steps per second over the baseline's, by task; ``None`` where runs are missing.
+    :param cpu_speed_ratio: the same by processor time, which others on the machine disturb less.
+    """
+
+    candidate: str
+    baseline: str
+    verdict: str | None
+    identical: bool
+    preliminary: bool
+    headline: str
+    meaning: tuple[str, ...]
+    numbers: Comparison | None
+    speed_ratio: dict[str, Estimate | None]
+    cpu_speed_ratio: dict[str, Estimate | None]
+
+
+@dataclass(frozen=True)
+class AACheck:
+    """The comparison's own test: the baseline against itself with other seeds.
+
+    :param arm: who.
+    :param outcome: what came of it.
+    :param meaning: in words.
+    :param numbers: what the rule looked at.
+    """
+
+    arm: str
+    outcome: Literal["passed", "not conclusive", "FAILED"]
+    meaning: str
+    numbers: Comparison
+
+
+def summary(results: Results, arm: str) -> Summary:
+    """One arm in numbers.
+
+    :param results: of all runs.
+    :param arm: who.
+    :return: its summary.
+    """
+    scores = results.scores(arm)
+    return Summary(
+        arm=arm,
+        iqm=estimate(iqm, scores),
+        optimality_gap=estimate(optimality_gap, scores),
+        area=estimate(iqm, areas(results, arm)),
+        failed_runs=len(results.failures(arm)),
+    )
+
+
+def areas(results: Results, arm: str) -> FloatArray:
+    """How early the runs learnt: mean heights of their training curves.
+
+    :param results: of all runs.
+    :param arm: who.
+    :return: ``[seeds, tasks]``; normalised.
+    """
+    columns = []
+    for env in results.envs:
+        scale = results.scales[env]
+        raw = sample_efficiency_area(results.curves(arm, env, "return"), np.arange(1.0, POINTS + 1))
+        columns.append((raw - scale.random) / (scale.reference - scale.random))  # type: ignore[operator]
+    return np.stack(columns, axis=1)
+
+
+def judge(results: Results, candidate: str) -> Judgement:
+    """Apply the rule.
+
+    :param results: of all runs.
+    :param candidate: one of the arms.
+    :return: the verdict on it against the first arm.
+    """
+    baseline, seeds = results.arms[0], len(results.seeds)
+    numbers = None
+    if seeds >= SEEDS_TO_REPORT:
+        numbers = _compared(results.scores(candidate), results.scores(baseline), _failed(results, candidate, baseline))
+    identical = are_identical(results, candidate, baseline)
+    verdict = None if numbers is None or results.unlearnt() else "as good" if identical else numbers.verdict
+    return Judgement(
+        candidate=candidate,
+        baseline=baseline,
+        verdict=verdict,
+        identical=identical,
+        preliminary=verdict is not None and not identical and seeds < SEEDS_FOR_A_VERDICT,
+        headline=headline(results, verdict, identical),
+        meaning=meaning(results, candidate, baseline, verdict, identical, numbers),
+        numbers=numbers,
+        speed_ratio=_speed_ratios(results, candidate, baseline, "steps_per_second"),
+        cpu_speed_ratio=_speed_ratios(results, candidate, baseline, "steps_per_cpu_second"),
+    )
+
+
+def _compared(candidate: FloatArray, baseline: FloatArray, failed_runs: tuple[int, int]) -> Comparison:
+    generator, preliminary = np.random.default_rng(BOOTSTRAP_SEED), len(candidate) < SEEDS_FOR_A_VERDICT
+    return comparison(candidate, baseline, failed_runs, generator, RESAMPLES, preliminary)
+
+
+def _failed(results: Results, candidate: str, baseline: str) -> tuple[int, int]:
+    return len(results.failures(candidate)), len(results.failures(baseline))
+
+
+def are_identical(results: Results, one: str, other: str) -> bool:
+    """Whether two arms did the same, bit for bit.
+
+    :param results: of all runs.
+    :param one: an arm.
+    :param other: another.
+    :return: whether all parameters and all evaluation episodes of every run are equal. A run that failed equals none.
+    """
+    for env in results.envs:
+        for seed in results.seeds:
+            if results.is_failed(one, env, seed) or results.is_failed(other, env, seed):
+                return False
+            a, b = results.record(one, env, seed), results.record(other, env, seed)
+            if a["parameters"] != b["parameters"] or a["episode_returns"] != b["episode_returns"]:
+                return False
+    return True
+
+
+def _speed_ratios(results: Results, candidate: str, baseline: str, name: str) -> dict[str, Estimate | None]:
+    ratios = {}
+    for env in results.envs:
+        ours, theirs = (results.numbers(arm, env, name)[:, np.newaxis] for arm in (candidate, baseline))
+        ratios[env] = estimate(ratio_of_medians, ours, theirs) if min(len(ours), len(theirs)) >= 2 else None
+    return ratios
+
+
+def ratio_of_medians(ours: FloatArray, theirs: FloatArray) -> FloatArray:
+    """How many times the other the one is.
+
+    :param ours: ``[..., runs, 1]``.
+    :param theirs: ``[..., runs, 1]``.
+    :return: ``[...]``.
+    """
+    return np.asarray(np.median(ours, axis=(-2, -1)) / np.median(theirs, axis=(-2, -1)))
+
+
+def a_a_check(results: Results, others: Sequence[int]) -> AACheck:
+    """Compare the baseline with itself.
+
+    :param results: of all runs, those of the other seeds included.
+    :param others: seeds that no candidate was judged by.
+    :return: whether the rule finds the two groups of runs as good, and nothing more.
+    """
+    arm = results.arms[0]
+    again = Results([arm], results.envs, others, results.records, results.scales)
+    failed_runs = (len(again.failures(arm)), len(results.failures(arm)))
+    numbers = _compared(again.scores(arm), results.scores(arm), failed_runs)
+    against = f"{arm} with seeds {others[0]} to {others[-1]} against {arm} with seeds {results.seeds[0]} to"
+    low, high = (signed(end) for end in numbers.difference_interval)
+    say = partial(AACheck, arm, numbers=numbers)
+    found = f"{against} {results.seeds[-1]}: {numbers.verdict}, difference between {low} and {high}"
+    if numbers.verdict == "as good":
+        return say("passed", f"{found}.")
+    if numbers.verdict == "no difference shown":
+        return say("not conclusive", f"{found}. These seeds scatter too much for a margin of {MARGIN}: use more.")
+    return say("FAILED", f"{found}. It is the same algorithm: this comparison finds differences that are not there.")

@@ -1,0 +1,1 @@
+"""``train``: one model from a configuration, a recipe or stock settings."""

@@ -1,0 +1,258 @@
+"""``train``: one model, from a configuration, a recipe or with stock settings, and how good it is."""
+
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch as th
+import tyro
+from rich.console import Console
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_ppo_notes._atomic import write_text
+from sb3_ppo_notes.algorithms.report import dump_last_update
+from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
+from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError
+from sb3_ppo_notes.callbacks.video import render_headless
+from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
+from sb3_ppo_notes.persistence.locks import FolderLock
+from sb3_ppo_notes.persistence.storage import checkpoints_in
+from sb3_ppo_notes.recipes import RECIPES
+from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
+from sb3_ppo_notes.runs.interruption import INTERRUPTED
+from sb3_ppo_notes.runs.progress import StepsProgress
+from sb3_ppo_notes.runs.train.config import KEYS, RunConfig, settled, written
+from sb3_ppo_notes.runs.train.evaluation import Evaluation, evaluations_table
+from sb3_ppo_notes.runs.train.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    MODEL,
+    VIDEOS,
+    checked_folder,
+    deepest_folder,
+    new_folder,
+    remove_run,
+    save_model,
+)
+from sb3_ppo_notes.runs.train.log import RunState, run_logger
+from sb3_ppo_notes.runs.train.model import built_model, check_environment, environment_factory
+from sb3_ppo_notes.runs.train.resume import Resumed, check_alone, check_run, resumed
+from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
+
+#: How many checkpoints of a run stay.
+KEPT = 3
+
+
+@dataclass
+class Train:
+    """Train one model and evaluate it. Options take precedence over the configuration."""
+
+    env: str | None = None
+    """Id of a registered environment; the configuration's, or CartPole-v1."""
+    algo: Literal["ppo", "a2c"] | None = None
+    """Which algorithm; a configuration or a recipe knows its own, else ppo."""
+    recipe: str | None = None
+    """A seed system: skrl, batch_ppo, spinning_up, moral_rl, minimal_rl or tsukurinagara."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.yaml")] = None
+    """Tuned values: cartpole, pendulum, reacher, halfcheetah, lunarlander or atari-pong; or a YAML file: a run's own
+    config.yaml, or one of rl_zoo3's."""
+    total_timesteps: int | None = None
+    """Environment steps; the configuration's, or 100,000."""
+    n_envs: int | None = None
+    """Environments stepped side by side; the configuration's or the recipe's number, or 8."""
+    seed: int | None = None
+    """Of all random generators; the configuration's, or 0."""
+    device: str | None = None
+    """cpu, cuda, …; the configuration's, or cpu."""
+    eval_every: int | None = None
+    """Environment steps between two evaluations; one at the end is always made."""
+    n_eval_episodes: int | None = None
+    """Episodes of each deterministic evaluation; 20."""
+    video_every: int | None = None
+    """Environment steps between two videos of the deterministic policy."""
+    exclude: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
+    """Weights whose names this matches from their beginning are not counted."""
+    logdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("logs"))
+    """Where the run gets a folder of its own, <time>-<config>."""
+    outdir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """The run's own folder, new or empty, in place of one in LOGDIR."""
+    checkpoint_every: int | None = None
+    """Environment steps between two checkpoints of which the last three are kept; the configuration's, or 20,000; 0 for
+    one at the end only, which a signal is too."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with the run in this folder where it was cut. Of the other options only --total-timesteps, for more."""
+
+    def __call__(self) -> int:
+        """Do it.
+
+        :return: 0; 130 after Ctrl-C, 143 after SIGTERM: the run can then be resumed.
+        :raises ValueError: for an option out of range, before anything is trained or written.
+        """
+        th.set_num_threads(1)
+        with GracefulStop() as stop:
+            return self._begun(stop) if self.resume is None else self._resumed(self.resume, stop)
+
+    def _begun(self, stop: GracefulStop) -> int:
+        checked_folder(self.logdir, self.outdir)
+        config, notes = settled(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
+        if config.video_every is not None:
+            render_headless()
+            check_environment(config, render=True)
+        model = built_model(config)
+        console = Console()
+        for note in notes:
+            console.print(f"note: {note}", soft_wrap=True)
+        count_weights(model.policy, exclude=self.exclude)  # refuses a wrong expression before anything is written
+        existing = deepest_folder(self.outdir or self.logdir)
+        folder = self.outdir or new_folder(self.logdir, config.name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / CONFIG, written(config))
+            (folder / CHECKPOINTS).mkdir()
+            console.print(weights_table(model.policy, self.exclude))
+            with FolderLock(folder / CHECKPOINTS):
+                return _trained(Resumed(config, model, RunState(), config.total_timesteps), folder, stop, console)
+        except (Exception, SystemExit):
+            if model._n_updates == 0:
+                remove_run(folder, existing)  # nothing was learned: the same command can be given again
+            raise
+
+    def _resumed(self, folder: Path, stop: GracefulStop) -> int:
+        check_alone(vars(self), vars(Train()))
+        check_run(folder)
+        with FolderLock(folder / CHECKPOINTS):
+            run = resumed(folder, self.total_timesteps)
+            if run.config.video_every is not None:
+                render_headless()
+            console = Console()
+            console.print(str(run.model.resume_report), soft_wrap=True, markup=False, highlight=False)
+            return _trained(run, folder, stop, console)
+
+
+def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -> int:
+    """From where the run is to its end, or to a signal."""
+    config, model = run.config, run.model
+    is_new = model.on_resume is None
+    begun_at = 0 if is_new else model.num_timesteps
+    with run_logger(folder, run.state, begun_at) as logger, StepsProgress(run.total_timesteps, begun_at) as progress:
+        model.set_logger(logger)
+        progress.describe(config.name)
+        evaluation = Evaluation(
+            environment_factory(config),
+            folder,
+            config.eval_every,
+            config.n_eval_episodes,
+            config.seed,
+            on_result=lambda result: progress.describe(f"{config.name} (return {result.mean:.1f})"),
+        )
+        keeping = ExactCheckpoint(config.checkpoint_every or sys.maxsize, keep=KEPT, path=folder / CHECKPOINTS)
+        own = [evaluation, *_asked_for(config, folder), run.state, keeping, StopOnSignal(stop)]
+        callbacks = CallbackList([progress.callback(), *own])
+        with _closing(model, own):
+            try:
+                model.learn(max(run.total_timesteps - begun_at, 0), callbacks, reset_num_timesteps=is_new)
+                is_in_rollout = model._paused_at is not None or model._unfinished_step is not None
+                is_cut = model.num_timesteps < run.total_timesteps or is_in_rollout
+                if stop.requested is not None and is_cut:
+                    return _interrupted(model, folder, stop.exit_code, console)
+                if model.last_report is None:
+                    dump_last_update(logger, model.num_timesteps)  # killed before learn could: no update was left
+                # The last update is in the files; what follows is a row of its own.
+                logger.name_to_value.clear()
+                _finish(run, folder, evaluation, callbacks, console)
+            except EvaluationStoppedError:  # the last one, of a run that has made all its steps
+                return _interrupted(model, folder, stop.exit_code, console)
+            except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
+                return _interrupted(model, folder, INTERRUPTED, console)
+            except (Exception, SystemExit) as error:
+                if model._n_updates > 0 and environment_error(error) is not None:
+                    _leave(model, folder, "stopped by its environment", console)
+                raise
+    return 0
+
+
+def _interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, console: Console) -> int:
+    _leave(model, folder, "interrupted", console)
+    return code
+
+
+def _leave(model: OnPolicyAlgorithm, folder: Path, what: str, console: Console) -> None:
+    """Keep what was learned, and say how to go on."""
+    save_model(model, folder)
+    can_go_on = checkpoints_in(folder / CHECKPOINTS)
+    then = f"go on with: train --resume {shlex.quote(str(folder))}" if can_go_on else f"written: {folder}/{MODEL}"
+    line = f"{what} after {model.num_timesteps:,} steps, {then}"
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _finish(run: Resumed, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
+    config, model = run.config, run.model
+    save_model(model, folder)
+    result = evaluation.evaluate()
+    model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+    model.logger.dump(model.num_timesteps)
+    run.state.is_finished = True
+    try:
+        # Once more, with the last evaluation: more steps than these may be asked for some day.
+        save_checkpoint(model, folder / CHECKPOINTS, callbacks, KEPT)
+    except OSError as error:
+        console.print(f"note: the last checkpoint was not written ({error})", soft_wrap=True, markup=False)
+    if config.eval_every is not None:
+        console.print(evaluations_table(evaluation.results))
+    console.print(
+        f"{config.env} after {model.num_timesteps:,} steps: return {result.mean:.1f} +/- {result.deviation:.1f} "
+        f"({config.n_eval_episodes} episodes)",
+        soft_wrap=True,
+    )
+    console.print(f"written: {folder}/{MODEL}", soft_wrap=True)
+
+
+@contextmanager
+def _closing(model: OnPolicyAlgorithm, callbacks: Iterable[BaseCallback]) -> Iterator[None]:
+    """Close all environments in the end. The error that ended the run is told, not one that closing raises after it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            _close(model, callbacks)
+        raise
+    _close(model, callbacks)
+
+
+def _close(model: OnPolicyAlgorithm, callbacks: Iterable[BaseCallback]) -> None:
+    for callback in callbacks:
+        if isinstance(callback, Evaluation | VideoCallback):
+            callback.close()
+    assert model.env is not None
+    model.env.close()
+
+
+def _asked_for(config: RunConfig, folder: Path) -> list[BaseCallback]:
+    callbacks: list[BaseCallback] = []
+    if config.recipe is not None and RECIPES[config.recipe].stop_when == "all_succeeded":
+        callbacks.append(StopWhenAllSucceeded(verbose=1))
+    if config.video_every is not None:
+        make = environment_factory(config, render=True)
+        seed = config.seed + EVALUATION_SEED_OFFSET
+        callbacks.append(VideoCallback(make, folder / VIDEOS, config.video_every, run=folder.name, seed=seed))
+    return callbacks
+
+
+def build(env: str, algo: str, recipe: str | None, n_envs: int | None, seed: int) -> OnPolicyAlgorithm:
+    """A model that is ready to learn.
+
+    :param env: id of a registered environment.
+    :param algo: ``"ppo"`` or ``"a2c"``, if there is no recipe.
+    :param recipe: a key of ``RECIPES`` or ``None``.
+    :param n_envs: number of environments, ``None`` for the recipe's, or 8.
+    :param seed: of all random generators.
+    :return: the model.
+    """
+    options = dict(env=env, recipe=recipe, n_envs=n_envs, seed=seed, algo=None if recipe else algo)
+    return built_model(settled(None, options)[0])

@@ -1,0 +1,106 @@
+"""``train --resume``: the run in a folder, as its newest checkpoint holds it."""
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
+from sb3_ppo_notes.persistence import CheckpointCorruptError, load_checkpoint
+from sb3_ppo_notes.persistence.model_state import configuration
+from sb3_ppo_notes.persistence.storage import Stored, checkpoints_in, read_checkpoint
+from sb3_ppo_notes.runs.train.config import RunConfig, settled
+from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG
+from sb3_ppo_notes.runs.train.log import RunState
+from sb3_ppo_notes.runs.train.model import built_model
+
+
+class Resumed(NamedTuple):
+    """A run that can go on.
+
+    :param config: its configuration, as it was begun.
+    :param model: with its environments; ``model.resume_report`` says what is exact.
+    :param state: of its files.
+    :param total_timesteps: environment steps that it is to make.
+    """
+
+    config: RunConfig
+    model: NotesOnPolicyAlgorithm
+    state: RunState
+    total_timesteps: int
+
+
+def check_run(folder: Path) -> None:
+    """Refuse what is no run with checkpoints.
+
+    :param folder: given as the run's.
+    :raises ValueError: saying what is missing.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InvalidValueError(f"resume must be the folder of a run, with its {CONFIG}, got {folder}")
+    if not checkpoints_in(folder / CHECKPOINTS):
+        raise InvalidValueError(f"resume must be a run with {CHECKPOINTS} to go on from, got {folder}, which has none")
+
+
+def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
+    """Read a run. Nothing is written.
+
+    :param folder: of the run.
+    :param total_timesteps: that it shall make now; ``None`` for what it was to make.
+    :return: the run.
+    :raises ValueError: if it cannot go on, or is finished.
+    """
+    check_run(folder)
+    config, _ = settled(str(folder / CONFIG), {})
+    try:
+        stored = read_checkpoint(folder / CHECKPOINTS)
+    except CheckpointCorruptError as error:
+        raise InvalidValueError(
+            f"resume must be a run with a checkpoint that is whole, got {folder}: {error}"
+        ) from error
+    state, total = _state(stored), _total(stored, total_timesteps)
+    if state.is_finished and total <= stored.document["num_timesteps"]:
+        raise InvalidValueError(
+            f"resume must be a run that is not finished, got {folder}, which has made its "
+            f"{stored.document['num_timesteps']:,} steps: --total-timesteps with more goes on"
+        )
+    fresh = built_model(config)
+    assert fresh.env is not None
+    with warnings.catch_warnings():
+        # The report says it.
+        warnings.filterwarnings("ignore", "a newer checkpoint was skipped")
+        model = load_checkpoint(folder / CHECKPOINTS, fresh.env, device=config.device)
+    then, now = configuration(model), configuration(fresh)
+    for name in now:
+        if then.get(name) != now[name]:
+            raise InvalidValueError(f"{name} must be in {folder / CONFIG} as the run was begun, and it is not")
+    return Resumed(config, model, state, total)
+
+
+def _state(stored: Stored) -> RunState:
+    """What the checkpoint's own memory of the files is: it is needed before there are callbacks to put it back into."""
+    state = RunState()
+    for entry in stored.document["callbacks"]:
+        if entry["class"].endswith(f".{RunState.__name__}"):
+            state.n_rows, state.is_finished = entry["memory"]["n_rows"], entry["memory"]["is_finished"]
+    return state
+
+
+def _total(stored: Stored, given: int | None) -> int:
+    planned: int = stored.document["total_timesteps"]
+    if given is None:
+        return planned
+    check_integer("total_timesteps", given, minimum=planned, because=", what the run was to make")
+    return given
+
+
+def check_alone(options: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Refuse options that a run which goes on has no use for.
+
+    :param options: of the command line.
+    :param defaults: what they are if nothing is said.
+    :raises ValueError: naming the first.
+    """
+    for name, value in options.items():
+        if name not in ("resume", "total_timesteps") and value != defaults[name]:
+            raise InvalidValueError(f"{name} must be left out with resume, whose {CONFIG} counts, got {str(value)!r}")

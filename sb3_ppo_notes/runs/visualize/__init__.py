@@ -1,0 +1,1 @@
+"""``visualize``: videos of a trained run."""

@@ -1,0 +1,137 @@
+"""``visualize``: videos of a trained run, and one picture of them all."""
+
+import csv
+import inspect
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import torch as th
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS
+from sb3_ppo_notes.callbacks.video import Episode, Stage, file_name, render_headless
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
+from sb3_ppo_notes.recipes import RECIPES
+from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
+from sb3_ppo_notes.runs.train.config import ALGORITHMS, RunConfig, settled
+from sb3_ppo_notes.runs.train.folder import CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
+from sb3_ppo_notes.runs.train.model import built_model, check_environment, environment_factory
+from sb3_ppo_notes.runs.visualize.sheet import draw_contact_sheet
+
+
+@dataclass
+class Visualize:
+    """Film episodes of a trained run: one mp4 each, and a contact sheet."""
+
+    logdir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """The run's folder, as train has written it."""
+    outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("videos"))
+    """Where the mp4 files, episodes.csv and contact_sheet.png go."""
+    episodes: int = 5
+    """How many, each with a seed of its own; the deterministic policy plays."""
+    seed: int | None = None
+    """Of the first episode; None for the first that the run was evaluated on."""
+    max_steps: int = MAX_EPISODE_STEPS
+    """An episode is cut after so many steps."""
+
+    def __call__(self) -> int:
+        """Do it.
+
+        :return: 0.
+        :raises ValueError: for an option out of range or a folder that holds no run, before anything is written.
+        """
+        for name in ("episodes", "max_steps"):
+            check_integer(name, getattr(self, name), minimum=1)
+        if self.seed is not None:
+            check_integer("seed", self.seed, minimum=0)
+        if self.outdir.exists() and not self.outdir.is_dir():
+            raise InvalidValueError(f"outdir must be a folder, got the file {self.outdir}")
+        config = run_config(self.logdir)
+        th.set_num_threads(1)
+        is_new = not self.outdir.exists()
+        try:
+            episodes = self._film(config)
+        except BaseException:
+            if is_new and self.outdir.is_dir() and not any(self.outdir.iterdir()):
+                self.outdir.rmdir()
+            raise
+        console = Console()
+        console.print(self._table(episodes, config))
+        console.print(f"written: {self.outdir}/contact_sheet.png, episodes.csv and the videos", soft_wrap=True)
+        return 0
+
+    def _film(self, config: RunConfig) -> list[Episode]:
+        """All files, in a folder beside their place first: either all of them appear, or none."""
+        render_headless()
+        check_environment(config, render=True)
+        model = built_model(_for_one_environment(config))
+        load_weights(model, self.logdir / MODEL)
+        load_normalizer(model.get_env(), self.logdir / NORMALIZER)
+        seed = config.seed + EVALUATION_SEED_OFFSET if self.seed is None else self.seed
+        env = model.get_env()
+        assert env is not None  # it was just built with one
+        stage = Stage(environment_factory(config, render=True), env, seed)
+        stem = file_name(self.logdir.resolve().name)
+        self.outdir.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".visualize-", dir=self.outdir) as beside:
+            filmed = [
+                stage.film(model, Path(beside) / f"{stem}-episode-{number + 1}.mp4", seed + number, self.max_steps)
+                for number in range(self.episodes)
+            ]
+            draw_contact_sheet(
+                filmed, f"{self.logdir.resolve().name} on {config.env}", Path(beside) / "contact_sheet.png"
+            )
+            _write_episodes(filmed, Path(beside) / "episodes.csv")
+            for path in sorted(Path(beside).iterdir()):
+                os.replace(path, self.outdir / path.name)
+        return filmed
+
+    def _table(self, episodes: list[Episode], config: RunConfig) -> Table:
+        table = Table(title=f"{config.name} on {config.env}")
+        for heading in ("episode", "return", "steps"):
+            table.add_column(heading, justify="right")
+        table.add_column("video", overflow="fold")
+        for number, episode in enumerate(episodes, start=1):
+            length = f"{episode.length}{' (cut)' if episode.is_cut else ''}"
+            table.add_row(str(number), f"{episode.episode_return:.1f}", length, episode.path.name)
+        return table
+
+
+def run_config(logdir: Path) -> RunConfig:
+    """The configuration of a finished run.
+
+    :param logdir: the run's folder.
+    :return: as it was trained.
+    :raises ValueError: if the folder cannot be read or holds no finished run.
+    """
+    if not logdir.is_dir():
+        raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which is none")
+    for name in (CONFIG, MODEL):
+        if not (logdir / name).is_file():
+            runs = sorted(path.parent.name for path in logdir.glob(f"*/{MODEL}"))
+            hint = f"; it holds the runs {', '.join(runs)}" if runs else ""
+            raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which has no {name}{hint}")
+    return settled(str(logdir / CONFIG), {})[0]
+
+
+def _for_one_environment(config: RunConfig) -> RunConfig:
+    """The same network and rollout with one environment: nothing is trained, but every size has to fit."""
+    if config.recipe is not None:
+        n_steps = RECIPES[config.recipe].hyperparameters["n_steps"]
+    else:
+        n_steps = inspect.signature(ALGORITHMS[config.algo].__init__).parameters["n_steps"].default
+    n_steps = config.hyperparameters.get("n_steps", n_steps) * (config.n_envs or 1)
+    return replace(config, n_envs=1, hyperparameters=config.hyperparameters | {"n_steps": n_steps})
+
+
+def _write_episodes(episodes: list[Episode], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["episode", "return", "length", "is_cut", "file"])
+        for number, episode in enumerate(episodes, start=1):
+            writer.writerow([number, episode.episode_return, episode.length, episode.is_cut, episode.path.name])

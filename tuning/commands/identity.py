@@ -1,0 +1,178 @@
+"""What a study is, so that it is never gone on with as another."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from tuning.space.names import optuna_names
+from tuning.space.warm_starts import WarmStart
+from tuning.worker.queues import existing_study, never_ran
+from tuning.worker.settings import Settings
+
+IDENTITY = "identity"
+#: What a score depends on so much that those with another cannot be compared.
+TASK = ("env", "algo", "n_timesteps")
+#: Whoever makes a study fills it within this many seconds, or has died.
+CREATION_SECONDS = 10.0
+PACKAGES = ("sb3-ppo-notes", "stable-baselines3", "torch", "gymnasium", "numpy", "optuna", "rl-zoo3")
+WORDS = {"space": "search space", "env": "environment", "algo": "algorithm", "n_timesteps": "length of a trial"}
+
+
+def identity_of(settings: Settings) -> dict[str, Any]:
+    """What must not change while a study is under way.
+
+    :param settings: of the study.
+    :return: JSON values by name.
+    """
+    identity = {
+        "env": settings.env_id,
+        "algo": settings.algo,
+        "space": settings.space.fingerprint(),
+        "base": dict(settings.base),
+        "protocol": settings.protocol.fingerprint(),
+        "n_timesteps": settings.total_timesteps,
+        "n_eval_episodes": settings.n_eval_episodes,
+        "sampler": settings.sampler,
+        "seed": settings.seed,
+        "compile": settings.compile,
+    }
+    return dict(json.loads(json.dumps(identity, default=str)))
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a result depends on.
+
+    :return: by package; of those that are installed.
+    """
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_identity(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study as another.
+
+    :param name: of the study.
+    :param stored: as it was made.
+    :param wanted: as it is asked for now.
+    :raises ValueError: naming the first difference.
+    """
+    for part in {**wanted, **stored}:
+        before, now = stored.get(part), wanted.get(part)
+        if before == now:
+            continue
+        what = f"study {name!r} was created with another {WORDS.get(part, part)}"
+        remedy = "; give it another name, or --allow-changed-config"
+        if isinstance(before, dict) and isinstance(now, dict):
+            keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+            details = ", ".join(f"{key}: {_short(before.get(key))}, now {_short(now.get(key))}" for key in keys[:3])
+            raise ValueError(f"{what} (key: {details}){remedy}")
+        raise ValueError(f"{what} ({_short(before)}, now {_short(now)}){remedy}")
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def created_or_joined(
+    settings: Settings, storage: BaseStorage, starts: Sequence[WarmStart], allow_changed: bool = False
+) -> optuna.Study:
+    """The study, made with its warm starts queued, or found as it should be.
+
+    :param settings: of the study.
+    :param storage: opened.
+    :param starts: where to start from.
+    :param allow_changed: go on with a study of another identity, which becomes this one.
+    :return: the study.
+    :raises ValueError: if it exists and is another; nothing is written then.
+    """
+    name, wanted = settings.study, identity_of(settings)
+    study = _study(name, storage)
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is not None and not allow_changed:
+        check_identity(name, stored, wanted)
+    if stored is not None and stored != wanted:
+        check_comparable(study, stored, wanted)
+        _withdraw_queued(study, storage)
+    if stored != wanted:
+        for start in starts:
+            if start.configuration is not None:
+                _queue(study, settings, start)
+        study.set_user_attr(
+            "warm_start_problems", [f"{s.name}: {s.problem}" for s in starts if s.configuration is None]
+        )
+    if stored != wanted:
+        study.set_user_attr("versions", versions())
+        study.set_user_attr(IDENTITY, wanted)  # last: who reads it may rely on all the rest
+    if study.user_attrs.get("budget") != settings.budget:
+        study.set_user_attr("budget", settings.budget)
+    return study
+
+
+def _study(name: str, storage: BaseStorage) -> optuna.Study:
+    study = existing_study(name, storage)
+    if study is None:
+        try:
+            return optuna.create_study(study_name=name, storage=storage, direction="maximize")
+        except optuna.exceptions.DuplicatedStudyError:
+            study = optuna.load_study(study_name=name, storage=storage)
+    deadline = time.monotonic() + CREATION_SECONDS
+    while IDENTITY not in study.user_attrs:
+        # Another machine is making it just now. If that died in between, we go on where it stopped.
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return study
+
+
+def check_comparable(study: optuna.Study, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to compare scores of one task with those of another.
+
+    :param study: with its trials.
+    :param stored: as it was made.
+    :param wanted: as it is asked for now.
+    :raises ValueError: if trials have run, and environment, algorithm or length of a trial are others now.
+    """
+    if all(trial.state is TrialState.WAITING or never_ran(trial) for trial in study.get_trials(deepcopy=False)):
+        return
+    for part in TASK:
+        if stored.get(part) != wanted[part]:
+            raise ValueError(
+                f"study {study.study_name!r} has trials with another {WORDS[part]} ({_short(stored.get(part))}, now "
+                f"{_short(wanted[part])}), whose scores cannot be compared; give it another name"
+            )
+
+
+def _withdraw_queued(study: optuna.Study, storage: BaseStorage) -> None:
+    """End the trials that wait: they were queued for a configuration that is another now."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        try:
+            storage.set_trial_user_attr(trial._trial_id, "reason", "changed")
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            continue
+
+
+def _queue(study: optuna.Study, settings: Settings, start: WarmStart) -> None:
+    assert start.configuration is not None
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.user_attrs.get("configuration") == start.configuration for trial in trials if not never_ran(trial)):
+        return  # it has run already, before the study was changed
+    names = optuna_names(settings.space.dimensions, trials)
+    parameters = {names[key]: value for key, value in start.configuration.items() if key in names}
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if all(trial.system_attrs.get("fixed_params") != parameters for trial in waiting):
+        study.enqueue_trial(parameters, user_attrs={"origin": start.name})

@@ -1,0 +1,175 @@
+"""The verbs that look at a study: ``status``, ``report``, ``export`` and ``compare``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from rich.console import Console
+from rich.table import Table
+
+from tuning.commands.compare import comparison_table, optimism_line
+from tuning.commands.identity import IDENTITY
+from tuning.commands.place import Place
+from tuning.commands.progress import StudyLine
+from tuning.report import write_report
+from tuning.report.export import write_best
+from tuning.report.record import protocol_of, read_record, stages_of, summary
+from tuning.selection import Protocol
+from tuning.space import Space
+from tuning.worker.processes import BAD_INPUT, ENVIRONMENT_FAILED, run_workers
+from tuning.worker.queues import environment_failure
+from tuning.worker.settings import Settings, baselines
+
+COLUMNS = 110
+
+
+def console() -> Console:
+    """Standard output; a file or a pipe is as wide as a table needs."""
+    made = Console()
+    return made if made.is_terminal else Console(width=COLUMNS)
+
+
+def exit_code(code: int, study: optuna.Study, storage: BaseStorage, hide: Callable[[str], str]) -> int:
+    """What a shell is told after workers have ended; an environment's own error is shown.
+
+    :param code: of the workers.
+    :param study: of the search.
+    :param storage: opened.
+    :param hide: takes passwords out of a text.
+    :return: 2 for an environment's error, else the workers' code.
+    """
+    if code != ENVIRONMENT_FAILED:
+        return code
+    stages = stages_of(study, storage)
+    line = environment_failure([*stages.search, *stages.finalists, *stages.test])
+    print(f"error: study {study.study_name!r} stopped, {hide(str(line))}", file=sys.stderr)
+    return BAD_INPUT
+
+
+@dataclass
+class Status(Place):
+    """Show how a study goes."""
+
+    def __call__(self) -> int:
+        """Do it.
+
+        :return: 0.
+        :raises ValueError: if there is no such study.
+        """
+        study, storage = self.opened()
+        table = Table(title=f"study {self.study}")
+        table.add_column("what")
+        table.add_column("value", justify="right")
+        for name, value in summary(study, storage).items():
+            text = (
+                "-"
+                if value is None
+                else f"{value:,.1f}"
+                if isinstance(value, float)
+                else f"{value:,}"
+                if isinstance(value, int)
+                else value
+            )
+            table.add_row(name, text)
+        console().print(table)
+        return 0
+
+
+@dataclass
+class Report(Place):
+    """Write trials.csv, study.json, report.html, report.md and CHECKLIST.md, and best.yml if there is a winner."""
+
+    def __call__(self) -> int:
+        """Do it.
+
+        :return: 0.
+        :raises ValueError: if there is no such study.
+        """
+        study, storage = self.opened()
+        record = read_record(study, storage, str(self.address()))
+        written = write_report(record, self.folder())
+        console().print(f"written: {', '.join(str(path) for path in written)}", soft_wrap=True, highlight=False)
+        return 0
+
+
+@dataclass
+class Export(Place):
+    """Write the winner as best.yml, in rl_zoo3's format."""
+
+    def __call__(self) -> int:
+        """Do it.
+
+        :return: 0.
+        :raises ValueError: if there is no such study, or it has no completed trial.
+        """
+        study, storage = self.opened()
+        path = write_best(read_record(study, storage, str(self.address())), self.folder())
+        console().print(f"written: {path}", soft_wrap=True, highlight=False)
+        return 0
+
+
+@dataclass
+class Compare(Place):
+    """Run what is missing of the test (the winner, SB3's defaults, rl_zoo3's values) and show the comparison."""
+
+    workers: int = 1
+    """Processes."""
+    test_seeds: int | None = None
+    """How many seeds; those of the study if not given."""
+
+    def __call__(self) -> int:
+        """Do it.
+
+        :return: 0; 130 or 143 after a signal, 1 if runs keep failing, 2 if their environment does.
+        :raises ValueError: if there is no such study, or it has no winner.
+        """
+        if self.workers < 1:
+            raise ValueError(f"workers must be >= 1, got {self.workers}")
+        if self.test_seeds is not None and self.test_seeds < 2:
+            raise ValueError(f"test_seeds must be >= 2, got {self.test_seeds}")
+        study, storage = self.opened()
+        identity, protocol = study.user_attrs[IDENTITY], protocol_of(study)
+        record = read_record(study, storage, str(self.address()))
+        if record.winner is None:
+            states = [trial.state for trial in record.trials]
+            raise ValueError(
+                f"study {self.study!r} has no winner yet ({states.count('complete')} completed trials, "
+                f"{states.count('failed')} failed, {states.count('pruned')} pruned): run it to its end first"
+            )
+        settings = self._settings(identity, self._more_seeds(protocol))
+        with StudyLine(study, storage) as line:
+            code = run_workers(settings, self.workers, line.show, ("test",))
+        record = read_record(study, storage, str(self.address()))
+        if code == 0:
+            console().print(comparison_table(record))
+            console().print(optimism_line(record), highlight=False)
+        return exit_code(code, study, storage, self.hide)
+
+    def _more_seeds(self, protocol: Protocol) -> Protocol:
+        if self.test_seeds is None:
+            return protocol
+        first = min(protocol.test_seeds)
+        values = {name: getattr(protocol, name) for name in protocol.__dataclass_fields__}
+        return Protocol(**{**values, "test_seeds": tuple(range(first, first + self.test_seeds))})
+
+    def _settings(self, identity: dict[str, Any], protocol: Protocol) -> Settings:
+        return Settings(
+            study=self.study,
+            storage=self.storage_text(),
+            folder=self.folder() / "checkpoints",
+            env_id=identity["env"],
+            algo=identity["algo"],
+            space=Space(identity["algo"], ()),
+            base=identity["base"],
+            protocol=protocol,
+            total_timesteps=identity["n_timesteps"],
+            timeout=float("1e9"),
+            n_eval_episodes=identity["n_eval_episodes"],
+            compile=identity["compile"],
+            baselines=baselines(identity["env"], identity["algo"]),
+        )

@@ -1,0 +1,146 @@
+"""What a report says, computed from the record of a study."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+
+from sb3_ppo_notes.formulas.statistics import bootstrap_interval, iqm
+from tuning.report.data import StudyRecord, TestedSetup, TrialRecord
+from tuning.selection import optimism
+from tuning.space import Space
+from tuning.space.names import distribution_of
+
+TUNED = "tuned"
+RESAMPLE_SEED = 0
+
+
+def ranked(record: StudyRecord) -> list[TrialRecord]:
+    """The completed trials that did not diverge: finalists first, by the mean over their fresh seeds, then by score.
+
+    :param record: of the study.
+    :return: best first; the winner, if there is one, is the first.
+    """
+    complete = [trial for trial in record.trials if trial.score is not None and trial.state == "complete"]
+
+    def rank(trial: TrialRecord) -> tuple[bool, int, float, int]:
+        fresh = list(trial.finalist_scores.values())
+        worth = statistics.fmean(fresh) if fresh else trial.score
+        return trial.number != record.winner, -len(fresh), -(worth or 0.0), trial.number
+
+    return sorted((trial for trial in complete if trial.reason != "diverged"), key=rank)
+
+
+def best_trial(record: StudyRecord) -> TrialRecord:
+    """The winner; before the finalists have decided, the best of the search.
+
+    :param record: of the study.
+    :return: a completed trial.
+    :raises ValueError: "study 'x' has no completed trial (5 failed, 2 pruned) - see report.md".
+    """
+    trials = ranked(record)
+    if not trials:
+        counts = outcomes(record)
+        others = ", ".join(f"{counts[name]} {name}" for name in counts if counts[name]) or "no trials at all"
+        raise ValueError(f"study {record.name!r} has no completed trial ({others}) - see report.md")
+    return trials[0]
+
+
+def outcomes(record: StudyRecord) -> Counter[str]:
+    """How many trials ended how.
+
+    :param record: of the study.
+    :return: counts by state; diverged ones apart from complete ones.
+    """
+    return Counter("diverged" if trial.reason == "diverged" else trial.state for trial in record.trials)
+
+
+@dataclass(frozen=True)
+class ArmNumbers:
+    """One arm of the test.
+
+    :param name: of the arm.
+    :param scores: one a test seed.
+    :param mean: of them; return units.
+    :param iqm: their interquartile mean.
+    :param low: lower end of the 95 % interval of the interquartile mean; NaN for a single seed.
+    :param high: its upper end.
+    """
+
+    name: str
+    scores: tuple[float, ...]
+    mean: float
+    iqm: float
+    low: float
+    high: float
+
+
+def arm_numbers(arm: TestedSetup) -> ArmNumbers:
+    """The numbers of one arm of the test.
+
+    :param arm: with at least one finite score.
+    :return: its means and interval.
+    """
+    scores = np.array([arm.scores[seed] for seed in sorted(arm.scores)])[:, None]
+    low = high = float("nan")
+    if len(scores) > 1:
+        interval = bootstrap_interval(iqm, [scores], np.random.default_rng(RESAMPLE_SEED))
+        low, high = float(interval[0]), float(interval[1])
+    return ArmNumbers(
+        arm.name, tuple(map(float, scores[:, 0])), float(scores.mean()), float(np.squeeze(iqm(scores))), low, high
+    )
+
+
+def optimism_of(record: StudyRecord) -> float | None:
+    """Tuning score minus test score of the winner.
+
+    :param record: of the study.
+    :return: return units; above 0 is too optimistic; ``None`` before the test.
+    """
+    tuned = next((arm for arm in record.tested if arm.name == TUNED and arm.scores), None)
+    if tuned is None or record.tuning_score is None:
+        return None
+    return optimism(record.tuning_score, list(tuned.scores.values()))
+
+
+def tried_space(record: StudyRecord) -> Space:
+    """The space of a study with all that its trials tried while it had another one.
+
+    :param record: of the study.
+    :return: a space that each completed trial lies in.
+    """
+    space = Space.from_fingerprint(record.space, record.algo)
+    return space.covering([trial.configuration for trial in ranked(record)])
+
+
+def importances(record: StudyRecord) -> dict[str, float]:
+    """How much each parameter has to do with being among the best: Optuna's PED-ANOVA.
+
+    :param record: of the study.
+    :return: shares that sum to 1, largest first; {} for fewer than four completed trials, which say nothing.
+    """
+    asked = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
+    trials = [trial for trial in ranked(record) if all(one.name in trial.configuration for one in asked)]
+    scores = {trial.score for trial in trials}
+    if len(trials) < 4 or len(scores) < 2 or not asked:
+        return {}
+    distributions = {one.name: distribution_of(one) for one in asked}
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.study.create_study(storage=optuna.storages.InMemoryStorage(), direction="maximize")
+        for trial in trials:
+            parameters = {name: trial.configuration[name] for name in distributions}
+            study.add_trial(
+                optuna.trial.create_trial(params=parameters, distributions=distributions, value=trial.score)
+            )
+        shares = optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+        )
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return {name: float(share) for name, share in sorted(shares.items(), key=lambda item: -item[1])}

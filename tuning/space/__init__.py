@@ -1,0 +1,240 @@
+"""What is searched: names, ranges and choices, by rl_zoo3's names, and what the update rules add to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tuning.space.defaults import ALGORITHMS, FURTHER, default_dimensions
+from tuning.space.dimensions import Dimension, Suggests, described_dimension
+from tuning.space.rules import rule_choices
+
+Configuration = dict[str, Any]
+"""A point of a space: flat, JSON-able values by the parameter's name (``learning_rate``, ``n_steps_pow``, ...)."""
+
+__all__ = ["Configuration", "Dimension", "Space", "Suggests"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of one algorithm.
+
+    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+    :param dimensions: in the order in which they are asked of a trial.
+    :raises ValueError: for another algorithm, or a parameter given twice.
+    """
+
+    algo: str
+    dimensions: tuple[Dimension, ...]
+
+    def __post_init__(self) -> None:
+        _check_algorithm(self.algo)
+        names = [dimension.name for dimension in self.dimensions]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"space must hold each parameter once, got {twice[0]!r} twice")
+
+    @classmethod
+    def default(cls, algo: str) -> Space:
+        """rl_zoo3's space, wide enough for SB3's defaults and most of rl_zoo3's tuned values, and what we add.
+
+        :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+        :return: the space.
+        :raises ValueError: for another algorithm.
+        """
+        _check_algorithm(algo)
+        return cls(algo, default_dimensions(algo))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, algo: str) -> Space:
+        """The default space, changed by a file: ``name: [choices]``, ``name: value`` or ``name: {low: 1, high: 2}``.
+
+        With ``replace: true`` only what the file lists is searched.
+
+        :param path: of the file.
+        :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+        :return: the space.
+        :raises ValueError: naming the file and what is wrong in it.
+        """
+        _check_algorithm(algo)
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"space must be a readable YAML file, got {path}: {_one_line(error)}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"space must map names to ranges, got {path} with {type(content).__name__}")
+        replaces = content.pop("replace", False)
+        known = {dimension.name: dimension for dimension in default_dimensions(algo)}
+        allowed = {*known, *FURTHER[algo], *(f"rule.{slot}" for slot in rule_choices(algo))}
+        chosen = {} if replaces else dict(known)
+        for name, description in content.items():
+            if name not in allowed:
+                raise ValueError(
+                    f"space must name parameters of {algo}, got {name!r} (known: {', '.join(sorted(allowed))})"
+                )
+            try:
+                dimension = described_dimension(name, description, known.get(name))
+                _check_meaning(dimension, algo)
+            except ValueError as error:
+                raise ValueError(f"space {path}: {error}") from error
+            chosen[name] = dimension
+        return cls(algo, tuple(chosen.values()))
+
+    def vary(self, slots: Sequence[str]) -> Space:
+        """The space with choices of the update rule as further parameters.
+
+        :param slots: ``"rule.policy_objective"``, ``"rule.value_objective"``, ``"rule.kl_controls"``, ...
+        :return: a larger space.
+        :raises ValueError: for an unknown slot.
+        """
+        known = {f"rule.{slot}": tuple(choices) for slot, choices in rule_choices(self.algo).items()}
+        for slot in slots:
+            if slot not in known:
+                raise ValueError(f"vary must be among {', '.join(known)}, got {slot!r}")
+        present = {dimension.name for dimension in self.dimensions}
+        new = [Dimension(slot, "choice", choices=known[slot]) for slot in dict.fromkeys(slots) if slot not in present]
+        return dataclasses.replace(self, dimensions=(*self.dimensions, *new))
+
+    def fit(self, n_envs: int, total_timesteps: int) -> Space:
+        """The space without rollouts so long that fewer than two of them make a trial.
+
+        :param n_envs: environments side by side.
+        :param total_timesteps: of a trial.
+        :return: this space or a narrower one.
+        :raises ValueError: if not even the shortest rollout fits.
+        """
+        most = total_timesteps // (2 * n_envs)
+        return dataclasses.replace(self, dimensions=tuple(_shortened(one, most) for one in self.dimensions))
+
+    def sample(self, trial: Suggests, names: Mapping[str, str] | None = None) -> Configuration:
+        """Ask a trial for a point. What is fixed is not asked, and not among ``trial.params``.
+
+        :param trial: of Optuna.
+        :param names: under which Optuna knows the parameters, where they are not ours.
+        :return: all parameters by name.
+        """
+        return {one.name: one.suggest(trial, (names or {}).get(one.name)) for one in self.dimensions}
+
+    def covering(self, configurations: Sequence[Mapping[str, Any]]) -> Space:
+        """The space, wide enough for points of the spaces that a study had before.
+
+        :param configurations: that were tried.
+        :return: this space or a wider one.
+        """
+        dimensions = (
+            one.covering([tried[one.name] for tried in configurations if one.name in tried]) for one in self.dimensions
+        )
+        return dataclasses.replace(self, dimensions=tuple(dimensions))
+
+    def random(self, rng: np.random.Generator) -> Configuration:
+        """A point drawn uniformly, on the logarithm where the range is.
+
+        :param rng: draws it.
+        :return: all parameters by name.
+        """
+        return {dimension.name: dimension.random(rng) for dimension in self.dimensions}
+
+    def complete(self, parameters: Mapping[str, Any]) -> Configuration:
+        """The point that a finished trial tried.
+
+        :param parameters: its ``trial.params``.
+        :return: the same with what is fixed.
+        :raises ValueError: if it is no point of this space.
+        """
+        fixed = {dimension.name: dimension.fixed for dimension in self.dimensions if dimension.is_fixed}
+        configuration = {**fixed, **parameters}
+        self.validate(configuration)
+        return configuration
+
+    def validate(self, configuration: Mapping[str, Any], what: str = "configuration") -> None:
+        """Refuse what is no point of this space.
+
+        :param configuration: parameters by name.
+        :param what: first words of the message.
+        :raises ValueError: "warm start 'n_epochs'=7 outside one of 1, 5", or naming what is unknown or missing.
+        """
+        dimensions = {dimension.name: dimension for dimension in self.dimensions}
+        for name, value in configuration.items():
+            if name not in dimensions:
+                raise ValueError(f"{what} {name!r} is no parameter of the space ({', '.join(dimensions)})")
+            if not dimensions[name].allows(value):
+                raise ValueError(f"{what} {name!r}={value!r} outside {dimensions[name].words()}")
+        missing = [name for name in dimensions if name not in configuration]
+        if missing:
+            raise ValueError(f"{what} must give {missing[0]!r}, which the space has ({dimensions[missing[0]].words()})")
+
+    def contains(self, configuration: Mapping[str, Any]) -> bool:
+        """Whether this is a point of the space.
+
+        :param configuration: parameters by name.
+        :return: whether :meth:`validate` accepts it.
+        """
+        try:
+            self.validate(configuration)
+        except ValueError:
+            return False
+        return True
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The space as JSON-able values: what a resumed study compares, key by key.
+
+        :return: lists of choices, or mappings with low and high, by parameter name.
+        """
+        return {dimension.name: dimension.described() for dimension in self.dimensions}
+
+    @classmethod
+    def from_fingerprint(cls, values: Mapping[str, Any], algo: str) -> Space:
+        """The space that a fingerprint was taken of.
+
+        :param values: what :meth:`fingerprint` returned.
+        :param algo: of the space.
+        :return: an equal space.
+        """
+        return cls(algo, tuple(described_dimension(name, value, None) for name, value in values.items()))
+
+
+def _check_algorithm(algo: str) -> None:
+    if algo not in ALGORITHMS:
+        raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, got {algo!r}")
+
+
+def _check_meaning(dimension: Dimension, algo: str) -> None:
+    """Refuse ranges and choices that no model could be built from."""
+    limits = {**{one.name: one for one in default_dimensions(algo)}, **FURTHER[algo]}
+    if dimension.name.startswith("rule."):
+        slot = dimension.name.removeprefix("rule.")
+        limits[dimension.name] = Dimension(dimension.name, "choice", choices=tuple(rule_choices(algo)[slot]))
+    hard = ALGORITHMS[algo].limits.get(dimension.name, limits[dimension.name])
+    values = dimension.choices if dimension.kind == "choice" else (dimension.low, dimension.high)
+    if dimension.kind != "choice" and hard.kind == "choice":
+        raise ValueError(f"{dimension.name} must be a list or one value, got a range")
+    for value in values:
+        if not hard.allows(value):
+            raise ValueError(f"{dimension.name} must be in {hard.words()}, got {value!r}")
+
+
+def _shortened(dimension: Dimension, most: int) -> Dimension:
+    if dimension.name not in ("n_steps", "n_steps_pow"):
+        return dimension
+    if dimension.kind == "choice":
+        is_power = dimension.name.endswith("_pow")
+        kept = tuple(value for value in dimension.choices if (2**value if is_power else value) <= most)
+        if kept:
+            return dataclasses.replace(dimension, choices=kept)
+    else:
+        highest = min(int(dimension.high), (most.bit_length() - 1) if dimension.name.endswith("_pow") else most)
+        if highest >= dimension.low:
+            return dataclasses.replace(dimension, high=highest)
+    raise ValueError(
+        f"total_timesteps must leave room for two rollouts of {dimension.name} {dimension.words()}, not {most}"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

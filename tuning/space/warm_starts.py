@@ -1,0 +1,220 @@
+"""Where a search starts: SB3's defaults, rl_zoo3's tuned values, and the user's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tuning.space import Configuration, Dimension, Space
+from tuning.space.defaults import CLASSES
+from tuning.space.setup import ACTIVATIONS, ENVIRONMENT_KEYS, NET_ARCHS, ZERO_AT, zoo_algorithm
+from tuning.space.words import parsed_words
+
+#: Keys that a run of ours cannot serve: they name code to import.
+UNSUPPORTED = ("env_wrapper", "vec_env_wrapper", "callback", "frame_stack", "env_kwargs", "monitor_kwargs")
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """One place to start from.
+
+    :param name: ``"SB3 defaults"``, ``"rl_zoo3"`` or the file's name.
+    :param configuration: a point of the space, ``None`` if it cannot be written as one.
+    :param problem: why not, ``""`` otherwise.
+    """
+
+    name: str
+    configuration: Configuration | None
+    problem: str = ""
+
+
+def zoo_entry(env_id: str, algo: str) -> dict[str, Any]:
+    """rl_zoo3's hyperparameters for an environment: its YAML alone is read, nothing of it is imported or evaluated.
+
+    :param env_id: of the environment.
+    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+    :return: by rl_zoo3's keys, classes by their names; {} if rl_zoo3 has none, or is not installed.
+    :raises ValueError: if the entry holds an expression that is more than names and numbers.
+    """
+    specification = importlib.util.find_spec("rl_zoo3")
+    if specification is None or specification.origin is None:
+        return {}
+    path = Path(specification.origin).parent / "hyperparams" / f"{zoo_algorithm(algo)}.yml"
+    if not path.exists():
+        return {}
+    return parsed_entry(yaml.safe_load(path.read_text(encoding="utf-8")).get(env_id) or {})
+
+
+def parsed_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with its expressions, such as ``"dict(log_std_init=-2)"``, as plain values.
+
+    :param entry: by rl_zoo3's keys.
+    :return: the same, JSON-able.
+    :raises ValueError: for an expression that is more than names and numbers.
+    """
+    return {
+        key: parsed_words(key, value) if key in ("normalize", "policy_kwargs") and isinstance(value, str) else value
+        for key, value in entry.items()
+    }
+
+
+def base_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study takes from an entry for everything that it does not search.
+
+    :param entry: as :func:`zoo_entry` gives it.
+    :return: the entry without its number of steps.
+    :raises ValueError: for a key that names code to import.
+    """
+    for key in UNSUPPORTED:
+        if key in entry:
+            raise ValueError(
+                f"base must not hold {key!r}, got {entry[key]!r}: register an environment that is wrapped already"
+            )
+    return {key: value for key, value in entry.items() if key != "n_timesteps"}
+
+
+def warm_starts(
+    env_id: str, space: Space, user_files: Sequence[str | Path] = (), base: Mapping[str, Any] | None = None
+) -> list[WarmStart]:
+    """SB3's defaults, rl_zoo3's entry, and the user's files, as points of the space.
+
+    What cannot be written as one is told, and never bent into it.
+
+    :param env_id: of the environment.
+    :param space: of the study.
+    :param user_files: YAML files: an entry in rl_zoo3's format, under the environment's id or alone.
+    :param base: of the study: what a user's file does not say is as here, and SB3's default if it is not here either.
+    :return: one each; rl_zoo3's only if it has an entry.
+    :raises ValueError: for a user's file that cannot be read, or lies outside the space.
+    """
+    sources: list[tuple[str, Mapping[str, Any], bool]] = [("SB3 defaults", {}, False)]
+    entry = zoo_entry(env_id, space.algo)
+    if entry:
+        sources.append(("rl_zoo3", entry, False))
+    sources += [(Path(path).name, _read(path, env_id), True) for path in user_files]
+    starts = []
+    for name, content, is_users in sources:
+        try:
+            if is_users:
+                content = {**(base or {}), **content}
+            starts.append(WarmStart(name, as_configuration(content, space, "warm start" if is_users else name)))
+        except ValueError as error:
+            if is_users:
+                raise ValueError(f"{error} (in {name})") from error
+            starts.append(WarmStart(name, None, str(error)))
+    return starts
+
+
+def as_configuration(entry: Mapping[str, Any], space: Space, what: str) -> Configuration:
+    """An entry as a point of the space; what it does not say is SB3's default.
+
+    :param entry: by SB3's names (``gamma``, ``n_steps``) or the space's (``one_minus_gamma``, ``n_steps_pow``).
+    :param space: of the study.
+    :param what: first words of a message.
+    :return: all parameters of the space.
+    :raises ValueError: "warm start 'gamma'=1.2 outside [0.97, 0.9999]", or naming an unknown key.
+    """
+    known = inspect.signature(CLASSES[space.algo].__init__).parameters
+    names = {dimension.name for dimension in space.dimensions}
+    for key in entry:
+        if key not in known and key not in names and key not in ENVIRONMENT_KEYS:
+            raise ValueError(f"{what} {key!r} is neither a parameter of the space nor an argument of {space.algo}")
+    defaults = {name: parameter.default for name, parameter in known.items()}
+    configuration = {one.name: _value_of(one, entry, defaults, what) for one in space.dimensions}
+    space.validate(configuration, what)
+    return configuration
+
+
+def _value_of(dimension: Dimension, entry: Mapping[str, Any], defaults: Mapping[str, Any], what: str) -> Any:
+    name = dimension.name
+    if name == "learning_rate":
+        return _initial(dimension, entry.get(name, defaults[name]), what)
+    if name in entry and name not in ZERO_AT:
+        return entry[name]
+    if name in entry and name.startswith("one_minus_"):
+        return entry[name] or ZERO_AT[name]
+    policy_kwargs = entry.get("policy_kwargs") or {}
+    if name == "net_arch":
+        return _network(policy_kwargs.get("net_arch", [64, 64]), what)
+    if name == "activation_fn":
+        return _activation(policy_kwargs.get("activation_fn", "Tanh"), what)
+    if name == "lr_schedule":
+        return "linear" if isinstance(entry.get("learning_rate"), str) else "constant"
+    if name.startswith("rule."):
+        return "stock"
+    theirs = name.removeprefix("one_minus_").removesuffix("_pow")
+    value = entry.get(theirs, defaults[theirs])
+    if name.endswith("_pow"):
+        return _exponent(dimension, theirs, value, what)
+    if name.startswith("one_minus_"):
+        return _distance_to_one(dimension, theirs, value, what)
+    return ZERO_AT[name] if name in ZERO_AT and value == 0 else value
+
+
+def _initial(dimension: Dimension, value: Any, what: str) -> Any:
+    """The number that a schedule begins with; ``lr_schedule`` says whether it is one."""
+    try:
+        initial = float(value.removeprefix("lin_")) if isinstance(value, str) else value
+    except ValueError:
+        initial = value
+    if dimension.allows(initial):
+        return initial
+    raise ValueError(f"{what} 'learning_rate'={value!r} outside {dimension.words()}")
+
+
+def _exponent(dimension: Dimension, theirs: str, value: Any, what: str) -> int:
+    if isinstance(value, int) and value > 0 and value & (value - 1) == 0 and dimension.allows(value.bit_length() - 1):
+        return value.bit_length() - 1
+    values = dimension.choices or (int(dimension.low), int(dimension.high))
+    allowed = ", ".join(str(2**one) for one in values)
+    raise ValueError(f"{what} {theirs!r}={value!r} outside the powers of 2 in [{allowed}]")
+
+
+def _distance_to_one(dimension: Dimension, theirs: str, value: Any, what: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        distance = float(f"{1 - value:.12g}")
+        distance = ZERO_AT[dimension.name] if dimension.name in ZERO_AT and distance == 0 else distance
+        if dimension.allows(distance):
+            return distance
+    if dimension.kind == "choice":
+        allowed = "one of " + ", ".join(f"{1 - choice:g}" for choice in dimension.choices)
+    else:
+        allowed = f"[{1 - dimension.high:g}, {1 - dimension.low:g}]"
+    raise ValueError(f"{what} {theirs!r}={value!r} outside {allowed}")
+
+
+def _network(net_arch: Any, what: str) -> str:
+    for name, units in NET_ARCHS.items():
+        if net_arch in (name, units, {"pi": units, "vf": units}):
+            return name
+    raise ValueError(f"{what} 'net_arch'={net_arch!r} outside {', '.join(map(str, NET_ARCHS.values()))}")
+
+
+def _activation(name: str, what: str) -> str:
+    for ours, activation in ACTIVATIONS.items():
+        if name in (ours, activation.__name__):
+            return ours
+    raise ValueError(f"{what} 'activation_fn'={name!r} outside {', '.join(ACTIVATIONS)}")
+
+
+def _read(path: str | Path, env_id: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"warm start must be a readable YAML file, got {path}: {' '.join(str(error).split())}"
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get(env_id), dict):
+        content = content[env_id]
+    if not isinstance(content, dict) or any(
+        isinstance(value, dict) for key, value in content.items() if "-v" in str(key)
+    ):
+        raise ValueError(f"warm start must map names to values, under {env_id!r} or alone, got {path}")
+    return parsed_entry(content)

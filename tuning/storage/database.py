@@ -1,0 +1,133 @@
+"""Optuna's database storage, which waits for a database that has gone away instead of ending the worker."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy.engine import URL
+
+from tuning.storage.patience import Patience
+from tuning.worker.requeue_storage import requeue_stale
+
+#: A trial whose heart has not beaten for so many intervals is dead.
+GRACE_BEATS = 3
+
+
+#: Of this process: what opened them mostly lives as long as the process, but not always.
+OPEN: set[PatientDatabase] = set()
+
+
+def close_databases() -> None:
+    """Give back the connections of all databases that this process has opened."""
+    for database in list(OPEN):
+        database.close()
+
+
+class PatientDatabase(RDBStorage):
+    """Optuna's storage; each request waits for a database that is away.
+
+    :param patience: how long.
+    :param arguments: of Optuna's class.
+    """
+
+    def __init__(self, patience: Patience, **arguments: Any):
+        # A wrong password or host shall be told at once: nobody waits before the first answer.
+        self._patience = Patience(0.0)
+        try:
+            super().__init__(**arguments)
+        except BaseException:
+            self.close()  # beaten to the tables, or not let in: its connection is nobody's
+            raise
+        self._patience = patience
+        OPEN.add(self)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        OPEN.discard(self)
+        # Of one whose opening failed both may be missing.
+        if hasattr(self, "scoped_session"):
+            self.scoped_session.remove()
+        if hasattr(self, "engine"):
+            self.engine.dispose()
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's. A result whose receipt was lost with the connection counts as told.
+
+        :param trial_id: Optuna's.
+        :param state: new.
+        :param values: of the objective.
+        :return: whether it was this call that changed the state.
+        """
+        attempts = 0
+
+        def attempt() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+            except UpdateFinishedTrialError:
+                stored = RDBStorage.get_trial(self, trial_id)
+                if attempts > 1 and stored.state == state and list(stored.values or []) == list(values or []):
+                    return True
+                raise
+
+        return self._patience.call(attempt)
+
+
+def _patient(name: str) -> Any:
+    original = getattr(RDBStorage, name)
+
+    def method(self: PatientDatabase, *args: Any, **kwargs: Any) -> Any:
+        return self._patience.call(original, self, *args, **kwargs)
+
+    method.__name__, method.__doc__, method.__signature__ = name, original.__doc__, inspect.signature(original)  # type: ignore[attr-defined]
+    return method
+
+
+# Optuna's cache of finished trials asks for the private ones; another version may lack them.
+PATIENT_METHODS = """
+create_new_study get_study_id_from_name get_study_name_from_id get_study_directions get_study_user_attrs
+get_study_system_attrs set_study_user_attr set_study_system_attr get_all_studies create_new_trial set_trial_param
+set_trial_intermediate_value set_trial_user_attr set_trial_system_attr get_trial get_all_trials
+get_trial_id_from_study_id_trial_number record_heartbeat _get_stale_trial_ids _create_new_trial _set_trial_param
+_get_best_trial_id _get_trials
+"""
+for _name in PATIENT_METHODS.split():
+    if hasattr(RDBStorage, _name):
+        setattr(PatientDatabase, _name, _patient(_name))
+
+
+def stale_callback_name() -> str:
+    """What this version of Optuna calls the function that hears of dead trials: its name changed in 4.9."""
+    names = inspect.signature(RDBStorage.__init__).parameters
+    new, old = "heartbeat_stale_trial_callback", "failed_trial_callback"
+    return new if new in names else old
+
+
+def open_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
+    """A database with heartbeats.
+
+    :param url: SQLAlchemy's.
+    :param heartbeat: seconds between two beats.
+    :param patience: how long it may be away.
+    :return: the storage, its tables made.
+    :raises sqlalchemy.exc.SQLAlchemyError: if it cannot be opened.
+    """
+    connect = {"timeout": 30} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return PatientDatabase(
+            patience,
+            url=url.render_as_string(hide_password=False),
+            # A connection that died while a trial ran is found dead before it is used.
+            engine_kwargs={"pool_pre_ping": True, "connect_args": connect},
+            heartbeat_interval=heartbeat,
+            grace_period=GRACE_BEATS * heartbeat,
+            **{stale_callback_name(): requeue_stale},
+        )

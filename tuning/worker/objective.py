@@ -1,0 +1,200 @@
+"""One run: train a setup on one seed, evaluate it at fixed environment steps, tell what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.callbacks import EvaluationStoppedError
+from sb3_ppo_notes.formulas.checks import NonFiniteError
+from tuning.space.setup import Setup
+from tuning.worker.checkpoints import Checkpoints, Progress
+from tuning.worker.environments import Evaluator, training_environments
+
+ALGORITHMS = {"notes_ppo": NotesPPO, "notes_a2c": NotesA2C}
+
+
+class PreemptedError(Exception):
+    """The worker was asked to stop; the run can go on from its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be trained and how it is measured.
+
+    :param setup: environments, normaliser, constructor arguments.
+    :param env_id: of the environment.
+    :param seed: of model and training environments.
+    :param total_timesteps: environment steps; whole rollouts are gathered, as SB3 does.
+    :param marks: environment steps at which it is evaluated, the last is the end.
+    :param n_eval_episodes: of each evaluation.
+    :param eval_seed: of the evaluation environments, which no training uses.
+    :param compile: whether to compile the update.
+    """
+
+    setup: Setup
+    env_id: str
+    seed: int
+    total_timesteps: int
+    marks: tuple[int, ...]
+    n_eval_episodes: int = 10
+    eval_seed: int = 1_000_000
+    compile: bool = False
+
+
+class Control(Protocol):
+    """What a run tells while it goes, and hears: the worker's side."""
+
+    checkpoints: Checkpoints
+
+    def resume(self, progress: Progress) -> None:
+        """Take what the run starts with, before its first step.
+
+        :param progress: of the checkpoint it goes on from; of no steps if there is none.
+        """
+
+    def report(self, step: int, value: float) -> None:
+        """Take an evaluation; raises to end the run.
+
+        :param step: environment step of the mark.
+        :param value: mean return over the episodes, in reward units.
+        """
+
+    def count(self, env_steps: int) -> None:
+        """Take the environment steps so far.
+
+        :param env_steps: since the very beginning, those before a checkpoint included.
+        """
+
+    def is_stopping(self) -> bool:
+        """Whether the run shall write a checkpoint and raise :class:`PreemptedError`."""
+
+
+Objective = Callable[[Run, Control], None]
+
+
+def is_divergence(error: BaseException) -> bool:
+    """Whether an error says that training left the finite numbers, which is a result and no mistake in the code.
+
+    :param error: of a run.
+    :return: ``True`` for our own error, and torch's about the parameters of a distribution.
+    """
+    return isinstance(error, NonFiniteError) or (
+        isinstance(error, ValueError) and "satisfy the constraint" in str(error)
+    )
+
+
+def train(run: Run, control: Control) -> None:
+    """Train and evaluate.
+
+    :param run: what.
+    :param control: who listens.
+    :raises PreemptedError: if the worker is to stop; a checkpoint is written.
+    :raises NonFiniteError: if training diverged.
+    """
+    with contextlib.ExitStack() as resources:
+        # Closed whatever happens: a study of a thousand trials must not run out of file descriptors.
+        env = training_environments(run.env_id, run.setup, run.seed)
+        resources.callback(env.close)
+        evaluator = Evaluator(run.env_id, run.n_eval_episodes, run.eval_seed, env)
+        resources.callback(evaluator.close)
+        model, progress = control.checkpoints.restore(env) or (build(run, env), Progress())
+        control.resume(progress)
+        marks = Marks(run, control, evaluator, progress)
+        left = max(run.total_timesteps - progress.env_steps, 0)
+        # Also without steps left: a signal in an evaluation may have come in the last rollout.
+        if left > 0 or model._paused_at is not None:
+            model.learn(left, callback=marks, log_interval=None, reset_num_timesteps=progress.env_steps == 0)
+        control.count(model.num_timesteps)
+        if not marks.is_stopped:
+            marks.is_stopped = not marks.evaluate(model, run.marks[-1])
+        if marks.is_stopped:
+            if model.on_resume is None:  # or it has done nothing that its checkpoint does not hold
+                marks.save(model)
+            raise PreemptedError(f"stopped after {model.num_timesteps} environment steps")
+
+
+def build(run: Run, env: VecEnv) -> Any:
+    """The model of a run.
+
+    :param run: what is trained.
+    :param env: its environments.
+    :return: a NotesPPO or NotesA2C.
+    """
+    arguments = {"device": "cpu", **run.setup.arguments}
+    return ALGORITHMS[run.setup.algo](env=env, seed=run.seed, compile=run.compile, **arguments)
+
+
+class Marks(BaseCallback):
+    """Evaluates at each mark, and writes checkpoints between two steps, where a run can go on exactly.
+
+    :param run: what is trained.
+    :param control: who listens.
+    :param evaluator: measures.
+    :param progress: evaluations so far, of a run that goes on.
+    """
+
+    def __init__(self, run: Run, control: Control, evaluator: Evaluator, progress: Progress):
+        super().__init__()
+        self.run, self.control, self.evaluator = run, control, evaluator
+        self.evaluations = dict(progress.evaluations)
+        #: Whether the run was told to stop, and has.
+        self.is_stopped = False
+        self._last_checkpoint = time.monotonic()
+
+    def save(self, model: Any) -> None:
+        """Write a checkpoint.
+
+        :param model: between two steps.
+        """
+        self.control.checkpoints.save(model, Progress(model.num_timesteps, dict(self.evaluations)))
+        self._last_checkpoint = time.monotonic()
+
+    def evaluate(self, model: Any, mark: int) -> bool:
+        """Evaluate once and report it.
+
+        :param model: in training.
+        :param mark: environment step of the report.
+        :return: ``False`` if a signal came first.
+        """
+        if mark in self.evaluations:
+            return True
+        try:
+            value = self.evaluator.evaluate(model)
+        except EvaluationStoppedError:
+            return False
+        self.evaluations[mark] = value
+        self.control.report(mark, value)
+        return True
+
+    def _on_step(self) -> bool:
+        for mark in self.run.marks[:-1]:  # the end is evaluated after the last update
+            if mark not in self.evaluations and self.num_timesteps >= mark:
+                self.control.count(self.num_timesteps)
+                if not self.evaluate(self.model, mark):
+                    self.is_stopped = True
+                    return False
+        return True
+
+    def _on_training_start(self) -> None:
+        self.model.between_steps.append(self._between_steps)  # type: ignore[attr-defined]
+
+    def _between_steps(self) -> bool:
+        if not self._on_step():  # what a signal ended in the run that is gone on with
+            return False
+        self.control.count(self.num_timesteps)
+        if self.num_timesteps >= self.run.total_timesteps:
+            return True  # the last rollout is filled up and learned from; learn could not be asked for its rest alone
+        if self.control.is_stopping():
+            self.is_stopped = True
+            return False
+        if time.monotonic() - self._last_checkpoint >= self.control.checkpoints.every_seconds:
+            self.save(self.model)
+        return True

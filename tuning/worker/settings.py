@@ -1,0 +1,174 @@
+"""What every worker of a study is told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from tuning.selection import Protocol
+from tuning.space import Configuration, Space
+from tuning.space.defaults import default_arguments
+from tuning.space.setup import Setup, baseline_setup, make_setup
+from tuning.space.warm_starts import zoo_entry
+from tuning.worker.budget import Limits, whole_rollouts
+from tuning.worker.objective import Objective, train
+
+#: Samplers by name, and what each of them needs beside Optuna.
+SAMPLERS = {
+    "tpe": ("TPESampler", ()),
+    "random": ("RandomSampler", ()),
+    "gp": ("GPSampler", ("scipy", "torch")),
+    "cma": ("CmaEsSampler", ("cmaes",)),
+    "qmc": ("QMCSampler", ("scipy",)),
+}
+STARTUP_TRIALS = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A study's rules and this machine's part in it.
+
+    :param study: its name.
+    :param storage: path or URL, with its password: not for printing.
+    :param folder: of this machine's checkpoints.
+    :param env_id: of the environment.
+    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+    :param space: what is searched.
+    :param base: what is not tuned, by rl_zoo3's keys.
+    :param protocol: seeds, marks, finalists.
+    :param total_timesteps: of a full trial.
+    :param budget: environment steps of search and finalists, ``None`` for no limit.
+    :param max_trials: of the search, ``None`` for no limit.
+    :param timeout: seconds of search, ``None`` for no limit.
+    :param seed: of the suggestions.
+    :param sampler: a name of :data:`SAMPLERS`.
+    :param n_eval_episodes: of each evaluation.
+    :param compile: ``"auto"``, ``"on"`` or ``"off"``.
+    :param baselines: setups that the winner is tested against.
+    :param heartbeat: seconds between two signs of life.
+    :param patience: seconds that a database may be away.
+    :param checkpoint_seconds: seconds between two checkpoints of a run.
+    :param poll_seconds: between two looks at a storage that others work on.
+    :param objective: trains and evaluates one run.
+    """
+
+    study: str
+    storage: str = field(repr=False)
+    folder: Path
+    env_id: str
+    algo: str
+    space: Space
+    base: Mapping[str, Any]
+    protocol: Protocol
+    total_timesteps: int
+    budget: int | None = None
+    max_trials: int | None = None
+    timeout: float | None = None
+    seed: int = 0
+    sampler: str = "tpe"
+    n_eval_episodes: int = 10
+    compile: str = "auto"
+    baselines: tuple[Setup, ...] = ()
+    heartbeat: int = 60
+    patience: float = 600.0
+    checkpoint_seconds: float = 30.0
+    poll_seconds: float = 1.0
+    objective: Objective = train
+
+    def limits(self) -> Limits:
+        """When the search ends, its clock started now."""
+        n_reruns = self.protocol.finalist_runs
+        return Limits(self.budget, self.max_trials, self.timeout, n_reruns, self.total_timesteps)
+
+    def planned(self, setup: Setup) -> int:
+        """Environment steps of a whole run.
+
+        :param setup: of the run.
+        :return: environment steps.
+        """
+        return whole_rollouts(self.total_timesteps, rollout_of(setup))
+
+
+def rollout_of(setup: Setup) -> int:
+    """Environment steps of a rollout.
+
+    :param setup: of a run.
+    :return: environment steps, over all its environments.
+    """
+    return int({**default_arguments(setup.algo), **setup.arguments}["n_steps"]) * setup.n_envs
+
+
+def sampler_seed(seed: int, index: int) -> int:
+    """The seed of the suggestions of one trial.
+
+    Each trial has its own, so that a study that is taken up again goes on instead of repeating its first suggestions,
+    and two workers never suggest alike.
+
+    :param seed: of the study.
+    :param index: how many trials came before it, those that ran again not counted twice.
+    :return: below 2³².
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:4], "big")
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a sampler that is unknown, or whose libraries are not installed.
+
+    :param name: of :data:`SAMPLERS`.
+    :raises ValueError: saying what to install.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
+    for module in SAMPLERS[name][1]:
+        try:
+            __import__(module)
+        except ImportError:
+            raise ValueError(f"sampler {name!r} needs {module}: pip install {module}") from None
+
+
+def made_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseSampler:
+    """A sampler for one trial.
+
+    :param name: of :data:`SAMPLERS`.
+    :param seed: of :func:`sampler_seed`.
+    :param study_seed: of the study: a quasi-random sequence is one for all trials.
+    :return: Optuna's.
+    """
+    kind: Callable[..., optuna.samplers.BaseSampler] = getattr(optuna.samplers, SAMPLERS[name][0])
+    if name == "qmc":
+        return kind(seed=study_seed, scramble=True, warn_independent_sampling=False)
+    if name == "random":
+        return kind(seed=seed)
+    if name == "tpe":
+        return kind(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, constant_liar=True)
+    if name == "gp":
+        return kind(seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=False)
+    return kind(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+
+
+def setup_of(settings: Settings, number: int, configuration: Configuration) -> Setup:
+    """What a trial's configuration trains.
+
+    :param settings: of the study.
+    :param number: of the trial.
+    :param configuration: a point of the space.
+    :return: its setup.
+    """
+    return make_setup(f"trial {number}", settings.algo, configuration, settings.base)
+
+
+def baselines(env_id: str, algo: str) -> tuple[Setup, ...]:
+    """What a winner is tested against: SB3's defaults, and rl_zoo3's values if it has any.
+
+    :param env_id: of the environment.
+    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
+    :return: their setups.
+    """
+    entry = zoo_entry(env_id, algo)
+    found = [baseline_setup("SB3 defaults", algo, {})]
+    return (*found, baseline_setup("rl_zoo3", algo, entry)) if entry else tuple(found)
