@@ -1031,7 +1031,7 @@ MUTANTS = [
     ),
     Mutant(
         "an evaluation normalises what training did not",
-        "callbacks/watching.py",
+        "callbacks/evaluation.py",
         "norm_obs_keys=wrapper.norm_obs_keys,",
         "",
         "tests/runs/test_compare_runs.py::test_an_evaluation_sees_what_the_training_saw",

@@ -9,11 +9,11 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import predictor
-from sb3_ppo_notes.callbacks.watching import (
+from sb3_ppo_notes.callbacks.evaluation import (
     Environment,
     FinishedEpisodes,
     own_environment,
+    predictor,
     synchronize_normalizers,
     untouched_generators,
 )

@@ -6,8 +6,14 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError, evaluate_episodes
-from sb3_ppo_notes.callbacks.watching import Environment, FinishedEpisodes, own_environment, synchronize_normalizers
+from sb3_ppo_notes.callbacks.evaluation import (
+    Environment,
+    EvaluationStoppedError,
+    FinishedEpisodes,
+    evaluate_episodes,
+    own_environment,
+    synchronize_normalizers,
+)
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer, check_real
 
 

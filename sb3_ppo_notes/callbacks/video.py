@@ -19,8 +19,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes._atomic import replaced
-from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS, predictor
-from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers, untouched_generators
+from sb3_ppo_notes.callbacks.evaluation import (
+    MAX_EPISODE_STEPS,
+    own_environment,
+    predictor,
+    synchronize_normalizers,
+    untouched_generators,
+)
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 
 

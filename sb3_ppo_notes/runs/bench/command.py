@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes._atomic import write_text, write_whole
 from sb3_ppo_notes.algorithms.construction import check_policy
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.runs.bench.arms import (
@@ -34,7 +35,6 @@ from sb3_ppo_notes.runs.bench.arms import (
 )
 from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
 from sb3_ppo_notes.runs.bench.results import train_all
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 
 INTERRUPTED = 130
 LEAST_STEPS, ROLLOUTS = 8192, 4

@@ -26,15 +26,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes._version import __version__
-from sb3_ppo_notes.callbacks.evaluation import BoundedEpisodes, MaskedPredictor, play_episodes
-from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    BoundedEpisodes,
+    MaskedPredictor,
+    play_episodes,
+    with_frozen_normalizers,
+)
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
 from sb3_ppo_notes.runs.charts import episodes_of
 from sb3_ppo_notes.runs.compare.arms import Arm
 from sb3_ppo_notes.runs.compare.models import Settings, always_masks, build, environments
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 
 #: Points of a learning curve: the budget in equal parts.
 POINTS = 40

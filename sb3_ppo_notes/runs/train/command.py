@@ -17,14 +17,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes.algorithms.report import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
-from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
 from sb3_ppo_notes.persistence.storage import checkpoints_in
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.runs.interruption import INTERRUPTED
 from sb3_ppo_notes.runs.progress import StepsProgress
 from sb3_ppo_notes.runs.train.config import KEYS, RunConfig, settled, written

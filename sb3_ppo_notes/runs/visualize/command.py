@@ -13,11 +13,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, MAX_EPISODE_STEPS
 from sb3_ppo_notes.callbacks.video import Episode, Stage, file_name, render_headless
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.runs.train.config import ALGORITHMS, RunConfig, settled
 from sb3_ppo_notes.runs.train.folder import CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
 from sb3_ppo_notes.runs.train.model import built_model, check_environment, environment_factory
