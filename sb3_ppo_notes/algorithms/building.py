@@ -26,7 +26,7 @@ from sb3_ppo_notes.algorithms.equivalents import ReadsFilesOfOthers
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
-from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
+from sb3_ppo_notes.algorithms.saving import OF_A_RUN, OF_THE_PROCESS, SavesAtomically
 from sb3_ppo_notes.algorithms.sizes import check_sizes
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.engine import Engine
@@ -257,17 +257,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
     def _excluded_save_params(self) -> list[str]:
         # What the rule says is not said twice: a file holds the rule, and loading sets the attributes from it.
         said_by_rule = [] if self._given_rule is None else list(RULE_ARGUMENTS)
-        return [
-            *super()._excluded_save_params(),
-            "critic_optimizer",
-            "_last_states",
-            "_engine",
-            "_said_execution",
-            "watchers",
-            "last_checkpoint_path",
-            *unsaved_names(),
-            *said_by_rule,
-        ]
+        return [*super()._excluded_save_params(), *OF_THE_PROCESS, *OF_A_RUN, *said_by_rule]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, others = super()._get_torch_save_params()

@@ -13,6 +13,14 @@ from stable_baselines3.common.save_util import is_json_serializable
 from sb3_ppo_notes._atomic import replacing
 from sb3_ppo_notes.formulas.checks import InvalidTypeError
 
+#: Attributes that no file holds under their own names: made anew, or of the process that learns.
+OF_THE_PROCESS = frozenset(
+    {"critic_optimizer", "_engine", "_said_execution", "watchers", "last_checkpoint_path", "between_steps"}
+    | {"on_resume", "resume_report", "_paused_at", "_unfinished_step", "_is_learning"}
+)
+#: Attributes of a run that goes on: a checkpoint holds them, SB3's model file does not.
+OF_A_RUN = frozenset({"_last_states", "_iteration", "_run_id"})
+
 
 class SavesAtomically(BaseAlgorithm):
     """``save`` in SB3's format, whole or not at all."""
@@ -75,12 +83,3 @@ def _target(path: Path) -> Path:
         warnings.warn(f"Path '{target.parent}' does not exist. Will create it.", UserWarning, stacklevel=3)
         target.parent.mkdir(parents=True, exist_ok=True)
     return target
-
-
-def unsaved_names() -> list[str]:
-    """Attributes that belong to a run and not to a model.
-
-    :return: their names; a checkpoint holds what they stand for.
-    """
-    pausing = ["between_steps", "on_resume", "resume_report", "_paused_at", "_unfinished_step"]
-    return [*pausing, "_is_learning", "_iteration", "_run_id"]

@@ -7,20 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.saving import OF_THE_PROCESS
 from sb3_ppo_notes.persistence.configuration import written
 from sb3_ppo_notes.persistence.revival import KEPT, Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.rules.state import RuleState
 
-#: Attributes of a model that are built from its arguments, or belong to the process.
-BUILT = frozenset(
-    {"policy", "env", "_vec_normalize_env", "_logger", "_custom_logger", "rollout_buffer", "_engine"}
-    | {"critic_optimizer", "observation_space", "action_space", "lr_schedule", "between_steps", "on_resume", "device"}
-    | {"resume_report", "_is_learning", "start_time", "action_noise", "last_report", "rule_state", "_paused_at"}
-    | {"watchers", "last_checkpoint_path", "_said_execution", "_unfinished_step"}
-)
+#: Attributes of a model that are built from its arguments, or stand elsewhere in a checkpoint.
+BUILT = OF_THE_PROCESS | {"observation_space", "action_space", "lr_schedule", "start_time", "action_noise"}
+BUILT |= {"last_report", "rule_state"}
 #: Arguments under another name in the model.
 RENAMED = {"policy": "policy_class", "rule": "_given_rule", "stats_window_size": "_stats_window_size"}
 #: Arguments that say nothing about what is learned.
@@ -56,7 +54,7 @@ def held_model(model: NotesOnPolicyAlgorithm, snapshot: Snapshot) -> dict[str, A
     :param snapshot: takes it.
     :return: nodes for :func:`put_back_model`.
     """
-    others = set(argument_names(type(model)).values()) | BUILT
+    others = {*argument_names(type(model)).values(), *BUILT, *OnPolicyAlgorithm._excluded_save_params(model)}
     attributes = {name: value for name, value in vars(model).items() if name not in others}
     distribution = getattr(model.policy, "action_dist", None)
     # The generators first: they are read a second time by themselves, and may refer to nothing that stands elsewhere.
