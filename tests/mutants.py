@@ -962,7 +962,7 @@ MUTANTS = [
     Mutant(
         "generators not put back when learning begins",
         "persistence/checkpoint.py",
-        "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    put_back_random",
+        "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    restore_random",
         "    (lambda *_: None)",
         RESUME + "[mlp]",
     ),

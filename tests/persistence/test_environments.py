@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.persistence import Restorable, load_checkpoint
-from sb3_ppo_notes.persistence.environments import held_environments, put_back_environments
+from sb3_ppo_notes.persistence.environments import capture_environments, restore_environments
 from sb3_ppo_notes.persistence.revival import Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.rollouts import SupervisedVecEnv
@@ -96,12 +96,12 @@ def halves(build, n_steps=40):
     generator = np.random.default_rng(0)
     walk(env, n_steps, generator)
     snapshot = Snapshot()
-    held = held_environments(env, snapshot)
+    held = capture_environments(env, snapshot)
     state = generator.bit_generator.state
     expected = walk(env, n_steps, generator)
     other = build()
     other.reset()
-    problems = put_back_environments(other, held, Revival(snapshot.arrays), None)
+    problems = restore_environments(other, held, Revival(snapshot.arrays), None)
     generator.bit_generator.state = state
     return expected, walk(other, n_steps, generator) if not problems else None, problems
 
