@@ -1346,6 +1346,13 @@ MUTANTS = [
         WATCHING + "test_who_is_called_on_a_new_best_model_is_told_too",
     ),
     Mutant(
+        "an environment's exception without words ends its process",
+        "envs/worker_process.py",
+        "message_of(error), text",
+        "str(error), text",
+        FAULTS + "test_an_exception_that_cannot_say_what_it_is_is_named_all_the_same",
+    ),
+    Mutant(
         "the environment that failed is not found",
         "rollouts/places.py",
         "        if id(first) in envs:\n            return envs.index(id(first))\n",

@@ -150,8 +150,10 @@ def test_the_package_never_imports_tuning():
 
 
 def is_documented_elsewhere(cls, method):
-    """Optuna's interfaces are Optuna's to explain."""
-    return any(method in vars(base) for base in cls.__mro__[1:] if base.__module__.startswith("optuna"))
+    """Interfaces of Optuna's and SB3's are theirs to explain, unless we say more."""
+    theirs = [base for base in cls.__mro__[1:] if base.__module__.startswith(("optuna", "stable_baselines3"))]
+    is_silent = cls.__module__.startswith("tuning.") or not vars(cls)[method].__doc__
+    return is_silent and any(method in vars(base) for base in theirs)
 
 
 def public_objects():
@@ -164,7 +166,7 @@ def public_objects():
                 yield f"{name}.{attribute}", value
                 if inspect.isclass(value):
                     for method, function in vars(value).items():
-                        if name.startswith("tuning.") and is_documented_elsewhere(value, method):
+                        if inspect.isfunction(function) and is_documented_elsewhere(value, method):
                             continue
                         if not method.startswith("_") and inspect.isfunction(function):
                             yield f"{name}.{attribute}.{method}", function
