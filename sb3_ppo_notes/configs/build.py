@@ -13,13 +13,13 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_ppo_notes.algorithms.construction import made_environment
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig
 from sb3_ppo_notes.configs.tuned import is_atari
 from sb3_ppo_notes.configs.values import constructor_arguments, wrap_function
 from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.envs.errors import is_wrong_call
+from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 
@@ -132,7 +132,7 @@ def check_environment(
     if "atari_wrappers" in str(env_wrapper) and importlib.util.find_spec("cv2") is None:
         raise InvalidValueError(needs(env, "opencv-python"))
     try:
-        made = made_environment(gym.make(env, **kwargs), verbose=0)
+        made = make_env(gym.make(env, **kwargs), verbose=0)
         made.close()
         if render:
             _check_rendering(env, kwargs)
@@ -142,7 +142,7 @@ def check_environment(
             raise
         raise InvalidValueError(needs(env, package.group())) from error
     except gym.error.NameNotFound:
-        made_environment(env, verbose=0)  # refuses it with a suggestion
+        make_env(env, verbose=0)  # refuses it with a suggestion
         raise
     except TypeError as error:
         if not kwargs or not is_wrong_call(error):
