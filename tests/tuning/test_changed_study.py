@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
-from tuning.commands.identity import created_or_joined, identity_of
 from tuning.report import write_report
 from tuning.report.numbers import importances, ranked, tried_space
 from tuning.report.pictures import _parallel_coordinates
@@ -17,10 +16,11 @@ from tuning.report.record import read_record
 from tuning.space import Dimension, Space
 from tuning.space.warm_starts import WarmStart
 from tuning.storage import Address, open_storage
-from tuning.storage.patience import Patience
-from tuning.worker import Worker
+from tuning.storage.database import Patience
+from tuning.worker.identity import created_or_joined, identity_of
 from tuning.worker.queues import failed
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import Worker
 
 RATE = Dimension("learning_rate", "float", 1e-5, 5e-3, log=True)
 EPOCHS = Dimension("n_epochs", "choice", choices=(1, 4, 5, 10, 20))

@@ -13,11 +13,10 @@ from optuna.trial import TrialState
 
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
-from tuning.commands.identity import created_or_joined
 from tuning.report.record import read_record, stages_of
 from tuning.storage import Address, open_storage
-from tuning.storage.database import close_databases
-from tuning.storage.patience import Patience
+from tuning.storage.database import Patience, close_databases
+from tuning.worker.identity import created_or_joined
 from tuning.worker.processes import run_workers
 from tuning.worker.queues import never_ran
 

@@ -12,8 +12,7 @@ import yaml
 from tests.tuning.records import record
 from tuning.report import study_json, trials_csv, write_report
 from tuning.report.checklist import checklist
-from tuning.report.data import TestedSetup, TrialRecord
-from tuning.report.files import plain, without_passwords
+from tuning.report.data import TestedSetup, TrialRecord, plain, without_passwords
 from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranked
 from tuning.report.page import markdown, page
 from tuning.report.sections import Section, number, sections_of

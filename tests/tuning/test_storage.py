@@ -11,9 +11,8 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError, ProgrammingError
 
 from tuning.storage import Address, open_storage
-from tuning.storage.database import PatientDatabase, close_databases, stale_callback_name
+from tuning.storage.database import Patience, PatientDatabase, close_databases, is_away, stale_callback_name
 from tuning.storage.journal import RepairingBackend, journal_lock, repair
-from tuning.storage.patience import Patience, is_away
 from tuning.worker.queues import asked_trial
 
 SECRET = "s3cr:t/p@ss"

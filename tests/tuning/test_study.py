@@ -20,13 +20,13 @@ from optuna.trial import TrialState
 
 from tests.tuning.worker_objectives import cheap, made_settings
 from tuning.commands.compare import comparison_table, optimism_line, score_matrix
-from tuning.commands.identity import check_identity, created_or_joined, identity_of
 from tuning.report import data as report_data
 from tuning.storage import Address, open_storage
-from tuning.storage.patience import Patience
+from tuning.storage.database import Patience
 from tuning.study import main
-from tuning.worker import Worker
+from tuning.worker.identity import check_identity, created_or_joined, identity_of
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = ["run", "--env", "CartPole-v1", "--study", "s", "--budget", "100000"]

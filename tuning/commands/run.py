@@ -15,17 +15,16 @@ import tyro
 from optuna.storages import BaseStorage
 
 from tuning.commands.compare import comparison_table, optimism_line
-from tuning.commands.identity import IDENTITY, created_or_joined
-from tuning.commands.place import Place
 from tuning.commands.progress import StudyLine
-from tuning.commands.verbs import console, exit_code
+from tuning.commands.verbs import Place, console, exit_code
 from tuning.report import write_report
 from tuning.report.record import read_record
 from tuning.selection import Protocol
 from tuning.space import Space
 from tuning.space.warm_starts import base_of, warm_starts, zoo_entry
 from tuning.storage import open_storage
-from tuning.storage.patience import Patience
+from tuning.storage.database import Patience
+from tuning.worker.identity import IDENTITY, created_or_joined
 from tuning.worker.processes import quiet, run_workers
 from tuning.worker.queues import existing_study
 from tuning.worker.settings import Settings, baselines, check_sampler

@@ -11,9 +11,8 @@ from typing import Any
 
 from sb3_ppo_notes.persistence.atomic import write_bytes
 from tuning.report.checklist import checklist
-from tuning.report.data import StudyRecord
+from tuning.report.data import StudyRecord, plain, without_passwords
 from tuning.report.export import best_yaml
-from tuning.report.files import plain, without_passwords
 from tuning.report.numbers import importances, optimism_of, ranked
 from tuning.report.page import markdown, page
 from tuning.report.pictures import pictures_of

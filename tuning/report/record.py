@@ -11,21 +11,19 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning.commands.identity import IDENTITY
 from tuning.report.data import StudyRecord, TestedSetup, TrialRecord
 from tuning.selection import Choice, Protocol
+from tuning.selection.trials import arm_of, choose_winner, job_scores, key_of, search_scores
 from tuning.worker.budget import steps_used
-from tuning.worker.choice import chosen, job_scores, search_scores
+from tuning.worker.identity import IDENTITY
 from tuning.worker.queues import (
     FINALISTS,
     TEST,
-    arm_of,
     existing_study,
     failed,
-    key_of,
     never_ran,
 )
-from tuning.worker.requeue import is_dead
+from tuning.worker.reaper import is_dead
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -75,7 +73,7 @@ def read_record(study: optuna.Study, storage: BaseStorage, where: str) -> StudyR
     """Everything that reports are made from; ``where`` is the storage, its password hidden."""
     stages, attributes = stages_of(study, storage), study.user_attrs
     identity, protocol = attributes[IDENTITY], protocol_of(study)
-    choice = chosen(stages.search, stages.finalists, protocol)
+    choice = choose_winner(stages.search, stages.finalists, protocol)
     reruns: dict[int, dict[int, float]] = defaultdict(dict)
     for (arm, seed), score in job_scores(stages.finalists, protocol).items():
         reruns[int(arm.rpartition(" ")[2])][seed] = score

@@ -12,9 +12,8 @@ from optuna.storages import BaseStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from tuning.storage.database import PatientDatabase, open_database
+from tuning.storage.database import Patience, PatientDatabase, open_database
 from tuning.storage.journal import open_journal
-from tuning.storage.patience import Patience
 
 JOURNALS = (".log", ".journal")
 #: Drivers by database, the preferred first: the module, what SQLAlchemy calls it, and what to install.

@@ -16,10 +16,10 @@ from optuna.exceptions import StorageInternalError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.storage import Address
 from tuning.storage.database import close_databases
-from tuning.worker import STAGES, Worker
 from tuning.worker.queues import StudyStoppedError
 from tuning.worker.settings import Settings
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import STAGES, Worker
 
 STOPPED, BAD_INPUT = 1, 2
 #: Of a worker whose trials fail by an error of the environment's own, which the process that started it tells.

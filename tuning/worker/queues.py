@@ -16,9 +16,11 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from tuning.selection.trials import key_of
 from tuning.space.setup import Setup
+from tuning.storage.requeue import MOST_DEATHS
 from tuning.worker.budget import NEVER_RAN
-from tuning.worker.requeue import MOST_DEATHS, whereabouts
+from tuning.worker.reaper import whereabouts
 
 FINALISTS, TEST = ".finalists", ".test"
 #: Workers that look for a run at the same moment take one of the next so many.
@@ -41,16 +43,6 @@ class Job:
     def key(self) -> tuple[str, int]:
         """Arm and seed, which no other run shares."""
         return self.arm, self.seed
-
-
-def key_of(trial: FrozenTrial) -> tuple[str, int]:
-    """Arm and seed of a run of the finalists or the test."""
-    return trial.user_attrs["arm"], trial.user_attrs["seed"]
-
-
-def arm_of(number: int) -> str:
-    """The name of a trial of the search as an arm."""
-    return f"trial {number}"
 
 
 def joined_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study:

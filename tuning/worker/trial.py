@@ -16,12 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.selection import Protocol, run_score, should_prune
+from tuning.selection.trials import in_order
 from tuning.storage import is_database
-from tuning.storage.patience import is_away
+from tuning.storage.database import is_away
+from tuning.storage.requeue import requeue
 from tuning.worker.checkpoints import Checkpoints, Progress
 from tuning.worker.objective import Objective, PreemptedError, Run, is_divergence
 from tuning.worker.queues import ENVIRONMENT_ERROR
-from tuning.worker.requeue import requeue, whereabouts
+from tuning.worker.reaper import whereabouts
 from tuning.worker.signals import StopSignals
 
 #: Characters of a traceback that are kept: its end says what happened. MySQL takes 64 KiB.
@@ -135,11 +137,6 @@ class TrialControl:
         if missing:
             raise RuntimeError(f"the objective ended without an evaluation at the environment steps {missing}")
         return float(run_score(in_order(self.evaluations), self.protocol))
-
-
-def in_order(evaluations: dict[int, float]) -> list[float]:
-    """Evaluations as a list, the first one first."""
-    return [evaluations[step] for step in sorted(evaluations)]
 
 
 def finish(control: TrialControl, state: TrialState, value: float | None = None, **attributes: Any) -> None:
