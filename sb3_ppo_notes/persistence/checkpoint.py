@@ -27,7 +27,7 @@ from sb3_ppo_notes.kernels import lstm
 from sb3_ppo_notes.persistence.callback_state import held_callbacks, put_back_callbacks
 from sb3_ppo_notes.persistence.configuration import taken
 from sb3_ppo_notes.persistence.configuration import written as as_json
-from sb3_ppo_notes.persistence.construction import built_model
+from sb3_ppo_notes.persistence.construction import build_model
 from sb3_ppo_notes.persistence.environments import check_environments, held_environments, put_back_environments
 from sb3_ppo_notes.persistence.model_state import (
     configuration,
@@ -136,7 +136,7 @@ def load_checkpoint(
         warnings.warn(f"a newer checkpoint was skipped: {reason}", UserWarning, stacklevel=2)
     document, revival = stored.document, Revival(stored.arrays)
     model_class = algorithm or _class_of(document["algorithm"])
-    model = built_model(model_class, document, env, device, arguments)
+    model = build_model(model_class, document, env, device, arguments)
     _check_spaces(model, document["spaces"])
     held = document["environments"]
     if held is not None and model.env is not None:

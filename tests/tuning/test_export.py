@@ -7,8 +7,8 @@ import yaml
 from torch import nn
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes.configs.rules import rule_from_words
-from sb3_ppo_notes.runs.train.config import settled
+from sb3_ppo_notes.configs.rules import rule_from_data
+from sb3_ppo_notes.configs.run_config import resolve_config
 from tests.tuning.records import record
 from tuning.report.data import TrialRecord
 from tuning.report.export import best_entry, best_yaml, write_best
@@ -72,7 +72,7 @@ def test_the_command_in_the_comments_is_one_that_train_reads_the_file_with(tmp_p
     (command,) = [line for line in path.read_text().splitlines() if line.startswith("# train with: ")]
     options = command.rpartition(" train ")[2].split()
     asked = dict(zip(options[::2], options[1::2], strict=True))
-    config, _ = settled(str(path), {"algo": asked["--algo"], "env": asked["--env"]})
+    config, _ = resolve_config(str(path), {"algo": asked["--algo"], "env": asked["--env"]})
     assert (asked["--config"], config.algo, config.env, config.n_envs) == (path.name, algo, "CartPole-v1", 8)
 
 
@@ -151,7 +151,7 @@ def test_a_rule_that_cannot_be_is_refused():
         {"value_objective": {"HuberValueError": {"beta": -1}}},
     ):
         with pytest.raises(ValueError, match="^rule must map slots to choices of sb3_ppo_notes.rules"):
-            rule_from_words(words)
+            rule_from_data(words)
 
 
 @pytest.fixture

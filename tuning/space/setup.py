@@ -10,7 +10,7 @@ from typing import Any
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
-from sb3_ppo_notes.configs.rules import rule_from_words
+from sb3_ppo_notes.configs.rules import rule_from_data
 from tuning.space.defaults import ALGORITHMS, CLASSES, default_arguments
 from tuning.space.rules import rule_of
 
@@ -64,7 +64,7 @@ def constructor_arguments(
     arguments["policy_kwargs"] = _with_classes(arguments.get("policy_kwargs", {}))
     slots = {name.removeprefix("rule."): value for name, value in configuration.items() if name.startswith("rule.")}
     written = (base or {}).get("rule")
-    rule = rule_of(slots, arguments, algo) or (rule_from_words(written) if written else None)
+    rule = rule_of(slots, arguments, algo) or (rule_from_data(written) if written else None)
     if rule is not None:
         arguments = {name: value for name, value in arguments.items() if name not in RULE_ARGUMENTS}
         arguments["rule"] = rule

@@ -13,11 +13,10 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.configs.run_config import ALGORITHMS
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 
-OURS: dict[str, Any] = {"ppo": NotesPPO, "a2c": NotesA2C}
 #: Arms with a name; ``sb3`` and ``notes`` are the ``-ppo`` or the ``-a2c`` of that name.
 NAMED = {
     "sb3-ppo": "stable_baselines3:PPO",
@@ -132,7 +131,7 @@ def arm_class(arm: Arm) -> type[BaseAlgorithm]:
     :raises ValueError: if there is no such class, or it is no algorithm of SB3's kind.
     """
     if arm.recipe is not None:
-        ours: type[BaseAlgorithm] = OURS[RECIPES[arm.recipe].algorithm]
+        ours: type[BaseAlgorithm] = ALGORITHMS[RECIPES[arm.recipe].algorithm]
         return ours
     module, _, name = arm.target.rpartition(":")
     if os.getcwd() not in sys.path:

@@ -15,12 +15,12 @@ from rich.table import Table
 
 from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS
 from sb3_ppo_notes.callbacks.video import Episode, Stage, file_name, render_headless
+from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
+from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.runs.train.config import ALGORITHMS, RunConfig, settled
 from sb3_ppo_notes.runs.train.folder import CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
-from sb3_ppo_notes.runs.train.model import built_model, check_environment, environment_factory
 from sb3_ppo_notes.runs.visualize.sheet import draw_contact_sheet
 
 
@@ -68,8 +68,8 @@ class Visualize:
     def _film(self, config: RunConfig) -> list[Episode]:
         """All files, in a folder beside their place first: either all of them appear, or none."""
         render_headless()
-        check_environment(config, render=True)
-        model = built_model(_for_one_environment(config))
+        check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
+        model = build_model(_for_one_environment(config))
         load_weights(model, self.logdir / MODEL)
         load_normalizer(model.get_env(), self.logdir / NORMALIZER)
         seed = config.seed + EVALUATION_SEED_OFFSET if self.seed is None else self.seed
@@ -116,7 +116,7 @@ def run_config(logdir: Path) -> RunConfig:
             runs = sorted(path.parent.name for path in logdir.glob(f"*/{MODEL}"))
             hint = f"; it holds the runs {', '.join(runs)}" if runs else ""
             raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which has no {name}{hint}")
-    return settled(str(logdir / CONFIG), {})[0]
+    return resolve_config(str(logdir / CONFIG), {})[0]
 
 
 def _for_one_environment(config: RunConfig) -> RunConfig:
