@@ -17,7 +17,7 @@ from tuning.storage import Address, open_storage
 from tuning.storage.database import Patience
 from tuning.storage.requeue import MOST_DEATHS, requeue
 from tuning.worker.budget import steps_used
-from tuning.worker.identity import created_or_joined
+from tuning.worker.identity import create_or_join
 from tuning.worker.queues import StudyStoppedError, environment_failure
 from tuning.worker.reaper import Reaper, whereabouts
 from tuning.worker.settings import check_sampler, sampler_seed
@@ -40,7 +40,7 @@ def opened(settings):
 
 def created(settings, starts=()):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return created_or_joined(settings, opened(settings), starts)
+    return create_or_join(settings, opened(settings), starts)
 
 
 def worked(settings, signals=None, stages=("search", "finalists", "test")):

@@ -20,7 +20,7 @@ from tuning.commands.compare import comparison_table, optimism_line
 from tuning.commands.progress import StudyLine
 from tuning.report import write_report
 from tuning.report.export import write_best
-from tuning.report.record import opened_study, protocol_of, read_record, stages_of, summary
+from tuning.report.record import open_study, protocol_of, read_record, stages_of, summary
 from tuning.selection import Protocol
 from tuning.space import Space
 from tuning.storage import Address, open_storage
@@ -101,7 +101,7 @@ class Place:
         self.named()
         address = self.address()
         storage = open_storage(address, heartbeat=60, patience=Patience(30.0), must_exist=True)
-        return opened_study(self.study, storage), storage
+        return open_study(self.study, storage), storage
 
 
 @dataclass

@@ -102,7 +102,7 @@ class StudyRecord:
 
 def without_passwords(value: Record) -> Record:
     """The same with every ``scheme://user:password@host`` made ``scheme://user:***@host``."""
-    return _cleaned(value)  # type: ignore[no-any-return]
+    return _clean(value)  # type: ignore[no-any-return]
 
 
 def plain(value: Any) -> Any:
@@ -118,14 +118,14 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _cleaned(value: Any) -> Any:
+def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return PASSWORD.sub(r"\1:***@", value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {field.name: _cleaned(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        changes = {field.name: _clean(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return dataclasses.replace(value, **changes)
     if isinstance(value, dict):
-        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+        return {_clean(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_cleaned(item) for item in value)
+        return type(value)(_clean(item) for item in value)
     return value

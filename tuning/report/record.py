@@ -19,8 +19,8 @@ from tuning.worker.identity import IDENTITY
 from tuning.worker.queues import (
     FINALISTS,
     TEST,
-    existing_study,
-    failed,
+    find_study,
+    has_error,
     never_ran,
 )
 from tuning.worker.reaper import is_dead
@@ -34,9 +34,9 @@ STATES = {
 }
 
 
-def opened_study(name: str, storage: BaseStorage) -> optuna.Study:
+def open_study(name: str, storage: BaseStorage) -> optuna.Study:
     """A study that must be there; the error names those that are."""
-    study = existing_study(name, storage)
+    study = find_study(name, storage)
     if study is None or IDENTITY not in study.user_attrs:
         names = sorted(
             other.study_name for other in storage.get_all_studies() if not other.study_name.endswith((FINALISTS, TEST))
@@ -63,7 +63,7 @@ class Stages:
 
 def stages_of(study: optuna.Study, storage: BaseStorage) -> Stages:
     """All trials of a study."""
-    others = [existing_study(study.study_name + suffix, storage) for suffix in (FINALISTS, TEST)]
+    others = [find_study(study.study_name + suffix, storage) for suffix in (FINALISTS, TEST)]
     found = [other.get_trials(deepcopy=False) if other is not None else [] for other in others]
     search = [trial for trial in study.get_trials(deepcopy=False) if not never_ran(trial)]
     return Stages(search, *([trial for trial in trials if not never_ran(trial)] for trials in found))
@@ -153,7 +153,7 @@ def summary(study: optuna.Study, storage: BaseStorage) -> dict[str, Any]:
         "complete": count[TrialState.COMPLETE],
         "pruned": count[TrialState.PRUNED],
         "diverged": sum(bool(trial.user_attrs.get("diverged")) for trial in stages.search),
-        "failed": sum(map(failed, every)),
+        "failed": sum(map(has_error, every)),
         "waiting": sum(trial.state is TrialState.WAITING for trial in every),
         "running": len(running),
         "stale": sum(is_dead(trial.user_attrs.get("worker", {})) for trial in running),

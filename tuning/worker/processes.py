@@ -81,7 +81,7 @@ def run_workers(
     with StopSignals() as signals:
         workers = [started() for _ in range(n_workers)]
         try:
-            return _watched(workers, started, signals, show, every)
+            return _watch(workers, started, signals, show, every)
         finally:
             for worker in workers:
                 if worker.is_alive():
@@ -89,7 +89,7 @@ def run_workers(
                 worker.join()
 
 
-def _watched(
+def _watch(
     workers: list[BaseProcess],
     started: Callable[[], BaseProcess],
     signals: StopSignals,

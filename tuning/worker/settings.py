@@ -123,7 +123,7 @@ def check_sampler(name: str) -> None:
             raise ValueError(f"sampler {name!r} needs {module}: pip install {module}") from None
 
 
-def made_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseSampler:
+def make_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseSampler:
     """A sampler for one trial; a quasi-random sequence is one for all trials, and so seeded by the study's."""
     kind: Callable[..., optuna.samplers.BaseSampler] = getattr(optuna.samplers, SAMPLERS[name][0])
     if name == "qmc":

@@ -152,7 +152,7 @@ def finish(control: TrialControl, state: TrialState, value: float | None = None,
     control.storage.set_trial_state_values(control.trial._trial_id, state, None if value is None else [value])
 
 
-def tell_error(storage: BaseStorage, trial_id: int, text: str) -> None:
+def store_error(storage: BaseStorage, trial_id: int, text: str) -> None:
     """Tell that a trial failed by an error in the code; ``text`` is the traceback, without passwords."""
     storage.set_trial_user_attr(trial_id, "reason", "error")
     storage.set_trial_user_attr(trial_id, "error", text[-TRACEBACK_CHARACTERS:])
@@ -199,7 +199,7 @@ def _outcome(
             control.attribute("env_steps", control.env_steps)
             if (line := environment_error(error)) is not None:
                 control.attribute(ENVIRONMENT_ERROR, hide(line))
-            tell_error(control.storage, control.trial._trial_id, text)
+            store_error(control.storage, control.trial._trial_id, text)
             control.checkpoints.clear()
             return text
         why = dict(reason="diverged", diverged=True, error=hide(str(error)))
@@ -213,7 +213,7 @@ def _outcome(
     return outcome
 
 
-def worst(trials: Sequence[FrozenTrial]) -> float:
+def lowest_evaluation(trials: Sequence[FrozenTrial]) -> float:
     """The lowest evaluation of any trial, infinity if there is none."""
     values = [value for trial in trials for value in (*trial.intermediate_values.values(), *(trial.values or ()))]
     return min(values, default=float("inf"))

@@ -20,29 +20,28 @@ from tuning.storage import Address, open_storage
 from tuning.storage.database import GRACE_BEATS, Patience
 from tuning.worker.budget import steps_used
 from tuning.worker.checkpoints import Checkpoints
-from tuning.worker.environments import evaluation_seed, random_floor
-from tuning.worker.objective import Run
+from tuning.worker.objective import Run, evaluation_seed, random_floor
 from tuning.worker.queues import (
     FINALISTS,
     TEST,
     Job,
     StudyStoppedError,
-    asked_trial,
-    claimed_trial,
-    existing_study,
-    failed,
-    failed_too_often,
+    ask_trial,
+    claim_trial,
+    create_or_load_study,
+    find_study,
+    has_error,
     is_surplus,
-    joined_study,
     missing_jobs,
     never_ran,
-    started_job,
-    stopped_by,
+    repeated_failure,
+    start_job,
+    stop_error,
 )
 from tuning.worker.reaper import Reaper, is_duplicate
-from tuning.worker.settings import Settings, made_sampler, sampler_seed, setup_of
+from tuning.worker.settings import Settings, make_sampler, sampler_seed, setup_of
 from tuning.worker.signals import StopSignals
-from tuning.worker.trial import Heart, TrialControl, finish, run_trial, tell_error, worst
+from tuning.worker.trial import Heart, TrialControl, finish, lowest_evaluation, run_trial, store_error
 
 #: So many failures one after another, or the very first trial's, stop a study; so do as many trials that ended because
 #: of an environment's NaN.
@@ -73,10 +72,10 @@ class Worker:
         if "search" in stages:
             self._through(self.search, self._next_of_search)
         if "finalists" in stages:
-            study = joined_study(self.settings.study + FINALISTS, self.storage)
+            study = create_or_load_study(self.settings.study + FINALISTS, self.storage)
             self._through(study, lambda: self._next_job(study, 1, self._finalist_jobs()))
         if "test" in stages:
-            study = joined_study(self.settings.study + TEST, self.storage)
+            study = create_or_load_study(self.settings.study + TEST, self.storage)
             self._through(study, lambda: self._next_job(study, 2, self._test_jobs()))
 
     def _through(self, study: optuna.Study, step: Callable[[], bool]) -> None:
@@ -102,18 +101,18 @@ class Worker:
         trials = study.get_trials(deepcopy=False)
         # Failures of an earlier run are no reason: what was wrong may have been put right since.
         recent = [t for t in trials[self._first_new[study.study_name] :] if t.state.is_finished()]
-        recent = [t for t in recent if t.state is not TrialState.FAIL or failed(t)]
+        recent = [t for t in recent if t.state is not TrialState.FAIL or has_error(t)]
         recent.sort(key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete))
         last = recent[-FAILURES_IN_A_ROW:]
         is_full = len(last) == FAILURES_IN_A_ROW
         if is_full and all(trial.user_attrs.get("by_environment") for trial in last):
             error = last[-1].user_attrs["error"]
             raise StudyStoppedError(f"{error}\nso ended {FAILURES_IN_A_ROW} trials in a row: see to the environment")
-        if not recent or not failed(recent[-1]):
+        if not recent or not has_error(recent[-1]):
             return
         is_first = not any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
-        if is_first or (is_full and all(map(failed, last))):
-            raise stopped_by(recent[-1])
+        if is_first or (is_full and all(map(has_error, last))):
+            raise stop_error(recent[-1])
 
     # Search ------------------------------------------------------------------------------------------------------
 
@@ -125,7 +124,7 @@ class Worker:
         has_room = ended != self._full_after and self.limits.has_room(trials, self._used_by_finalists())
         if self.limits.is_time_over() or not (waiting or has_room):
             return False
-        trial = asked_trial(self.search)
+        trial = ask_trial(self.search)
         with Heart(self.storage, trial._trial_id, self.settings.heartbeat, self.orphaned, self.signals):
             if not self._search_trial(trial):
                 self._full_after = ended
@@ -136,13 +135,13 @@ class Worker:
         settings, number = self.settings, trial.number
         earlier = [t for t in self.search.get_trials(deepcopy=False) if t.number < number]
         index = sum("retry_of" not in t.user_attrs for t in earlier)
-        self.search.sampler = made_sampler(settings.sampler, sampler_seed(settings.seed, index), settings.seed)
+        self.search.sampler = make_sampler(settings.sampler, sampler_seed(settings.seed, index), settings.seed)
         try:
             configuration = settings.space.sample(trial, optuna_names(settings.space.dimensions, earlier))
             setup = setup_of(settings, number, configuration)
         except (ValueError, TypeError, KeyError):
             # Such as a choice that a worker with another configuration has made meanwhile.
-            tell_error(self.storage, trial._trial_id, self.address.hide(traceback.format_exc()))
+            store_error(self.storage, trial._trial_id, self.address.hide(traceback.format_exc()))
             return True
         control = self._control(self.search, trial._trial_id, setup, settings.protocol.search_seeds[0], 0)
         planned = settings.planned(setup)
@@ -175,7 +174,7 @@ class Worker:
                 return trials
 
     def _used_by_finalists(self) -> int:
-        study = existing_study(self.settings.study + FINALISTS, self.storage)
+        study = find_study(self.settings.study + FINALISTS, self.storage)
         return 0 if study is None else steps_used(study.get_trials(deepcopy=False))
 
     # Finalists and test ------------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ class Worker:
         return [Job(arm_of(number), seed, self._setup(by_number[number])) for number, seed in due]
 
     def _search_and_finalists(self) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        finalists = existing_study(self.settings.study + FINALISTS, self.storage)
+        finalists = find_study(self.settings.study + FINALISTS, self.storage)
         return self.search.get_trials(deepcopy=False), finalists.get_trials(deepcopy=False) if finalists else []
 
     def _test_jobs(self) -> list[Job]:
@@ -207,14 +206,14 @@ class Worker:
 
     def _next_job(self, study: optuna.Study, stage: int, jobs: list[Job]) -> bool:
         trials = study.get_trials(deepcopy=False)
-        if (error := failed_too_often(jobs, trials[self._first_new[study.study_name] :])) is not None:
+        if (error := repeated_failure(jobs, trials[self._first_new[study.study_name] :])) is not None:
             raise error
-        own = claimed_trial(study, self.storage)
+        own = claim_trial(study, self.storage)
         if own is None:
             missing = missing_jobs(jobs, study.get_trials(deepcopy=False))
             if not missing:
                 return False
-            own = started_job(study, self.storage, missing)
+            own = start_job(study, self.storage, missing)
         with Heart(self.storage, own._trial_id, self.settings.heartbeat, self.orphaned, self.signals):
             setup = next((job.setup for job in jobs if job.key == key_of(own)), None)
             if setup is None or is_surplus(own, study.get_trials(deepcopy=False), jobs):
@@ -259,4 +258,4 @@ class Worker:
         if floor is None:
             floor = random_floor(self.settings.env_id)
             self.search.set_user_attr("floor", floor)
-        return min(floor, worst(self.search.get_trials(deepcopy=False)))
+        return min(floor, lowest_evaluation(self.search.get_trials(deepcopy=False)))
