@@ -6,12 +6,10 @@ environments begin new episodes.
 """
 
 import dataclasses
-import platform
 import secrets
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,11 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ppo_notes._version import __version__
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.algorithms.rule_arguments import plain
 from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.files import versions
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.kernels import lstm
 from sb3_ppo_notes.persistence.callback_state import capture_callbacks, restore_callbacks
@@ -267,10 +265,9 @@ def _resume(
 
 
 def _versions(with_lstm: bool = True) -> dict[str, str]:
-    packages = {name: version(name) for name in ("torch", "numpy", "gymnasium", "stable-baselines3")}
-    threads = {"torch threads": str(th.get_num_threads())}
+    packages = ("torch", "numpy", "gymnasium", "stable-baselines3")
     kernel = {"LSTM by": lstm.in_use()} if with_lstm else {}
-    return {"sb3_ppo_notes": __version__, "python": platform.python_version()} | packages | threads | kernel
+    return versions(packages) | {"torch threads": str(th.get_num_threads())} | kernel
 
 
 def _report(stored: Stored, problems: list[str]) -> ResumeReport:

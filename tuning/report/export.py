@@ -8,10 +8,9 @@ from typing import Any
 
 import yaml
 
-from sb3_ppo_notes.configs.rules import rule_as_words
+from sb3_ppo_notes.configs.rules import rule_as_data
 from sb3_ppo_notes.persistence.atomic import write_text
-from tuning.report.data import StudyRecord
-from tuning.report.files import without_passwords
+from tuning.report.data import StudyRecord, without_passwords
 from tuning.report.numbers import arm_numbers, best_trial, optimism_of
 from tuning.space.setup import RULE_ARGUMENTS, constructor_arguments, plain_arguments, zoo_algorithm
 
@@ -36,7 +35,7 @@ def best_entry(record: StudyRecord) -> dict[str, Any]:
     if arguments.get("policy_kwargs"):
         entry["policy_kwargs"] = _expression(arguments["policy_kwargs"])
     if rule is not None:
-        entry["rule"] = rule_as_words(rule)
+        entry["rule"] = rule_as_data(rule)
     return entry
 
 
