@@ -86,7 +86,7 @@ def check_imports_only_from_rooms_above(path):
     )
     for module in imports_of(path):
         if module.startswith("sb3_ppo_notes."):
-            assert module.split(".")[1] in allowed | {"_version", "_atomic", "pages"}, f"{path}: {module}"
+            assert module.split(".")[1] in allowed | {"_version", "_atomic", "pages", "charts"}, f"{path}: {module}"
         elif module == "sb3_ppo_notes":
             assert room == "runs", f"{path}: only runs may use the front door"
 
