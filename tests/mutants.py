@@ -1199,7 +1199,7 @@ MUTANTS = [
     ),
     Mutant(
         "numbers that do not begin at 0",
-        "algorithms/spaces.py",
+        "envs/spaces.py",
         'np.any(getattr(part, "start", 0))',
         "False",
         TAKES + "test_actions_that_do_not_begin_at_0_are_refused_though_stock_sends_others",

@@ -32,10 +32,7 @@ class Place:
     """Where reports and checkpoints go; if not given, studies/STUDY."""
 
     def named(self) -> str:
-        """The study's name, checked.
-
-        :raises ValueError: if it is none, or no name for a file.
-        """
+        """The study's name, checked: files are called by it."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.study) or self.study.endswith((FINALISTS, TEST)):
             raise ValueError(
                 f"study must be a name of letters, digits, dots and dashes that does not end in {FINALISTS} or {TEST}, "
@@ -44,10 +41,7 @@ class Place:
         return self.study
 
     def folder(self) -> Path:
-        """The folder of what is written.
-
-        :raises ValueError: if nothing can be written there.
-        """
+        """The folder of what is written, checked: it can be written to."""
         folder = (self.outdir or Path("studies") / self.named()).absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
@@ -56,10 +50,7 @@ class Place:
         return folder
 
     def address(self) -> Address:
-        """The storage.
-
-        :raises ValueError: if it is not understood.
-        """
+        """The storage."""
         return Address(self.storage_text())
 
     def storage_text(self) -> str:
@@ -67,11 +58,7 @@ class Place:
         return self.storage or str(self.folder() / f"{self.named()}.journal")
 
     def hide(self, text: str) -> str:
-        """A message without the storage's password.
-
-        :param text: any.
-        :return: the same with ``***`` in its place.
-        """
+        """A message without the storage's password."""
         try:
             return self.address().hide(text)
         except (ValueError, OSError):
@@ -79,10 +66,7 @@ class Place:
             return text
 
     def opened(self) -> tuple[optuna.Study, BaseStorage]:
-        """The study, which must be there, and its storage.
-
-        :raises ValueError: if it is not.
-        """
+        """The study, which must be there, and its storage."""
         quiet()
         self.named()
         address = self.address()

@@ -86,11 +86,7 @@ class Run(Place):
     """Go on with a study although its space, environment or protocol has changed."""
 
     def __call__(self) -> int:
-        """Do it.
-
-        :return: 0, 1 if trials keep failing, 2 if their environment does, 130 or 143 after a signal.
-        :raises ValueError: for an option out of range, before anything is trained or written.
-        """
+        """Run the study; the exit code is 1 if trials keep failing, 2 if their environment does."""
         quiet()
         self.study = self.study or re.sub(r"[^A-Za-z0-9._-]+", "-", self.env)
         entry = zoo_entry(self.env, self.algo)
@@ -124,11 +120,8 @@ class Run(Place):
     def settings(self, entry: Mapping[str, Any], stored: Mapping[str, Any]) -> Settings:
         """The options as the workers take them.
 
-        :param entry: rl_zoo3's hyperparameters for the environment.
-        :param stored: the identity of the study if it exists: what was chosen for it then is not chosen anew because
-            the budget has grown.
-        :return: the settings.
-        :raises ValueError: for an option out of range.
+        ``stored`` is the identity of the study if it exists: what was chosen for it then is not chosen anew because the
+        budget has grown.
         """
         base = base_of(entry)
         if self.n_envs is not None:

@@ -35,14 +35,7 @@ def console() -> Console:
 
 
 def exit_code(code: int, study: optuna.Study, storage: BaseStorage, hide: Callable[[str], str]) -> int:
-    """What a shell is told after workers have ended; an environment's own error is shown.
-
-    :param code: of the workers.
-    :param study: of the search.
-    :param storage: opened.
-    :param hide: takes passwords out of a text.
-    :return: 2 for an environment's error, else the workers' code.
-    """
+    """The exit code once workers have ended; an environment's own error is printed."""
     if code != ENVIRONMENT_FAILED:
         return code
     stages = stages_of(study, storage)
@@ -56,11 +49,7 @@ class Status(Place):
     """Show how a study goes."""
 
     def __call__(self) -> int:
-        """Do it.
-
-        :return: 0.
-        :raises ValueError: if there is no such study.
-        """
+        """Print the summary as a table."""
         study, storage = self.opened()
         table = Table(title=f"study {self.study}")
         table.add_column("what")
@@ -85,11 +74,7 @@ class Report(Place):
     """Write trials.csv, study.json, report.html, report.md and CHECKLIST.md, and best.yml if there is a winner."""
 
     def __call__(self) -> int:
-        """Do it.
-
-        :return: 0.
-        :raises ValueError: if there is no such study.
-        """
+        """Write the files."""
         study, storage = self.opened()
         record = read_record(study, storage, str(self.address()))
         written = write_report(record, self.folder())
@@ -102,11 +87,7 @@ class Export(Place):
     """Write the winner as best.yml, in rl_zoo3's format."""
 
     def __call__(self) -> int:
-        """Do it.
-
-        :return: 0.
-        :raises ValueError: if there is no such study, or it has no completed trial.
-        """
+        """Write the file; refused if no trial has been completed."""
         study, storage = self.opened()
         path = write_best(read_record(study, storage, str(self.address())), self.folder())
         console().print(f"written: {path}", soft_wrap=True, highlight=False)
@@ -123,11 +104,7 @@ class Compare(Place):
     """How many seeds; those of the study if not given."""
 
     def __call__(self) -> int:
-        """Do it.
-
-        :return: 0; 130 or 143 after a signal, 1 if runs keep failing, 2 if their environment does.
-        :raises ValueError: if there is no such study, or it has no winner.
-        """
+        """Run and print it; the exit code is 1 if runs keep failing, 2 if their environment does."""
         if self.workers < 1:
             raise ValueError(f"workers must be >= 1, got {self.workers}")
         if self.test_seeds is not None and self.test_seeds < 2:

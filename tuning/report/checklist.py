@@ -13,11 +13,7 @@ from tuning.report.sections import number
 
 
 def checklist(record: StudyRecord) -> str:
-    """``CHECKLIST.md``.
-
-    :param record: of the study.
-    :return: the file's content.
-    """
+    """``CHECKLIST.md``."""
     lines = [
         f"# Checklist for the study {record.name}",
         "",

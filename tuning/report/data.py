@@ -40,7 +40,7 @@ class TrialRecord:
 class TestedSetup:
     """One arm of the final test: ``"tuned"``, ``"SB3 defaults"`` or ``"rl_zoo3"``, its scores by test seed.
 
-    :param learning_curves: evaluations by environment step, by test seed.
+    ``learning_curves`` holds evaluations by environment step, by test seed.
     """
 
     __test__ = False  # its name begins like a test's, which it is not

@@ -12,20 +12,12 @@ PASSWORD = re.compile(r"(\w+://[^\s:/@]*):[^\s/]*@")
 
 
 def without_passwords(value: Record) -> Record:
-    """The same with every ``scheme://user:password@host`` made ``scheme://user:***@host``.
-
-    :param value: words, or a dataclass, dictionary, list or tuple of such.
-    :return: of the same type.
-    """
+    """The same with every ``scheme://user:password@host`` made ``scheme://user:***@host``."""
     return _cleaned(value)  # type: ignore[no-any-return]
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON holds it.
-
-    :param value: a dataclass, or anything JSON-able; NaN and infinity become ``None``, keys become words.
-    :return: dictionaries, lists, numbers, words.
-    """
+    """A value as JSON holds it; NaN and infinity become ``None``, keys become strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -34,12 +34,7 @@ nav a { margin-right: 1rem; }
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
-    """``report.md``; its pictures lie beside it.
-
-    :param title: of the report.
-    :param sections: of the report.
-    :return: the file's content.
-    """
+    """``report.md``; its pictures lie beside it."""
     lines = [f"# {title}", ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
@@ -57,13 +52,7 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
 
 
 def page(title: str, sections: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
-    """``report.html``: one file, pictures and style within.
-
-    :param title: of the report.
-    :param sections: of the report; the first is set off as the result.
-    :param pictures: PNGs by name.
-    :return: the file's content.
-    """
+    """``report.html``: one file, pictures and style within; the first section is set off as the result."""
     body = []
     for place, section in enumerate(sections):
         words = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in section.words)

@@ -23,11 +23,7 @@ ARM_COLORS = (BLUE, ORANGE, GREEN, PINK)
 
 
 def pictures_of(record: StudyRecord) -> dict[str, bytes]:
-    """All pictures that there is something to show on.
-
-    :param record: of the study.
-    :return: PNGs by name.
-    """
+    """All pictures for which there are data, as PNGs by name."""
     drawn = {
         "test_seeds": _test_strip(record),
         "test_learning_curves": _test_curves(record),
@@ -195,7 +191,7 @@ def _parallel_coordinates(record: StudyRecord) -> Figure | None:
 
 
 def _height(dimension: Dimension, value: Any) -> float:
-    """Where a value lies on its axis, in [0, 1]."""
+    """The place of a value on its axis, in [0, 1]."""
     if dimension.kind == "choice":
         return dimension.choices.index(value) / max(len(dimension.choices) - 1, 1)
     low, high, value = (math.log(one) if dimension.log else one for one in (dimension.low, dimension.high, value))

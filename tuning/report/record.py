@@ -37,13 +37,7 @@ STATES = {
 
 
 def opened_study(name: str, storage: BaseStorage) -> optuna.Study:
-    """A study that must be there.
-
-    :param name: of the study.
-    :param storage: opened.
-    :return: the study.
-    :raises ValueError: if there is none of that name, naming those that are there.
-    """
+    """A study that must be there; the error names those that are."""
     study = existing_study(name, storage)
     if study is None or IDENTITY not in study.user_attrs:
         names = sorted(
@@ -56,22 +50,13 @@ def opened_study(name: str, storage: BaseStorage) -> optuna.Study:
 
 
 def protocol_of(study: optuna.Study) -> Protocol:
-    """The protocol that a study was made with.
-
-    :param study: read.
-    :return: its seeds, marks and so on.
-    """
+    """The protocol that a study was made with."""
     return Protocol.from_fingerprint(study.user_attrs[IDENTITY]["protocol"])
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The trials of the three stages.
-
-    :param search: trials of the search, as far as they ran.
-    :param finalists: runs of the finalists.
-    :param test: runs of the test.
-    """
+    """The trials of the three stages, as far as they ran."""
 
     search: list[FrozenTrial]
     finalists: list[FrozenTrial]
@@ -79,12 +64,7 @@ class Stages:
 
 
 def stages_of(study: optuna.Study, storage: BaseStorage) -> Stages:
-    """All trials of a study.
-
-    :param study: of the search.
-    :param storage: opened.
-    :return: its trials, and those of its finalists and test.
-    """
+    """All trials of a study."""
     others = [existing_study(study.study_name + suffix, storage) for suffix in (FINALISTS, TEST)]
     found = [other.get_trials(deepcopy=False) if other is not None else [] for other in others]
     search = [trial for trial in study.get_trials(deepcopy=False) if not never_ran(trial)]
@@ -92,13 +72,7 @@ def stages_of(study: optuna.Study, storage: BaseStorage) -> Stages:
 
 
 def read_record(study: optuna.Study, storage: BaseStorage, where: str) -> StudyRecord:
-    """Everything that reports are made from.
-
-    :param study: of the search.
-    :param storage: opened.
-    :param where: the storage, its password hidden.
-    :return: plain values.
-    """
+    """Everything that reports are made from; ``where`` is the storage, its password hidden."""
     stages, attributes = stages_of(study, storage), study.user_attrs
     identity, protocol = attributes[IDENTITY], protocol_of(study)
     choice = chosen(stages.search, stages.finalists, protocol)
@@ -169,12 +143,7 @@ def _seconds(trials: Sequence[FrozenTrial]) -> float:
 
 
 def summary(study: optuna.Study, storage: BaseStorage) -> dict[str, Any]:
-    """How a study goes, in a few numbers.
-
-    :param study: of the search.
-    :param storage: opened.
-    :return: by name, in the order in which they are shown.
-    """
+    """The state of a study in a few numbers, in the order in which they are shown."""
     stages = stages_of(study, storage)
     every = [*stages.search, *stages.finalists, *stages.test]
     running = [trial for trial in every if trial.state is TrialState.RUNNING]

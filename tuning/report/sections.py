@@ -16,15 +16,7 @@ STATES = ("complete", "diverged", "pruned", "failed", "running", "waiting")
 
 @dataclass(frozen=True)
 class Section:
-    """One section.
-
-    :param title: its heading.
-    :param words: paragraphs.
-    :param header: of its table.
-    :param rows: of its table.
-    :param pictures: names of PNGs.
-    :param code: shown as it is.
-    """
+    """One section: paragraphs, a table, names of PNGs, and code that is shown as it is."""
 
     title: str
     words: tuple[str, ...] = ()
@@ -35,12 +27,7 @@ class Section:
 
 
 def sections_of(record: StudyRecord, pictures: Sequence[str]) -> list[Section]:
-    """The report, section by section.
-
-    :param record: of the study.
-    :param pictures: names of those that could be drawn.
-    :return: sections in their order; those with nothing to show are left out.
-    """
+    """The report, section by section; those with nothing to show are left out."""
     found = [
         _headline(record),
         _test(record),
@@ -77,11 +64,7 @@ def sections_of(record: StudyRecord, pictures: Sequence[str]) -> list[Section]:
 
 
 def number(value: float | None) -> str:
-    """A number for a table.
-
-    :param value: or ``None``.
-    :return: four digits; ``"-"`` for none.
-    """
+    """A number for a table: four digits; ``"-"`` for none."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"

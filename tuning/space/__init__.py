@@ -23,12 +23,7 @@ __all__ = ["Configuration", "Dimension", "Space", "Suggests"]
 
 @dataclass(frozen=True)
 class Space:
-    """The parameters of one algorithm.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param dimensions: in the order in which they are asked of a trial.
-    :raises ValueError: for another algorithm, or a parameter given twice.
-    """
+    """The parameters of one algorithm, in the order in which a trial is asked for them."""
 
     algo: str
     dimensions: tuple[Dimension, ...]
@@ -42,12 +37,7 @@ class Space:
 
     @classmethod
     def default(cls, algo: str) -> Space:
-        """rl_zoo3's space, wide enough for SB3's defaults and most of rl_zoo3's tuned values, and what we add.
-
-        :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-        :return: the space.
-        :raises ValueError: for another algorithm.
-        """
+        """rl_zoo3's space, wide enough for SB3's defaults and most of rl_zoo3's tuned values, and what we add."""
         _check_algorithm(algo)
         return cls(algo, default_dimensions(algo))
 
@@ -56,11 +46,6 @@ class Space:
         """The default space, changed by a file: ``name: [choices]``, ``name: value`` or ``name: {low: 1, high: 2}``.
 
         With ``replace: true`` only what the file lists is searched.
-
-        :param path: of the file.
-        :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-        :return: the space.
-        :raises ValueError: naming the file and what is wrong in it.
         """
         _check_algorithm(algo)
         try:
@@ -87,12 +72,7 @@ class Space:
         return cls(algo, tuple(chosen.values()))
 
     def vary(self, slots: Sequence[str]) -> Space:
-        """The space with choices of the update rule as further parameters.
-
-        :param slots: ``"rule.policy_objective"``, ``"rule.value_objective"``, ``"rule.kl_controls"``, ...
-        :return: a larger space.
-        :raises ValueError: for an unknown slot.
-        """
+        """The space with choices of the update rule, such as ``rule.policy_objective``, as further parameters."""
         known = {f"rule.{slot}": tuple(choices) for slot, choices in rule_choices(self.algo).items()}
         for slot in slots:
             if slot not in known:
@@ -102,63 +82,37 @@ class Space:
         return dataclasses.replace(self, dimensions=(*self.dimensions, *new))
 
     def fit(self, n_envs: int, total_timesteps: int) -> Space:
-        """The space without rollouts so long that fewer than two of them make a trial.
-
-        :param n_envs: environments side by side.
-        :param total_timesteps: of a trial.
-        :return: this space or a narrower one.
-        :raises ValueError: if not even the shortest rollout fits.
-        """
+        """The space without rollouts so long that fewer than two of them make a trial; refused if none is left."""
         most = total_timesteps // (2 * n_envs)
         return dataclasses.replace(self, dimensions=tuple(_shortened(one, most) for one in self.dimensions))
 
     def sample(self, trial: Suggests, names: Mapping[str, str] | None = None) -> Configuration:
-        """Ask a trial for a point. What is fixed is not asked, and not among ``trial.params``.
+        """Ask a trial for a point, under Optuna's ``names`` where they are not ours.
 
-        :param trial: of Optuna.
-        :param names: under which Optuna knows the parameters, where they are not ours.
-        :return: all parameters by name.
+        What is fixed is not asked, and not among ``trial.params``.
         """
         return {one.name: one.suggest(trial, (names or {}).get(one.name)) for one in self.dimensions}
 
     def covering(self, configurations: Sequence[Mapping[str, Any]]) -> Space:
-        """The space, wide enough for points of the spaces that a study had before.
-
-        :param configurations: that were tried.
-        :return: this space or a wider one.
-        """
+        """The space, wide enough for points of the spaces that a study had before."""
         dimensions = (
             one.covering([tried[one.name] for tried in configurations if one.name in tried]) for one in self.dimensions
         )
         return dataclasses.replace(self, dimensions=tuple(dimensions))
 
     def random(self, rng: np.random.Generator) -> Configuration:
-        """A point drawn uniformly, on the logarithm where the range is.
-
-        :param rng: draws it.
-        :return: all parameters by name.
-        """
+        """A point drawn uniformly, on the logarithm where the range is."""
         return {dimension.name: dimension.random(rng) for dimension in self.dimensions}
 
     def complete(self, parameters: Mapping[str, Any]) -> Configuration:
-        """The point that a finished trial tried.
-
-        :param parameters: its ``trial.params``.
-        :return: the same with what is fixed.
-        :raises ValueError: if it is no point of this space.
-        """
+        """The point that a finished trial tried: its ``trial.params`` and what is fixed."""
         fixed = {dimension.name: dimension.fixed for dimension in self.dimensions if dimension.is_fixed}
         configuration = {**fixed, **parameters}
         self.validate(configuration)
         return configuration
 
     def validate(self, configuration: Mapping[str, Any], what: str = "configuration") -> None:
-        """Refuse what is no point of this space.
-
-        :param configuration: parameters by name.
-        :param what: first words of the message.
-        :raises ValueError: "warm start 'n_epochs'=7 outside one of 1, 5", or naming what is unknown or missing.
-        """
+        """Refuse what is no point of this space: "warm start 'n_epochs'=7 outside one of 1, 5"."""
         dimensions = {dimension.name: dimension for dimension in self.dimensions}
         for name, value in configuration.items():
             if name not in dimensions:
@@ -170,11 +124,7 @@ class Space:
             raise ValueError(f"{what} must give {missing[0]!r}, which the space has ({dimensions[missing[0]].words()})")
 
     def contains(self, configuration: Mapping[str, Any]) -> bool:
-        """Whether this is a point of the space.
-
-        :param configuration: parameters by name.
-        :return: whether :meth:`validate` accepts it.
-        """
+        """True if :meth:`validate` accepts it."""
         try:
             self.validate(configuration)
         except ValueError:
@@ -182,20 +132,12 @@ class Space:
         return True
 
     def fingerprint(self) -> dict[str, Any]:
-        """The space as JSON-able values: what a resumed study compares, key by key.
-
-        :return: lists of choices, or mappings with low and high, by parameter name.
-        """
+        """The space as JSON-able values: what a resumed study compares, key by key."""
         return {dimension.name: dimension.described() for dimension in self.dimensions}
 
     @classmethod
     def from_fingerprint(cls, values: Mapping[str, Any], algo: str) -> Space:
-        """The space that a fingerprint was taken of.
-
-        :param values: what :meth:`fingerprint` returned.
-        :param algo: of the space.
-        :return: an equal space.
-        """
+        """The space that a fingerprint was taken of."""
         return cls(algo, tuple(described_dimension(name, value, None) for name, value in values.items()))
 
 

@@ -54,11 +54,7 @@ class _Anything(Dimension):
     """Limits of a list that may hold words beside numbers, such as ``lin_0.2``."""
 
     def allows(self, value: object) -> bool:
-        """Whether a model could be built from it.
-
-        :param value: a number or a word.
-        :return: whether the number, or the number in the word, lies in the range; ``None`` if the range begins at 0.
-        """
+        """True if the number, or the one after ``lin_``, lies in the range."""
         if isinstance(value, str) and value.startswith("lin_"):
             try:
                 value = float(value.removeprefix("lin_"))
@@ -71,11 +67,7 @@ class _OrNone(Dimension):
     """Limits of a list that may hold ``None`` beside numbers."""
 
     def allows(self, value: object) -> bool:
-        """Whether a model could be built from it.
-
-        :param value: a number or ``None``.
-        :return: whether it is ``None`` or lies in the range.
-        """
+        """As any dimension's, and ``None``."""
         return value is None or super().allows(value)
 
 
@@ -100,11 +92,8 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What is searched for one algorithm.
-
-    :param zoo_name: rl_zoo3's name of it.
-    :param dimensions: the default space.
-    :param limits: what a model could be built from at all, where the default space is narrower.
+    """The search for one algorithm: rl_zoo3's name of it, the default space, and the values that a model could be built
+    from at all, where the default space is narrower.
     """
 
     zoo_name: str
@@ -118,20 +107,12 @@ FURTHER = {"notes_ppo": _FURTHER, "notes_a2c": _FURTHER}
 
 
 def default_dimensions(algo: str) -> tuple[Dimension, ...]:
-    """The default space of an algorithm.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: its parameters.
-    """
+    """The default space of an algorithm."""
     return ALGORITHMS[algo].dimensions
 
 
 @cache
 def default_arguments(algo: str) -> Mapping[str, Any]:
-    """What the constructor takes where a setup says nothing: SB3's defaults.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: by name; what has no default is left out.
-    """
+    """The constructor's defaults, which are SB3's; an argument without one is left out."""
     parameters = inspect.signature(CLASSES[algo].__init__).parameters.values()
     return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}

@@ -46,11 +46,7 @@ DESCRIBED = (ClippedSurrogate, GAE)
 
 @cache
 def rule_choices(algo: str) -> Mapping[str, Mapping[str, Any]]:
-    """What each slot of the rule may hold: stock's, ours, and what the recipes of this algorithm hold there.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: choices by name (a recipe's by the recipe's), by slot; ``None`` for stock's.
-    """
+    """The choices of each slot of the rule, by name: stock's (``None``), ours, and the recipes' of this algorithm."""
     stock = UpdateRule() if algo == "notes_ppo" else _a2c_rule()
     table: dict[str, dict[str, Any]] = {}
     for slot in (field.name for field in dataclasses.fields(UpdateRule)):
@@ -70,14 +66,7 @@ def rule_choices(algo: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def rule_of(slots: Mapping[str, str], arguments: Mapping[str, Any], algo: str) -> UpdateRule | None:
-    """The rule that named choices make, together with what SB3's arguments describe.
-
-    :param slots: names of choices by slot.
-    :param arguments: of the constructor; ``clip_range``, ``gae_lambda``, ``target_kl``, ``clip_range_vf`` and
-        ``normalize_advantage`` say what is stock.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: the rule, ``None`` if every choice is stock's.
-    """
+    """The rule that named choices make, together with what SB3's arguments describe; ``None`` if all are stock's."""
     chosen = {slot: rule_choices(algo)[slot][name] for slot, name in slots.items() if name != STOCK}
     if not chosen:
         return None

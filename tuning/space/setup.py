@@ -39,11 +39,9 @@ RULE_ARGUMENTS = ("clip_range", "clip_range_vf", "gae_lambda", "target_kl", "nor
 class Setup:
     """Everything that one run is built from; also of the baselines, which are no points of the space.
 
-    :param name: for tables: ``"trial 12"``, ``"SB3 defaults"``, ``"rl_zoo3"``.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param n_envs: environments side by side.
-    :param arguments: of the constructor of NotesPPO or NotesA2C, ``policy`` included, ``env`` and ``seed`` not.
-    :param normalize: arguments of ``VecNormalize`` with the gamma that is trained with, ``None`` for none.
+    ``name`` is for tables (``"trial 12"``, ``"SB3 defaults"``, ``"rl_zoo3"``); ``arguments`` are the constructor's,
+    with ``policy`` and without ``env`` and ``seed``; ``normalize`` holds arguments of ``VecNormalize``, with the gamma
+    that is trained with.
     """
 
     name: str
@@ -61,13 +59,6 @@ def constructor_arguments(
     What the configuration says goes before what the base says, and SB3's default is what neither says. ``batch_size``
     is the largest divisor of ``n_steps * n_envs`` up to the one asked for. ``policy_kwargs`` are merged: what the base
     says of the initial deviation, say, survives the search's network.
-
-    :param configuration: a point of the space, or its values alone.
-    :param n_envs: environments side by side.
-    :param base: what is not searched, by rl_zoo3's keys.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: by name, ``policy`` included, ``env`` and ``seed`` not.
-    :raises ValueError: for a key of the base that the constructor does not take.
     """
     arguments = plain_arguments(configuration, n_envs, base, algo)
     arguments["policy_kwargs"] = _with_classes(arguments.get("policy_kwargs", {}))
@@ -83,15 +74,7 @@ def constructor_arguments(
 def plain_arguments(
     configuration: Mapping[str, Any], n_envs: int, base: Mapping[str, Any] | None, algo: str
 ) -> dict[str, Any]:
-    """:func:`constructor_arguments` in words and numbers, as a YAML file holds them; without the rule's choices.
-
-    :param configuration: a point of the space, or its values alone.
-    :param n_envs: environments side by side.
-    :param base: what is not searched, by rl_zoo3's keys.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: by name; classes by their names.
-    :raises ValueError: for a key of the base that the constructor does not take.
-    """
+    """:func:`constructor_arguments` in words and numbers, as a YAML file holds them; without the rule's choices."""
     known = inspect.signature(CLASSES[algo].__init__).parameters
     arguments = {key: value for key, value in (base or {}).items() if key not in ENVIRONMENT_KEYS}
     unknown = sorted(set(arguments) - set(known))
@@ -110,14 +93,7 @@ def plain_arguments(
 
 
 def make_setup(name: str, algo: str, configuration: Mapping[str, Any], base: Mapping[str, Any]) -> Setup:
-    """A configuration on a base.
-
-    :param name: for tables.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param configuration: a point of the space.
-    :param base: what is not searched, by rl_zoo3's keys: n_envs, normalize, policy, policy_kwargs, use_sde, ...
-    :return: what trains.
-    """
+    """A configuration on a base, which holds what is not searched by rl_zoo3's keys: n_envs, normalize, policy, ..."""
     n_envs = int(base.get("n_envs", 1))
     arguments = constructor_arguments(configuration, n_envs, base, algo)
     normalize = normalize_arguments(base.get("normalize"), {**default_arguments(algo), **arguments})
@@ -125,23 +101,12 @@ def make_setup(name: str, algo: str, configuration: Mapping[str, Any], base: Map
 
 
 def baseline_setup(name: str, algo: str, entry: Mapping[str, Any]) -> Setup:
-    """A whole entry of rl_zoo3's, as it is; an empty one is SB3's defaults.
-
-    :param name: for tables.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param entry: as :func:`tuning.space.warm_starts.zoo_entry` gives it.
-    :return: what trains.
-    """
+    """A whole entry of rl_zoo3's, as it is; an empty one is SB3's defaults."""
     return make_setup(name, algo, {}, entry)
 
 
 def normalize_arguments(normalize: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arguments of ``VecNormalize``: always with the gamma that the model is trained with.
-
-    :param normalize: ``True``, ``False``, ``None`` or a mapping of ``VecNormalize``'s arguments.
-    :param arguments: of the model, ``gamma`` among them.
-    :return: arguments by name, ``None`` for no normaliser.
-    """
+    """Arguments of ``VecNormalize``, always with the gamma that the model is trained with; ``None`` for none."""
     if not normalize:
         return None
     given = dict(normalize) if isinstance(normalize, Mapping) else {}
@@ -149,11 +114,7 @@ def normalize_arguments(normalize: Any, arguments: Mapping[str, Any]) -> dict[st
 
 
 def zoo_algorithm(algo: str) -> str:
-    """rl_zoo3's name of an algorithm.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: ``"ppo"`` or ``"a2c"``.
-    """
+    """rl_zoo3's name of an algorithm."""
     return ALGORITHMS[algo].zoo_name
 
 

@@ -11,11 +11,6 @@ def parsed_words(name: str, words: str) -> Any:
 
     Literals, ``dict(...)`` and names of classes are all that is understood; names stay words.
 
-    :param name: of the key, first word of the message.
-    :param words: the expression.
-    :return: numbers, words, lists and dictionaries.
-    :raises ValueError: for anything else, such as a call.
-
     >>> parsed_words("policy_kwargs", "dict(log_std_init=-2, activation_fn=nn.ReLU)")
     {'log_std_init': -2, 'activation_fn': 'ReLU'}
     """

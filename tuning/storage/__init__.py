@@ -30,11 +30,7 @@ LEAST_SECRET = 4
 
 
 class Address:
-    """A storage as the user gave it, and how to speak of it: never with its password.
-
-    :param text: a path that ends in .log or .journal, or a URL of a database.
-    :raises ValueError: if it is neither, or the database's driver is not installed.
-    """
+    """A storage as the user gave it, and how to speak of it: never with its password."""
 
     def __init__(self, text: str):
         self.path: Path | None = None
@@ -48,12 +44,12 @@ class Address:
 
     @property
     def is_journal(self) -> bool:
-        """Whether it is a file of our own kind and no database."""
+        """True for a file of our own kind, which is no database."""
         return self.path is not None
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is an SQLite file, which several writers get into each other's way with."""
+        """True for an SQLite file, which several writers get into each other's way with."""
         return self.url is not None and self.url.get_backend_name() == "sqlite"
 
     def __str__(self) -> str:
@@ -66,11 +62,7 @@ class Address:
         return f"Address({str(self)!r})"
 
     def hide(self, text: str) -> str:
-        """A text without the password, as it is written plainly or in a URL.
-
-        :param text: a message, a traceback.
-        :return: the same with ``***`` in the password's place.
-        """
+        """A text with ``***`` in the password's place, whether it is written plainly or in a URL."""
         if self.url is None:
             return text
         secrets = [str(self.url.password)] if self.url.password else []
@@ -119,14 +111,8 @@ def open_storage(
 ) -> BaseStorage:
     """The storage, opened: a journal's torn end is repaired first, a database is waited for when it goes away.
 
-    :param address: where.
-    :param heartbeat: seconds between two signs of life of a running trial in a database.
-    :param patience: how long a database may be away.
-    :param must_exist: whether a journal or SQLite file that is not there is an error, and not made.
-    :param is_known: whether a database has been opened before, so that one that does not answer is away and not a
-        mistake.
-    :return: for Optuna.
-    :raises ValueError: if there is nothing, or nothing that can be opened.
+    ``heartbeat`` is in seconds. With ``must_exist`` a file that is not there is an error, and not made. A database that
+    ``is_known`` has been opened before: if it does not answer it is away, and not a mistake.
     """
     file = address.path
     if address.url is not None and address.is_sqlite and address.url.database not in (None, "", ":memory:"):
@@ -160,9 +146,5 @@ def _opened_database(url: URL, heartbeat: int, patience: Patience) -> PatientDat
 
 
 def is_database(storage: BaseStorage) -> bool:
-    """Whether heartbeats are Optuna's own (by the database's clock).
-
-    :param storage: an opened one, or the cache that Optuna puts around it.
-    :return: ``True`` for a database.
-    """
+    """True if heartbeats are Optuna's own, by the database's clock; also of the cache that Optuna puts around it."""
     return isinstance(getattr(storage, "_backend", storage), PatientDatabase)

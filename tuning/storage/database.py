@@ -30,11 +30,7 @@ def close_databases() -> None:
 
 
 class PatientDatabase(RDBStorage):
-    """Optuna's storage; each request waits for a database that is away.
-
-    :param patience: how long.
-    :param arguments: of Optuna's class.
-    """
+    """Optuna's storage; each request waits for a database that is away."""
 
     def __init__(self, patience: Patience, **arguments: Any):
         # A wrong password or host shall be told at once: nobody waits before the first answer.
@@ -57,13 +53,7 @@ class PatientDatabase(RDBStorage):
             self.engine.dispose()
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As Optuna's. A result whose receipt was lost with the connection counts as told.
-
-        :param trial_id: Optuna's.
-        :param state: new.
-        :param values: of the objective.
-        :return: whether it was this call that changed the state.
-        """
+        """As Optuna's. A result whose receipt was lost with the connection counts as told."""
         attempts = 0
 
         def attempt() -> bool:
@@ -104,21 +94,14 @@ for _name in PATIENT_METHODS.split():
 
 
 def stale_callback_name() -> str:
-    """What this version of Optuna calls the function that hears of dead trials: its name changed in 4.9."""
+    """The argument of this version of Optuna that hears of dead trials: its name changed in 4.9."""
     names = inspect.signature(RDBStorage.__init__).parameters
     new, old = "heartbeat_stale_trial_callback", "failed_trial_callback"
     return new if new in names else old
 
 
 def open_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
-    """A database with heartbeats.
-
-    :param url: SQLAlchemy's.
-    :param heartbeat: seconds between two beats.
-    :param patience: how long it may be away.
-    :return: the storage, its tables made.
-    :raises sqlalchemy.exc.SQLAlchemyError: if it cannot be opened.
-    """
+    """A database with heartbeats, its tables made; ``heartbeat`` is seconds between two beats."""
     connect = {"timeout": 30} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

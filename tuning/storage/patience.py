@@ -17,11 +17,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether an error says that the database cannot be reached just now, and not that the request was wrong.
-
-    :param error: of SQLAlchemy, or Optuna's around it.
-    :return: ``True`` if it is worth asking again.
-    """
+    """True if the database cannot be reached just now; a request that was wrong is worth no second attempt."""
     cause: BaseException | None = error.__cause__ if isinstance(error, StorageInternalError) else error
     # The last of these: the connection was lost within a request of several parts, and an outer part noticed.
     if isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
@@ -30,11 +26,9 @@ def is_away(error: BaseException) -> bool:
 
 
 class Patience:
-    """Calls that wait for the database.
+    """Calls that wait for the database, each at most ``seconds``, all attempts together.
 
-    :param seconds: how long one call waits, all attempts together.
-    :param is_stopping: whether the worker was asked to stop, so that a call shall not wait longer than a few seconds.
-    :param say: takes the messages.
+    A worker that ``is_stopping`` does not wait longer than a few seconds.
     """
 
     def __init__(
@@ -48,14 +42,7 @@ class Patience:
         self.say = say
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """What a function returns, asked until the database answers.
-
-        :param function: of a storage.
-        :param args: of the function.
-        :param kwargs: of the function.
-        :return: what the function returns.
-        :raises StorageInternalError: or another error of the database, once patience is over.
-        """
+        """What a function returns, asked until the database answers."""
         # The monotonic clock: a clock that is set back must not prolong the wait.
         start, pause = time.monotonic(), FIRST_PAUSE
         while True:

@@ -56,12 +56,7 @@ STAGES = ("search", "finalists", "test")
 
 
 class Worker:
-    """One process's part of a study.
-
-    :param settings: of the study.
-    :param signals: say when to stop.
-    :param orphaned: whether the process that started this one is gone.
-    """
+    """One process's part of a study. ``orphaned`` says whether the process that started this one is gone."""
 
     def __init__(self, settings: Settings, signals: StopSignals, orphaned: Callable[[], bool] = lambda: False):
         self.settings, self.signals, self.orphaned = settings, signals, orphaned
@@ -76,11 +71,7 @@ class Worker:
         self._full_after = -1
 
     def work(self, stages: Sequence[str] = STAGES) -> None:
-        """Go through the stages until nothing is left to do, or a signal comes.
-
-        :param stages: which.
-        :raises StudyStoppedError: if the objective keeps failing.
-        """
+        """Go through the stages until nothing is left to do, or a signal comes."""
         th.set_num_threads(1)
         if "search" in stages:
             self._through(self.search, self._next_of_search)
@@ -144,7 +135,7 @@ class Worker:
         return True
 
     def _search_trial(self, trial: optuna.Trial) -> bool:
-        """Whether the steps left sufficed for it."""
+        """False if the steps left did not suffice for it."""
         settings, number = self.settings, trial.number
         earlier = [t for t in self.search.get_trials(deepcopy=False) if t.number < number]
         index = sum("retry_of" not in t.user_attrs for t in earlier)

@@ -14,11 +14,7 @@ from tuning.worker.trial import in_order
 
 
 def search_scores(trials: Sequence[FrozenTrial]) -> dict[int, float]:
-    """Scores of the completed trials of the search; one that diverged is no candidate, whatever its floor is.
-
-    :param trials: of the search.
-    :return: by number.
-    """
+    """Scores of the completed trials of the search; one that diverged is no candidate, whatever its floor is."""
     return {
         trial.number: float(trial.values[0])
         for trial in trials
@@ -27,12 +23,7 @@ def search_scores(trials: Sequence[FrozenTrial]) -> dict[int, float]:
 
 
 def job_scores(trials: Sequence[FrozenTrial], protocol: Protocol) -> dict[tuple[str, int], float]:
-    """Scores of the finished runs of a stage.
-
-    :param trials: of the stage.
-    :param protocol: says how many evaluations are averaged.
-    :return: by arm and seed.
-    """
+    """Scores of the finished runs of a stage, by arm and seed."""
     scores = {}
     for trial in trials:
         if trial.state is TrialState.COMPLETE and trial.values:
@@ -43,13 +34,7 @@ def job_scores(trials: Sequence[FrozenTrial], protocol: Protocol) -> dict[tuple[
 
 
 def candidates(search: Sequence[FrozenTrial], finalists: Sequence[FrozenTrial], protocol: Protocol) -> list[Candidate]:
-    """The finalists with what is known of them.
-
-    :param search: its trials.
-    :param finalists: trials of the second stage.
-    :param protocol: how many, and on which seeds.
-    :return: the search's best first.
-    """
+    """The finalists with their scores so far, the search's best first."""
     scores, reruns = search_scores(search), job_scores(finalists, protocol)
     curves = {key_of(trial): trial.intermediate_values for trial in finalists if trial.state is TrialState.COMPLETE}
     by_number = {trial.number: trial for trial in search}
@@ -70,36 +55,18 @@ def finalist_jobs(
     protocol: Protocol,
     setup: Callable[[FrozenTrial], Setup],
 ) -> list[Job]:
-    """The runs of the second stage that are due now.
-
-    :param search: its trials.
-    :param finalists: trials of the second stage so far.
-    :param protocol: its seeds.
-    :param setup: of a trial.
-    :return: the runs; none when the winner can be chosen.
-    """
+    """The runs of the second stage that are due now; none when the winner can be chosen."""
     by_number = {trial.number: trial for trial in search}
     due = finalist_round(candidates(search, finalists, protocol), protocol)
     return [Job(arm_of(number), seed, setup(by_number[number])) for number, seed in due]
 
 
 def chosen(search: Sequence[FrozenTrial], finalists: Sequence[FrozenTrial], protocol: Protocol) -> Choice | None:
-    """The winner of the finalists.
-
-    :param search: its trials.
-    :param finalists: trials of the second stage.
-    :param protocol: of the study.
-    :return: its key is a trial's number; ``None`` until all finalists have run.
-    """
+    """The winner, a trial's number as its key; ``None`` until all finalists have run."""
     found = candidates(search, finalists, protocol)
     return choose(found, protocol) if found and not finalist_round(found, protocol) else None
 
 
 def test_jobs(arms: Sequence[tuple[str, Setup]], seeds: Sequence[int]) -> list[Job]:
-    """The runs of the third stage, seed by seed, so that all arms get as far when it is cut short.
-
-    :param arms: the winner and its baselines.
-    :param seeds: on which nobody tuned.
-    :return: the runs.
-    """
+    """The runs of the third stage, seed by seed, so that all arms get as far when it is cut short."""
     return [Job(arm, seed, setup) for seed in seeds for arm, setup in arms]

@@ -16,14 +16,10 @@ SAVED_PER_MINIBATCH, SAVED_PER_STEP = 1.5e-3, 1.0e-3
 
 
 def compiling_pays(setup: Setup, total_timesteps: int) -> bool:
-    """Whether compiling saves more than it costs.
+    """True if compiling saves more than it costs.
 
     An estimate from counts and not from a stopwatch: compiled and eager runs differ by rounding, and the same study
     must come out the same on a machine that happens to be busy.
-
-    :param setup: of the run.
-    :param total_timesteps: environment steps.
-    :return: ``True`` if it does.
     """
     arguments = {**default_arguments(setup.algo), **setup.arguments}
     rollout = arguments["n_steps"] * setup.n_envs

@@ -25,23 +25,15 @@ MOST_ENVIRONMENTS = 16
 
 
 def evaluation_seed(stage: int, seed: int) -> int:
-    """The first seed of a run's evaluation environments.
+    """The first seed of a run's evaluation environments; stage 0 is the search, 1 finalists, 2 test.
 
-    :param stage: 0 search, 1 finalists, 2 test.
-    :param seed: of the run.
-    :return: a seed; no other stage, and no training, uses it or the thousand after it.
+    No other stage, and no training, uses it or the thousand after it.
     """
     return (SEED_BLOCK * (stage + 1) + SEEDS_PER_RUN * seed) % 2**32
 
 
 def training_environments(env_id: str, setup: Setup, seed: int) -> VecEnv:
-    """Environments to learn in, with the normaliser of the setup.
-
-    :param env_id: of a registered environment.
-    :param setup: how many, how normalised.
-    :param seed: of the first.
-    :return: several environments in this process.
-    """
+    """Environments to learn in, with the normaliser of the setup."""
     env = make_vec_env(env_id, n_envs=setup.n_envs, seed=seed)
     return env if setup.normalize is None else VecNormalize(env, **setup.normalize)
 
@@ -49,10 +41,7 @@ def training_environments(env_id: str, setup: Setup, seed: int) -> VecEnv:
 class Evaluator:
     """Measures a model: the mean return of deterministic episodes in raw rewards, the same starts every time.
 
-    :param env_id: of a registered environment.
-    :param n_episodes: of each evaluation.
-    :param seed: of the first environment.
-    :param training: the training environments, with whose normaliser observations are seen.
+    Observations are normalised as in the training environments.
     """
 
     def __init__(self, env_id: str, n_episodes: int, seed: int, training: VecEnv):
@@ -61,12 +50,7 @@ class Evaluator:
         self.env: VecEnv = with_frozen_normalizers(own, training)
 
     def evaluate(self, model: Any) -> float:
-        """The mean return.
-
-        :param model: in training; nothing of it changes.
-        :return: reward units.
-        :raises EvaluationStoppedError: if a signal came.
-        """
+        """The mean return; ``EvaluationStoppedError`` if a signal comes first. Nothing of the model changes."""
         synchronize_normalizers(self._training, self.env)
         self.env.seed(self.seed)
         return float(np.mean(evaluate_episodes(model, self.env, self.n_episodes)[0]))
@@ -77,12 +61,7 @@ class Evaluator:
 
 
 def random_floor(env_id: str, seed: int = 0) -> float:
-    """The lowest return of a policy that acts at random: what a run that diverged is worth at most.
-
-    :param env_id: of a registered environment.
-    :param seed: of environment and actions.
-    :return: reward units.
-    """
+    """The lowest return of a policy that acts at random: a run that diverged is worth no more than this."""
     env = gym.make(env_id)
     env.action_space.seed(seed)
     returns = []

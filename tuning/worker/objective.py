@@ -27,16 +27,10 @@ class PreemptedError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be trained and how it is measured.
+    """One training run, and its measurement.
 
-    :param setup: environments, normaliser, constructor arguments.
-    :param env_id: of the environment.
-    :param seed: of model and training environments.
-    :param total_timesteps: environment steps; whole rollouts are gathered, as SB3 does.
-    :param marks: environment steps at which it is evaluated, the last is the end.
-    :param n_eval_episodes: of each evaluation.
-    :param eval_seed: of the evaluation environments, which no training uses.
-    :param compile: whether to compile the update.
+    ``marks`` are the environment steps at which it is evaluated, the last is the end. ``eval_seed`` is of the
+    evaluation environments, which no training uses.
     """
 
     setup: Setup
@@ -50,41 +44,29 @@ class Run:
 
 
 class Control(Protocol):
-    """What a run tells while it goes, and hears: the worker's side."""
+    """The worker's side of a run: what a run reports, and asks."""
 
     checkpoints: Checkpoints
 
     def resume(self, progress: Progress) -> None:
-        """Take what the run starts with, before its first step.
-
-        :param progress: of the checkpoint it goes on from; of no steps if there is none.
-        """
+        """Take the progress that the run starts with, before its first step; of no steps without a checkpoint."""
 
     def report(self, step: int, value: float) -> None:
-        """Take an evaluation; raises to end the run.
-
-        :param step: environment step of the mark.
-        :param value: mean return over the episodes, in reward units.
-        """
+        """Take an evaluation at a mark; raises to end the run."""
 
     def count(self, env_steps: int) -> None:
-        """Take the environment steps so far.
-
-        :param env_steps: since the very beginning, those before a checkpoint included.
-        """
+        """Take the environment steps since the very beginning, those before a checkpoint included."""
 
     def is_stopping(self) -> bool:
-        """Whether the run shall write a checkpoint and raise :class:`PreemptedError`."""
+        """True if the run shall write a checkpoint and raise :class:`PreemptedError`."""
 
 
 Objective = Callable[[Run, Control], None]
 
 
 def is_divergence(error: BaseException) -> bool:
-    """Whether an error says that training left the finite numbers, which is a result and no mistake in the code.
-
-    :param error: of a run.
-    :return: ``True`` for our own error, and torch's about the parameters of a distribution.
+    """True if training left the finite numbers (our own error, or torch's about the parameters of a distribution),
+    which is a result and no mistake in the code.
     """
     return isinstance(error, NonFiniteError) or (
         isinstance(error, ValueError) and "satisfy the constraint" in str(error)
@@ -92,13 +74,7 @@ def is_divergence(error: BaseException) -> bool:
 
 
 def train(run: Run, control: Control) -> None:
-    """Train and evaluate.
-
-    :param run: what.
-    :param control: who listens.
-    :raises PreemptedError: if the worker is to stop; a checkpoint is written.
-    :raises NonFiniteError: if training diverged.
-    """
+    """Train and evaluate; ``PreemptedError`` if the worker is to stop, once a checkpoint is written."""
     with contextlib.ExitStack() as resources:
         # Closed whatever happens: a study of a thousand trials must not run out of file descriptors.
         env = training_environments(run.env_id, run.setup, run.seed)
@@ -122,24 +98,13 @@ def train(run: Run, control: Control) -> None:
 
 
 def build(run: Run, env: VecEnv) -> Any:
-    """The model of a run.
-
-    :param run: what is trained.
-    :param env: its environments.
-    :return: a NotesPPO or NotesA2C.
-    """
+    """The model of a run."""
     arguments = {"device": "cpu", **run.setup.arguments}
     return ALGORITHMS[run.setup.algo](env=env, seed=run.seed, compile=run.compile, **arguments)
 
 
 class Marks(BaseCallback):
-    """Evaluates at each mark, and writes checkpoints between two steps, where a run can go on exactly.
-
-    :param run: what is trained.
-    :param control: who listens.
-    :param evaluator: measures.
-    :param progress: evaluations so far, of a run that goes on.
-    """
+    """Evaluates at each mark, and writes checkpoints between two steps, where a run can go on exactly."""
 
     def __init__(self, run: Run, control: Control, evaluator: Evaluator, progress: Progress):
         super().__init__()
@@ -150,20 +115,12 @@ class Marks(BaseCallback):
         self._last_checkpoint = time.monotonic()
 
     def save(self, model: Any) -> None:
-        """Write a checkpoint.
-
-        :param model: between two steps.
-        """
+        """Write a checkpoint."""
         self.control.checkpoints.save(model, Progress(model.num_timesteps, dict(self.evaluations)))
         self._last_checkpoint = time.monotonic()
 
     def evaluate(self, model: Any, mark: int) -> bool:
-        """Evaluate once and report it.
-
-        :param model: in training.
-        :param mark: environment step of the report.
-        :return: ``False`` if a signal came first.
-        """
+        """Evaluate once and report it; ``False`` if a signal came first."""
         if mark in self.evaluations:
             return True
         try:

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes._atomic import write_text, write_whole
-from sb3_ppo_notes.algorithms.construction import check_policy, made_environment
+from sb3_ppo_notes.algorithms.construction import check_policy
+from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.runs.bench.arms import (
     HYPERPARAMETERS,
@@ -111,7 +112,7 @@ class Bench:
             raise InvalidValueError(f"outdir must be a folder to write to, got {self.outdir}: {folder} is a {what}")
         if self.peer_python is not None and not os.access(self.peer_python, os.X_OK):
             raise InvalidValueError(f"peer_python must be a Python interpreter, got {self.peer_python}")
-        made_environment(self.env, verbose=0).close()
+        make_env(self.env, verbose=0).close()
         common: dict[str, Any] = {"env": self.env, "n_envs": self.n_envs, "policy": self.policy, "seed": self.seed}
         common["device"] = self.device
         common["arguments"] = self._hyperparameters()

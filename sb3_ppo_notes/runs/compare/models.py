@@ -18,9 +18,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from torch import nn
 
-from sb3_ppo_notes.algorithms.construction import made_environment
 from sb3_ppo_notes.configs.tuned import is_atari, zoo_entry
 from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.policies.masks import METHOD
 from sb3_ppo_notes.recipes import RECIPES
@@ -142,7 +142,7 @@ def _made(env: str) -> Any:
     if is_atari(env):
         with contextlib.suppress(ImportError):
             gym.register_envs(importlib.import_module("ale_py"))
-    made = made_environment(env, verbose=0)
+    made = make_env(env, verbose=0)
     made.close()
     return made
 

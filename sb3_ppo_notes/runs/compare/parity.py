@@ -18,7 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_ppo_notes import NotesA2C, NotesPPO, __version__
 from sb3_ppo_notes._atomic import write_text, write_whole
-from sb3_ppo_notes.algorithms.construction import made_environment
+from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
 from sb3_ppo_notes.runs.charts import Curve, draw_learning_curves, episodes_of, write_curves
 from sb3_ppo_notes.runs.compare.recipes import compare_recipes, parsed_recipes, recipe_table, write_recipes
@@ -104,7 +104,7 @@ class Pair:
             raise InvalidValueError(f"recipes must be names separated by commas, got {self.recipes!r}")
         if self.outdir.exists() and not self.outdir.is_dir():
             raise InvalidValueError(f"outdir must be a folder, got the file {self.outdir}")
-        made_environment(self.env, verbose=0).close()
+        make_env(self.env, verbose=0).close()
 
     def _compare_recipes(self, console: Console) -> int:
         names = parsed_recipes(self.recipes or "", check_choice)

@@ -16,12 +16,12 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from torch import nn, optim
 
-from sb3_ppo_notes.algorithms.construction import made_environment
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.configs.rules import rule_from_words
 from sb3_ppo_notes.configs.tuned import is_atari
 from sb3_ppo_notes.configs.zoo import ACTIVATIONS, OPTIMIZERS
 from sb3_ppo_notes.envs.errors import is_wrong_call
+from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts import LeanVecEnv
@@ -105,7 +105,7 @@ def check_environment(config: RunConfig, render: bool = False) -> None:
     if "atari_wrappers" in str(config.env_wrapper) and importlib.util.find_spec("cv2") is None:
         raise InvalidValueError(needs(config.env, "opencv-python"))
     try:
-        made_environment(gym.make(config.env, **config.env_kwargs), verbose=0).close()
+        make_env(gym.make(config.env, **config.env_kwargs), verbose=0).close()
         if render:
             _check_rendering(config)
     except gym.error.DependencyNotInstalled as error:
@@ -114,7 +114,7 @@ def check_environment(config: RunConfig, render: bool = False) -> None:
             raise
         raise InvalidValueError(needs(config.env, package.group())) from error
     except gym.error.NameNotFound:
-        made_environment(config.env, verbose=0)  # refuses it with a suggestion
+        make_env(config.env, verbose=0)  # refuses it with a suggestion
         raise
     except TypeError as error:
         if not config.env_kwargs or not is_wrong_call(error):
