@@ -49,6 +49,7 @@ PUBLIC_MODULES = {
     "sb3_ppo_notes.configs.zoo",
     "sb3_ppo_notes.formulas.checks",  # the errors
     "sb3_ppo_notes.formulas.statistics",
+    "sb3_ppo_notes.pages",
     "sb3_ppo_notes.persistence",
     "sb3_ppo_notes.persistence.atomic",
     "sb3_ppo_notes.recipes",
