@@ -1,9 +1,7 @@
 """The configuration of one training run: where it comes from, what it may hold, how it is written down."""
 
 import dataclasses
-import difflib
 import inspect
-import platform
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,16 +9,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-import numpy as np
-import stable_baselines3
-import torch as th
 import yaml
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ppo_notes import NotesA2C, NotesPPO, __version__
+from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.configs.rules import rule_from_data
 from sb3_ppo_notes.configs.zoo import parse_dict, zoo_config
+from sb3_ppo_notes.envs.make import did_you_mean
+from sb3_ppo_notes.files import versions
 from sb3_ppo_notes.formulas.checks import (
     InvalidTypeError,
     InvalidValueError,
@@ -269,16 +265,5 @@ def check_known(name: str, values: Any, known: Iterable[str]) -> None:
     """
     for key in values:
         if key not in known:
-            close = difflib.get_close_matches(str(key), list(known), n=3)
-            hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"known are {', '.join(known)}"
-            raise InvalidValueError(f"{name} must not hold the unknown key {key!r} ({hint})")
-
-
-def versions() -> dict[str, str]:
-    """What is running.
-
-    :return: versions by name.
-    """
-    modules = (stable_baselines3, gymnasium, np, th)
-    others = {"python": platform.python_version(), "sb3_ppo_notes": __version__}
-    return others | {module.__name__: str(module.__version__) for module in modules}
+            hint = did_you_mean(str(key), known) or f" (known are {', '.join(known)})"
+            raise InvalidValueError(f"{name} must not hold the unknown key {key!r}{hint}")

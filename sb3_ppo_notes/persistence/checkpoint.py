@@ -6,11 +6,9 @@ environments begin new episodes.
 """
 
 import dataclasses
-import platform
 import secrets
 import warnings
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ppo_notes._version import __version__
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.files import versions
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.kernels import lstm
 from sb3_ppo_notes.persistence.callback_state import held_callbacks, put_back_callbacks
@@ -200,10 +198,8 @@ def _resume(
 
 
 def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "gymnasium", "stable-baselines3")
-    found = {name: version(name) for name in names}
-    threads = {"torch threads": str(th.get_num_threads())}
-    return {"sb3_ppo_notes": __version__, "python": platform.python_version()} | found | threads
+    packages = ("torch", "numpy", "gymnasium", "stable-baselines3")
+    return versions(packages) | {"torch threads": str(th.get_num_threads())}
 
 
 def _lstm() -> dict[str, str]:
