@@ -54,10 +54,10 @@ class StudyLine:
 
     def text(self, state: dict[str, object]) -> str:
         """Such as ``cartpole search: 12 complete, 3 pruned, 2 running, best 487.3, 1,200,000 steps left``."""
-        words = [f"{state[name]} {name}" for name in ("complete", "pruned", "failed", "running") if state[name]]
-        words += [f"{state[name]} {name}" for name in ("finalist runs", "test runs") if state[name]]
+        parts = [f"{state[name]} {name}" for name in ("complete", "pruned", "failed", "running") if state[name]]
+        parts += [f"{state[name]} {name}" for name in ("finalist runs", "test runs") if state[name]]
         best, left = state["best so far"], state["budget left"]
-        words.append("no score yet" if best is None else f"best {best:.1f}")
+        parts.append("no score yet" if best is None else f"best {best:.1f}")
         if left is not None:
-            words.append(f"{left:,} steps left")
-        return f"{self._study.study_name} {state['stage']}: {', '.join(words)}"
+            parts.append(f"{left:,} steps left")
+        return f"{self._study.study_name} {state['stage']}: {', '.join(parts)}"

@@ -44,7 +44,7 @@ class Run(Place):
     env: str = "CartPole-v1"
     """Id of a registered environment."""
     algo: Literal["notes_ppo", "notes_a2c"] = "notes_ppo"
-    """Which algorithm."""
+    """Algorithm to tune."""
     budget: int | None = None
     """Environment steps of search and finalists, all workers together; pruned and failed trials count too."""
     timeout: float | None = None
@@ -64,7 +64,7 @@ class Run(Place):
     warm_start: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
     """YAML files with configurations to start from, beside SB3's defaults and rl_zoo3's."""
     sampler: str = "tpe"
-    """Who suggests: tpe, random, gp, cma or qmc."""
+    """Sampler of the suggestions: tpe, random, gp, cma or qmc."""
     seed: int = 0
     """Of the suggestions, and of the block of seeds that runs are trained on."""
     finalists: int | None = None
@@ -90,7 +90,7 @@ class Run(Place):
         self.study = self.study or re.sub(r"[^A-Za-z0-9._-]+", "-", self.env)
         entry = zoo_entry(self.env, self.algo)
         self._check()
-        address, name = self.address(), self.named()
+        address, name = self.address(), self.checked_name()
         storage: BaseStorage | None = None
         stored: dict[str, Any] = {}
         if not address.is_journal or address.path.exists():  # type: ignore[union-attr]
@@ -190,7 +190,7 @@ class Run(Place):
         return protocol.fitted(self.budget / total)
 
     def _n_timesteps(self, entry: Mapping[str, Any]) -> int:
-        wanted = int(float(entry.get("n_timesteps", LONGEST_TRIAL)))
+        steps = int(float(entry.get("n_timesteps", LONGEST_TRIAL)))
         if self.budget is None:
-            return wanted
-        return max(SHORTEST_TRIAL, min(wanted, self.budget // RUNS_OF_A_BUDGET))
+            return steps
+        return max(SHORTEST_TRIAL, min(steps, self.budget // RUNS_OF_A_BUDGET))

@@ -99,12 +99,12 @@ def as_configuration(entry: Mapping[str, Any], space: Space, what: str) -> Confi
     What it does not say is SB3's default. What lies outside is refused: "warm start 'gamma'=1.2 outside [0.97,
     0.9999]".
     """
-    known = inspect.signature(CLASSES[space.algo].__init__).parameters
+    parameters = inspect.signature(CLASSES[space.algo].__init__).parameters
     names = {dimension.name for dimension in space.dimensions}
     for key in entry:
-        if key not in known and key not in names and key not in ENVIRONMENT_KEYS:
+        if key not in parameters and key not in names and key not in ENVIRONMENT_KEYS:
             raise ValueError(f"{what} {key!r} is neither a parameter of the space nor an argument of {space.algo}")
-    defaults = {name: parameter.default for name, parameter in known.items()}
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     configuration = {one.name: _value_of(one, entry, defaults, what) for one in space.dimensions}
     space.validate(configuration, what)
     return configuration

@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal file, or a database that many machines share."""
+"""Storage of a study: a journal file, or a database that many machines share."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def _with_driver(text: str) -> URL:
     if backend not in DRIVERS:
         raise _unknown_storage(text)
     if "+" in url.drivername:
-        wanted = url.drivername.partition("+")[2]
-        drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == wanted) or ((wanted, wanted, wanted),)
+        name = url.drivername.partition("+")[2]
+        drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == name) or ((name, name, name),)
     else:
         drivers = DRIVERS[backend]
     for module, name, _ in drivers:

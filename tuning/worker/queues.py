@@ -89,8 +89,8 @@ def is_queued(trial: FrozenTrial) -> bool:
 
 def missing_jobs(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> list[Job]:
     """Runs that have no result and that nobody is at."""
-    taken = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
-    return [job for job in jobs if job.key not in taken]
+    busy = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
+    return [job for job in jobs if job.key not in busy]
 
 
 class StudyStoppedError(Exception):
