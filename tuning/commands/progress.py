@@ -15,7 +15,7 @@ from tuning.report.record import summary
 EVERY_SECONDS = 2.0
 
 
-class StudyLine:
+class StudyProgress:
     """The line: a bar of the budget on a terminal, the last state of it anywhere else."""
 
     def __init__(self, study: optuna.Study, storage: BaseStorage):
@@ -33,7 +33,7 @@ class StudyLine:
         self._task = self._bar.add_task("starts", total=study.user_attrs.get("budget"))
         self._last = -float("inf")
 
-    def __enter__(self) -> StudyLine:
+    def __enter__(self) -> StudyProgress:
         self._bar.start()
         return self
 

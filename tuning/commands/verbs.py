@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuning.commands.compare import comparison_table, optimism_line
-from tuning.commands.progress import StudyLine
+from tuning.commands.progress import StudyProgress
 from tuning.report import write_report
 from tuning.report.export import write_best
 from tuning.report.record import open_study, protocol_of, read_record, stages_of, summary
@@ -26,7 +26,7 @@ from tuning.space import Space
 from tuning.storage import Address, open_storage
 from tuning.storage.database import Patience
 from tuning.worker.identity import IDENTITY
-from tuning.worker.processes import BAD_INPUT, ENVIRONMENT_FAILED, quiet, run_workers
+from tuning.worker.processes import BAD_INPUT, ENVIRONMENT_FAILED, run_workers, silence_optuna
 from tuning.worker.queues import FINALISTS, TEST, environment_failure
 from tuning.worker.settings import Settings, baselines
 
@@ -50,7 +50,7 @@ def exit_code(code: int, study: optuna.Study, storage: BaseStorage, hide: Callab
 
 
 @dataclass
-class Place:
+class StudyOptions:
     """A study's name, its storage, and the folder of what is written about it."""
 
     study: str = ""
@@ -97,7 +97,7 @@ class Place:
 
     def open(self) -> tuple[optuna.Study, BaseStorage]:
         """The study, which must be there, and its storage."""
-        quiet()
+        silence_optuna()
         self.checked_name()
         address = self.address()
         storage = open_storage(address, heartbeat=60, patience=Patience(30.0), must_exist=True)
@@ -105,7 +105,7 @@ class Place:
 
 
 @dataclass
-class Status(Place):
+class Status(StudyOptions):
     """Show how a study goes."""
 
     def __call__(self) -> int:
@@ -130,7 +130,7 @@ class Status(Place):
 
 
 @dataclass
-class Report(Place):
+class Report(StudyOptions):
     """Write trials.csv, study.json, report.html, report.md and CHECKLIST.md, and best.yml if there is a winner."""
 
     def __call__(self) -> int:
@@ -143,7 +143,7 @@ class Report(Place):
 
 
 @dataclass
-class Export(Place):
+class Export(StudyOptions):
     """Write the winner as best.yml, in rl_zoo3's format."""
 
     def __call__(self) -> int:
@@ -155,7 +155,7 @@ class Export(Place):
 
 
 @dataclass
-class Compare(Place):
+class Compare(StudyOptions):
     """Run what is missing of the test (the winner, SB3's defaults, rl_zoo3's values) and show the comparison."""
 
     workers: int = 1
@@ -179,7 +179,7 @@ class Compare(Place):
                 f"{states.count('failed')} failed, {states.count('pruned')} pruned): run it to its end first"
             )
         settings = self._settings(identity, self._more_seeds(protocol))
-        with StudyLine(study, storage) as line:
+        with StudyProgress(study, storage) as line:
             code = run_workers(settings, self.workers, line.show, ("test",))
         record = read_record(study, storage, str(self.address()))
         if code == 0:

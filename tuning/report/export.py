@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from sb3_ppo_notes.configs.rules import rule_as_data
+from sb3_ppo_notes.configs.values import ACTIVATIONS
 from sb3_ppo_notes.persistence.atomic import write_text
 from tuning.report.data import StudyRecord, without_passwords
 from tuning.report.numbers import arm_numbers, best_trial, optimism_of, tuned_arm
@@ -81,5 +82,6 @@ def _expression(value: Any, name: str = "") -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_expression(item) for item in value) + "]"
     if isinstance(value, str) and name.endswith(("_fn", "_class")):
-        return value if value == "RMSpropTFLike" else f"nn.{value}"
+        module = "nn." if value in ACTIVATIONS else "" if value == "RMSpropTFLike" else "th.optim."
+        return module + value
     return repr(value)

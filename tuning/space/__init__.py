@@ -48,10 +48,7 @@ class Space:
         With ``replace: true`` only what the file lists is searched.
         """
         _check_algorithm(algo)
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"space must be a readable YAML file, got {path}: {_one_line(error)}") from error
+        content = read_yaml("space", path)
         if not isinstance(content, dict):
             raise ValueError(f"space must map names to ranges, got {path} with {type(content).__name__}")
         replaces = content.pop("replace", False)
@@ -179,5 +176,9 @@ def _shorten(dimension: Dimension, most: int) -> Dimension:
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def read_yaml(what: str, path: str | Path) -> Any:
+    """The content of a YAML file."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{what} must be a readable YAML file, got {path}: {' '.join(str(error).split())}") from error

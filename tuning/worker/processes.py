@@ -31,14 +31,14 @@ MOST_RESTARTS = 3
 GRACE_SECONDS = 120.0
 
 
-def quiet() -> None:
+def silence_optuna() -> None:
     """Keep Optuna's own log to what is wrong: it repeats what we say, and each trial's parameters."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def worker_main(settings: Settings, stages: Sequence[str]) -> None:
     """A worker process, from its start to its exit code."""
-    quiet()
+    silence_optuna()
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C reaches the parent only, which passes it on once
     parent = multiprocessing.parent_process()
