@@ -21,16 +21,17 @@ from sb3_ppo_notes.algorithms.arguments import (
     plain_arguments,
     warn_of_doubtful_arguments,
 )
-from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy, made_environment
+from sb3_ppo_notes.algorithms.construction import SuggestsKeywords, check_policy
 from sb3_ppo_notes.algorithms.equivalents import ReadsFilesOfOthers
 from sb3_ppo_notes.algorithms.from_recipe import found_recipe, recipe_arguments, recipe_environment
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.rule_arguments import RULE_ARGUMENTS, check_context, check_rule_fits, take_arguments_from
 from sb3_ppo_notes.algorithms.saving import SavesAtomically, unsaved_names
 from sb3_ppo_notes.algorithms.sizes import check_sizes
-from sb3_ppo_notes.algorithms.spaces import SUPPORTED, check_spaces
 from sb3_ppo_notes.algorithms.watching import Watchers
 from sb3_ppo_notes.engine import Engine
+from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.envs.spaces import SUPPORTED, check_spaces
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_choice, check_flag
 from sb3_ppo_notes.policies.masks import mask_sizes
 from sb3_ppo_notes.policies.memory import States
@@ -143,7 +144,7 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
         check_policy(arguments["policy"], self.policy_aliases, arguments["policy_kwargs"])
         env = arguments["env"]
         if is_new:
-            env = made_environment(env, arguments["verbose"])
+            env = make_env(env, arguments["verbose"])
         theirs = inspect.signature(OnPolicyAlgorithm.__init__).parameters
         passed_on = {name: value for name, value in arguments.items() if name in theirs}
         super().__init__(**passed_on | {"env": env}, supported_action_spaces=SUPPORTED, _init_setup_model=False)
@@ -241,10 +242,13 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
         check_context(self.policy, self.rollout_buffer, self._given_rule or UpdateRule(), self.action_masking)
         if self.action_masking:
             mask_sizes(self.action_space)
-        policy: Any = self.policy
-        if isinstance(policy, NotesRecurrentPolicy) and isinstance(self.rollout_buffer, NotesRolloutBuffer):
-            longest = policy.sequence_length or self._batch_size() or self.n_steps
-            self.rollout_buffer.sequence_length = min(longest, self.n_steps)
+        self._prepare_buffer(self.rollout_buffer, self._given_rule)
+
+    def _prepare_buffer(self, rollout_buffer: Any, rule: UpdateRule | None) -> None:
+        """Tell a buffer of ours what it is filled and gone through for; any other knows."""
+        if isinstance(rollout_buffer, NotesRolloutBuffer):
+            sequences = self.policy.sequences if isinstance(self.policy, NotesRecurrentPolicy) else None
+            rollout_buffer.prepare(rule, batch_size=self._batch_size(), sequences=sequences)
 
     def _setup_optimizers(self) -> None:
         """Give actor and critic an optimiser each, if the rule says so. SB3 has built one for all weights by now."""

@@ -1,24 +1,16 @@
-"""What a model is built from: its policy, its environment, and the names of its arguments."""
+"""Checks of the policy that a model is built from, and of the names of its arguments."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_ppo_notes.algorithms.equivalents import check_no_policy_of_contrib
-from sb3_ppo_notes.algorithms.spaces import check_spaces
+from sb3_ppo_notes.envs.make import did_you_mean
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
-
-
-class UnknownEnvironmentError(gym.error.NameNotFound, ValueError):
-    """No environment of that name is registered."""
 
 
 def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[str, Any] | None) -> None:
@@ -45,7 +37,7 @@ def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[s
         if key not in known and not takes_anything:
             raise InvalidTypeError(
                 f"policy_kwargs must be arguments of {policy_class.__name__}, got unknown key {key!r}"
-                f"{_did_you_mean(key, known)}"
+                f"{did_you_mean(key, known)}"
             )
     _check_net_arch(policy_kwargs.get("net_arch"))
     activation_fn = policy_kwargs.get("activation_fn")
@@ -88,11 +80,6 @@ def _check_net_arch(net_arch: Any) -> None:
             )
 
 
-def _did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=3)
-    return f" (did you mean {', '.join(map(repr, close))}?)" if close else ""
-
-
 def check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
     """Refuse unknown keyword arguments, with a suggestion (Python itself suggests only from 3.13 on).
 
@@ -105,33 +92,7 @@ def check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any]) ->
         return
     for keyword in keywords:
         if keyword not in known:
-            raise TypeError(f"{keyword} is no argument of {function.__qualname__}{_did_you_mean(keyword, known)}")
-
-
-def made_environment(env: Any, verbose: int) -> Any:
-    """The environment itself, made from its name where one was given.
-
-    :param env: an id, an environment or a VecEnv.
-    :param verbose: whether SB3 says that it makes one.
-    :return: an environment.
-    :raises ValueError: if there is none, the name is unknown, or nobody can learn in its spaces.
-    """
-    if env is None:
-        raise InvalidValueError(
-            "env is required to build a model, got None (give one here, or load a saved model first)"
-        )
-    if isinstance(env, str):
-        try:
-            env = maybe_make_env(env, verbose)
-        except gym.error.NameNotFound as error:
-            close = _did_you_mean(env, gym.registry)
-            raise UnknownEnvironmentError(
-                f"env must be the id of a registered environment, got {env!r}{close}"
-            ) from error
-    # An environment of OpenAI's Gym has spaces of its own classes until SB3 wraps it.
-    if isinstance(env, gym.Env | VecEnv):
-        check_spaces(env.observation_space, env.action_space)
-    return env
+            raise TypeError(f"{keyword} is no argument of {function.__qualname__}{did_you_mean(keyword, known)}")
 
 
 class SuggestsKeywords:

@@ -6,7 +6,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.algorithms.construction import made_environment
+from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.recipes import RECIPES, Recipe
 
@@ -39,14 +39,14 @@ def recipe_environment(recipe: Recipe, env: Any, n_envs: int | None, seed: int |
     :raises ValueError: if ``n_envs`` is given for environments that exist already.
     """
     if isinstance(env, str):
-        made_environment(env, verbose=0).close()
+        make_env(env, verbose=0).close()
         if n_envs is not None:
             check_integer("n_envs", n_envs, minimum=1)
         return recipe.wrap(make_vec_env(env, n_envs=n_envs or recipe.n_envs, seed=seed))
     if n_envs is not None:
         raise InvalidValueError(f"n_envs must be left out when env is an environment already, got {n_envs}")
     # As SB3 does it: an environment of its own gets a Monitor, so that its episodes are counted.
-    return recipe.wrap(OnPolicyAlgorithm._wrap_env(made_environment(env, verbose=0)))
+    return recipe.wrap(OnPolicyAlgorithm._wrap_env(make_env(env, verbose=0)))
 
 
 def recipe_arguments(recipe: Recipe, env: VecEnv, overrides: dict[str, Any]) -> dict[str, Any]:

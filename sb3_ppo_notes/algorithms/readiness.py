@@ -5,7 +5,7 @@ from typing import Any
 from sb3_ppo_notes.algorithms.arguments import CHECKS, check_arguments
 from sb3_ppo_notes.algorithms.rule_arguments import plain
 from sb3_ppo_notes.algorithms.sizes import check_something_is_left
-from sb3_ppo_notes.algorithms.spaces import check_spaces
+from sb3_ppo_notes.envs.spaces import check_spaces
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.policies.masks import check_masking
 

@@ -14,13 +14,7 @@ RESAMPLE_SEED = 0
 
 
 def score_matrix(name: str, arm: TestedSetup) -> np.ndarray:
-    """Scores of one arm, as the statistics take them.
-
-    :param name: of the argument, for the message.
-    :param arm: with its scores by seed.
-    :return: ``[runs, 1]``.
-    :raises ValueError: for fewer than two runs, or a score that is not finite.
-    """
+    """Scores of one arm as the statistics take them, ``[runs, 1]``; at least two, and finite."""
     scores = np.array([arm.scores[seed] for seed in sorted(arm.scores)], dtype=np.float64)[:, None]
     if len(scores) < 2:
         raise ValueError(
@@ -34,12 +28,7 @@ def score_matrix(name: str, arm: TestedSetup) -> np.ndarray:
 
 
 def comparison_table(record: StudyRecord) -> Table:
-    """The test's table: each arm's interquartile mean, and how the winner differs from it.
-
-    :param record: of a study whose test has run.
-    :return: for the terminal.
-    :raises ValueError: if it has not.
-    """
+    """The table of the test: each arm's interquartile mean, and how the winner differs from it."""
     arms: Sequence[TestedSetup] = record.tested
     if len(arms) < 2 or arms[0].name != "tuned":
         raise ValueError(f"study {record.name!r} has no test to compare: its test stage has not run")
@@ -67,11 +56,7 @@ def comparison_table(record: StudyRecord) -> Table:
 
 
 def optimism_line(record: StudyRecord) -> str:
-    """What is always said about a winner: how much of its tuning score was luck.
-
-    :param record: of a study whose test has run.
-    :return: one line.
-    """
+    """The line that is always printed about a winner: how much of its tuning score was luck."""
     tested = next((arm for arm in record.tested if arm.name == "tuned" and arm.scores), None)
     if record.tuning_score is None or tested is None:
         return "tuning score minus test score: not known before the test"

@@ -34,16 +34,11 @@ nav a { margin-right: 1rem; }
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:
-    """``report.md``; its pictures lie beside it.
-
-    :param title: of the report.
-    :param sections: of the report.
-    :return: the file's content.
-    """
+    """``report.md``; its pictures lie beside it."""
     lines = [f"# {title}", ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
-        for paragraph in section.words:
+        for paragraph in section.paragraphs:
             lines += [paragraph, ""]
         if section.rows:
             lines += [_row(section.header), _row(["---"] * len(section.header))]
@@ -57,16 +52,10 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
 
 
 def page(title: str, sections: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
-    """``report.html``: one file, pictures and style within.
-
-    :param title: of the report.
-    :param sections: of the report; the first is set off as the result.
-    :param pictures: PNGs by name.
-    :return: the file's content.
-    """
+    """``report.html``: one file, pictures and style within; the first section is set off as the result."""
     body = []
     for place, section in enumerate(sections):
-        words = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in section.words)
+        words = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in section.paragraphs)
         inner = f'<div class="result">{words}</div>' if place == 0 else words
         inner += _table(section) + (f"<pre>{html.escape(section.code)}</pre>" if section.code else "")
         for name in section.pictures:

@@ -9,25 +9,17 @@ from dataclasses import dataclass
 
 from tuning.report.data import StudyRecord, TrialRecord
 from tuning.report.export import best_yaml
-from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranked
+from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranking
 
 STATES = ("complete", "diverged", "pruned", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section.
-
-    :param title: its heading.
-    :param words: paragraphs.
-    :param header: of its table.
-    :param rows: of its table.
-    :param pictures: names of PNGs.
-    :param code: shown as it is.
-    """
+    """One section: paragraphs, a table, names of PNGs, and code that is shown as it is."""
 
     title: str
-    words: tuple[str, ...] = ()
+    paragraphs: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     pictures: tuple[str, ...] = ()
@@ -35,12 +27,7 @@ class Section:
 
 
 def sections_of(record: StudyRecord, pictures: Sequence[str]) -> list[Section]:
-    """The report, section by section.
-
-    :param record: of the study.
-    :param pictures: names of those that could be drawn.
-    :return: sections in their order; those with nothing to show are left out.
-    """
+    """The report, section by section; those with nothing to show are left out."""
     found = [
         _headline(record),
         _test(record),
@@ -72,23 +59,19 @@ def sections_of(record: StudyRecord, pictures: Sequence[str]) -> list[Section]:
         there = tuple(name for name in section.pictures if name in pictures)
         if section.pictures and not there and not section.rows:
             continue
-        shown.append(Section(section.title, section.words, section.header, section.rows, there, section.code))
+        shown.append(Section(section.title, section.paragraphs, section.header, section.rows, there, section.code))
     return shown
 
 
 def number(value: float | None) -> str:
-    """A number for a table.
-
-    :param value: or ``None``.
-    :return: four digits; ``"-"`` for none.
-    """
+    """A number for a table: four digits; ``"-"`` for none."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def _headline(record: StudyRecord) -> Section:
-    trials = ranked(record)
+    trials = ranking(record)
     counts = outcomes(record)
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none yet"
     words = [f"{record.algo} on {record.env_id}, {record.total_timesteps:,} environment steps a run. Trials: {told}."]
@@ -154,14 +137,14 @@ def _test(record: StudyRecord) -> Section:
 
 
 def _winner(record: StudyRecord) -> Section:
-    if not ranked(record):
+    if not ranking(record):
         return Section("The configuration", pictures=("none",))
     title = "The winning configuration (best.yml)" if record.winner is not None else "The best configuration so far"
     return Section(title, code=best_yaml(record))
 
 
 def _top(record: StudyRecord) -> Section:
-    trials = ranked(record)[:10]
+    trials = ranking(record)[:10]
     names = [name for name in record.space if len({str(trial.configuration.get(name)) for trial in trials}) > 1]
     rows = tuple(
         (

@@ -54,13 +54,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the search.
-
-    :param index: of its configuration.
-    :param evaluations: one a mark, as far as it got.
-    :param used: its compute, in full runs.
-    :param outcome: ``"complete"``, ``"pruned"`` or ``"diverged"``.
-    """
+    """One run of the search: an evaluation a mark, as far as it got, and its compute in full runs."""
 
     index: int
     evaluations: tuple[float, ...]
@@ -71,14 +65,9 @@ class Run:
 def search(
     configurations: Sequence[Any], evaluator: Evaluator, budget: float, protocol: Protocol, rng: np.random.Generator
 ) -> list[Run]:
-    """Try configurations in random order, each on one seed, until the budget is spent.
+    """Try configurations in random order, each on one seed, until the budget (in full runs) is spent.
 
-    :param configurations: what to try; at most each once.
-    :param evaluator: called at every mark of a run in turn.
-    :param budget: compute, in full runs. No run is begun that could exceed it.
-    :param protocol: the rules.
-    :param rng: decides the order.
-    :return: the runs in their order.
+    No run is begun that could exceed it.
     """
     runs: list[Run] = []
     used = 0.0
@@ -96,15 +85,7 @@ def search(
 def finalists(
     configurations: Sequence[Any], runs: Sequence[Run], evaluator: Evaluator, protocol: Protocol
 ) -> list[Candidate]:
-    """Run the best completed runs of the search again on fresh seeds.
-
-    :param configurations: as in the search.
-    :param runs: of the search.
-    :param evaluator: as in the search.
-    :param protocol: the rules.
-    :return: the finalists with all their scores.
-    :raises ValueError: if no run of the search was completed.
-    """
+    """Run the best completed runs of the search again on fresh seeds."""
     complete = {run.index: run for run in runs if run.outcome == "complete"}
     scores = {index: run_score(run.evaluations, protocol) for index, run in complete.items()}
     evaluations = {index: [list(complete[index].evaluations)] for index in pick_finalists(scores, protocol)}
@@ -122,26 +103,14 @@ def finalists(
 
 
 def test(configuration: Any, evaluator: Evaluator, protocol: Protocol) -> tuple[float, ...]:
-    """Scores on the seeds nobody tuned on.
-
-    :param configuration: the winner's, or a baseline's.
-    :param evaluator: as in the search.
-    :param protocol: the test seeds.
-    :return: one score a test seed.
-    """
+    """Scores of a configuration on the seeds nobody tuned on, one each."""
     runs = [_run(0, configuration, seed, evaluator, protocol, None) for seed in protocol.test_seeds]
     return tuple(run_score(run.evaluations, protocol) for run in runs)
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What :func:`select` found.
-
-    :param index: of the winning configuration.
-    :param score: its tuning score.
-    :param choice: the winner as its candidates were compared.
-    :param used: compute, in full runs.
-    """
+    """The winner of :func:`select`: its index, its tuning score, and the compute in full runs that both stages took."""
 
     index: int
     score: float

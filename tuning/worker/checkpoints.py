@@ -20,26 +20,18 @@ PROGRESS = "progress.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
-
-    :param env_steps: taken.
-    :param evaluations: by environment step.
-    """
+    """Environment steps that a run has taken, and its evaluations by environment step."""
 
     env_steps: int = 0
     evaluations: dict[int, float] = field(default_factory=dict)
 
 
 class Checkpoints:
-    """Checkpoints of one trial, in a folder of its own; a retry finds those of the trials before it.
+    """Checkpoints of one trial, in a folder of its own; a retry reads those of the trials before it.
 
-    Each trial writes into its own: one that was given up for dead and is not shall not disturb its retry. A retry on
-    a machine that does not see the folder begins again.
-
-    :param folder: of all trials of a study.
-    :param number: of the trial.
-    :param history: numbers of the trials that it is a retry of, oldest first.
-    :param every_seconds: at most so often one is written while the run goes well.
+    Each trial writes into its own: one that was given up for dead and is not shall not disturb its retry. A retry on a
+    machine that does not see the folder begins again. ``history`` holds the numbers of the trials that it is a retry
+    of, oldest first.
     """
 
     def __init__(self, folder: Path, number: int, history: Sequence[int] = (), every_seconds: float = 30.0):
@@ -48,11 +40,7 @@ class Checkpoints:
         self._folders = [self._own, *(folder / f"trial-{earlier}" for earlier in reversed(history))]
 
     def save(self, model: Any, progress: Progress) -> None:
-        """Write one, whole or not at all. A full disk is a warning, and the run goes on.
-
-        :param model: between two steps.
-        :param progress: of its run.
-        """
+        """Write one, whole or not at all. A full disk is a warning, and the run goes on."""
         evaluations = {str(step): value for step, value in progress.evaluations.items()}
         try:
             self._own.mkdir(parents=True, exist_ok=True)
@@ -63,11 +51,7 @@ class Checkpoints:
             warnings.warn(f"a trial's checkpoint was not written ({error}); the run goes on", stacklevel=2)
 
     def restore(self, env: VecEnv) -> tuple[Any, Progress] | None:
-        """The model of the newest checkpoint that is whole.
-
-        :param env: the run's environments, built alike.
-        :return: the model and how far it is, ``None`` if there is none.
-        """
+        """The model of the newest checkpoint that is whole, and its progress."""
         for folder in self._folders:
             written = self._written(folder)
             if written is None:

@@ -16,10 +16,10 @@ from optuna.exceptions import StorageInternalError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.storage import Address
 from tuning.storage.database import close_databases
-from tuning.worker import STAGES, Worker
 from tuning.worker.queues import StudyStoppedError
 from tuning.worker.settings import Settings
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import STAGES, Worker
 
 STOPPED, BAD_INPUT = 1, 2
 #: Of a worker whose trials fail by an error of the environment's own, which the process that started it tells.
@@ -37,11 +37,7 @@ def quiet() -> None:
 
 
 def worker_main(settings: Settings, stages: Sequence[str]) -> None:
-    """A worker process, from its start to its exit code.
-
-    :param settings: of the study.
-    :param stages: that it works on.
-    """
+    """A worker process, from its start to its exit code."""
     quiet()
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C reaches the parent only, which passes it on once
@@ -71,14 +67,9 @@ def worker_main(settings: Settings, stages: Sequence[str]) -> None:
 def run_workers(
     settings: Settings, n_workers: int, show: Callable[[], None], stages: Sequence[str] = STAGES, every: float = 0.5
 ) -> int:
-    """Let workers of this machine finish a study.
+    """Let workers of this machine finish a study; ``show`` is called now and then, to draw how it goes.
 
-    :param settings: of the study.
-    :param n_workers: processes.
-    :param show: called now and then, to draw how it goes.
-    :param stages: that they work on.
-    :param every: seconds between two looks at them.
-    :return: 0, 1 if the study was stopped or no worker is left, :data:`ENVIRONMENT_FAILED`, 130 or 143 after a signal.
+    Returns 0, 1 if the study was stopped or no worker is left, :data:`ENVIRONMENT_FAILED`, 130 or 143 after a signal.
     """
     context = multiprocessing.get_context("spawn")
 
@@ -90,7 +81,7 @@ def run_workers(
     with StopSignals() as signals:
         workers = [started() for _ in range(n_workers)]
         try:
-            return _watched(workers, started, signals, show, every)
+            return _watch(workers, started, signals, show, every)
         finally:
             for worker in workers:
                 if worker.is_alive():
@@ -98,7 +89,7 @@ def run_workers(
                 worker.join()
 
 
-def _watched(
+def _watch(
     workers: list[BaseProcess],
     started: Callable[[], BaseProcess],
     signals: StopSignals,

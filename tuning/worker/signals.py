@@ -34,10 +34,7 @@ class StopSignals:
         self._signals.__exit__(kind, error, traceback)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Stop as if a signal had come.
-
-        :param number: of the signal.
-        """
+        """Stop as if a signal had come."""
         self._told = self._told or number
         self._event.set()
 
@@ -47,15 +44,11 @@ class StopSignals:
         return self._signals.requested or self._told
 
     def is_stopping(self) -> bool:
-        """Whether one came."""
+        """True once one came."""
         return self.number is not None
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but not through a signal.
-
-        :param seconds: at most.
-        :return: whether a signal came.
-        """
+        """Sleep, but not through a signal; returns whether one came."""
         deadline = time.monotonic() + seconds
         while not self.is_stopping() and (left := deadline - time.monotonic()) > 0:
             self._event.wait(min(left, LOOK_SECONDS))

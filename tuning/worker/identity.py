@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from tuning.space.names import optuna_names
 from tuning.space.warm_starts import WarmStart
-from tuning.worker.queues import existing_study, never_ran
+from tuning.worker.queues import find_study, never_ran
 from tuning.worker.settings import Settings
 
 IDENTITY = "identity"
@@ -27,11 +27,7 @@ WORDS = {"space": "search space", "env": "environment", "algo": "algorithm", "n_
 
 
 def identity_of(settings: Settings) -> dict[str, Any]:
-    """What must not change while a study is under way.
-
-    :param settings: of the study.
-    :return: JSON values by name.
-    """
+    """Everything that must not change while a study is under way, as JSON values."""
     identity = {
         "env": settings.env_id,
         "algo": settings.algo,
@@ -48,10 +44,7 @@ def identity_of(settings: Settings) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a result depends on.
-
-    :return: by package; of those that are installed.
-    """
+    """Versions of the installed packages that a result depends on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -62,13 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def check_identity(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to go on with a study as another.
-
-    :param name: of the study.
-    :param stored: as it was made.
-    :param wanted: as it is asked for now.
-    :raises ValueError: naming the first difference.
-    """
+    """Refuse to go on with a study as another, naming the first difference."""
     for part in {**wanted, **stored}:
         before, now = stored.get(part), wanted.get(part)
         if before == now:
@@ -87,17 +74,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def created_or_joined(
+def create_or_join(
     settings: Settings, storage: BaseStorage, starts: Sequence[WarmStart], allow_changed: bool = False
 ) -> optuna.Study:
-    """The study, made with its warm starts queued, or found as it should be.
+    """The study, made with its warm starts queued, or opened if it is as asked for.
 
-    :param settings: of the study.
-    :param storage: opened.
-    :param starts: where to start from.
-    :param allow_changed: go on with a study of another identity, which becomes this one.
-    :return: the study.
-    :raises ValueError: if it exists and is another; nothing is written then.
+    If it is another, nothing is written and an error says so; with ``allow_changed`` it becomes this one.
     """
     name, wanted = settings.study, identity_of(settings)
     study = _study(name, storage)
@@ -123,7 +105,7 @@ def created_or_joined(
 
 
 def _study(name: str, storage: BaseStorage) -> optuna.Study:
-    study = existing_study(name, storage)
+    study = find_study(name, storage)
     if study is None:
         try:
             return optuna.create_study(study_name=name, storage=storage, direction="maximize")
@@ -139,13 +121,7 @@ def _study(name: str, storage: BaseStorage) -> optuna.Study:
 
 
 def check_comparable(study: optuna.Study, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to compare scores of one task with those of another.
-
-    :param study: with its trials.
-    :param stored: as it was made.
-    :param wanted: as it is asked for now.
-    :raises ValueError: if trials have run, and environment, algorithm or length of a trial are others now.
-    """
+    """Refuse if trials have run, and environment, algorithm or length of a trial are others now."""
     if all(trial.state is TrialState.WAITING or never_ran(trial) for trial in study.get_trials(deepcopy=False)):
         return
     for part in TASK:
