@@ -10,9 +10,10 @@ import numpy as np
 from rich.table import Table
 
 from sb3_ppo_notes._atomic import write_whole
+from sb3_ppo_notes.charts import PALETTE
 from sb3_ppo_notes.files import write_json
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.charts import PALETTE, Curve, draw_learning_curves, episodes_of, write_curves
+from sb3_ppo_notes.runs.charts import Curve, draw_learning_curves, episodes_of, write_curves
 from sb3_ppo_notes.runs.evaluation import evaluate
 from sb3_ppo_notes.runs.progress import StepsProgress
 from sb3_ppo_notes.runs.train.command import build
