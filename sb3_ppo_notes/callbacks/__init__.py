@@ -1,4 +1,4 @@
-"""What is watched while it trains."""
+"""Callbacks: what is seen of a training, and when it ends; evaluation."""
 
 from sb3_ppo_notes.callbacks.diagnostics import DiagnosticsCallback
 from sb3_ppo_notes.callbacks.entropy import EntropyCallback
@@ -16,8 +16,7 @@ from sb3_ppo_notes.callbacks.evaluation import (
 )
 from sb3_ppo_notes.callbacks.kl import KLCallback
 from sb3_ppo_notes.callbacks.phases import Phase, PhasesCallback
-from sb3_ppo_notes.callbacks.solved import StopWhenSolved
-from sb3_ppo_notes.callbacks.stopping import StopWhenAllSucceeded
+from sb3_ppo_notes.callbacks.stopping import StopWhenAllSucceeded, StopWhenSolved
 from sb3_ppo_notes.callbacks.updates import TrainingWarning, UpdateCallback
 from sb3_ppo_notes.callbacks.video import VideoCallback
 

@@ -1,4 +1,4 @@
-"""How good a policy is: whole episodes in environments of their own, seen as in training, and no trace left there.
+"""Evaluation of a policy: whole episodes in environments of their own, seen as in training, and no trace left there.
 
 The file is long because all that evaluates (the commands, the callbacks, the search) has to mean the same by it: which
 environments, behind which normalisers, under which masks, when an episode is over, and what a signal does.
@@ -144,15 +144,7 @@ def evaluate_episodes(
 
 
 def play_episodes(model: Any, env: VecEnv, n_episodes: int, is_stopping: Callable[[], bool] = is_stopping) -> Episodes:
-    """Returns and lengths of whole episodes of whatever acts; random generators are drawn from.
-
-    :param model: with SB3's ``predict``.
-    :param env: any environments, or the same bounded already.
-    :param n_episodes: at least 1.
-    :param is_stopping: as of :func:`evaluate_episodes`.
-    :return: ``n_episodes`` of them.
-    :raises EvaluationStoppedError: if the process was asked to stop.
-    """
+    """As :func:`evaluate_episodes` of whatever has SB3's ``predict``, without masks; draws from random generators."""
     bounded = env if isinstance(env, BoundedEpisodes) else BoundedEpisodes(env, is_stopping)
     returns, lengths = evaluate_policy(
         model, bounded, n_eval_episodes=n_episodes, return_episode_rewards=True, warn=False
@@ -225,12 +217,7 @@ class _Synchronized:
 
 
 def predictor(model: Any, env: VecEnv) -> Any:
-    """The model, asking for masks where there are some.
-
-    :param model: any on-policy model, stock SB3's too.
-    :param env: where it acts.
-    :return: something with SB3's ``predict``.
-    """
+    """The model, or what asks the environments for masks before the model's ``predict``, where both know masks."""
     is_masked = "action_masks" in signature(model.predict).parameters and env.has_attr(METHOD)
     return MaskedPredictor(model, env) if is_masked else model
 
@@ -250,12 +237,12 @@ class MaskedPredictor:
         return getattr(self._model, name)
 
     def predict(self, observation: Any, *args: Any, **kwargs: Any) -> tuple[np.ndarray, Any]:
-        """Actions that the environments allow.
+        """Actions that the environments allow, and the next state of a recurrent policy.
 
         :param observation: of all environments.
         :param args: as the model's ``predict``.
         :param kwargs: as the model's ``predict``.
-        :return: actions, and the next state of a recurrent policy.
+        :return: both.
         """
         masks = gathered_masks(self._env)
         result: tuple[np.ndarray, Any] = self._model.predict(observation, *args, action_masks=masks, **kwargs)
@@ -275,28 +262,19 @@ class FinishedEpisodes:
         self._sums = np.zeros(env.num_envs)
 
     def get_state(self) -> np.ndarray:
-        """What a checkpoint keeps.
-
-        :return: ``[B]``, sums of rewards since each episode began.
-        """
+        """Sums of rewards since each episode began, ``[B]``: what a checkpoint keeps."""
         return self._sums
 
     def set_state(self, state: np.ndarray) -> None:
-        """Go on in the middle of episodes.
-
-        :param state: of :meth:`get_state`.
-        """
+        """Go on in the middle of episodes."""
         self._sums = np.array(state)
 
     def step(
         self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Take note of one step.
+        """Returns so far ``[B]`` after one more step, and where they are an episode's ``[B]``.
 
-        :param rewards: ``[B]``.
-        :param dones: ``[B]``, where an episode ended; for a Monitor the loss of a life is no end.
-        :param infos: of every environment.
-        :return: returns so far ``[B]``, and where they are an episode's ``[B]``.
+        ``dones`` may lie: for a Monitor the loss of a life is no end.
         """
         self._sums += rewards
         returns, finished = self._sums.copy(), np.asarray(dones, dtype=bool)
@@ -312,10 +290,8 @@ class BoundedEpisodes(VecEnvWrapper):
     """Environments whose episodes end: where there is no time limit after ``MAX_EPISODE_STEPS``, and with a warning.
 
     A VecEnv cannot reset one of its environments alone: when an episode is cut all begin anew, and the unfinished
-    episodes of the others do not count.
-
-    :param venv: the environments of an evaluation.
-    :param is_stopping: asked before every step.
+    episodes of the others do not count. The info of an episode that was cut is a Monitor's of one that ended.
+    ``is_stopping`` is asked before every step, which then raises ``EvaluationStoppedError``.
     """
 
     def __init__(self, venv: VecEnv, is_stopping: Callable[[], bool] = is_stopping):
@@ -332,29 +308,16 @@ class BoundedEpisodes(VecEnvWrapper):
         self._episodes = FinishedEpisodes(self.venv)
 
     def reset(self) -> Any:
-        """Begin new episodes.
-
-        :return: the first observations.
-        """
         self._begin()
         return self.venv.reset()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Send actions.
-
-        :param actions: one for each environment.
-        :raises EvaluationStoppedError: if the process was asked to stop.
-        """
         # Before and not after it: environments in other processes would be left with an answer that nobody takes.
         if self._is_stopping():
             raise EvaluationStoppedError("the process was asked to stop")
         self.venv.step_async(actions)
 
     def step_wait(self) -> Any:
-        """Wait for the answers.
-
-        :return: as any VecEnv; of an episode that was cut what a Monitor says of one that ended.
-        """
         observations, rewards, dones, infos = self.venv.step_wait()
         returns, finished = self._episodes.step(rewards, dones, infos)
         self._lengths = np.where(finished, 0, self._lengths + 1)
@@ -381,8 +344,6 @@ def untouched_generators() -> Iterator[None]:
 
     An environment may draw from them, and SB3 seeds a VecEnv without a seed from NumPy's: the next minibatches of the
     training would then be others.
-
-    :return: a context.
     """
     restore = remembered_generators()
     try:
@@ -392,10 +353,7 @@ def untouched_generators() -> Iterator[None]:
 
 
 def remembered_generators() -> Callable[[], None]:
-    """Remember where Python's, NumPy's and torch's global generators are.
-
-    :return: when called, they are there again.
-    """
+    """A function that puts Python's, NumPy's and torch's global generators back to where they are now."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the generator that SB3 uses)
     cpu, cuda = th.get_rng_state(), th.cuda.get_rng_state_all() if th.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.persistence.environments import capture_environments, restore_environments
 from sb3_ppo_notes.persistence.revival import UNCHANGED, Revival
-from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, has_own_state, is_simple, is_stateless
+from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, has_own_state, is_of_class, is_simple, is_stateless
 
 #: Attributes that SB3 gives every callback, and that the next run gives anew.
 WIRING = frozenset({"model", "parent", "locals", "globals", "logger", "training_env", "callback", "callbacks"})
@@ -71,7 +71,7 @@ def restore_callbacks(callback: BaseCallback, entries: list[dict[str, Any]], rev
     waiting = list(entries)
     lost = []
     for each in family_of(callback):
-        entry = next((entry for entry in waiting if entry["class"] == class_name(each)), None)
+        entry = next((entry for entry in waiting if is_of_class(each, entry["class"])), None)
         if entry is None:
             continue
         waiting.remove(entry)

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrappe
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.revival import UNCHANGED, Revival
-from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name
+from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, is_of_class
 from sb3_ppo_notes.rollouts import GymnasiumVecEnv, SupervisedVecEnv
 
 #: Said by :class:`Restorable` in another process: its state is all there is to that environment.
@@ -97,10 +97,11 @@ def check_environments(env: VecEnv, captured: dict[str, Any]) -> None:
         raise InvalidValueError(
             f"n_envs must be {captured['n_envs']} as in the checkpoint to resume, got {env.num_envs}"
         )
-    classes = [class_name(layer) for layer in layers_of(env)]
-    if classes != captured["classes"]:
+    layers, classes = layers_of(env), captured["classes"]
+    if len(layers) != len(classes) or not all(map(is_of_class, layers, classes)):
         raise InvalidValueError(
-            f"env must be built as in the checkpoint to resume, {_nested(captured['classes'])}, got {_nested(classes)}"
+            f"env must be built as in the checkpoint to resume, {_nested(classes)}, got "
+            f"{_nested([class_name(layer) for layer in layers])}"
         )
 
 

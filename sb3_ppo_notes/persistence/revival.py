@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.simulators import KINDS
-from sb3_ppo_notes.persistence.snapshot import class_name
+from sb3_ppo_notes.persistence.snapshot import class_name, is_of_class
 
 #: Stands for "leave what is there".
 UNCHANGED = object()
@@ -58,12 +58,12 @@ class Revival:
         return tuple(self._items(node, present, place))
 
     def _named_tuple(self, node: Any, present: Any, place: str) -> Any:
-        if not isinstance(present, tuple) or class_name(present) != node["class"]:
+        if not isinstance(present, tuple) or not is_of_class(present, node["class"]):
             return self._problem(place, f"was a {node['class']} and is a {class_name(present)}")
         return type(present)(*self._items(node, present, place))
 
     def _enum(self, node: Any, present: Any, place: str) -> Any:
-        if class_name(present) != node["class"]:
+        if not is_of_class(present, node["class"]):
             return self._problem(place, f"was a {node['class']} and is a {class_name(present)}")
         return type(present)[node["name"]]
 
@@ -139,7 +139,7 @@ class Revival:
             return self._problem(place, str(error))
 
     def _object(self, node: Any, present: Any, place: str) -> Any:
-        if class_name(present) != node["class"]:
+        if not is_of_class(present, node["class"]):
             return self._problem(place, f"was a {node['class']} and is a {class_name(present)}")
         self._read[node["id"]] = present
         attributes = vars(present)

@@ -173,6 +173,15 @@ def class_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
+def is_of_class(value: Any, name: str) -> bool:
+    """``True`` if that is the full name of a value's class; one of this package may have moved to another module."""
+    return _without_our_modules(class_name(value)) == _without_our_modules(name)
+
+
+def _without_our_modules(name: str) -> str:
+    return name.rpartition(".")[2] if name.startswith("sb3_ppo_notes.") else name
+
+
 def is_stateless(value: Any) -> bool:
     """``True`` for code, files, windows, descriptions: the program's own, built anew, is as good."""
     module = type(value).__module__
