@@ -752,7 +752,7 @@ MUTANTS = [
     Mutant(
         "evaluated where it was trained",
         "runs/compare/run.py",
-        "seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS",
+        "seed = EVALUATION_SEED_OFFSET + run.seed * most_envs",
         "seed = run.seed",
         RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
     ),

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import statistics
 import sys
 import time
@@ -389,12 +390,10 @@ def test_nothing_is_left_running_after_an_interrupt(pretend):
     assert not [pid for pid in pids if is_running(pid)]
 
 
-def test_interrupt_exits_with_130_and_writes_nothing(tmp_path, capsys, monkeypatch):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bench, "train_all", interrupted)
-    assert main(["bench", "--outdir", str(tmp_path / "out")]) == 130
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_write_nothing_and_say_so(end, code, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "train_all", lambda *_: os.kill(os.getpid(), end))
+    assert main(["bench", "--outdir", str(tmp_path / "out")]) == code
     assert capsys.readouterr().err.startswith("interrupted")
     assert not (tmp_path / "out").exists()
 

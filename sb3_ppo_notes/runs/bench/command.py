@@ -4,22 +4,21 @@ import itertools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes._atomic import write_whole
 from sb3_ppo_notes.algorithms.construction import check_policy
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.files import machine, write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
+from sb3_ppo_notes.persistence import GracefulStop
 from sb3_ppo_notes.runs.bench.arms import (
     HYPERPARAMETERS,
     OURS,
@@ -33,12 +32,10 @@ from sb3_ppo_notes.runs.bench.arms import (
 )
 from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
 from sb3_ppo_notes.runs.bench.results import train_all
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
+from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar, table_console
 
-INTERRUPTED = 130
 LEAST_STEPS, ROLLOUTS = 8192, 4
-#: Of a file or a pipe, into which the table is printed; a terminal has its own width.
-COLUMNS = 100
+TURNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 
 @dataclass
@@ -85,16 +82,17 @@ class Bench:
     def __call__(self) -> int:
         """Do it.
 
-        :return: 0, or 130 if it was interrupted.
+        :return: 0; 130 after Ctrl-C, 143 after SIGTERM.
         :raises ValueError: for an option out of range, before anything is trained or written.
         :raises OSError: if an arm fails.
         """
         arms = self._check()
-        try:
-            self._run(arms)
-        except KeyboardInterrupt:
-            print("interrupted: every arm is ended, nothing is written", file=sys.stderr)
-            return INTERRUPTED
+        with GracefulStop(raises=True) as stop:
+            try:
+                self._run(arms)
+            except KeyboardInterrupt:
+                print("interrupted: every arm is ended, nothing is written", file=sys.stderr)
+                return stop.exit_code or INTERRUPTED
         return 0
 
     def _check(self) -> list[Arm]:
@@ -153,11 +151,16 @@ class Bench:
 
     def _run(self, arms: list[Arm]) -> None:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        with progress((self.rounds + 1) * len(arms)) as tell:
+        # Drawn between turns only, to take no time from anybody.
+        with ProgressBar((self.rounds + 1) * len(arms), columns=TURNS, auto_refresh=False) as bar:
+            turn = itertools.count()
+
+            def tell(arm: str, number: int) -> None:
+                text = f"{f'round {number}' if number else 'warm-up'}, {arm}"
+                bar.describe(text, completed=next(turn), refresh=True)
+
             results = train_all(arms, self.rounds, self._steps(), self._episodes(), self.cold_compile, tell)
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=COLUMNS)
+        console = table_console()
         where = "" if self.device == "cpu" else f", {self.device}"
         title = f"{self.algo.upper()} on {self.env}, {self.policy}, {self.n_envs} envs{where}"
         summaries = results.summaries()
@@ -189,24 +192,3 @@ class Bench:
             elif value is not None:
                 words += [f"--{name}", str(value)]
         return shlex.join(words)
-
-
-@contextmanager
-def progress(turns: int) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar over turns, shown on a terminal; drawn between turns only, to take no time from anybody.
-
-    :param turns: of all arms in all rounds.
-    :return: a context manager that gives what is to be called before each turn, with the arm and the round.
-    """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True, auto_refresh=False)
-    task = bar.add_task("libraries load", total=turns)
-    turn = itertools.count()
-
-    def tell(arm: str, number: int) -> None:
-        what = f"round {number}" if number else "warm-up"
-        bar.update(task, completed=next(turn), description=f"{what}, {arm}", refresh=True)
-
-    with bar:
-        yield tell

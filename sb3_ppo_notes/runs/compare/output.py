@@ -30,8 +30,7 @@ from sb3_ppo_notes.runs.compare.rows import (
 )
 from sb3_ppo_notes.runs.compare.run import versions
 from sb3_ppo_notes.runs.compare.verdict import AACheck, Judgement, Summary
-
-COLUMNS = 100
+from sb3_ppo_notes.runs.console import table_console
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,13 @@ class Outcome:
         )
 
 
-def shown(outcome: Outcome, console: Console) -> None:
+def show(outcome: Outcome, console: Console) -> None:
     """Print the table and the verdicts, at most 100 columns wide where it is not a terminal.
 
     :param outcome: what to show.
     :param console: where.
     """
-    if not console.is_terminal:
-        console = Console(width=COLUMNS, file=console.file)
+    console = table_console(console)
     console.print(result_table(outcome.results))
     for arm in outcome.results.arms:
         for env, seed in outcome.results.failures(arm):

@@ -58,7 +58,7 @@ class Plan:
         return Run(None, env, 0, 0, RANDOM_EPISODES, Settings(RANDOM, 1, RANDOM, {}, atari=atari))
 
 
-def planned(
+def make_plan(
     arms: str,
     envs: str,
     algo: str,

@@ -12,14 +12,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, MAX_EPISODE_STEPS
 from sb3_ppo_notes.callbacks.video import Episode, Stage, file_name, render_headless
 from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
 from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.files import write_csv
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.runs.train.folder import CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
 from sb3_ppo_notes.runs.visualize.sheet import draw_contact_sheet
 
