@@ -86,8 +86,8 @@ MUTANTS = [
     Mutant(
         "time-limit bootstrap not called",
         "rollouts/collector.py",
-        "if bootstrap_truncated else []",
-        "if not bootstrap_truncated else []",
+        "if self.bootstrap_truncated else []",
+        "if not self.bootstrap_truncated else []",
         STOCK + "test_ppo_is_bit_for_bit_stock[pendulum_time_limits]",
     ),
     Mutant(
@@ -268,8 +268,8 @@ MUTANTS = [
     Mutant(
         "minibatches never shuffled",
         "rollouts/minibatches.py",
-        "np.random.permutation(n_samples) if is_shuffled else",
-        "np.arange(n_samples) if is_shuffled else",
+        "np.random.permutation(self.n_samples) if is_shuffled else",
+        "np.arange(self.n_samples) if is_shuffled else",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -451,7 +451,7 @@ MUTANTS = [
     Mutant(
         "sequential means environment by environment",
         "rollouts/minibatches.py",
-        ".reshape(self.n_envs, self.buffer_size).T.ravel()",
+        ".reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()",
         ".ravel()",
         "tests/recipes/test_against_originals.py::test_skrl_update_equals_skrls_own_code",
     ),
@@ -591,8 +591,8 @@ MUTANTS = [
     Mutant(
         "a recurrent policy's advantages normalised over all minibatches",
         "rollouts/minibatches.py",
-        'columns["advantages"] = [normalization.normalize(part) for part in columns["advantages"]]',
-        'columns["advantages"] = th.split(normalization.normalize(th.cat(list(columns["advantages"]))), sizes)',
+        "return [normalize(part) for part in th.split(advantages, sizes)]",
+        "return th.split(normalize(advantages), sizes)",
         RECURRENT + "test_each_minibatchs_advantages_are_normalised_by_themselves",
     ),
     Mutant(
@@ -1376,22 +1376,23 @@ MUTANTS = [
     Mutant(
         "a rollout begins in the memory of the last one",
         "rollouts/buffers.py",
-        "        self._allocate()\n        self._forget_tensors()\n",
-        '        if "values" not in vars(self):\n            self._allocate()\n        self._forget_tensors()\n',
+        "        self._allocate()\n        self.pos = 0\n",
+        '        if "values" not in vars(self):\n            self._allocate()\n        self.pos = 0\n',
         REACHED + "test_arrays_of_a_rollout_are_kept_by_whoever_keeps_them",
     ),
     Mutant(
         "a second update learns from what the first has seen",
-        "rollouts/minibatches.py",
-        "    if isinstance(rollout_buffer, MinibatchSource):\n        rollout_buffer.generator_ready = False",
-        "    if isinstance(rollout_buffer, MinibatchSource):\n        pass",
+        "rollouts/buffers.py",
+        "        return MinibatchSampler(rollout_buffer, batch_size, normalizes=True)",
+        "        new = MinibatchSampler(rollout_buffer, batch_size, normalizes=True)\n"
+        '        return vars(rollout_buffer).setdefault("last", new)',
         REACHED + "test_what_is_changed_after_samples_were_taken_counts[in_place-a2c]",
     ),
     Mutant(
         "somebody's own train gets normalised advantages",
         "rollouts/minibatches.py",
-        "normalizes = self.is_in_update and self",
-        "normalizes = self",
+        "if self.normalizes and self.buffer.rule",
+        "if self.buffer.rule",
         REACHED + "test_sb3s_own_methods_in_a_subclass_do_what_they_do_in_sb3[names0-ppo]",
     ),
     Mutant(

@@ -38,6 +38,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 TUNING = PACKAGE.parent / "tuning"
 TUNING_FILES = sorted(TUNING.rglob("*.py"))
 TUNING_MODULES = [name for _, name, _ in pkgutil.walk_packages([str(TUNING)], "tuning.")]
+TUNING_ROOMS = ["space", "selection", "storage", "worker", "report", "commands", "study"]
 # What a user of the package may import, and so may tuning.
 PUBLIC_MODULES = {
     "sb3_ppo_notes",
@@ -146,6 +147,15 @@ def test_the_package_never_imports_optuna():
 def test_tuning_uses_the_public_api_only(path):
     ours = {module for module in imports_of(path) if module.split(".")[0] == "sb3_ppo_notes"}
     assert ours <= PUBLIC_MODULES, f"{path}: {ours - PUBLIC_MODULES}"
+
+
+def test_tuning_imports_only_from_rooms_above():
+    """So that each of its modules can be imported first: a package's own imports hide a circle from the test below."""
+    for path in TUNING_FILES:
+        room = path.relative_to(TUNING).parts[0].removesuffix(".py")
+        for module in imports_of(path):
+            if module.startswith("tuning."):
+                assert module.split(".")[1] in TUNING_ROOMS[: TUNING_ROOMS.index(room) + 1], f"{path}: {module}"
 
 
 def test_the_package_never_imports_tuning():

@@ -242,10 +242,13 @@ class BuiltFromArguments(SuggestsKeywords, SavesAtomically, ReadsFilesOfOthers, 
         check_context(self.policy, self.rollout_buffer, self._given_rule or UpdateRule(), self.action_masking)
         if self.action_masking:
             mask_sizes(self.action_space)
-        policy: Any = self.policy
-        if isinstance(policy, NotesRecurrentPolicy) and isinstance(self.rollout_buffer, NotesRolloutBuffer):
-            longest = policy.sequence_length or self._batch_size() or self.n_steps
-            self.rollout_buffer.sequence_length = min(longest, self.n_steps)
+        self._prepare_buffer(self.rollout_buffer, self._given_rule)
+
+    def _prepare_buffer(self, rollout_buffer: Any, rule: UpdateRule | None) -> None:
+        """Tell a buffer of ours what it is filled and gone through for; any other knows."""
+        if isinstance(rollout_buffer, NotesRolloutBuffer):
+            sequences = self.policy.sequences if isinstance(self.policy, NotesRecurrentPolicy) else None
+            rollout_buffer.prepare(rule, batch_size=self._batch_size(), sequences=sequences)
 
     def _setup_optimizers(self) -> None:
         """Give actor and critic an optimiser each, if the rule says so. SB3 has built one for all weights by now."""

@@ -23,9 +23,8 @@ from sb3_ppo_notes.envs.restarts import restarts_of
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.parameters import split_parameters
-from sb3_ppo_notes.rollouts import NotesRolloutBuffer, collect_rollouts
+from sb3_ppo_notes.rollouts import collect_rollouts
 from sb3_ppo_notes.rollouts.collector import Actor
-from sb3_ppo_notes.rollouts.minibatches import is_in_update
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep
 from sb3_ppo_notes.rollouts.shapes import shape_error
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
@@ -158,9 +157,6 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
         :param n_rollout_steps: steps of each environment.
         :return: ``False`` if the callback asked to stop.
         """
-        rule = self.rule
-        if isinstance(rollout_buffer, NotesRolloutBuffer):
-            rollout_buffer.rule = rule
         return collect_rollouts(
             self,
             env,
@@ -168,7 +164,8 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             rollout_buffer,
             n_rollout_steps,
             acting=self._begin_acting,
-            bootstrap_truncated=rule.truncation == "bootstrap",
+            prepare=lambda: self._prepare_buffer(rollout_buffer, self.rule),
+            bootstrap_truncated=self.rule.truncation == "bootstrap",
         )
 
     def train(self) -> None:
@@ -185,13 +182,9 @@ class NotesOnPolicyAlgorithm(BuiltFromArguments):
             value_at("vf_coef", self.vf_coef, progress),
             self._kl_coef(rule),
         )
-        if isinstance(self.rollout_buffer, NotesRolloutBuffer):
-            # A callback may have changed an argument since the rollout began.
-            self.rollout_buffer.rule = rule
-            self.rollout_buffer.lays_end_to_end = getattr(self.policy, "can_forget", False)
+        self._prepare_buffer(self.rollout_buffer, rule)
         self.watchers.begin_update()
-        with is_in_update(self.rollout_buffer):
-            self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
+        self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
         self._count_skipped()
         self._say_execution()
         if rule.adaptive_learning_rate is not None:

@@ -163,14 +163,21 @@ def dump_last_update(logger: Logger, num_timesteps: int) -> None:
     logger.name_to_value.update(recorded)
 
 
-def explained_variance_of(buffer: RolloutBuffer) -> float:
-    """The explained variance of a rollout's returns by its values.
+def rollout_measures(buffer: RolloutBuffer, with_scales: bool) -> dict[str, Any]:
+    """What a report says of a rollout.
 
-    Summed in SB3's order (environment by environment): the order decides the last bit.
+    The explained variance is summed in SB3's order (environment by environment): the order decides the last bit.
 
     :param buffer: full.
-    :return: 1 if the values were right, ``nan`` if all returns are the same.
+    :param with_scales: whether the scales of advantages, values and returns are asked for.
+    :return: by the name of the report's field.
     """
-    if isinstance(buffer, NotesRolloutBuffer):
-        return explained_variance(buffer.flat(buffer.values), buffer.flat(buffer.returns))
-    return explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+    values, returns = (
+        buffer.flat(array) if isinstance(buffer, NotesRolloutBuffer) else array.flatten()
+        for array in (buffer.values, buffer.returns)
+    )
+    scales = ("advantages", "values", "returns") if with_scales else ()
+    return {
+        "explained_variance": explained_variance(values, returns),
+        **{name: Scale.of(getattr(buffer, name)) for name in scales},
+    }

@@ -15,7 +15,7 @@ from tuning.report.export import best_entry, best_yaml, write_best
 from tuning.report.numbers import best_trial
 from tuning.space.rules import rule_choices
 from tuning.space.setup import baseline_setup, make_setup
-from tuning.space.warm_starts import parsed_entry
+from tuning.space.warm_starts import parse_entry
 
 REASON = "rl_zoo3 with its loader is not installed"
 
@@ -54,7 +54,7 @@ def test_what_is_exported_trains_what_was_tuned(algo):
     base = {"n_envs": 6, "normalize": {"norm_obs": True}, "policy_kwargs": {"log_std_init": -1.5, "ortho_init": False}}
     study = record(algo=algo, base=base)
     tuned = make_setup("x", algo, best_trial(study).configuration, base)
-    entry = parsed_entry(yaml.safe_load(best_yaml(study))["CartPole-v1"])
+    entry = parse_entry(yaml.safe_load(best_yaml(study))["CartPole-v1"])
     exported = baseline_setup("x", algo, entry)
     assert exported.arguments == {name: value for name, value in tuned.arguments.items() if value is not None}
     assert (exported.normalize, exported.n_envs) == (tuned.normalize, 6)
@@ -138,7 +138,7 @@ def test_every_choice_of_a_rule_comes_back_from_the_file(algo, slots):
         for choice in rule_choices(algo)[slot]:
             changed = with_winner(study, **{f"rule.{other}": "stock" for other in slots} | {f"rule.{slot}": choice})
             tuned = make_setup("x", algo, best_trial(changed).configuration, changed.base).arguments
-            exported = baseline_setup("x", algo, parsed_entry(yaml.safe_load(best_yaml(changed))["CartPole-v1"]))
+            exported = baseline_setup("x", algo, parse_entry(yaml.safe_load(best_yaml(changed))["CartPole-v1"]))
             # Schedules compare by identity; what they are is in the words.
             wanted, found = (str(one.get("rule")).split(" object at ")[0] for one in (tuned, exported.arguments))
             assert wanted == found

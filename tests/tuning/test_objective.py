@@ -18,9 +18,17 @@ from sb3_ppo_notes.persistence import GracefulStop
 from tests.tuning.worker_objectives import made_settings, small_space
 from tuning.space.setup import Setup
 from tuning.worker.checkpoints import Checkpoints, Progress
-from tuning.worker.compile import compiling_pays
-from tuning.worker.environments import Evaluator, evaluation_seed, random_floor, training_environments
-from tuning.worker.objective import PreemptedError, Run, is_divergence, train
+from tuning.worker.objective import (
+    Evaluator,
+    PreemptedError,
+    Run,
+    evaluation_seed,
+    is_divergence,
+    random_floor,
+    train,
+    training_environments,
+)
+from tuning.worker.settings import compiling_pays
 
 SMALL = Setup("small", "notes_ppo", 2, {"policy": "MlpPolicy", "n_steps": 64, "batch_size": 32, "n_epochs": 2})
 A2C = Setup("a2c", "notes_a2c", 2, {"policy": "MlpPolicy"})
@@ -350,11 +358,11 @@ def test_checkpoints_are_cleared_with_those_they_came_from(tmp_path):
 
 @pytest.mark.slow
 def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path, monkeypatch, environments):
-    from tuning.commands.identity import created_or_joined
     from tuning.storage import Address, open_storage
-    from tuning.storage.patience import Patience
-    from tuning.worker import Worker
+    from tuning.storage.database import Patience
+    from tuning.worker.identity import create_or_join
     from tuning.worker.signals import StopSignals
+    from tuning.worker.worker import Worker
 
     settings = made_settings(
         tmp_path,
@@ -371,7 +379,7 @@ def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path, monkeypa
     )
     # Nobody pulls the plug, and waiting for the disk is most of what such short trials would do.
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    created_or_joined(settings, open_storage(Address(settings.storage), 60, Patience(1.0)), [])
+    create_or_join(settings, open_storage(Address(settings.storage), 60, Patience(1.0)), [])
     process, seen = psutil.Process(), []
 
     def counting(run, control):

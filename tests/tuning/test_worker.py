@@ -11,17 +11,18 @@ from optuna.trial import TrialState
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
-from tuning.commands.identity import created_or_joined
 from tuning.report.record import read_record, summary
+from tuning.selection.trials import search_scores
 from tuning.storage import Address, open_storage
-from tuning.storage.patience import Patience
-from tuning.worker import Worker
+from tuning.storage.database import Patience
+from tuning.storage.requeue import MOST_DEATHS, requeue
 from tuning.worker.budget import steps_used
-from tuning.worker.choice import search_scores
+from tuning.worker.identity import create_or_join
 from tuning.worker.queues import StudyStoppedError, environment_failure
-from tuning.worker.requeue import MOST_DEATHS, Reaper, requeue, whereabouts
+from tuning.worker.reaper import Reaper, whereabouts
 from tuning.worker.settings import check_sampler, sampler_seed
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import Worker
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
@@ -39,7 +40,7 @@ def opened(settings):
 
 def created(settings, starts=()):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return created_or_joined(settings, opened(settings), starts)
+    return create_or_join(settings, opened(settings), starts)
 
 
 def worked(settings, signals=None, stages=("search", "finalists", "test")):
@@ -415,8 +416,8 @@ def test_of_another_machine_or_container_a_process_id_says_nothing(tmp_path, mon
     settings = made_settings(tmp_path)
     study, trial = running(settings, {**whereabouts(), "pid": 2**22 + 1, "beat": 0, **other})
     clock = [0.0]
-    monkeypatch.setattr("tuning.worker.requeue.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("tuning.worker.requeue.time.time", lambda: 1e12, raising=False)
+    monkeypatch.setattr("tuning.worker.reaper.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tuning.worker.reaper.time.time", lambda: 1e12, raising=False)
     reaper = reaper_of(study)
     assert reaper.reap() == []
     clock[0] = 170.0
@@ -432,7 +433,7 @@ def test_a_trial_whose_worker_died_before_it_said_who_it_is_is_reaped_too(tmp_pa
     settings = made_settings(tmp_path)
     study, _ = running(settings, None)
     clock = [0.0]
-    monkeypatch.setattr("tuning.worker.requeue.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tuning.worker.reaper.time.monotonic", lambda: clock[0])
     reaper = reaper_of(study)
     assert reaper.reap() == []
     clock[0] = 181.0

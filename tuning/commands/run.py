@@ -15,19 +15,18 @@ import tyro
 from optuna.storages import BaseStorage
 
 from tuning.commands.compare import comparison_table, optimism_line
-from tuning.commands.identity import IDENTITY, created_or_joined
-from tuning.commands.place import Place
 from tuning.commands.progress import StudyLine
-from tuning.commands.verbs import console, exit_code
+from tuning.commands.verbs import Place, console, exit_code
 from tuning.report import write_report
 from tuning.report.record import read_record
 from tuning.selection import Protocol
 from tuning.space import Space
 from tuning.space.warm_starts import base_of, warm_starts, zoo_entry
 from tuning.storage import open_storage
-from tuning.storage.patience import Patience
+from tuning.storage.database import Patience
+from tuning.worker.identity import IDENTITY, create_or_join
 from tuning.worker.processes import quiet, run_workers
-from tuning.worker.queues import existing_study
+from tuning.worker.queues import find_study
 from tuning.worker.settings import Settings, baselines, check_sampler
 
 #: Seeds of two studies lie so far apart.
@@ -96,14 +95,14 @@ class Run(Place):
         stored: dict[str, Any] = {}
         if not address.is_journal or address.path.exists():  # type: ignore[union-attr]
             storage = open_storage(address, self.heartbeat, Patience(self.patience))
-            there = existing_study(name, storage)
+            there = find_study(name, storage)
             stored = there.user_attrs.get(IDENTITY, {}) if there is not None else {}
         settings = self.settings(entry, stored)
         starts = warm_starts(self.env, settings.space, self.warm_start, settings.base)
         if address.is_sqlite and self.workers > 1:
             print("warning: SQLite is slow and fragile with several workers; use a journal file", file=sys.stderr)
         storage = storage or open_storage(address, self.heartbeat, Patience(self.patience))
-        study = created_or_joined(settings, storage, starts, self.allow_changed_config)
+        study = create_or_join(settings, storage, starts, self.allow_changed_config)
         settings.folder.mkdir(parents=True, exist_ok=True)
         with StudyLine(study, storage) as line:
             code = run_workers(settings, self.workers, line.show)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from tuning.report.data import StudyRecord
-from tuning.report.numbers import arm_numbers, best_trial, optimism_of, outcomes, ranked
+from tuning.report.numbers import arm_numbers, best_trial, optimism_of, outcomes, ranking
 from tuning.report.sections import number
 
 
@@ -76,7 +76,7 @@ def _on_tuning(record: StudyRecord) -> list[tuple[str, str]]:
 
 
 def _on_what_was_found(record: StudyRecord) -> list[tuple[str, str]]:
-    counts, trials, difference = outcomes(record), ranked(record), optimism_of(record)
+    counts, trials, difference = outcomes(record), ranking(record), optimism_of(record)
     arms = [arm_numbers(arm) for arm in record.tested if arm.scores]
     spread = "; ".join(
         f"{arm.name} {number(arm.mean)}"

@@ -19,7 +19,7 @@ TUNED = "tuned"
 RESAMPLE_SEED = 0
 
 
-def ranked(record: StudyRecord) -> list[TrialRecord]:
+def ranking(record: StudyRecord) -> list[TrialRecord]:
     """The completed trials that did not diverge: finalists first, by the mean over their fresh seeds, then by score.
 
     The winner, if there is one, is the first.
@@ -36,7 +36,7 @@ def ranked(record: StudyRecord) -> list[TrialRecord]:
 
 def best_trial(record: StudyRecord) -> TrialRecord:
     """The winner; before the finalists have decided, the best of the search."""
-    trials = ranked(record)
+    trials = ranking(record)
     if not trials:
         counts = outcomes(record)
         others = ", ".join(f"{counts[name]} {name}" for name in counts if counts[name]) or "no trials at all"
@@ -87,7 +87,7 @@ def optimism_of(record: StudyRecord) -> float | None:
 def tried_space(record: StudyRecord) -> Space:
     """The space of a study with all that its trials tried while it had another one."""
     space = Space.from_fingerprint(record.space, record.algo)
-    return space.covering([trial.configuration for trial in ranked(record)])
+    return space.widen([trial.configuration for trial in ranking(record)])
 
 
 def importances(record: StudyRecord) -> dict[str, float]:
@@ -96,7 +96,7 @@ def importances(record: StudyRecord) -> dict[str, float]:
     Fewer than four completed trials say nothing, and give {}.
     """
     asked = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
-    trials = [trial for trial in ranked(record) if all(one.name in trial.configuration for one in asked)]
+    trials = [trial for trial in ranking(record) if all(one.name in trial.configuration for one in asked)]
     scores = {trial.score for trial in trials}
     if len(trials) < 4 or len(scores) < 2 or not asked:
         return {}

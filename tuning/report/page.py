@@ -38,7 +38,7 @@ def markdown(title: str, sections: Sequence[Section]) -> str:
     lines = [f"# {title}", ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
-        for paragraph in section.words:
+        for paragraph in section.paragraphs:
             lines += [paragraph, ""]
         if section.rows:
             lines += [_row(section.header), _row(["---"] * len(section.header))]
@@ -55,7 +55,7 @@ def page(title: str, sections: Sequence[Section], pictures: Mapping[str, bytes])
     """``report.html``: one file, pictures and style within; the first section is set off as the result."""
     body = []
     for place, section in enumerate(sections):
-        words = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in section.words)
+        words = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in section.paragraphs)
         inner = f'<div class="result">{words}</div>' if place == 0 else words
         inner += _table(section) + (f"<pre>{html.escape(section.code)}</pre>" if section.code else "")
         for name in section.pictures:

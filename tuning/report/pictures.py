@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tuning.report.data import StudyRecord, TrialRecord
-from tuning.report.numbers import arm_numbers, importances, ranked, tried_space
+from tuning.report.numbers import arm_numbers, importances, ranking, tried_space
 from tuning.space.dimensions import Dimension
 
 # Okabe and Ito's colours, told apart by the colour-blind too.
@@ -121,7 +121,7 @@ def _search_curves(record: StudyRecord) -> Figure | None:
     if not trials:
         return None
     figure, axes = _figure(7, 3.6)
-    top = {trial.number for trial in ranked(record)[:5]}
+    top = {trial.number for trial in ranking(record)[:5]}
     labelled = set()
     for trial in sorted(trials, key=lambda trial: (trial.number in top, trial.number == record.winner)):
         words, style = _curve_style(trial, top, record.winner)
@@ -165,7 +165,9 @@ def _importances(record: StudyRecord) -> Figure | None:
 
 def _parallel_coordinates(record: StudyRecord) -> Figure | None:
     dimensions = [one for one in tried_space(record).dimensions if not one.is_fixed]
-    trials = [trial for trial in reversed(ranked(record)) if all(one.name in trial.configuration for one in dimensions)]
+    trials = [
+        trial for trial in reversed(ranking(record)) if all(one.name in trial.configuration for one in dimensions)
+    ]
     if len(trials) < 2 or len(dimensions) < 2:
         return None
     figure, axes = _figure(max(8.0, 0.95 * len(dimensions)), 4.4)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tuning.report.data import StudyRecord, TrialRecord
 from tuning.report.export import best_yaml
-from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranked
+from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranking
 
 STATES = ("complete", "diverged", "pruned", "failed", "running", "waiting")
 
@@ -19,7 +19,7 @@ class Section:
     """One section: paragraphs, a table, names of PNGs, and code that is shown as it is."""
 
     title: str
-    words: tuple[str, ...] = ()
+    paragraphs: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     pictures: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ def sections_of(record: StudyRecord, pictures: Sequence[str]) -> list[Section]:
         there = tuple(name for name in section.pictures if name in pictures)
         if section.pictures and not there and not section.rows:
             continue
-        shown.append(Section(section.title, section.words, section.header, section.rows, there, section.code))
+        shown.append(Section(section.title, section.paragraphs, section.header, section.rows, there, section.code))
     return shown
 
 
@@ -71,7 +71,7 @@ def number(value: float | None) -> str:
 
 
 def _headline(record: StudyRecord) -> Section:
-    trials = ranked(record)
+    trials = ranking(record)
     counts = outcomes(record)
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none yet"
     words = [f"{record.algo} on {record.env_id}, {record.total_timesteps:,} environment steps a run. Trials: {told}."]
@@ -137,14 +137,14 @@ def _test(record: StudyRecord) -> Section:
 
 
 def _winner(record: StudyRecord) -> Section:
-    if not ranked(record):
+    if not ranking(record):
         return Section("The configuration", pictures=("none",))
     title = "The winning configuration (best.yml)" if record.winner is not None else "The best configuration so far"
     return Section(title, code=best_yaml(record))
 
 
 def _top(record: StudyRecord) -> Section:
-    trials = ranked(record)[:10]
+    trials = ranking(record)[:10]
     names = [name for name in record.space if len({str(trial.configuration.get(name)) for trial in trials}) > 1]
     rows = tuple(
         (

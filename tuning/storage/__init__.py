@@ -12,9 +12,8 @@ from optuna.storages import BaseStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from tuning.storage.database import PatientDatabase, open_database
+from tuning.storage.database import Patience, PatientDatabase, open_database
 from tuning.storage.journal import open_journal
-from tuning.storage.patience import Patience
 
 JOURNALS = (".log", ".journal")
 #: Drivers by database, the preferred first: the module, what SQLAlchemy calls it, and what to install.
@@ -37,7 +36,7 @@ class Address:
         self.url: URL | None = None
         if "://" not in text:
             if not text.endswith(JOURNALS) or Path(text).is_dir():
-                raise _not_understood(text)
+                raise _unknown_storage(text)
             self.path = Path(text).absolute()
         else:
             self.url = _with_driver(text)
@@ -77,7 +76,7 @@ class Address:
         return text
 
 
-def _not_understood(text: str) -> ValueError:
+def _unknown_storage(text: str) -> ValueError:
     hidden = re.sub(r"//.*@", f"//{HIDDEN}@", text)
     return ValueError(
         f"storage must be a file that ends in .log or .journal, or a URL that begins with sqlite:///, postgresql:// or "
@@ -90,10 +89,10 @@ def _with_driver(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         # Not "from": SQLAlchemy's own message may hold a piece of the password.
-        raise _not_understood(text) from None
+        raise _unknown_storage(text) from None
     backend = url.get_backend_name()
     if backend not in DRIVERS:
-        raise _not_understood(text)
+        raise _unknown_storage(text)
     if "+" in url.drivername:
         wanted = url.drivername.partition("+")[2]
         drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == wanted) or ((wanted, wanted, wanted),)
@@ -126,8 +125,8 @@ def open_storage(
     assert address.url is not None
     try:
         if is_known:
-            return patience.call(_opened_database, address.url, heartbeat, patience)
-        return _opened_database(address.url, heartbeat, patience)
+            return patience.call(_open_database, address.url, heartbeat, patience)
+        return _open_database(address.url, heartbeat, patience)
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         reason = address.hide(str(getattr(error, "orig", None) or error)).strip().splitlines()
         raise ValueError(
@@ -135,7 +134,7 @@ def open_storage(
         ) from None
 
 
-def _opened_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
+def _open_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
     for _ in range(TABLE_ATTEMPTS):
         try:
             return open_database(url, heartbeat, patience)

@@ -16,10 +16,10 @@ from optuna.exceptions import StorageInternalError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.storage import Address
 from tuning.storage.database import close_databases
-from tuning.worker import STAGES, Worker
 from tuning.worker.queues import StudyStoppedError
 from tuning.worker.settings import Settings
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import STAGES, Worker
 
 STOPPED, BAD_INPUT = 1, 2
 #: Of a worker whose trials fail by an error of the environment's own, which the process that started it tells.
@@ -81,7 +81,7 @@ def run_workers(
     with StopSignals() as signals:
         workers = [started() for _ in range(n_workers)]
         try:
-            return _watched(workers, started, signals, show, every)
+            return _watch(workers, started, signals, show, every)
         finally:
             for worker in workers:
                 if worker.is_alive():
@@ -89,7 +89,7 @@ def run_workers(
                 worker.join()
 
 
-def _watched(
+def _watch(
     workers: list[BaseProcess],
     started: Callable[[], BaseProcess],
     signals: StopSignals,

@@ -16,12 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.selection import Protocol, run_score, should_prune
+from tuning.selection.trials import in_order
 from tuning.storage import is_database
-from tuning.storage.patience import is_away
+from tuning.storage.database import is_away
+from tuning.storage.requeue import requeue
 from tuning.worker.checkpoints import Checkpoints, Progress
 from tuning.worker.objective import Objective, PreemptedError, Run, is_divergence
 from tuning.worker.queues import ENVIRONMENT_ERROR
-from tuning.worker.requeue import requeue, whereabouts
+from tuning.worker.reaper import whereabouts
 from tuning.worker.signals import StopSignals
 
 #: Characters of a traceback that are kept: its end says what happened. MySQL takes 64 KiB.
@@ -137,11 +139,6 @@ class TrialControl:
         return float(run_score(in_order(self.evaluations), self.protocol))
 
 
-def in_order(evaluations: dict[int, float]) -> list[float]:
-    """Evaluations as a list, the first one first."""
-    return [evaluations[step] for step in sorted(evaluations)]
-
-
 def finish(control: TrialControl, state: TrialState, value: float | None = None, **attributes: Any) -> None:
     """Tell a result.
 
@@ -155,7 +152,7 @@ def finish(control: TrialControl, state: TrialState, value: float | None = None,
     control.storage.set_trial_state_values(control.trial._trial_id, state, None if value is None else [value])
 
 
-def tell_error(storage: BaseStorage, trial_id: int, text: str) -> None:
+def store_error(storage: BaseStorage, trial_id: int, text: str) -> None:
     """Tell that a trial failed by an error in the code; ``text`` is the traceback, without passwords."""
     storage.set_trial_user_attr(trial_id, "reason", "error")
     storage.set_trial_user_attr(trial_id, "error", text[-TRACEBACK_CHARACTERS:])
@@ -202,7 +199,7 @@ def _outcome(
             control.attribute("env_steps", control.env_steps)
             if (line := environment_error(error)) is not None:
                 control.attribute(ENVIRONMENT_ERROR, hide(line))
-            tell_error(control.storage, control.trial._trial_id, text)
+            store_error(control.storage, control.trial._trial_id, text)
             control.checkpoints.clear()
             return text
         why = dict(reason="diverged", diverged=True, error=hide(str(error)))
@@ -216,7 +213,7 @@ def _outcome(
     return outcome
 
 
-def worst(trials: Sequence[FrozenTrial]) -> float:
+def lowest_evaluation(trials: Sequence[FrozenTrial]) -> float:
     """The lowest evaluation of any trial, infinity if there is none."""
     values = [value for trial in trials for value in (*trial.intermediate_values.values(), *(trial.values or ()))]
     return min(values, default=float("inf"))

@@ -17,9 +17,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.storage import is_database
-from tuning.worker.requeue_storage import MOST_DEATHS, requeue
-
-__all__ = ["MOST_DEATHS", "Reaper", "is_dead", "is_duplicate", "requeue", "whereabouts"]
+from tuning.storage.requeue import requeue
 
 
 def whereabouts() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from tuning.space.names import optuna_names
 from tuning.space.warm_starts import WarmStart
-from tuning.worker.queues import existing_study, never_ran
+from tuning.worker.queues import find_study, never_ran
 from tuning.worker.settings import Settings
 
 IDENTITY = "identity"
@@ -74,7 +74,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def created_or_joined(
+def create_or_join(
     settings: Settings, storage: BaseStorage, starts: Sequence[WarmStart], allow_changed: bool = False
 ) -> optuna.Study:
     """The study, made with its warm starts queued, or opened if it is as asked for.
@@ -105,7 +105,7 @@ def created_or_joined(
 
 
 def _study(name: str, storage: BaseStorage) -> optuna.Study:
-    study = existing_study(name, storage)
+    study = find_study(name, storage)
     if study is None:
         try:
             return optuna.create_study(study_name=name, storage=storage, direction="maximize")
