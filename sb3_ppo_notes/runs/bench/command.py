@@ -50,9 +50,10 @@ class Bench:
     """Which algorithm."""
     policy: str = "MlpPolicy"
     """Name of a policy; one with Lstm is compared with sb3-contrib's RecurrentPPO."""
-    ours: str = "notes,notes+compile"
+    ours: str | None = None
     """Our variants, separated by commas: notes, notes+compile, notes+lean (environments in LeanVecEnv), notes+vector
-    (in Gymnasium's own vector environment), notes+lean+compile, notes+vector+compile."""
+    (in Gymnasium's own vector environment), notes+lean+compile, notes+vector+compile. If not given notes,notes+compile;
+    for a policy with Lstm, which is not compiled, notes. One that compiles and did not run so is an error."""
     peers: str = "sb3"
     """Who they are compared with, separated by commas: sb3, sb3-contrib, sbx. Ratios are to the first."""
     peer_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -101,7 +102,7 @@ class Bench:
         check_integer("seed", self.seed, minimum=0)
         check_present_device(self.device)
         check_policy(self.policy, NotesPPO.policy_aliases, None)
-        ours, peers = parsed_names("ours", self.ours, list(OURS)), parsed_names("peers", self.peers, list(PEERS))
+        ours, peers = parsed_names("ours", self._ours(), list(OURS)), parsed_names("peers", self.peers, list(PEERS))
         self._check_hyperparameters()
         folder = next(path for path in (self.outdir.absolute(), *self.outdir.absolute().parents) if path.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -118,6 +119,10 @@ class Bench:
             *(peer_arm(name, kind, self.peer_python, common) for name in peers),
             *(our_arm(name, self.algo, common) for name in ours),
         ]
+
+    def _ours(self) -> str:
+        default = "notes" if "Lstm" in self.policy else "notes,notes+compile"
+        return default if self.ours is None else self.ours
 
     def _check_hyperparameters(self) -> None:
         defaults = HYPERPARAMETERS[kind_of(self.algo, self.policy)]

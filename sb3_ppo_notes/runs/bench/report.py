@@ -32,8 +32,9 @@ def bench_table(summaries: Mapping[str, Summary], evaluations: Mapping[str, Mapp
     :return: the table.
     """
     reference = next(iter(summaries))
-    table = Table(title=title, collapse_padding=True, pad_edge=False)
+    table = Table(title=title, padding=0)
     table.add_column("arm")
+    table.add_column("ran as")
     for heading in ("steps/s", "ratio", "lowest to\nhighest", "floor\nsteps/s", "% of\nfloor", "compile\ns"):
         table.add_column(heading, justify="right", style="bold" if heading == "ratio" else None)
     table.add_column(f"{summaries[reference].total_steps:,}\nsteps in s", justify="right")
@@ -44,6 +45,7 @@ def bench_table(summaries: Mapping[str, Summary], evaluations: Mapping[str, Mapp
             compiling, whole = f"{summary.cold_compile_seconds:.1f}/{compiling}", summary.cold_seconds_to_total
         table.add_row(
             arm.replace("+", " +"),
+            summary.ran_as or "",
             f"{summary.steps_per_second:,.0f}",
             f"{summary.ratio:.2f}x",
             "" if arm == reference else f"{short(summary.lowest_ratio)}..{short(summary.highest_ratio)}",
@@ -85,7 +87,8 @@ def footnotes(summaries: Mapping[str, Summary], rounds: int, n_eval_episodes: in
         "highest of any round.",
         "floor: the environments alone, random actions. "
         f"compile: the warm-up beyond the same steps later ({cache}). "
-        f"return: one model, {n_eval_episodes} deterministic episodes, mean ± deviation.",
+        f"return: one model, {n_eval_episodes} deterministic episodes, mean ± deviation. "
+        "ran as: what carried out the gradient steps, as model.engine.report() says.",
     ]
     notes += [f"{name} differs: {PEERS[name].differs}." for name in summaries if name in PEERS and PEERS[name].differs]
     other_envs = {name: OURS[name][1] for name in summaries if name in OURS and OURS[name][1] in VEC_ENVS}

@@ -76,6 +76,7 @@ def train_all(
     :param tell: called before each turn of the rounds with the arm and the round.
     :return: all that was measured.
     :raises WorkerError: if an arm fails.
+    :raises ValueError: if one that compiles did not.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         # One folder each: two variants may compile the same code, and the second would find the first one's.
@@ -86,7 +87,8 @@ def train_all(
             # All load at the same time, which nothing is measured of; from here on one works and the others wait.
             loaded = {name: worker.receive() for name, worker in workers.items()}
             build_seconds = {name: worker.ask("build")["seconds"] for name, worker in workers.items()}
-            turns = measure(workers, rounds, steps, tell)
+            promises = {arm.name: "compiled" for arm in arms if arm.compiles}
+            turns = measure(workers, rounds, steps, tell, promises)
             evaluations = {name: worker.ask("evaluate", **episodes) for name, worker in workers.items()}
     return Results([arm.name for arm in arms], loaded, build_seconds, turns, cold, evaluations)
 

@@ -92,7 +92,8 @@ class Arm:
         """Train on.
 
         :param steps: environment steps, over all environments.
-        :return: the steps taken, their seconds on the clock, and their seconds of all threads' processor time.
+        :return: the steps taken, their seconds on the clock, their seconds of all threads' processor time, and what
+            carried out the gradient steps.
         """
         steps_before, cpu_before, started = self.model.num_timesteps, time.process_time(), time.perf_counter()
         self.model.learn(steps, reset_num_timesteps=False)
@@ -100,7 +101,17 @@ class Arm:
             "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu_before,
             "steps": self.model.num_timesteps - steps_before,
+            **self._execution(),
         }
+
+    def _execution(self) -> dict[str, str | None]:
+        """What carried out the last update's steps, and all that is said of it; nothing is known of a peer's."""
+        engine = getattr(self.model, "engine", None)
+        if engine is None:
+            return {"ran_as": None, "report": None}
+        report = engine.report()
+        names = dict.fromkeys(execution.name for execution in report.steps.values())
+        return {"ran_as": "/".join(names), "report": str(report)}
 
     def evaluate(self, episodes: int, seed: int) -> dict[str, Any]:
         """Play deterministically in fresh environments.
