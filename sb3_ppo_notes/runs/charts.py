@@ -17,9 +17,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "notes": dict(color="#0072B2", linewidth=1.3, alpha=1.0, label="sb3_ppo_notes"),
 }
 
-#: The rest of Okabe and Ito's.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-
 
 class Curve(NamedTuple):
     """The episodes of one training run.

@@ -15,11 +15,12 @@ from rich.table import Table
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ppo_notes._atomic import write_whole
+from sb3_ppo_notes.charts import PALETTE
 from sb3_ppo_notes.configs.build import check_environment
 from sb3_ppo_notes.files import versions, write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.charts import PALETTE, STYLES, Curve, draw_learning_curves, write_curves
+from sb3_ppo_notes.runs.charts import STYLES, Curve, draw_learning_curves, write_curves
 from sb3_ppo_notes.runs.compare.arms import NAMED, Arm, arm_class
 from sb3_ppo_notes.runs.compare.models import Settings
 from sb3_ppo_notes.runs.compare.run import Run, Trained, train
