@@ -14,7 +14,7 @@ from sb3_ppo_notes.persistence.configuration import UnreadableError, taken
 from sb3_ppo_notes.persistence.model_state import FREE, argument_names
 
 
-def built_model(
+def build_model(
     model_class: type[NotesOnPolicyAlgorithm],
     document: dict[str, Any],
     env: GymEnv,

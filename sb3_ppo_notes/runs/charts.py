@@ -1,6 +1,5 @@
 """Pictures, and the CSV behind each."""
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,15 +8,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_notes.files import write_csv
+
 # Okabe and Ito's colours, told apart by the colour-blind too. Stock is drawn broad and pale, ours thin and dark on top
 # of it: where they are the same, both are seen.
 STYLES: dict[str, dict[str, Any]] = {
     "stock": dict(color="#E69F00", linewidth=5.0, alpha=0.55, label="stock SB3"),
     "notes": dict(color="#0072B2", linewidth=1.3, alpha=1.0, label="sb3_ppo_notes"),
 }
-
-#: The rest of Okabe and Ito's.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 
 
 class Curve(NamedTuple):
@@ -57,12 +55,12 @@ def write_curves(curves: list[Curve], path: Path) -> None:
     :param curves: of all runs.
     :param path: the file.
     """
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["arm", "seed", "timesteps", "episode_return"])
-        for curve in curves:
-            for timestep, episode_return in zip(curve.timesteps, curve.returns, strict=True):
-                writer.writerow([curve.arm, curve.seed, int(timestep), float(episode_return)])
+    rows = [
+        (curve.arm, curve.seed, int(timestep), float(episode_return))
+        for curve in curves
+        for timestep, episode_return in zip(curve.timesteps, curve.returns, strict=True)
+    ]
+    write_csv(path, ("arm", "seed", "timesteps", "episode_return"), rows)
 
 
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:

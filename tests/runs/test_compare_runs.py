@@ -172,7 +172,10 @@ def test_a_run_made_otherwise_is_refused(tmp_path, capsys):
             "error: envs must be ids of environments separated by commas, each once",
         ),
         (["--envs", " , "], "error: envs must be ids of environments"),
-        (["--envs", "LunarLander-v3"], "error: env 'LunarLander-v3': DependencyNotInstalled: "),
+        (
+            ["--envs", "LunarLander-v3"],
+            "error: env 'LunarLander-v3' needs a package that is not installed: pip install 'gymnasium[box2d]'",
+        ),
         (["--arms", "sb3"], "error: arms must be at least two"),
         (["--arms", "sb3,notes:bogus=1"], "error: arms: notes:bogus=1 has no argument 'bogus'"),
         (

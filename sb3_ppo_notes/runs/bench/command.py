@@ -1,9 +1,7 @@
 """``bench``: how fast ours and the peers train on this machine, side by side."""
 
 import itertools
-import json
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes._atomic import write_text, write_whole
+from sb3_ppo_notes._atomic import write_whole
 from sb3_ppo_notes.algorithms.construction import check_policy
 from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.files import machine, write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.runs.bench.arms import (
     HYPERPARAMETERS,
@@ -173,7 +172,7 @@ class Bench:
             "machine": machine() | {"load_at_start": load},
             **results.document(),
         }
-        write_text(self.outdir / "bench.json", json.dumps(document, indent=2) + "\n")
+        write_json(self.outdir / "bench.json", document)
         write_whole(self.outdir / "bench.png", lambda path: draw_bars(summaries, title, path))
         console.print(f"written: {self.outdir}/bench.json, bench.png", soft_wrap=True)
 
@@ -211,20 +210,3 @@ def progress(turns: int) -> Iterator[Callable[[str, int], None]]:
 
     with bar:
         yield tell
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers depend on beside the code.
-
-    :return: processors, and those that this process may use; system and processor, as it calls itself.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processors": os.cpu_count(),
-        "usable_processors": usable,
-        "processor": names[0] if names else platform.processor(),
-        "system": platform.platform(),
-    }

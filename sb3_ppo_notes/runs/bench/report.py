@@ -7,9 +7,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from sb3_ppo_notes.charts import PALETTE
 from sb3_ppo_notes.runs.bench.arms import OURS, PEERS, VEC_ENVS
 from sb3_ppo_notes.runs.bench.rounds import Summary
-from sb3_ppo_notes.runs.charts import PALETTE
 
 #: Ours blue, as in the learning curves; each peer its own of Okabe and Ito's other colours.
 COLORS = dict.fromkeys(OURS, PALETTE[0]) | dict(zip(PEERS, PALETTE[1:], strict=False))

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import difflib
 import importlib
 import inspect
 import os
@@ -13,11 +12,11 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.configs.run_config import ALGORITHMS
+from sb3_ppo_notes.envs.make import did_you_mean
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 
-OURS: dict[str, Any] = {"ppo": NotesPPO, "a2c": NotesA2C}
 #: Arms with a name; ``sb3`` and ``notes`` are the ``-ppo`` or the ``-a2c`` of that name.
 NAMED = {
     "sb3-ppo": "stable_baselines3:PPO",
@@ -109,8 +108,7 @@ def _parsed_arm(text: str, algo: str) -> Arm:
     arm = Arm(text, target, dict(_parsed_option(text, part) for part in _split(options or "") if part.strip()))
     if ":" not in target or (arm.recipe is not None and arm.recipe not in RECIPES):
         known = ["sb3", "notes", *NAMED, *(f"recipe:{recipe}" for recipe in RECIPES)]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(name, known, most=1)
         raise InvalidValueError(f"arms must be of {', '.join(known)} or module:Class, got {name!r}{hint}")
     return arm
 
@@ -132,7 +130,7 @@ def arm_class(arm: Arm) -> type[BaseAlgorithm]:
     :raises ValueError: if there is no such class, or it is no algorithm of SB3's kind.
     """
     if arm.recipe is not None:
-        ours: type[BaseAlgorithm] = OURS[RECIPES[arm.recipe].algorithm]
+        ours: type[BaseAlgorithm] = ALGORITHMS[RECIPES[arm.recipe].algorithm]
         return ours
     module, _, name = arm.target.rpartition(":")
     if os.getcwd() not in sys.path:
@@ -168,6 +166,5 @@ def check_options(arm: Arm) -> None:
         if name in RESERVED:
             raise InvalidValueError(f"arms: {name} is the same for all arms and no option of one, got {arm.name!r}")
         if name not in known and name not in OF_THE_TASK and "kwargs" not in known:
-            close = difflib.get_close_matches(name, [*known, *OF_THE_TASK], n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(name, [*known, *OF_THE_TASK], most=1)
             raise InvalidValueError(f"arms: {arm.name} has no argument {name!r}{hint}")

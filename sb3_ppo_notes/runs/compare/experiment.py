@@ -12,12 +12,12 @@ import torch as th
 from rich.console import Console
 
 from sb3_ppo_notes.callbacks.evaluation import CUT
+from sb3_ppo_notes.files import machine, usable_processors
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
-from sb3_ppo_notes.runs.bench.command import machine
 from sb3_ppo_notes.runs.compare.output import Outcome, shown, write_files
 from sb3_ppo_notes.runs.compare.plan import Plan, planned
-from sb3_ppo_notes.runs.compare.pool import FOLDER, Key, check_outdir, cores, number_done, perform
+from sb3_ppo_notes.runs.compare.pool import FOLDER, Key, check_outdir, number_done, perform
 from sb3_ppo_notes.runs.compare.results import Results, check_scores, completed_scales
 from sb3_ppo_notes.runs.compare.run import Run
 from sb3_ppo_notes.runs.compare.verdict import a_a_check, judge, summary
@@ -60,7 +60,7 @@ def experiment(options: dict[str, Any], outdir: Path) -> int:
 
 
 def _performed(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Path, done_before: int) -> Outcome:
-    jobs = options["jobs"] or cores()
+    jobs = options["jobs"] or usable_processors()
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     records = perform(runs, outdir, jobs)
     for env in plan.envs:

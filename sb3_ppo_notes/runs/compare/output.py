@@ -1,6 +1,5 @@
 """What a comparison shows on the terminal, and the files that it leaves."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sb3_ppo_notes._atomic import write_text, write_whole
+from sb3_ppo_notes.files import write_csv, write_json
 from sb3_ppo_notes.formulas.statistics import iqm
 from sb3_ppo_notes.runs.compare.models import described
 from sb3_ppo_notes.runs.compare.phrases import counted, signed
@@ -27,7 +27,6 @@ from sb3_ppo_notes.runs.compare.rows import (
     run_rows,
     seed_curve_rows,
     speed_rows,
-    write_rows,
 )
 from sb3_ppo_notes.runs.compare.run import versions
 from sb3_ppo_notes.runs.compare.verdict import AACheck, Judgement, Summary
@@ -141,7 +140,8 @@ def write_files(outcome: Outcome, outdir: Path) -> list[str]:
     }
     written = []
     for name, lines in rows.items():
-        write_whole(outdir / f"{name}.csv", lambda path, lines=lines: write_rows(lines, path))  # type: ignore[misc]
+        columns = list(lines[0]) if lines else []
+        write_csv(outdir / f"{name}.csv", columns, (list(line.values()) for line in lines))
         written.append(f"{name}.csv")
     arms, envs = list(results.arms), list(results.envs)
     pictures = {"learning_curves.png": learning_curves(rows["learning_curves"], envs, arms)}
@@ -156,8 +156,7 @@ def write_files(outcome: Outcome, outdir: Path) -> list[str]:
     about = dict(outcome.about) | {"hyperparameters": described_arms, "sources": sources(outcome.plan)}
     text = report(Report(results, budgets, rows, outcome.summaries, outcome.judgements, outcome.a_a, about, versions()))
     write_text(outdir / "report.html", text)
-    document = json.dumps(_document(outcome, about, rows["runs"]), indent=2) + "\n"
-    write_text(outdir / "comparison.json", document)
+    write_json(outdir / "comparison.json", _document(outcome, about, rows["runs"]))
     return ["report.html", "comparison.json", *written]
 
 

@@ -1,14 +1,11 @@
 """``compare`` without a verdict: stock SB3 and ours side by side, equal in every parameter, and which is faster."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium as gym
-import stable_baselines3
 import torch as th
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +13,10 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_ppo_notes import NotesA2C, NotesPPO, __version__
-from sb3_ppo_notes._atomic import write_text, write_whole
+from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes._atomic import write_whole
 from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.files import versions, write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
 from sb3_ppo_notes.runs.charts import Curve, draw_learning_curves, episodes_of, write_curves
 from sb3_ppo_notes.runs.compare.recipes import compare_recipes, parsed_recipes, recipe_table, write_recipes
@@ -176,17 +174,11 @@ class Pair:
     def _write(self, results: list[SeedResult], curves: list[Curve]) -> None:
         self.outdir.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = asdict(self) | {"outdir": str(self.outdir)}
-        versions = {
-            "sb3_ppo_notes": __version__,
-            "stable_baselines3": stable_baselines3.__version__,
-            "torch": th.__version__,
-            "gymnasium": gym.__version__,
-        }
-        document = {"options": options, "versions": versions, "results": [asdict(result) for result in results]}
-        title, text = f"{self.algo.upper()} on {self.env}", json.dumps(document, indent=2) + "\n"
-        write_whole(self.outdir / "learning_curves.csv", lambda path: write_curves(curves, path))
+        document = {"options": options, "versions": versions(), "results": [asdict(result) for result in results]}
+        title = f"{self.algo.upper()} on {self.env}"
+        write_curves(curves, self.outdir / "learning_curves.csv")
         write_whole(self.outdir / "learning_curves.png", lambda path: draw_learning_curves(curves, title, path))
-        write_text(self.outdir / "comparison.json", text)
+        write_json(self.outdir / "comparison.json", document)
 
 
 def largest_difference(one: OnPolicyAlgorithm, other: OnPolicyAlgorithm) -> float:

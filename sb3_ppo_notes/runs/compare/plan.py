@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sb3_ppo_notes.configs.build import check_environment
 from sb3_ppo_notes.configs.tuned import Scale, budget, scale
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.runs.compare.arms import Arm, family_of, parsed_arms
-from sb3_ppo_notes.runs.compare.models import Settings, check_buildable, check_environment
+from sb3_ppo_notes.runs.compare.models import Settings, check_buildable
 from sb3_ppo_notes.runs.compare.run import RANDOM, Run
 
 #: Episodes by which a random policy is measured where no scale is known.

@@ -1,21 +1,17 @@
 """The plots of a comparison's report, drawn from its rows, as figures that become SVG within the page or a PNG."""
 
-import io
-import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from sb3_ppo_notes.charts import PALETTE
 from sb3_ppo_notes.formulas.statistics import MARGIN
-from sb3_ppo_notes.runs.charts import PALETTE
 from sb3_ppo_notes.runs.compare.rows import Row
 
 #: Of a figure on a broad page, and of one on a telephone, whose letters would else be too small to read; inches.
@@ -28,8 +24,6 @@ TITLES = {
     "clip_fraction": "share of clipped ratios",
     "explained_variance": "explained variance",
 }
-# Text stays text: sharp at every size, found by the browser's search, and read aloud.
-SVG_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "comparison", "font.family": "sans-serif"}
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -249,30 +243,6 @@ def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow
         axes.locator_params(axis="x", nbins=5)
         _plain(axes)
     return figure
-
-
-def svg(figure: Figure, name: str, described: str, kind: str) -> str:
-    """A figure as an element of a page.
-
-    :param figure: the figure.
-    :param name: unique in the page; begins every id.
-    :param described: what is to be seen, for those who do not see it.
-    :param kind: ``"broad"`` or ``"narrow"``: on which pages it is seen.
-    :return: one ``svg`` element that is as wide as its place and refers to nothing outside of the page.
-    """
-    stream = io.StringIO()
-    with matplotlib.rc_context(SVG_SETTINGS):
-        FigureCanvasSVG(figure)
-        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    # Within HTML an svg element needs neither prologue nor name spaces.
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    size = re.search(r'viewBox="[^"]*"', text)
-    head = f'<svg {size.group() if size else ""} class="plot {kind}" role="img" aria-label="{described}">'
-    return head + text[text.index(">") + 1 :].strip()
 
 
 def write_png(figure: Figure, path: Path) -> None:

@@ -27,14 +27,6 @@ FOLDER = "runs"
 SPEED_WINDOW = 120.0
 
 
-def cores() -> int:
-    """How many runs may go side by side.
-
-    :return: processors that this process may use.
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_outdir(outdir: Path, resume: bool) -> None:
     """Refuse a folder that cannot be written to, or that holds another comparison.
 

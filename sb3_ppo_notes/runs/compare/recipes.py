@@ -1,6 +1,5 @@
 """``compare --recipes``: the seed systems side by side on one environment."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,9 +9,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from sb3_ppo_notes._atomic import write_text, write_whole
+from sb3_ppo_notes._atomic import write_whole
+from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.files import write_json
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.charts import PALETTE, Curve, draw_learning_curves, episodes_of, write_curves
+from sb3_ppo_notes.runs.charts import Curve, draw_learning_curves, episodes_of, write_curves
 from sb3_ppo_notes.runs.evaluation import evaluate
 from sb3_ppo_notes.runs.progress import StepsProgress
 from sb3_ppo_notes.runs.train.command import build
@@ -87,12 +88,12 @@ def write_recipes(results: list[RecipeResult], curves: list[Curve], options: dic
     :param outdir: an existing folder.
     """
     document = {"options": options, "results": [asdict(result) for result in results]}
-    title, text = f"recipes on {options['env']}", json.dumps(document, indent=2) + "\n"
+    title = f"recipes on {options['env']}"
     names = list(dict.fromkeys(curve.arm for curve in curves))
     styles = {name: dict(color=PALETTE[i % len(PALETTE)], linewidth=1.5, label=name) for i, name in enumerate(names)}
-    write_whole(outdir / "learning_curves.csv", lambda path: write_curves(curves, path))
+    write_curves(curves, outdir / "learning_curves.csv")
     write_whole(outdir / "learning_curves.png", lambda path: draw_learning_curves(curves, title, path, styles=styles))
-    write_text(outdir / "comparison.json", text)
+    write_json(outdir / "comparison.json", document)
 
 
 def parsed_recipes(words: str, check: Callable[[str, Any, tuple[str, ...]], None]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sb3_ppo_notes import pages as html
+from sb3_ppo_notes.charts import svg
 from sb3_ppo_notes.formulas.statistics import MARGIN, SEEDS_FOR_A_VERDICT
 from sb3_ppo_notes.runs.compare import plots
 from sb3_ppo_notes.runs.compare.phrases import counted
@@ -94,8 +95,7 @@ def _who(made: Report) -> str:
 
 def _plotted(drawn: Callable[[bool], Figure], name: str, described: str, caption: str = "") -> str:
     broad, narrow = (
-        plots.svg(drawn(narrow), f"{name}-{kind}", described, kind)
-        for narrow, kind in ((False, "broad"), (True, "narrow"))
+        svg(drawn(narrow), f"{name}-{kind}", described, kind) for narrow, kind in ((False, "broad"), (True, "narrow"))
     )
     return html.plot(broad, narrow, caption)
 

@@ -1,9 +1,7 @@
 """The rows behind every plot of a comparison: what is drawn, and what goes into its CSV."""
 
-import csv
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +15,6 @@ from sb3_ppo_notes.runs.compare.verdict import Judgement, areas
 Row = dict[str, Any]
 #: Thresholds at which a performance profile is drawn.
 THRESHOLDS = 101
-
-
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write rows as CSV.
-
-    :param rows: all with the same names.
-    :param path: the file.
-    """
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def run_rows(results: Results) -> list[Row]:

@@ -3,11 +3,9 @@
 import contextlib
 import faulthandler
 import hashlib
-import importlib.metadata
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import threading
 import time
@@ -24,8 +22,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ppo_notes._atomic import write_text
-from sb3_ppo_notes._version import __version__
+from sb3_ppo_notes import files
 from sb3_ppo_notes.callbacks.evaluation import BoundedEpisodes, MaskedPredictor, play_episodes
 from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
 from sb3_ppo_notes.envs.errors import environment_error
@@ -96,17 +93,8 @@ class Run:
 
 @cache
 def versions() -> dict[str, str]:
-    """Who is at work.
-
-    :return: version by package, of those that are installed.
-    """
-    found = {"python": platform.python_version(), "sb3_ppo_notes": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """What a run depends on beside its settings."""
+    return files.versions(PACKAGES)
 
 
 def main(run: Run, folder: Path, tell: Any) -> None:
@@ -147,8 +135,7 @@ def write_record(run: Run, record: dict[str, Any], folder: Path) -> None:
     :param record: what it did.
     :param folder: an existing one.
     """
-    document = {"run": run.identity(), **record}
-    write_text(folder / run.path, json.dumps(document) + "\n")
+    files.write_json(folder / run.path, {"run": run.identity(), **record}, indent=None)
 
 
 def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from sb3_ppo_notes.algorithms.logs import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
 from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
+from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
+from sb3_ppo_notes.configs.run_config import KEYS, RunConfig, config_yaml, resolve_config
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
@@ -27,7 +29,6 @@ from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.runs.interruption import INTERRUPTED
 from sb3_ppo_notes.runs.progress import StepsProgress
-from sb3_ppo_notes.runs.train.config import KEYS, RunConfig, settled, written
 from sb3_ppo_notes.runs.train.evaluation import Evaluation, evaluations_table
 from sb3_ppo_notes.runs.train.folder import (
     CHECKPOINTS,
@@ -41,7 +42,6 @@ from sb3_ppo_notes.runs.train.folder import (
     save_model,
 )
 from sb3_ppo_notes.runs.train.log import RunState, run_logger
-from sb3_ppo_notes.runs.train.model import built_model, check_environment, environment_factory
 from sb3_ppo_notes.runs.train.resume import Resumed, check_alone, check_run, resumed
 from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
@@ -100,11 +100,11 @@ class Train:
 
     def _begun(self, stop: GracefulStop) -> int:
         checked_folder(self.logdir, self.outdir)
-        config, notes = settled(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
+        config, notes = resolve_config(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
         if config.video_every is not None:
             render_headless()
-            check_environment(config, render=True)
-        model = built_model(config)
+            check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
+        model = build_model(config)
         console = Console()
         for note in notes:
             console.print(f"note: {note}", soft_wrap=True)
@@ -113,7 +113,7 @@ class Train:
         folder = self.outdir or new_folder(self.logdir, config.name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / CONFIG, written(config))
+            write_text(folder / CONFIG, config_yaml(config))
             (folder / CHECKPOINTS).mkdir()
             console.print(weights_table(model.policy, self.exclude))
             with FolderLock(folder / CHECKPOINTS):
@@ -255,4 +255,4 @@ def build(env: str, algo: str, recipe: str | None, n_envs: int | None, seed: int
     :return: the model.
     """
     options = dict(env=env, recipe=recipe, n_envs=n_envs, seed=seed, algo=None if recipe else algo)
-    return built_model(settled(None, options)[0])
+    return build_model(resolve_config(None, options)[0])

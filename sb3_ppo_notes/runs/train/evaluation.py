@@ -12,8 +12,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError, evaluate_episodes
 from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers
+from sb3_ppo_notes.files import write_csv
 from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.runs.train.folder import save_model, write_evaluations
+from sb3_ppo_notes.runs.train.folder import EVALUATIONS, save_model
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Evaluation(BaseCallback):
         returns, lengths = evaluate_episodes(self.model, self._env, self.n_episodes)
         steps, best = self.model.num_timesteps, max((earlier.mean for earlier in self.results), default=-np.inf)
         self._rows += [(steps, number, *row) for number, row in enumerate(zip(returns, lengths, strict=True), start=1)]
-        write_evaluations(self._rows, self.folder)
+        write_csv(self.folder / EVALUATIONS, ("timesteps", "episode", "return", "length"), self._rows)
         result = self.results[-1]
         if self.every is not None and result.mean > best:
             save_model(self.model, self.folder, "best_model.zip", "best_normalizer.json")  # type: ignore[arg-type]

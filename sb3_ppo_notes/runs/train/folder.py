@@ -1,12 +1,10 @@
 """The folder of a run: what is in it, written whole or not at all."""
 
-import csv
 import json
 import pickle
 import shutil
 import time
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from sb3_ppo_notes._atomic import write_text, write_whole
 from sb3_ppo_notes.callbacks.video import file_name
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
+from sb3_ppo_notes.files import write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
 CONFIG, MODEL, NORMALIZER, EVALUATIONS, VIDEOS, CHECKPOINTS = (
@@ -102,7 +100,7 @@ def save_model(model: OnPolicyAlgorithm, folder: Path, name: str = MODEL, normal
     """
     statistics = normalizer_statistics(model.get_env())
     if statistics is not None:
-        write_text(folder / normalizer, json.dumps(statistics, indent=1) + "\n")
+        write_json(folder / normalizer, statistics, indent=1)
     model.save(folder / name)  # whole or not at all, too
 
 
@@ -203,19 +201,3 @@ def _normalizer(env: VecEnv | None) -> VecNormalize | StreamingNormalize | None:
             return env
         env = env.venv
     return None
-
-
-def write_evaluations(rows: Iterable[tuple[int, int, float, int]], folder: Path) -> None:
-    """Write all evaluated episodes.
-
-    :param rows: steps trained before, number of the episode, its return (reward units), its length (steps).
-    :param folder: of the run.
-    """
-
-    def write(path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["timesteps", "episode", "return", "length"])
-            writer.writerows(rows)
-
-    write_whole(folder / EVALUATIONS, write)

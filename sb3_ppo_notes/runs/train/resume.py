@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.configs.build import build_model
+from sb3_ppo_notes.configs.run_config import RunConfig, resolve_config
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.persistence import CheckpointCorruptError, load_checkpoint
 from sb3_ppo_notes.persistence.model_state import configuration
 from sb3_ppo_notes.persistence.storage import Stored, checkpoints_in, read_checkpoint
-from sb3_ppo_notes.runs.train.config import RunConfig, settled
 from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG
 from sb3_ppo_notes.runs.train.log import RunState
-from sb3_ppo_notes.runs.train.model import built_model
 
 
 class Resumed(NamedTuple):
@@ -51,7 +51,7 @@ def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
     :raises ValueError: if it cannot go on, or is finished.
     """
     check_run(folder)
-    config, _ = settled(str(folder / CONFIG), {})
+    config, _ = resolve_config(str(folder / CONFIG), {})
     try:
         stored = read_checkpoint(folder / CHECKPOINTS)
     except CheckpointCorruptError as error:
@@ -64,7 +64,7 @@ def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
             f"resume must be a run that is not finished, got {folder}, which has made its "
             f"{stored.document['num_timesteps']:,} steps: --total-timesteps with more goes on"
         )
-    fresh = built_model(config)
+    fresh = build_model(config)
     assert fresh.env is not None
     with warnings.catch_warnings():
         # The report says it.

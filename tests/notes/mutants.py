@@ -1,0 +1,95 @@
+"""Deliberate bugs that only a note's claims are about: in a note's own experiment, or in a line that no other test watches.
+
+``test_note_mutants.py`` plants them and asks the claims that name them to fail. In the order of the notes.
+"""
+
+from typing import NamedTuple
+
+
+class NoteMutant(NamedTuple):
+    name: str
+    file: str
+    right: str
+    wrong: str
+
+
+NOTE_MUTANTS = [
+    NoteMutant(
+        "logits taken for log-probabilities",
+        "formulas/distributions/categorical.py",
+        "return logits - logits.logsumexp(dim=-1, keepdim=True) if as_sb3 else F.log_softmax(logits, dim=-1)",
+        "return logits",
+    ),
+    NoteMutant(
+        "log-probability of another action",
+        "formulas/distributions/categorical.py",
+        "return log_probs.gather(",
+        "return log_probs.flip(-1).gather(",
+    ),
+    NoteMutant(
+        "a sample is the likeliest action",
+        "formulas/distributions/categorical.py",
+        "return (rates / th.empty_like(rates).exponential_(1)).argmax(-1)",
+        "return rates.argmax(-1)",
+    ),
+    NoteMutant(
+        "Gaussian density without its width",
+        "formulas/distributions/gaussian.py",
+        "(2 * variance) - std.log() - math",
+        "(2 * variance) - math",
+    ),
+    NoteMutant(
+        "note 1: the reward is the action itself",
+        "notes/n01_what_is_log_prob.py",
+        "reward = (1 + th.sign(actions - 1)) / 2",
+        "reward = actions",
+    ),
+    NoteMutant(
+        "residual without the value it is compared with",
+        "formulas/advantages.py",
+        "return rewards + gamma * following_values * nonterminal - values",
+        "return rewards + gamma * following_values * nonterminal",
+    ),
+    NoteMutant(
+        "n-step returns go on after the end of an episode",
+        "formulas/advantages.py",
+        "returns = rewards + gamma * nonterminal * following_returns",
+        "returns = rewards + gamma * following_returns",
+    ),
+    NoteMutant(
+        "n-step returns are one step long",
+        "formulas/advantages.py",
+        "for _ in range(min(n, len(rewards))):",
+        "for _ in range(1):",
+    ),
+    NoteMutant(
+        "a rule's truncation is not asked",
+        "algorithms/on_policy.py",
+        'bootstrap_truncated=rule.truncation == "bootstrap",',
+        "bootstrap_truncated=True,",
+    ),
+    NoteMutant(
+        "Monte-Carlo sums are not discounted",
+        "formulas/advantages.py",
+        "following = rewards[step] + gamma * nonterminal[step] * following",
+        "following = rewards[step] + nonterminal[step] * following",
+    ),
+    NoteMutant(
+        "deviation not divided by",
+        "formulas/objectives.py",
+        "return (advantages - advantages.mean(-1, keepdim=True)) / (deviations + eps)",
+        "return advantages - advantages.mean(-1, keepdim=True)",
+    ),
+    NoteMutant(
+        "note 9: the median is subtracted",
+        "notes/n09_why_normalise_advantages.py",
+        "return 1e9 * normalize_advantages(advantages, eps=1e9)",
+        "return advantages - advantages.median(-1, keepdim=True).values",
+    ),
+    NoteMutant(
+        "note 13: the foil does not clip",
+        "notes/n13_why_min.py",
+        "return th.clamp(ratio, 1 - clip_range, 1 + clip_range) * advantages",
+        "return ratio * advantages",
+    ),
+]
