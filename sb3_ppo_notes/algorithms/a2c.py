@@ -133,12 +133,6 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     def _default_rule(self) -> UpdateRule:
         return _stock_rule(self._buffer_lambda(), bool(self.normalize_advantage))
 
-    def _n_epochs(self) -> int:
-        return 1
-
-    def _batch_size(self) -> int | None:
-        return None
-
     def _log(self, report: UpdateReport, rule: UpdateRule) -> None:
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/explained_variance", report.explained_variance)

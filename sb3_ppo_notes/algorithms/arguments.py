@@ -274,7 +274,7 @@ def check_that_it_can_learn(model: Any) -> None:
         raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
     attributes = {name: plain(vars(model)[name]) for name in CHECKS if name in vars(model) and name != "device"}
     check_arguments(attributes | {"stats_window_size": model._stats_window_size})
-    batch_size = model._batch_size()
+    batch_size = model.batch_size
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
     check_something_is_left(model.n_steps, model.n_envs, batch_size, model.rule)

@@ -6,9 +6,9 @@ All the learning is in ``algorithms.update``, all the gathering in ``rollouts.co
 
 import dataclasses
 import inspect
-import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -48,7 +48,7 @@ from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.parameters import separate_optimizers, split_parameters
-from sb3_ppo_notes.policies.precision import remembers_in_single
+from sb3_ppo_notes.policies.precision import set_precision
 from sb3_ppo_notes.policies.recurrent import (
     NotesCnnRecurrentPolicy,
     NotesMultiInputRecurrentPolicy,
@@ -90,8 +90,6 @@ OF_A_RUN = (
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="NotesOnPolicyAlgorithm")
 
-logger = logging.getLogger("sb3_ppo_notes")
-
 
 class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     """Gather a rollout, learn from it, report: the loop around an :class:`~sb3_ppo_notes.rules.UpdateRule`.
@@ -117,8 +115,9 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     clip_range_vf: Any
     normalize_advantage: bool
     target_kl: float | None
-    n_epochs: int
-    batch_size: int | None
+    #: Passes over each rollout, and samples in a minibatch (``None``: the whole rollout).
+    n_epochs: int = 1
+    batch_size: int | None = None
     action_masking: bool = False
     compile: bool = False
     precision: str = "float32"
@@ -221,7 +220,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         if rule is not None:
             set_arguments_from(rule, self, explicit)
         if is_new:
-            check_sizes(self.n_steps, self.n_envs, self._batch_size(), self.rule)
+            check_sizes(self.n_steps, self.n_envs, self.batch_size, self.rule)
             self._setup_model()
 
     @classmethod
@@ -257,7 +256,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         super()._setup_model()
         if isinstance(self.lr_schedule, AnsweredOnce):  # a subclass may have a schedule of its own
             self.lr_schedule = self.lr_schedule.schedule
-        self._set_precision()
+        set_precision(self.policy, self.precision)
         check_fit(rule or UpdateRule(), self.policy, self.rollout_buffer, self.action_masking)
         self._prepare_buffer(self.rollout_buffer, rule)
         if rule is not None and rule.optimization.separate is not None:
@@ -269,21 +268,11 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         super()._setup_lr_schedule()
         self.lr_schedule: Any = AnsweredOnce("learning_rate", self.lr_schedule)
 
-    def _set_precision(self) -> None:
-        self.policy.precision = self.precision  # type: ignore[assignment]
-        if isinstance(self.policy, NotesRecurrentPolicy) and remembers_in_single(self.policy):
-            name, place = type(self.policy.lstm_actor).__name__, "processor" if self.device.type == "cpu" else "device"
-            logger.warning(
-                "precision=%r is for the networks; the memory stays in float32, because PyTorch has no %s in %s for "
-                "this %s",
-                *(self.precision, name, self.precision, place),
-            )
-
     def _prepare_buffer(self, rollout_buffer: Any, rule: UpdateRule | None) -> None:
         """Tell a buffer of ours what it is filled and gone through for; any other knows."""
         if isinstance(rollout_buffer, NotesRolloutBuffer):
             sequences = self.policy.sequences if isinstance(self.policy, NotesRecurrentPolicy) else None
-            rollout_buffer.prepare(rule, batch_size=self._batch_size(), sequences=sequences)
+            rollout_buffer.prepare(rule, batch_size=self.batch_size, sequences=sequences)
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "NotesActorCriticPolicy") -> None:
         if self.device.type != "cpu" and self.policy_class.__name__ == mlp_class_name:
@@ -370,14 +359,6 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         """λ as SB3 takes it: the buffer's own, once there is a buffer. The model's attribute is only what builds it."""
         return getattr(getattr(self, "rollout_buffer", None), "gae_lambda", self.gae_lambda)
 
-    def _batch_size(self) -> int | None:
-        """Samples in a minibatch, ``None`` for the whole rollout."""
-        raise NotImplementedError
-
-    def _n_epochs(self) -> int:
-        """Passes over each rollout."""
-        raise NotImplementedError
-
     def _log(self, report: UpdateReport, rule: UpdateRule) -> None:
         """Record what SB3 records, under SB3's names."""
         raise NotImplementedError
@@ -402,10 +383,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         if rule.adaptive_learning_rate is not None and self.rule_state.learning_rate is not None:
             update_learning_rate(self.policy.optimizer, self.rule_state.learning_rate)
         if self._given_rule is not None:
-            self._log_learning_rate()
-
-    def _log_learning_rate(self) -> None:
-        self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
+            self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
 
     def predict(
         self,
@@ -482,11 +460,11 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         self._prepare_buffer(self.rollout_buffer, rule)
         self.watchers.begin_update()
-        self.last_report = Update(self, rule, coefficients, self._batch_size()).run(self._phases(rule))
+        self.last_report = Update(self, rule, coefficients, self.batch_size).run(self._phases(rule))
         self._count_skipped()
         self._say_execution()
         if rule.adaptive_learning_rate is not None:
-            self._log_learning_rate()
+            self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
         if isinstance(rule.policy_objective, KLPenalty):
             self.logger.record("notes/kl_coef", coefficients.kl_coef)
         restarts = restarts_of(self.env)
@@ -498,11 +476,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     @property
     def engine(self) -> Engine:
         """How this model acts and learns on this machine: ``engine.report()`` says what ran, and why nothing faster."""
-        choices: dict[str, Any] = {
-            "compile": self.compile,
-            "precision": self.precision,
-            "on_nonfinite": self.on_nonfinite,
-        }
+        choices: dict[str, Any] = {name: getattr(self, name) for name in ("compile", "precision", "on_nonfinite")}
         if self._engine is None or not self._engine.is_for(self.policy, **choices):
             scalers = None if self._engine is None else self._engine.scalers
             self._engine = Engine(self.policy, **choices, scalers=scalers)
@@ -547,7 +521,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._said_execution = slow
 
     def _begin_acting(self) -> Actor:
-        """How the policy acts, as it is made now."""
+        """An actor of the policy as it is now."""
         actor = self.engine.actor()
         actor.begin()
         return actor
@@ -562,7 +536,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         separate = rule.optimization.separate
         if separate is None:
             weights = list(self.policy.parameters())
-            return [Phase(self.policy.optimizer, weights, self.max_grad_norm, self._n_epochs(), "both")]
+            return [Phase(self.policy.optimizer, weights, self.max_grad_norm, self.n_epochs, "both")]
         actor, critic = split_parameters(self.policy)
         return [
             Phase(self.policy.optimizer, actor, separate.actor.max_grad_norm, separate.actor.n_epochs, "policy"),
@@ -578,7 +552,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfAlgorithm:
-        """Train.
+        """Train: SB3's loop, and what lets it be left and taken up between two steps.
 
         :param total_timesteps: environment steps to take, over all environments; a lower bound, whole rollouts are
             gathered. 0 only sets everything up; infinity goes on until a callback stops it.
@@ -594,54 +568,45 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         check_that_it_can_learn(self)
         before = self.last_report
-        try:
-            self._run(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        except NonFiniteError as error:
-            _name_checkpoint(error, self.last_checkpoint_path)
-            raise
+        with _naming_checkpoint(self):
+            total_timesteps, callback = self._setup_learn(
+                total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
+            assert self.env is not None
+            guard_sinks(self.logger)
+            self.engine.begin_learning()
+            self.between_steps = []
+            self._unfinished_step = None
+            self._is_learning = True
+            # Of a run that is resumed, rollouts are counted on: every log_interval-th of the whole run is logged.
+            iteration = self._iteration if self.on_resume is not None else 0
+            callback.on_training_start(locals(), globals())
+            if self.on_resume is not None:
+                self.on_resume(callback)
+                self.on_resume = None
+            while self.num_timesteps < total_timesteps or self._paused_at is not None:
+                if not self.collect_rollouts(self.env, callback, self.rollout_buffer, n_rollout_steps=self.n_steps):
+                    break
+                iteration += 1
+                self._iteration = iteration
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                if log_interval is not None and iteration % log_interval == 0:
+                    self.dump_logs(iteration)
+                self.train()
+            self._is_learning = False
+            callback.on_training_end()
         if log_interval is not None and self.last_report is not before:
             dump_last_update(self.logger, self.num_timesteps)
         return self
 
-    def _run(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback,
-        log_interval: int | None,
-        tb_log_name: str,
-        reset_num_timesteps: bool,
-        progress_bar: bool,
-    ) -> None:
-        """SB3's loop, and what lets it be left and taken up between two steps. Callbacks get its local variables."""
-        total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        assert self.env is not None
-        guard_sinks(self.logger)
-        self.engine.begin_learning()
-        self.between_steps = []
-        self._unfinished_step = None
-        self._is_learning = True
-        # Of a run that is resumed, rollouts are counted on: every log_interval-th of the whole run is logged.
-        iteration = self._iteration if self.on_resume is not None else 0
-        callback.on_training_start(locals(), globals())
-        if self.on_resume is not None:
-            self.on_resume(callback)
-            self.on_resume = None
-        while self.num_timesteps < total_timesteps or self._paused_at is not None:
-            if not self.collect_rollouts(self.env, callback, self.rollout_buffer, n_rollout_steps=self.n_steps):
-                break
-            iteration += 1
-            self._iteration = iteration
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            if log_interval is not None and iteration % log_interval == 0:
-                self.dump_logs(iteration)
-            self.train()
-        self._is_learning = False
-        callback.on_training_end()
 
-
-def _name_checkpoint(error: NonFiniteError, path: Any) -> None:
+@contextmanager
+def _naming_checkpoint(model: NotesOnPolicyAlgorithm) -> Iterator[None]:
     """Say in an error where to go on from; it is changed in place, so that it keeps its traceback."""
-    if path is not None and str(path) not in str(error):
-        error.args = (f"{error}; the last good checkpoint is {path}",)
+    try:
+        yield
+    except NonFiniteError as error:
+        path = model.last_checkpoint_path
+        if path is not None and str(path) not in str(error):
+            error.args = (f"{error}; the last good checkpoint is {path}",)
+        raise

@@ -134,12 +134,6 @@ class NotesPPO(NotesOnPolicyAlgorithm):
             kl_controls=() if self.target_kl is None else (EarlyStop(self.target_kl),),
         )
 
-    def _n_epochs(self) -> int:
-        return self.n_epochs
-
-    def _batch_size(self) -> int | None:
-        return self.batch_size
-
     def _log(self, report: UpdateReport, rule: UpdateRule) -> None:
         self.logger.record("train/entropy_loss", report.entropy_loss)
         self.logger.record("train/policy_gradient_loss", report.policy_loss)
