@@ -81,10 +81,10 @@ class Bench:
     """Where bench.json and bench.png go."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Measure, print, write.
 
         :return: 0; 130 after Ctrl-C, 143 after SIGTERM.
-        :raises ValueError: for an option out of range, before anything is trained or written.
+        :raises ValueError: for an option out of range, before anything is trained; for a row that did not run as called.
         :raises OSError: if an arm fails.
         """
         arms = self._check()

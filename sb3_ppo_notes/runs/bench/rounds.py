@@ -17,12 +17,7 @@ class Asked(Protocol):
     """Something that trains when asked to: a ``Worker``, or a test's stand-in."""
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Answer.
-
-        :param command: a method of ``bench_worker.Arm``.
-        :param arguments: its arguments.
-        :return: its answer.
-        """
+        """Answer a request."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +97,8 @@ def measure(
 ) -> list[Round]:
     """Train each in turn while the others wait, ``rounds`` times after one round of warm-up.
 
-    Who begins moves on by one from round to round: a machine that warms up or slows down favours nobody.
-
-    :param workers: by the names of their arms, models built.
-    :param rounds: at least 1.
-    :param steps: environment steps of an arm in a round.
-    :param tell: called with the arm and the round before each turn.
-    :param promises: what an arm's name says that carries out its steps, by arm.
-    :return: all rounds, in the order of time.
-    :raises ValueError: if something else carried them out.
+    The first to begin moves on by one from round to round: a machine that warms up or slows down favours nobody.
+    ``promises`` are the executors that the arms' names promise; another one is a ``ValueError`` at once.
     """
     began = time.perf_counter()
     names = list(workers)
@@ -147,14 +135,7 @@ def check_promise(arm: str, promised: str | None, ran_as: str | None, report: st
 
 
 def summarize(rounds: Sequence[Round], arm: str, reference: str, cold_seconds: float | None = None) -> Summary:
-    """Medians, ratios to another arm, and times.
-
-    :param rounds: of all arms.
-    :param arm: whose.
-    :param reference: the arm that the ratios are to.
-    :param cold_seconds: of another warm-up, with an empty cache, of as many steps.
-    :return: the numbers of that arm.
-    """
+    """The numbers of one arm; ``cold_seconds`` of another warm-up of as many steps, with an empty cache."""
     warm_up, *steady = sorted((turn for turn in rounds if turn.arm == arm), key=lambda turn: turn.number)
     others = {turn.number: turn.steps_per_second for turn in rounds if turn.arm == reference}
     speed = median(turn.steps_per_second for turn in steady)
@@ -181,12 +162,9 @@ def summarize(rounds: Sequence[Round], arm: str, reference: str, cold_seconds: f
 
 
 def compile_seconds(seconds: float, steps: int, steps_per_second: float) -> float:
-    """What a first training run took beyond its steps.
+    """Seconds that a first training took beyond its steps at the speed of those after it.
 
-    :param seconds: it took.
-    :param steps: it trained.
-    :param steps_per_second: of the runs after it.
-    :return: seconds; slightly below 0 where nothing was compiled and the clock was lucky.
+    Slightly below 0 where nothing was compiled and the clock was lucky.
 
     >>> compile_seconds(seconds=9.0, steps=1000, steps_per_second=500.0)
     7.0

@@ -39,10 +39,7 @@ class Arm:
         self.drawn_actions: list[Any] = []
 
     def load(self) -> dict[str, Any]:
-        """Import the libraries, with one thread.
-
-        :return: their versions, and what says that there is one thread.
-        """
+        """Import the libraries, with one thread; their versions, and what says that there is one thread."""
         if self.spec["import_from"]:
             sys.path.insert(0, self.spec["import_from"])
         import torch
@@ -57,10 +54,7 @@ class Arm:
         return {"versions": versions, "threads": {"torch": torch.get_num_threads(), **threads}}
 
     def build(self) -> dict[str, Any]:
-        """Make the model, and the environments that the floor is measured with.
-
-        :return: the seconds that the model with its own environments took.
-        """
+        """Make the model, and the environments that the floor is measured with; seconds for the first of them."""
         import numpy as np
 
         started = time.perf_counter()
@@ -77,11 +71,7 @@ class Arm:
         return {"seconds": seconds}
 
     def floor(self, steps: int) -> dict[str, Any]:
-        """Step environments of the same kind with random actions and do nothing else.
-
-        :param steps: environment steps, over all environments.
-        :return: the steps taken and the seconds they took.
-        """
+        """Step environments of the same kind with random actions and do nothing else."""
         n = -(-steps // self.spec["n_envs"])
         started = time.perf_counter()
         for i in range(n):
@@ -89,12 +79,7 @@ class Arm:
         return {"steps": n * self.spec["n_envs"], "seconds": time.perf_counter() - started}
 
     def learn(self, steps: int) -> dict[str, Any]:
-        """Train on.
-
-        :param steps: environment steps, over all environments.
-        :return: the steps taken, their seconds on the clock, their seconds of all threads' processor time, and what
-            carried out the gradient steps.
-        """
+        """Train on: steps, seconds on the clock, seconds of all threads' processor time, and what ran."""
         steps_before, cpu_before, started = self.model.num_timesteps, time.process_time(), time.perf_counter()
         self.model.learn(steps, reset_num_timesteps=False)
         return {
@@ -114,12 +99,7 @@ class Arm:
         return {"ran_as": "/".join(names), "report": str(report)}
 
     def evaluate(self, episodes: int, seed: int) -> dict[str, Any]:
-        """Play deterministically in fresh environments.
-
-        :param episodes: how many.
-        :param seed: of the environment.
-        :return: mean and standard deviation of the return; reward units.
-        """
+        """Mean and deviation of the return of deterministic episodes in a fresh environment."""
         import numpy as np
         from stable_baselines3.common.env_util import make_vec_env
 

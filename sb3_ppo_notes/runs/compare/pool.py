@@ -34,12 +34,7 @@ COLUMNS = (
 
 
 def check_outdir(outdir: Path, resume: bool) -> None:
-    """Refuse a folder that cannot be written to, or that holds another comparison.
-
-    :param outdir: where the results shall go; need not exist.
-    :param resume: whether runs in it are welcome.
-    :raises ValueError: saying what is in the way.
-    """
+    """Refuse a folder that cannot be written to, or that holds another comparison; it need not exist."""
     folder = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         what = "closed folder" if folder.is_dir() else "file"
@@ -49,11 +44,8 @@ def check_outdir(outdir: Path, resume: bool) -> None:
 
 
 def read_records(runs: Sequence[Run], outdir: Path) -> dict[Key, dict[str, Any]]:
-    """What an earlier attempt has left.
+    """The records that an earlier attempt has left.
 
-    :param runs: of this comparison.
-    :param outdir: its folder.
-    :return: the record of each run that is there.
     :raises ValueError: for a file that is none of ours, a score that is no number, or a run that was made otherwise.
     """
     records = {}
@@ -65,13 +57,7 @@ def read_records(runs: Sequence[Run], outdir: Path) -> dict[Key, dict[str, Any]]
 
 
 def number_done(runs: Sequence[Run], outdir: Path) -> int:
-    """How many runs need not be repeated.
-
-    :param runs: of this comparison.
-    :param outdir: its folder.
-    :return: how many have finished, or failed by themselves; one that was killed has not.
-    :raises ValueError: as :func:`read_records`.
-    """
+    """Runs that need not be repeated: finished, or failed by themselves; one that was killed has not."""
     return sum(record["status"] != KILLED for record in read_records(runs, outdir).values())
 
 
@@ -98,12 +84,7 @@ def _read(run: Run, path: Path) -> dict[str, Any]:
 
 
 def first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Where two nested dicts differ.
-
-    :param one: plain data.
-    :param other: plain data.
-    :param name: of both, in what they are from.
-    :return: name and both values of the first difference, ``None`` if there is none.
+    """Name and both values of the first difference of two nested dicts, ``None`` if there is none.
 
     >>> first_difference({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
     ('b.c', 2, 3)
@@ -118,14 +99,7 @@ def first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, An
 
 
 def perform(runs: Sequence[Run], outdir: Path, jobs: int) -> dict[Key, dict[str, Any]]:
-    """Do what is not done yet.
-
-    :param runs: of this comparison, in the order in which they shall begin.
-    :param outdir: its folder; made if there is none.
-    :param jobs: how many go side by side.
-    :return: the record of every run.
-    :raises ValueError: as :func:`read_records`.
-    """
+    """Do the runs that are not done yet, ``jobs`` side by side, and give the records of all."""
     records = read_records(runs, outdir)
     records = {key: record for key, record in records.items() if record["status"] != KILLED}
     missing = [run for run in runs if run.key not in records]

@@ -81,10 +81,7 @@ class Run:
         return f"{arm[:40]}-{env[:40]}-{seed}-{hashlib.sha256(repr(self.key).encode()).hexdigest()[:8]}.json"
 
     def identity(self) -> dict[str, Any]:
-        """All that its result depends on.
-
-        :return: plain data; two runs of equal identity are the same run.
-        """
+        """All that its result depends on, as plain data."""
         document = asdict(self) | {"versions": versions()}
         loaded: dict[str, Any] = json.loads(json.dumps(document, default=str))
         return loaded
@@ -97,12 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def main(run: Run, folder: Path, tell: Any) -> None:
-    """What the process does. It never raises: whatever happens is the run's result.
-
-    :param run: what to do.
-    :param folder: where its file goes, and what it prints; an existing one.
-    :param tell: a connection that takes the number of environment steps so far.
-    """
+    """The process: it never raises, because whatever happens is the run's result."""
     # Ctrl-C is for the one who started all runs; and no run outlives it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -128,22 +120,12 @@ def _die_with(parent: Any) -> None:
 
 
 def write_record(run: Run, record: dict[str, Any], folder: Path) -> None:
-    """Keep what a run did: a file that is there whole or not at all.
-
-    :param run: the run.
-    :param record: what it did.
-    :param folder: an existing one.
-    """
+    """Keep the record of a run: a file that is there whole or not at all."""
     files.write_json(folder / run.path, {"run": run.identity(), **record}, indent=None)
 
 
 def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
-    """Do a run.
-
-    :param run: what to do.
-    :param tell: called now and then with the number of environment steps so far.
-    :return: its record: the scores, or how it failed.
-    """
+    """The record of a run: its scores, or how it failed. ``tell`` hears the environment steps so far."""
     try:
         if run.arm is None:
             return {"status": FINISHED, **_random_policy(run)}
@@ -233,11 +215,7 @@ def _random_policy(run: Run) -> dict[str, Any]:
 
 
 def digest(model: BaseAlgorithm) -> str:
-    """A fingerprint of all parameters.
-
-    :param model: a trained model.
-    :return: equal for two models of one architecture only if every parameter is equal bit for bit.
-    """
+    """A fingerprint of all parameters: equal for two models of one architecture only if they are, bit for bit."""
     fingerprint = hashlib.sha256()
     for tensor in model.policy.state_dict().values():
         fingerprint.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
@@ -246,12 +224,9 @@ def digest(model: BaseAlgorithm) -> str:
 
 
 def binned(timesteps: Any, values: Any, total_timesteps: int) -> list[float | None]:
-    """Means over equal parts of the budget.
+    """Means over equal parts of the budget, ``[POINTS]``; ``None`` where there is nothing, or NaN only.
 
-    :param timesteps: ``[K]``, when; environment steps.
-    :param values: ``[K]``, what.
-    :param total_timesteps: the budget; what is later counts for the last part.
-    :return: ``[POINTS]``, ``None`` where there is nothing, or NaN only.
+    Steps beyond the budget count for its last part.
 
     >>> binned([10, 20, 800, 2000], [1.0, 3.0, 5.0, 7.0], total_timesteps=800)[:2]
     [2.0, None]
@@ -290,11 +265,7 @@ class _Watch(BaseCallback):
         self._on_rollout_start()
 
     def curves(self, total_timesteps: int) -> dict[str, list[float | None]]:
-        """What was watched.
-
-        :param total_timesteps: the budget.
-        :return: ``[POINTS]`` by name.
-        """
+        """The quantities by name, ``[POINTS]`` each."""
         curves = {}
         for name, seen in self._seen.items():
             steps, values = zip(*seen, strict=True) if seen else ((), ())

@@ -87,7 +87,7 @@ class Train:
     """Go on with the run in this folder where it was cut. Of the other options only --total-timesteps, for more."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Train.
 
         :return: 0; 130 after Ctrl-C, 143 after SIGTERM: the run can then be resumed.
         :raises ValueError: for an option out of range, before anything is trained or written.
