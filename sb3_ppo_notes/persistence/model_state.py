@@ -1,16 +1,15 @@
 """What a model remembers: weights, optimisers, counters, the rollout it is in, every random generator."""
 
-import inspect
 import random
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.algorithms.saving import OF_THE_PROCESS
+from sb3_ppo_notes.algorithms.on_policy import OF_A_RUN, NotesOnPolicyAlgorithm
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.configuration import to_json
 from sb3_ppo_notes.persistence.revival import UNCHANGED, Revival
@@ -18,8 +17,8 @@ from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.rules.state import RuleState
 
 #: Attributes of a model that are built from its arguments, or stand elsewhere in a checkpoint.
-BUILT = OF_THE_PROCESS | {"observation_space", "action_space", "lr_schedule", "start_time", "action_noise"}
-BUILT |= {"last_report", "rule_state"}
+BUILT = set(OF_A_RUN) - {"_iteration", "_last_states", "_run_id"} | {"critic_optimizer", "last_report", "rule_state"}
+BUILT |= {"observation_space", "action_space", "lr_schedule", "start_time", "action_noise"}
 #: Arguments under another name in the model.
 RENAMED = {"policy": "policy_class", "rule": "_given_rule", "stats_window_size": "_stats_window_size"}
 #: Arguments that say nothing about what is learned.
@@ -27,18 +26,19 @@ FREE = frozenset({"device", "verbose", "tensorboard_log", "_init_setup_model", "
 EXPLORATION = ("exploration_mat", "exploration_matrices")
 
 
-def argument_names(model_class: type, arguments: Mapping[str, Any] = {}) -> dict[str, str]:
+def argument_names(
+    model_class: type[NotesOnPolicyAlgorithm], arguments: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, str]:
     """Attribute by argument of the constructor: what a model is built from.
 
     :raises ValueError: if one of ``arguments`` is none of the constructor's.
     """
-    own = next(base for base in model_class.__mro__ if base.__module__.startswith("sb3_ppo_notes.algorithms."))
-    names = [name for name in inspect.signature(own.__init__).parameters if name != "self"]  # type: ignore[misc]
-    attributes = {name: RENAMED.get(name, name) for name in names if name not in ("env", "device", "_init_setup_model")}
-    unknown = next((name for name in arguments if name not in attributes), None)
+    others = ("env", "device", "_init_setup_model")
+    names = [name for name in model_class.constructor_parameters() if name not in others]
+    unknown = next((name for name in arguments if name not in names), None)
     if unknown is not None:
         raise InvalidValueError(f"{unknown} is no argument of {model_class.__name__}, got {arguments[unknown]!r}")
-    return attributes
+    return {name: RENAMED.get(name, name) for name in names}
 
 
 def bare_model(

@@ -111,7 +111,6 @@ class Evaluation(BaseCallback):
     def evaluate(self) -> Result:
         """Evaluate now.
 
-        :return: what was found.
         :raises EvaluationStoppedError: if a signal came.
         """
         assert self._env is not None  # since training started
@@ -136,11 +135,7 @@ def _result(rows: Sequence[tuple[int, int, float, int]]) -> Result:
 
 
 def evaluations_table(results: Sequence[Result]) -> Table:
-    """One row an evaluation.
-
-    :param results: the oldest first.
-    :return: the table.
-    """
+    """One row an evaluation."""
     table = Table(title="evaluations")
     for heading in ("steps", "return", "+/-", "length"):
         table.add_column(heading, justify="right")

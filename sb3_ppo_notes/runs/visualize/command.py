@@ -39,7 +39,7 @@ class Visualize:
     """An episode is cut after so many steps."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Film.
 
         :return: 0.
         :raises ValueError: for an option out of range or a folder that holds no run, before anything is written.
@@ -105,12 +105,7 @@ class Visualize:
 
 
 def run_config(logdir: Path) -> RunConfig:
-    """The configuration of a finished run.
-
-    :param logdir: the run's folder.
-    :return: as it was trained.
-    :raises ValueError: if the folder cannot be read or holds no finished run.
-    """
+    """The configuration of the finished run in a folder, as it was trained."""
     if not logdir.is_dir():
         raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which is none")
     for name in (CONFIG, MODEL):
