@@ -74,8 +74,8 @@ def seed_curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
         for seed in results.seeds:
             curves = results.record(arm, env, seed).get("curves", {})
             for point, steps in enumerate(grid(budgets[env])):
-                seen = {name: curves.get(name, [None] * POINTS)[point] for name in ("return", *WATCHED)}
-                rows.append({"arm": arm, "env": env, "seed": seed, "steps": steps, **seen})
+                values = {name: curves.get(name, [None] * POINTS)[point] for name in ("return", *WATCHED)}
+                rows.append({"arm": arm, "env": env, "seed": seed, "steps": steps, **values})
     return rows
 
 
@@ -100,9 +100,9 @@ def diagnostics_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
     for env, arm, name in ((env, arm, name) for env in results.envs for arm in results.arms for name in WATCHED):
         values = results.curves(arm, env, name)
         for point, steps in enumerate(grid(budgets[env])):
-            seen = values[np.isfinite(values[:, point]), point]
-            if len(seen):
-                low, median, high = np.quantile(seen, [0.25, 0.5, 0.75])
+            finite = values[np.isfinite(values[:, point]), point]
+            if len(finite):
+                low, median, high = np.quantile(finite, [0.25, 0.5, 0.75])
                 quartiles = {"median": float(median), "low": float(low), "high": float(high)}
                 rows.append({"env": env, "arm": arm, "metric": name, "steps": steps, **quartiles})
     return rows
@@ -114,9 +114,9 @@ def speed_rows(results: Results) -> list[Row]:
     for env in results.envs:
         for arm in results.arms:
             speeds = results.numbers(arm, env, "steps_per_second")[:, np.newaxis]
-            found = estimate(_median, speeds) if len(speeds) >= 2 else None
+            result = estimate(_median, speeds) if len(speeds) >= 2 else None
             seconds = results.numbers(arm, env, "train_seconds")
-            numbers = (None, None, None) if found is None else tuple(found)
+            numbers = (None, None, None) if result is None else tuple(result)
             row = dict(zip(("steps_per_second", "low", "high"), numbers, strict=True))
             seconds_each = float(np.median(seconds)) if len(seconds) else None
             rows.append({"env": env, "arm": arm, "runs": len(speeds), **row, "train_seconds": seconds_each})
