@@ -414,7 +414,7 @@ MUTANTS = [
     ),
     Mutant(
         "second optimiser not saved",
-        "algorithms/building.py",
+        "algorithms/on_policy.py",
         '(["critic_optimizer"] if hasattr(self, "critic_optimizer") else [])',
         "[]",
         RULES + "test_separate_optimizers_are_saved_and_loaded",
@@ -632,22 +632,22 @@ MUTANTS = [
     ),
     Mutant(
         "a file of MaskablePPO learns without masks",
-        "algorithms/equivalents.py",
+        "algorithms/model_files.py",
         '{"action_masking": True} if is_masked(data) else {}',
         "{}",
         FILES + "test_a_file_predicts_and_learns_on_as_its_own_class_does[maskable]",
     ),
     Mutant(
         "a file of stock's is learned from in stock's buffer",
-        "algorithms/equivalents.py",
+        "algorithms/model_files.py",
         'return ours | {"_last_lstm_states": None}',
         'ours.pop("rollout_buffer_class", None)\n        return ours | {"_last_lstm_states": None}',
         FILES + "test_stocks_files_are_learned_from_in_our_buffer",
     ),
     Mutant(
         "what a caller puts in the place of a file's part is overruled",
-        "algorithms/equivalents.py",
-        '{"_last_lstm_states": None} | (given or {})',
+        "algorithms/model_files.py",
+        '{"_last_lstm_states": None} | (custom_objects or {})',
         '{"_last_lstm_states": None}',
         FILES + "test_the_hubs_custom_objects_replace_what_is_in_the_file[recurrent]",
     ),
@@ -772,7 +772,7 @@ MUTANTS = [
     ),
     Mutant(
         "a callback that skips updates is told of them",
-        "algorithms/watching.py",
+        "algorithms/watchers.py",
         'if not hasattr(each, "asks") or each.asks()',
         "",
         WATCHING + "test_a_callback_may_skip_updates",
@@ -1171,7 +1171,7 @@ MUTANTS = [
     ),
     Mutant(
         "a schedule asked once more than by stock",
-        "algorithms/arguments.py",
+        "algorithms/schedules.py",
         "self._answers.pop() if self._answers else self.schedule(progress_remaining)",
         "self.schedule(progress_remaining)",
         TAKES + "test_a_schedule_that_counts_its_calls_counts_as_in_stock",
@@ -1347,7 +1347,7 @@ MUTANTS = [
     ),
     Mutant(
         "who is called on a new best is not asked",
-        "algorithms/watching.py",
+        "algorithms/watchers.py",
         'for name in ("callback", "callback_on_new_best"):',
         'for name in ("callback",):',
         WATCHING + "test_who_is_called_on_a_new_best_model_is_told_too",
@@ -1411,7 +1411,7 @@ MUTANTS = [
     ),
     Mutant(
         "a schedule is asked though it is not copied whole",
-        "algorithms/asking.py",
+        "algorithms/schedules.py",
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
         "cells = function.__closure__ or ()",
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",

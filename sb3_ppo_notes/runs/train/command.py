@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_ppo_notes._atomic import write_text
-from sb3_ppo_notes.algorithms.report import dump_last_update
+from sb3_ppo_notes.algorithms.logs import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
 from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
