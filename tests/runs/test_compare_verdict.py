@@ -12,8 +12,8 @@ from sb3_ppo_notes.configs.tuned import Scale
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.runs.compare import verdict as compare_verdict
 from sb3_ppo_notes.runs.compare.arms import Arm
-from sb3_ppo_notes.runs.compare.command import apply_protocol
 from sb3_ppo_notes.runs.compare.models import Settings
+from sb3_ppo_notes.runs.compare.outcome import apply_protocol
 from sb3_ppo_notes.runs.compare.output import show, write_files
 from sb3_ppo_notes.runs.compare.plan import Plan
 from sb3_ppo_notes.runs.compare.results import fill_gaps

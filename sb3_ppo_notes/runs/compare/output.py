@@ -1,7 +1,6 @@
 """What a comparison shows on the terminal, and the files that it leaves."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +11,13 @@ from rich.table import Table
 from sb3_ppo_notes._atomic import write_text, write_whole
 from sb3_ppo_notes.files import write_csv, write_json
 from sb3_ppo_notes.formulas.statistics import iqm
-from sb3_ppo_notes.runs.compare.models import describe_settings
+from sb3_ppo_notes.runs.compare.outcome import Outcome
 from sb3_ppo_notes.runs.compare.phrases import plural, with_sign
-from sb3_ppo_notes.runs.compare.plan import Plan
 from sb3_ppo_notes.runs.compare.plots import diagnostics, learning_curves, write_png
-from sb3_ppo_notes.runs.compare.report import Report, report_page
+from sb3_ppo_notes.runs.compare.report import report_page
 from sb3_ppo_notes.runs.compare.results import Results, estimate
-from sb3_ppo_notes.runs.compare.rows import (
-    Row,
-    curve_rows,
-    diagnostics_rows,
-    interval_rows,
-    profile_rows,
-    run_rows,
-    seed_curve_rows,
-    speed_rows,
-)
 from sb3_ppo_notes.runs.compare.run import versions
-from sb3_ppo_notes.runs.compare.verdict import AACheck, Judgement, Summary
 from sb3_ppo_notes.runs.console import table_console
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished comparison.
-
-    :param plan: what was to be done.
-    :param results: of all runs.
-    :param summaries: of every arm.
-    :param judgements: of every candidate.
-    :param a_a: the comparison's own test, ``None`` if it was not asked for.
-    :param about: the command, the options, the machine and the times.
-    """
-
-    plan: Plan
-    results: Results
-    summaries: Sequence[Summary]
-    judgements: Sequence[Judgement]
-    a_a: AACheck | None
-    about: Mapping[str, Any]
-
-    @property
-    def is_bad_news(self) -> bool:
-        """Whether a candidate is worse, or the comparison fails its own test."""
-        return any(judgement.verdict == "worse" for judgement in self.judgements) or (
-            self.a_a is not None and self.a_a.outcome == "FAILED"
-        )
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -113,43 +73,19 @@ def result_table(results: Results) -> Table:
 
 def write_files(outcome: Outcome, outdir: Path) -> list[str]:
     """Write everything, the JSON last, so that with it there is all the rest; names of the files."""
-    results, budgets = outcome.results, dict(outcome.plan.budgets)
-    rows: dict[str, list[Row]] = {
-        "runs": run_rows(results),
-        "learning_curves": curve_rows(results, budgets),
-        "learning_curves_of_runs": seed_curve_rows(results, budgets),
-        "performance_profile": profile_rows(results),
-        "diagnostics": diagnostics_rows(results, budgets),
-        "speed": speed_rows(results),
-        "verdicts": interval_rows(outcome.judgements),
-    }
     names = []
-    for name, lines in rows.items():
-        columns = list(lines[0]) if lines else []
-        write_csv(outdir / f"{name}.csv", columns, (list(line.values()) for line in lines))
+    for name, rows in outcome.rows.items():
+        write_csv(outdir / f"{name}.csv", list(rows[0]) if rows else [], (list(row.values()) for row in rows))
         names.append(f"{name}.csv")
-    arms, envs = list(results.arms), list(results.envs)
-    pictures = {"learning_curves.png": learning_curves(rows["learning_curves"], envs, arms)}
-    pictures |= {f"diagnostics-{slug(env)}.png": diagnostics(rows["diagnostics"], env, arms) for env in envs}
+    arms, envs = outcome.results.arms, outcome.results.envs
+    pictures = {"learning_curves.png": learning_curves(outcome.rows["learning_curves"], envs, arms)}
+    pictures |= {f"diagnostics-{slug(env)}.png": diagnostics(outcome.rows["diagnostics"], env, arms) for env in envs}
     for name, picture in pictures.items():
         write_whole(outdir / name, lambda path, picture=picture: write_png(picture, path))  # type: ignore[misc]
         names.append(name)
-    described_arms = {
-        env: {arm.name: describe_settings(arm, outcome.plan.settings[(arm.name, env)]) for arm in outcome.plan.arms}
-        for env in envs
-    }
-    about = dict(outcome.about) | {"hyperparameters": described_arms, "sources": sources(outcome.plan)}
-    text = report_page(
-        Report(results, budgets, rows, outcome.summaries, outcome.judgements, outcome.a_a, about, versions())
-    )
-    write_text(outdir / "report.html", text)
-    write_json(outdir / "comparison.json", _document(outcome, about, rows["runs"]))
+    write_text(outdir / "report.html", report_page(outcome))
+    write_json(outdir / "comparison.json", _document(outcome))
     return ["report.html", "comparison.json", *names]
-
-
-def sources(plan: Plan) -> dict[str, dict[str, str]]:
-    """Where each arm's hyperparameters are from, by task and arm."""
-    return {env: {arm.name: plan.settings[(arm.name, env)].source for arm in plan.arms} for env in plan.envs}
 
 
 def slug(env: str) -> str:
@@ -161,7 +97,7 @@ def slug(env: str) -> str:
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in env)
 
 
-def _document(outcome: Outcome, about: Mapping[str, Any], runs: list[Row]) -> dict[str, Any]:
+def _document(outcome: Outcome) -> dict[str, Any]:
     judgements = [asdict(judgement) for judgement in outcome.judgements]
     for judgement, of in zip(judgements, outcome.judgements, strict=True):
         # As names, not as positions.
@@ -172,7 +108,7 @@ def _document(outcome: Outcome, about: Mapping[str, Any], runs: list[Row]) -> di
     if outcome.a_a is not None:
         a_a = {**asdict(outcome.a_a), "numbers": outcome.a_a.numbers._asdict()}
     return {
-        **about,
+        **outcome.about,
         "versions": versions(),
         "seeds": list(outcome.plan.seeds),
         "tasks": {
@@ -189,5 +125,5 @@ def _document(outcome: Outcome, about: Mapping[str, Any], runs: list[Row]) -> di
         ],
         "verdicts": judgements,
         "a_a_check": a_a,
-        "runs": runs,
+        "runs": outcome.rows["runs"],
     }

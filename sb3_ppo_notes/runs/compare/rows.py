@@ -1,6 +1,6 @@
 """The rows behind every plot of a comparison: what is drawn, and what goes into its CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ def run_rows(results: Results) -> list[Row]:
     return rows
 
 
-def curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+def curve_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
     """Learning curves: interquartile mean over seeds of the training returns, with pointwise intervals."""
     rows = []
     for env in results.envs:
@@ -67,7 +67,7 @@ def grid(budget: int) -> list[int]:
     return [round(budget * (point + 1) / POINTS) for point in range(POINTS)]
 
 
-def seed_curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+def seed_curve_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
     """The curves of each run as they were; nothing where nothing was seen."""
     rows = []
     for arm, env in ((arm, env) for arm in results.arms for env in results.envs):
@@ -94,7 +94,7 @@ def profile_rows(results: Results) -> list[Row]:
     return rows
 
 
-def diagnostics_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+def diagnostics_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
     """KL, entropy, clip fraction and explained variance while training: median and quartiles over seeds."""
     rows = []
     for env, arm, name in ((env, arm, name) for env in results.envs for arm in results.arms for name in WATCHED):
