@@ -1074,7 +1074,7 @@ MUTANTS = [
     Mutant(
         "an edited configuration goes unseen",
         "runs/train/resume.py",
-        "if then.get(name) != now[name]:",
+        "if before.get(name) != now[name]:",
         "if False:",
         TRAIN_RESUME + "test_bad_input_is_one_line_and_changes_nothing",
     ),
