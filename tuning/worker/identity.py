@@ -24,7 +24,7 @@ TASK = ("env", "algo", "n_timesteps")
 CREATION_SECONDS = 10.0
 #: Packages that a result depends on, as pip knows them.
 PACKAGES = ("stable-baselines3", "torch", "gymnasium", "numpy", "optuna", "rl-zoo3")
-PART_NAMES = {"space": "search space", "env": "environment", "algo": "algorithm", "n_timesteps": "length of a trial"}
+PARTS = {"space": "search space", "env": "environment", "algo": "algorithm", "n_timesteps": "length of a trial"}
 
 
 def identity_of(settings: Settings) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def check_identity(name: str, stored: Mapping[str, Any], current: Mapping[str, A
         before, now = stored.get(part), current.get(part)
         if before == now:
             continue
-        what = f"study {name!r} was created with another {PART_NAMES.get(part, part)}"
+        what = f"study {name!r} was created with another {PARTS.get(part, part)}"
         remedy = "; give it another name, or --allow-changed-config"
         if isinstance(before, dict) and isinstance(now, dict):
             keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -117,7 +117,7 @@ def check_comparable(study: optuna.Study, stored: Mapping[str, Any], current: Ma
     for part in TASK:
         if stored.get(part) != current[part]:
             raise ValueError(
-                f"study {study.study_name!r} has trials with another {PART_NAMES[part]} ({_short(stored.get(part))}, now "
+                f"study {study.study_name!r} has trials with another {PARTS[part]} ({_short(stored.get(part))}, now "
                 f"{_short(current[part])}), whose scores cannot be compared; give it another name"
             )
 
