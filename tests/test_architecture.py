@@ -50,6 +50,7 @@ PUBLIC_MODULES = {
     "sb3_ppo_notes.files",
     "sb3_ppo_notes.formulas.checks",  # the errors
     "sb3_ppo_notes.formulas.statistics",
+    "sb3_ppo_notes.pages",
     "sb3_ppo_notes.persistence",
     "sb3_ppo_notes.persistence.atomic",
     "sb3_ppo_notes.recipes",

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.logger import Logger
 
 from sb3_ppo_notes.formulas.diagnostics import clip_fraction, effective_sample_size, explained_variance
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
@@ -146,21 +145,6 @@ def ratio_statistics(log_ratio: th.Tensor, clip_range: Any) -> dict[str, th.Tens
 
 #: What they are called, in their order.
 RATIO_STATISTICS = tuple(ratio_statistics(th.zeros(1), float("inf")))
-
-
-def dump_last_update(logger: Logger, num_timesteps: int) -> None:
-    """Log the last update too: SB3 writes its log *before* each update, so the last one never appears in it.
-
-    :param logger: holds what the last update recorded.
-    :param num_timesteps: environment steps so far.
-    """
-    recorded = dict(logger.name_to_value)
-    if not any(name.startswith("train/") for name in recorded):
-        return
-    logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
-    logger.dump(step=num_timesteps)
-    # Dumping empties the logger; whoever reads logger.name_to_value afterwards shall still find what SB3 leaves there.
-    logger.name_to_value.update(recorded)
 
 
 def rollout_measures(buffer: RolloutBuffer, with_scales: bool) -> dict[str, Any]:

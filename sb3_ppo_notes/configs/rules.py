@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 import sb3_ppo_notes.rules as rules
-from sb3_ppo_notes.algorithms.arguments import scheduled
+from sb3_ppo_notes.algorithms.schedules import scheduled
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rules import UpdateRule
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn, optim
 
-from sb3_ppo_notes.algorithms.arguments import scheduled
+from sb3_ppo_notes.algorithms.schedules import scheduled
 from sb3_ppo_notes.configs.rules import rule_from_data
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 

@@ -60,6 +60,15 @@ def test_what_is_exported_trains_what_was_tuned(algo):
     assert (exported.normalize, exported.n_envs) == (tuned.normalize, 6)
 
 
+@pytest.mark.parametrize("optimizer", ["RMSpropTFLike", "Adam"])
+def test_an_optimizer_is_written_as_both_loaders_read_it(optimizer):
+    """rl_zoo3 knows torch as th, and SB3's RMSpropTFLike by its name alone."""
+    kwargs = {"optimizer_class": optimizer, "log_std_init": -2}
+    text = yaml.safe_load(best_yaml(record(base={"policy_kwargs": kwargs})))["CartPole-v1"]["policy_kwargs"]
+    assert f"optimizer_class={'th.optim.' if optimizer == 'Adam' else ''}{optimizer}," in text
+    assert parse_entry({"policy_kwargs": text})["policy_kwargs"].items() >= kwargs.items()
+
+
 def test_the_comments_say_what_is_to_be_expected():
     assert "test score 463.2 over 10 seeds that nobody tuned on" in best_yaml(record())
     assert "not tested yet" in best_yaml(record(tested=False))

@@ -21,7 +21,7 @@ from tuning.worker.checkpoints import Checkpoints, Progress
 from tuning.worker.objective import (
     Evaluator,
     PreemptedError,
-    Run,
+    TrainingRun,
     evaluation_seed,
     is_divergence,
     random_floor,
@@ -60,7 +60,7 @@ class Listener:
 
 
 def run(setup=SMALL, seed=0, **changes):
-    return Run(setup, "CartPole-v1", seed, 1000, MARKS, n_eval_episodes=3, **changes)
+    return TrainingRun(setup, "CartPole-v1", seed, 1000, MARKS, n_eval_episodes=3, **changes)
 
 
 @pytest.mark.parametrize("setup", [SMALL, A2C, NORMALIZED], ids=lambda setup: setup.name)
@@ -89,7 +89,7 @@ def test_how_often_it_is_evaluated_changes_nothing_that_is_learned(tmp_path):
     ends = []
     for marks in (MARKS, (1000,), tuple(range(50, 1001, 50))):
         listener = Listener(tmp_path)
-        train(Run(NORMALIZED, "CartPole-v1", 0, 1000, marks, n_eval_episodes=3), listener)
+        train(TrainingRun(NORMALIZED, "CartPole-v1", 0, 1000, marks, n_eval_episodes=3), listener)
         ends.append(listener.reports[1000])
     assert ends[0] == ends[1] == ends[2]
 
@@ -160,7 +160,7 @@ class Endless(Counted):
 
 
 def test_training_and_evaluation_see_different_seeds(tmp_path, environments):
-    made = Run(SMALL, "Seeds-v0", 7, 500, (100, 500), n_eval_episodes=3, eval_seed=evaluation_seed(0, 7))
+    made = TrainingRun(SMALL, "Seeds-v0", 7, 500, (100, 500), n_eval_episodes=3, eval_seed=evaluation_seed(0, 7))
     train(made, Listener(tmp_path))
     training = {seed for seed in Seeds.seen if seed < 1000}
     evaluation = {seed for seed in Seeds.seen if seed >= 1000}
@@ -171,7 +171,7 @@ def test_training_and_evaluation_see_different_seeds(tmp_path, environments):
 @pytest.mark.parametrize("raise_at", [None, 30, 400])
 def test_every_environment_is_closed_however_a_run_ends(tmp_path, environments, raise_at):
     gym.registry["Counted-v0"].kwargs["raise_at"] = raise_at
-    made = Run(SMALL, "Counted-v0", 0, 1000, MARKS, n_eval_episodes=3)
+    made = TrainingRun(SMALL, "Counted-v0", 0, 1000, MARKS, n_eval_episodes=3)
     if raise_at is None:
         train(made, Listener(tmp_path))
     else:
@@ -186,7 +186,7 @@ def test_an_environment_that_cannot_be_made_leaves_no_other_open(tmp_path, envir
 
     monkeypatch.setattr("tuning.worker.objective.Evaluator", fails)
     with pytest.raises(MemoryError):
-        train(Run(SMALL, "Counted-v0", 0, 1000, MARKS), Listener(tmp_path))
+        train(TrainingRun(SMALL, "Counted-v0", 0, 1000, MARKS), Listener(tmp_path))
     assert not OPEN
 
 

@@ -285,7 +285,7 @@ def test_a_database_that_was_there_before_is_waited_for_also_at_its_opening(tmp_
         database(tmp_path)
     errors[:] = [gone(), gone()]
     address, patience = Address(f"sqlite:///{tmp_path}/a.db"), Patience(600.0, say=lambda text: None)
-    assert isinstance(open_storage(address, 60, patience, is_known=True), PatientDatabase)
+    assert isinstance(open_storage(address, 60, patience, was_open=True), PatientDatabase)
 
 
 def test_tables_that_another_machine_makes_at_this_moment_are_waited_for(tmp_path, monkeypatch):

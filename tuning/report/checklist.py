@@ -1,4 +1,4 @@
-"""What one has to be told to believe a tuned result, filled in from the study.
+"""The questions that a reader of a tuned result asks, answered from the study.
 
 Source: the questions are those of Eimer, Lindauer, Raileanu (ICML 2023, arXiv:2306.01324), in our words.
 """

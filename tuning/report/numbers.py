@@ -1,4 +1,4 @@
-"""What a report says, computed from the record of a study."""
+"""The numbers of a report, computed from the record of a study."""
 
 from __future__ import annotations
 
@@ -76,12 +76,17 @@ def arm_numbers(arm: TestedSetup) -> ArmNumbers:
     )
 
 
+def tuned_arm(record: StudyRecord) -> TestedSetup | None:
+    """The winner's arm of the test, ``None`` before it has run."""
+    return next((arm for arm in record.tested if arm.name == TUNED and arm.scores), None)
+
+
 def optimism_of(record: StudyRecord) -> float | None:
     """Tuning score minus test score of the winner; above 0 is too optimistic; ``None`` before the test."""
-    tuned = next((arm for arm in record.tested if arm.name == TUNED and arm.scores), None)
-    if tuned is None or record.tuning_score is None:
+    arm = tuned_arm(record)
+    if arm is None or record.tuning_score is None:
         return None
-    return optimism(record.tuning_score, list(tuned.scores.values()))
+    return optimism(record.tuning_score, list(arm.scores.values()))
 
 
 def tried_space(record: StudyRecord) -> Space:
@@ -95,12 +100,12 @@ def importances(record: StudyRecord) -> dict[str, float]:
 
     Fewer than four completed trials say nothing, and give {}.
     """
-    asked = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
-    trials = [trial for trial in ranking(record) if all(one.name in trial.configuration for one in asked)]
+    dimensions = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
+    trials = [trial for trial in ranking(record) if all(one.name in trial.configuration for one in dimensions)]
     scores = {trial.score for trial in trials}
-    if len(trials) < 4 or len(scores) < 2 or not asked:
+    if len(trials) < 4 or len(scores) < 2 or not dimensions:
         return {}
-    distributions = {one.name: distribution_of(one) for one in asked}
+    distributions = {one.name: distribution_of(one) for one in dimensions}
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

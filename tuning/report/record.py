@@ -64,9 +64,9 @@ class Stages:
 def stages_of(study: optuna.Study, storage: BaseStorage) -> Stages:
     """All trials of a study."""
     others = [find_study(study.study_name + suffix, storage) for suffix in (FINALISTS, TEST)]
-    found = [other.get_trials(deepcopy=False) if other is not None else [] for other in others]
+    further = [other.get_trials(deepcopy=False) if other is not None else [] for other in others]
     search = [trial for trial in study.get_trials(deepcopy=False) if not never_ran(trial)]
-    return Stages(search, *([trial for trial in trials if not never_ran(trial)] for trials in found))
+    return Stages(search, *([trial for trial in trials if not never_ran(trial)] for trials in further))
 
 
 def read_record(study: optuna.Study, storage: BaseStorage, where: str) -> StudyRecord:

@@ -54,10 +54,10 @@ def candidates(search: Sequence[FrozenTrial], finalists: Sequence[FrozenTrial], 
     for number in pick_finalists(scores, protocol):
         keys = [(arm_of(number), seed) for seed in protocol.finalist_seeds]
         # Seeds are run in their order; those after a missing one do not count yet.
-        ran = keys[: next((place for place, key in enumerate(keys) if key not in reruns), len(keys))]
-        evaluations = [by_number[number].intermediate_values, *(curves[key] for key in ran)]
+        done = keys[: next((place for place, key in enumerate(keys) if key not in reruns), len(keys))]
+        evaluations = [by_number[number].intermediate_values, *(curves[key] for key in done)]
         area = float(np.mean([np.mean(in_order(curve)) for curve in evaluations if curve]))
-        finalist_candidates.append(Candidate(number, scores[number], tuple(reruns[key] for key in ran), area))
+        finalist_candidates.append(Candidate(number, scores[number], tuple(reruns[key] for key in done), area))
     return finalist_candidates
 
 

@@ -48,37 +48,34 @@ class Space:
         With ``replace: true`` only what the file lists is searched.
         """
         _check_algorithm(algo)
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"space must be a readable YAML file, got {path}: {_one_line(error)}") from error
+        content = read_yaml("space", path)
         if not isinstance(content, dict):
             raise ValueError(f"space must map names to ranges, got {path} with {type(content).__name__}")
         replaces = content.pop("replace", False)
-        known = {dimension.name: dimension for dimension in DIMENSIONS[algo]}
-        allowed = {*known, *FURTHER, *(f"rule.{slot}" for slot in rule_choices(algo))}
-        chosen = {} if replaces else dict(known)
+        defaults = {dimension.name: dimension for dimension in DIMENSIONS[algo]}
+        allowed = {*defaults, *FURTHER, *(f"rule.{slot}" for slot in rule_choices(algo))}
+        dimensions = {} if replaces else dict(defaults)
         for name, description in content.items():
             if name not in allowed:
                 raise ValueError(
                     f"space must name parameters of {algo}, got {name!r} (known: {', '.join(sorted(allowed))})"
                 )
             try:
-                dimension = parse_dimension(name, description, known.get(name))
+                dimension = parse_dimension(name, description, defaults.get(name))
                 _check_meaning(dimension, algo)
             except ValueError as error:
                 raise ValueError(f"space {path}: {error}") from error
-            chosen[name] = dimension
-        return cls(algo, tuple(chosen.values()))
+            dimensions[name] = dimension
+        return cls(algo, tuple(dimensions.values()))
 
     def vary(self, slots: Sequence[str]) -> Space:
         """The space with choices of the update rule, such as ``rule.policy_objective``, as further parameters."""
-        known = {f"rule.{slot}": tuple(choices) for slot, choices in rule_choices(self.algo).items()}
+        choices = {f"rule.{slot}": tuple(names) for slot, names in rule_choices(self.algo).items()}
         for slot in slots:
-            if slot not in known:
-                raise ValueError(f"vary must be among {', '.join(known)}, got {slot!r}")
+            if slot not in choices:
+                raise ValueError(f"vary must be among {', '.join(choices)}, got {slot!r}")
         present = {dimension.name for dimension in self.dimensions}
-        new = [Dimension(slot, "choice", choices=known[slot]) for slot in dict.fromkeys(slots) if slot not in present]
+        new = [Dimension(slot, "choice", choices=choices[slot]) for slot in dict.fromkeys(slots) if slot not in present]
         return dataclasses.replace(self, dimensions=(*self.dimensions, *new))
 
     def fit(self, n_envs: int, total_timesteps: int) -> Space:
@@ -167,9 +164,9 @@ def _shorten(dimension: Dimension, most: int) -> Dimension:
         return dimension
     if dimension.kind == "choice":
         is_power = dimension.name.endswith("_pow")
-        kept = tuple(value for value in dimension.choices if (2**value if is_power else value) <= most)
-        if kept:
-            return dataclasses.replace(dimension, choices=kept)
+        choices = tuple(value for value in dimension.choices if (2**value if is_power else value) <= most)
+        if choices:
+            return dataclasses.replace(dimension, choices=choices)
     else:
         highest = min(int(dimension.high), (most.bit_length() - 1) if dimension.name.endswith("_pow") else most)
         if highest >= dimension.low:
@@ -179,5 +176,9 @@ def _shorten(dimension: Dimension, most: int) -> Dimension:
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def read_yaml(what: str, path: str | Path) -> Any:
+    """The content of a YAML file."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{what} must be a readable YAML file, got {path}: {' '.join(str(error).split())}") from error

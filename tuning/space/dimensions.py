@@ -85,8 +85,8 @@ class Dimension:
         if self.kind == "int":
             return int(rng.integers(int(self.low), int(self.high) + 1))
         low, high = (math.log(end) if self.log else end for end in (self.low, self.high))
-        drawn = float(rng.uniform(low, high))
-        return min(max(math.exp(drawn) if self.log else drawn, self.low), self.high)
+        value = float(rng.uniform(low, high))
+        return min(max(math.exp(value) if self.log else value, self.low), self.high)
 
     def allows(self, value: Any) -> bool:
         """True if a value lies in the dimension; a flag is no number here."""

@@ -63,9 +63,9 @@ def plain_arguments(
     configuration: Mapping[str, Any], n_envs: int, base: Mapping[str, Any] | None, algo: str
 ) -> dict[str, Any]:
     """:func:`constructor_arguments` as plain data, which a YAML file can hold; without the rule's choices."""
-    known = inspect.signature(CLASSES[algo].__init__).parameters
+    parameters = inspect.signature(CLASSES[algo].__init__).parameters
     arguments = {key: value for key, value in (base or {}).items() if key not in ENVIRONMENT_KEYS}
-    unknown = sorted(set(arguments) - set(known))
+    unknown = sorted(set(arguments) - set(parameters))
     if unknown:
         raise ValueError(f"base must hold arguments of {CLASSES[algo].__name__}, got {unknown[0]!r}")
     arguments.setdefault("policy", "MlpPolicy")
@@ -73,11 +73,11 @@ def plain_arguments(
     network = _network(configuration)
     if network or "policy_kwargs" in arguments:
         arguments["policy_kwargs"] = {**(arguments.get("policy_kwargs") or {}), **network}
-    if "batch_size" in known:
+    if "batch_size" in parameters:
         default = default_arguments(algo)
         size = arguments.get("n_steps", default["n_steps"]) * n_envs
         arguments["batch_size"] = _divisor(size, arguments.get("batch_size", default["batch_size"]))
-    return {name: arguments[name] for name in known if name in arguments}
+    return {name: arguments[name] for name in parameters if name in arguments}
 
 
 def make_setup(name: str, algo: str, configuration: Mapping[str, Any], base: Mapping[str, Any]) -> Setup:
@@ -130,11 +130,11 @@ def _network(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return network
 
 
-def _divisor(size: int, wanted: int) -> int:
+def _divisor(size: int, most: int) -> int:
     """The largest divisor of ``size`` up to ``wanted``, but 2 or more: a single advantage cannot be normalised."""
     if size < 2:
         return size
-    largest = next((divisor for divisor in range(min(wanted, size), 1, -1) if size % divisor == 0), None)
+    largest = next((divisor for divisor in range(min(most, size), 1, -1) if size % divisor == 0), None)
     return largest or next(divisor for divisor in range(2, size + 1) if size % divisor == 0)
 
 

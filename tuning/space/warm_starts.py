@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sb3_ppo_notes.configs.values import linear_start
 from sb3_ppo_notes.configs.zoo import parse_dict
-from tuning.space import Configuration, Dimension, Space
+from tuning.space import Configuration, Dimension, Space, read_yaml
 from tuning.space.defaults import CLASSES
 from tuning.space.dimensions import parse_number
 from tuning.space.setup import ACTIVATIONS, ENVIRONMENT_KEYS, NET_ARCHS, ZERO_AT, zoo_algorithm
@@ -43,7 +41,7 @@ def zoo_entry(env_id: str, algo: str) -> dict[str, Any]:
     path = Path(specification.origin).parent / "hyperparams" / f"{zoo_algorithm(algo)}.yml"
     if not path.exists():
         return {}
-    return parse_entry(yaml.safe_load(path.read_text(encoding="utf-8")).get(env_id) or {})
+    return parse_entry(read_yaml("rl_zoo3", path).get(env_id) or {})
 
 
 def parse_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,12 +97,12 @@ def as_configuration(entry: Mapping[str, Any], space: Space, what: str) -> Confi
     What it does not say is SB3's default. What lies outside is refused: "warm start 'gamma'=1.2 outside [0.97,
     0.9999]".
     """
-    known = inspect.signature(CLASSES[space.algo].__init__).parameters
+    parameters = inspect.signature(CLASSES[space.algo].__init__).parameters
     names = {dimension.name for dimension in space.dimensions}
     for key in entry:
-        if key not in known and key not in names and key not in ENVIRONMENT_KEYS:
+        if key not in parameters and key not in names and key not in ENVIRONMENT_KEYS:
             raise ValueError(f"{what} {key!r} is neither a parameter of the space nor an argument of {space.algo}")
-    defaults = {name: parameter.default for name, parameter in known.items()}
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     configuration = {one.name: _value_of(one, entry, defaults, what) for one in space.dimensions}
     space.validate(configuration, what)
     return configuration
@@ -181,12 +179,7 @@ def _activation(name: str, what: str) -> str:
 
 
 def _read(path: str | Path, env_id: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"warm start must be a readable YAML file, got {path}: {' '.join(str(error).split())}"
-        ) from error
+    content = read_yaml("warm start", path)
     if isinstance(content, dict) and isinstance(content.get(env_id), dict):
         content = content[env_id]
     if not isinstance(content, dict) or any(

@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal file, or a database that many machines share."""
+"""Storage of a study: a journal file, or a database that many machines share."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def _with_driver(text: str) -> URL:
     if backend not in DRIVERS:
         raise _unknown_storage(text)
     if "+" in url.drivername:
-        wanted = url.drivername.partition("+")[2]
-        drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == wanted) or ((wanted, wanted, wanted),)
+        name = url.drivername.partition("+")[2]
+        drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == name) or ((name, name, name),)
     else:
         drivers = DRIVERS[backend]
     for module, name, _ in drivers:
@@ -106,12 +106,12 @@ def _with_driver(text: str) -> URL:
 
 
 def open_storage(
-    address: Address, heartbeat: int, patience: Patience, must_exist: bool = False, is_known: bool = False
+    address: Address, heartbeat: int, patience: Patience, must_exist: bool = False, was_open: bool = False
 ) -> BaseStorage:
     """The storage, opened: a journal's torn end is repaired first, a database is waited for when it goes away.
 
     ``heartbeat`` is in seconds. With ``must_exist`` a file that is not there is an error, and not made. A database that
-    ``is_known`` has been opened before: if it does not answer it is away, and not a mistake.
+    ``was_open`` before and does not answer now is waited for; any other is a mistake in the address.
     """
     file = address.path
     if address.url is not None and address.is_sqlite and address.url.database not in (None, "", ":memory:"):
@@ -124,7 +124,7 @@ def open_storage(
         return open_journal(address.path)
     assert address.url is not None
     try:
-        if is_known:
+        if was_open:
             return patience.call(_open_database, address.url, heartbeat, patience)
         return _open_database(address.url, heartbeat, patience)
     except (SQLAlchemyError, ImportError, RuntimeError) as error:

@@ -53,7 +53,7 @@ class Patience:
         self.say = say
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """What a function returns, asked until the database answers."""
+        """The result of a function, which is called until the database answers."""
         # The monotonic clock: a clock that is set back must not prolong the wait.
         start, pause = time.monotonic(), FIRST_PAUSE
         while True:

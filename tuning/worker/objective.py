@@ -39,7 +39,7 @@ class PreemptedError(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One training run, and its measurement.
 
     ``marks`` are the environment steps at which it is evaluated, the last is the end. ``eval_seed`` is of the
@@ -74,7 +74,7 @@ class Control(Protocol):
         """True if the run shall write a checkpoint and raise :class:`PreemptedError`."""
 
 
-Objective = Callable[[Run, Control], None]
+Objective = Callable[[TrainingRun, Control], None]
 
 
 def is_divergence(error: BaseException) -> bool:
@@ -86,7 +86,7 @@ def is_divergence(error: BaseException) -> bool:
     )
 
 
-def train(run: Run, control: Control) -> None:
+def train(run: TrainingRun, control: Control) -> None:
     """Train and evaluate; ``PreemptedError`` if the worker is to stop, once a checkpoint is written."""
     with contextlib.ExitStack() as resources:
         # Closed whatever happens: a study of a thousand trials must not run out of file descriptors.
@@ -96,7 +96,7 @@ def train(run: Run, control: Control) -> None:
         resources.callback(evaluator.close)
         model, progress = control.checkpoints.restore(env) or (build(run, env), Progress())
         control.resume(progress)
-        marks = Marks(run, control, evaluator, progress)
+        marks = EvaluateAtMarks(run, control, evaluator, progress)
         left = max(run.total_timesteps - progress.env_steps, 0)
         # Also without steps left: a signal in an evaluation may have come in the last rollout.
         if left > 0 or model._paused_at is not None:
@@ -116,7 +116,7 @@ def training_environments(env_id: str, setup: Setup, seed: int) -> VecEnv:
     return env if setup.normalize is None else VecNormalize(env, **setup.normalize)
 
 
-def build(run: Run, env: VecEnv) -> Any:
+def build(run: TrainingRun, env: VecEnv) -> Any:
     """The model of a run."""
     arguments = {"device": "cpu", **run.setup.arguments, "seed": run.seed, "compile": run.compile}
     return make_model(CLASSES[run.setup.algo], arguments.pop("policy"), env, arguments)
@@ -144,10 +144,10 @@ class Evaluator:
         self.env.close()
 
 
-class Marks(BaseCallback):
+class EvaluateAtMarks(BaseCallback):
     """Evaluates at each mark, and writes checkpoints between two steps, where a run can go on exactly."""
 
-    def __init__(self, run: Run, control: Control, evaluator: Evaluator, progress: Progress):
+    def __init__(self, run: TrainingRun, control: Control, evaluator: Evaluator, progress: Progress):
         super().__init__()
         self.run, self.control, self.evaluator = run, control, evaluator
         self.evaluations = dict(progress.evaluations)

@@ -20,7 +20,7 @@ from tuning.selection.trials import key_of
 from tuning.space.setup import Setup
 from tuning.storage.requeue import MOST_DEATHS
 from tuning.worker.budget import NEVER_RAN
-from tuning.worker.reaper import whereabouts
+from tuning.worker.reaper import process_identity
 
 FINALISTS, TEST = ".finalists", ".test"
 #: Workers that look for a run at the same moment take one of the next so many.
@@ -89,8 +89,8 @@ def is_queued(trial: FrozenTrial) -> bool:
 
 def missing_jobs(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> list[Job]:
     """Runs that have no result and that nobody is at."""
-    taken = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
-    return [job for job in jobs if job.key not in taken]
+    busy = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
+    return [job for job in jobs if job.key not in busy]
 
 
 class StudyStoppedError(Exception):
@@ -140,7 +140,7 @@ def lost_its_worker(trial: FrozenTrial) -> bool:
 def start_job(study: optuna.Study, storage: optuna.storages.BaseStorage, missing: Sequence[Job]) -> FrozenTrial:
     """A trial for one of the missing runs; workers that look at once mostly take different ones."""
     job = missing[os.getpid() % min(len(missing), MOST_APART)]
-    attributes: dict[str, Any] = {"arm": job.arm, "seed": job.seed, "worker": whereabouts()}
+    attributes: dict[str, Any] = {"arm": job.arm, "seed": job.seed, "worker": process_identity()}
     template = optuna.create_trial(state=TrialState.RUNNING, user_attrs=attributes)
     return storage.get_trial(storage.create_new_trial(study._study_id, template))
 

@@ -145,5 +145,5 @@ def setup_of(settings: Settings, number: int, configuration: Configuration) -> S
 def baselines(env_id: str, algo: str) -> tuple[Setup, ...]:
     """The setups that a winner is tested against: SB3's defaults, and rl_zoo3's values if it has any."""
     entry = zoo_entry(env_id, algo)
-    found = [baseline_setup("SB3 defaults", algo, {})]
-    return (*found, baseline_setup("rl_zoo3", algo, entry)) if entry else tuple(found)
+    entries: dict[str, dict[str, Any]] = {"SB3 defaults": {}} | ({"rl_zoo3": entry} if entry else {})
+    return tuple(baseline_setup(name, algo, content) for name, content in entries.items())

@@ -21,31 +21,31 @@ from tuning.storage import is_database
 from tuning.storage.database import is_away
 from tuning.storage.requeue import requeue
 from tuning.worker.checkpoints import Checkpoints, Progress
-from tuning.worker.objective import Objective, PreemptedError, Run, is_divergence
+from tuning.worker.objective import Objective, PreemptedError, TrainingRun, is_divergence
 from tuning.worker.queues import ENVIRONMENT_ERROR
-from tuning.worker.reaper import whereabouts
+from tuning.worker.reaper import process_identity
 from tuning.worker.signals import StopSignals
 
 #: Characters of a traceback that are kept: its end says what happened. MySQL takes 64 KiB.
 TRACEBACK_CHARACTERS = 6000
 
 
-class Heart(threading.Thread):
+class Heartbeat(threading.Thread):
     """Shows that a trial's worker lives, however long a step takes, and whatever the storage answers.
 
-    If the process that started this one is gone (``orphaned``), the signals are told to stop.
+    If the process that started this one is gone (``is_orphaned``), the signals are told to stop.
     """
 
     def __init__(
-        self, storage: BaseStorage, trial_id: int, seconds: float, orphaned: Callable[[], bool], signals: StopSignals
+        self, storage: BaseStorage, trial_id: int, seconds: float, is_orphaned: Callable[[], bool], signals: StopSignals
     ):
         super().__init__(daemon=True, name=f"heart of trial {trial_id}")
         self._storage, self._trial_id, self._seconds = storage, trial_id, seconds
-        self._orphaned, self._signals = orphaned, signals
+        self._is_orphaned, self._signals = is_orphaned, signals
         self._ended = threading.Event()
-        self._worker = whereabouts()
+        self._worker = process_identity()
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> Heartbeat:
         self._storage.set_trial_user_attr(self._trial_id, "worker", {**self._worker, "beat": 0})
         if is_database(self._storage):
             self._storage.record_heartbeat(self._trial_id)  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ class Heart(threading.Thread):
         beat = 0
         while not self._ended.wait(self._seconds):
             beat += 1
-            if self._orphaned():
+            if self._is_orphaned():
                 self._signals.stop()
             try:
                 if is_database(self._storage):
@@ -82,7 +82,7 @@ class TrialControl:
         storage: BaseStorage,
         study: optuna.Study,
         trial: FrozenTrial,
-        run: Run,
+        run: TrainingRun,
         protocol: Protocol,
         checkpoints: Checkpoints,
         signals: StopSignals,

@@ -20,7 +20,7 @@ from tuning.storage import Address, open_storage
 from tuning.storage.database import GRACE_BEATS, Patience
 from tuning.worker.budget import steps_used
 from tuning.worker.checkpoints import Checkpoints
-from tuning.worker.objective import Run, evaluation_seed, random_floor
+from tuning.worker.objective import TrainingRun, evaluation_seed, random_floor
 from tuning.worker.queues import (
     FINALISTS,
     TEST,
@@ -41,7 +41,7 @@ from tuning.worker.queues import (
 from tuning.worker.reaper import Reaper, is_duplicate
 from tuning.worker.settings import Settings, make_sampler, sampler_seed, setup_of
 from tuning.worker.signals import StopSignals
-from tuning.worker.trial import Heart, TrialControl, finish, lowest_evaluation, run_trial, store_error
+from tuning.worker.trial import Heartbeat, TrialControl, finish, lowest_evaluation, run_trial, store_error
 
 #: So many failures one after another, or the very first trial's, stop a study; so do as many trials that ended because
 #: of an environment's NaN.
@@ -52,33 +52,33 @@ STAGES = ("search", "finalists", "test")
 
 
 class Worker:
-    """One process's part of a study. ``orphaned`` says whether the process that started this one is gone."""
+    """One process's part of a study. ``is_orphaned`` says whether the process that started this one is gone."""
 
-    def __init__(self, settings: Settings, signals: StopSignals, orphaned: Callable[[], bool] = lambda: False):
-        self.settings, self.signals, self.orphaned = settings, signals, orphaned
+    def __init__(self, settings: Settings, signals: StopSignals, is_orphaned: Callable[[], bool] = lambda: False):
+        self.settings, self.signals, self.is_orphaned = settings, signals, is_orphaned
         self.address = Address(settings.storage)
         patience = Patience(settings.patience, signals.is_stopping)
-        self.storage = open_storage(self.address, settings.heartbeat, patience, is_known=True)
+        self.storage = open_storage(self.address, settings.heartbeat, patience, was_open=True)
         self.search = optuna.load_study(study_name=settings.study, storage=self.storage)
         # Through the study, whose cache of finished trials saves most of the traffic with a database.
         self.storage = self.search._storage
         self.limits = settings.limits()
         self._first_new: dict[str, int] = {}
-        self._full_after = -1
+        self._ended_when_full = -1
 
     def work(self, stages: Sequence[str] = STAGES) -> None:
         """Go through the stages until nothing is left to do, or a signal comes."""
         th.set_num_threads(1)
         if "search" in stages:
-            self._through(self.search, self._next_of_search)
+            self._run_stage(self.search, self._next_search_trial)
         if "finalists" in stages:
             study = create_or_load_study(self.settings.study + FINALISTS, self.storage)
-            self._through(study, lambda: self._next_job(study, 1, self._finalist_jobs()))
+            self._run_stage(study, lambda: self._next_job(study, 1, self._finalist_jobs()))
         if "test" in stages:
             study = create_or_load_study(self.settings.study + TEST, self.storage)
-            self._through(study, lambda: self._next_job(study, 2, self._test_jobs()))
+            self._run_stage(study, lambda: self._next_job(study, 2, self._test_jobs()))
 
-    def _through(self, study: optuna.Study, step: Callable[[], bool]) -> None:
+    def _run_stage(self, study: optuna.Study, step: Callable[[], bool]) -> None:
         reaper = Reaper(study, self.storage, GRACE_BEATS * self.settings.heartbeat)
         self._first_new.setdefault(study.study_name, len(study.get_trials(deepcopy=False)))
         while not self.signals.is_stopping():
@@ -116,18 +116,18 @@ class Worker:
 
     # Search ------------------------------------------------------------------------------------------------------
 
-    def _next_of_search(self) -> bool:
+    def _next_search_trial(self) -> bool:
         trials = self.search.get_trials(deepcopy=False)
         waiting = any(trial.state is TrialState.WAITING for trial in trials)
         # Once a trial did not fit, asking again makes sense only when another has ended, perhaps earlier than it might.
         ended = sum(trial.state.is_finished() and not never_ran(trial) for trial in trials)
-        has_room = ended != self._full_after and self.limits.has_room(trials, self._used_by_finalists())
+        has_room = ended != self._ended_when_full and self.limits.has_room(trials, self._used_by_finalists())
         if self.limits.is_time_over() or not (waiting or has_room):
             return False
         trial = ask_trial(self.search)
-        with Heart(self.storage, trial._trial_id, self.settings.heartbeat, self.orphaned, self.signals):
+        with Heartbeat(self.storage, trial._trial_id, self.settings.heartbeat, self.is_orphaned, self.signals):
             if not self._search_trial(trial):
-                self._full_after = ended
+                self._ended_when_full = ended
         return True
 
     def _search_trial(self, trial: optuna.Trial) -> bool:
@@ -147,7 +147,7 @@ class Worker:
         planned = settings.planned(setup)
         control.attribute("configuration", configuration)
         control.attribute("planned", planned)
-        trials = self._once_earlier_ones_are_admitted(number)
+        trials = self._wait_for_earlier_trials(number)
         own = next(t for t in trials if t.number == number)
         if is_duplicate(own, trials):
             finish(control, TrialState.FAIL, reason="duplicate")
@@ -160,7 +160,7 @@ class Worker:
         self._run(control)
         return True
 
-    def _once_earlier_ones_are_admitted(self, number: int) -> list[FrozenTrial]:
+    def _wait_for_earlier_trials(self, number: int) -> list[FrozenTrial]:
         """All trials, as soon as every one with a lower number has said what it needs: the lower one goes first."""
         deadline = time.monotonic() + ADMISSION_SECONDS
         while True:
@@ -214,7 +214,7 @@ class Worker:
             if not missing:
                 return False
             own = start_job(study, self.storage, missing)
-        with Heart(self.storage, own._trial_id, self.settings.heartbeat, self.orphaned, self.signals):
+        with Heartbeat(self.storage, own._trial_id, self.settings.heartbeat, self.is_orphaned, self.signals):
             setup = next((job.setup for job in jobs if job.key == key_of(own)), None)
             if setup is None or is_surplus(own, study.get_trials(deepcopy=False), jobs):
                 self.storage.set_trial_user_attr(own._trial_id, "reason", "duplicate")
@@ -229,7 +229,7 @@ class Worker:
 
     def _control(self, study: optuna.Study, trial_id: int, setup: Setup, seed: int, stage: int) -> TrialControl:
         settings, trial = self.settings, self.storage.get_trial(trial_id)
-        run = Run(
+        run = TrainingRun(
             setup,
             settings.env_id,
             seed,
