@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from markdown_it import MarkdownIt
@@ -44,7 +45,7 @@ body { margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 48rem; color: var(--i
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: break-word; }
 a { color: var(--link); } h1 { font-size: 1.7rem; line-height: 1.2; margin: .8rem 0 .2rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; padding-top: .5rem; border-top: 1px solid var(--line); }
-nav, .titles, .asked, footer, figcaption { color: var(--pale); font-size: .88rem; }
+nav, .titles, .asked, .pale, footer, figcaption { color: var(--pale); font-size: .88rem; }
 nav { display: flex; gap: 1rem; flex-wrap: wrap; justify-content: space-between; }
 .titles span { margin-right: 1rem; white-space: nowrap; }
 .wide, .equation { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; margin: .7rem 0; }
@@ -69,17 +70,18 @@ details { margin: .6rem 0; } summary { cursor: pointer; } [hidden] { display: no
 """
 
 
-def document(title: str, body: str, script: str = "", policy: str = pages.POLICY) -> str:
+def document(title: str, body: str, script: str = "", policy: str = pages.POLICY, style: str = "") -> str:
     """A whole page that loads nothing.
 
     :param title: of the window.
     :param body: HTML.
     :param script: the one script that there is, if any; the policy has to allow it.
     :param policy: what the browser may do.
+    :param style: of this kind of page, beside what all have.
     :return: HTML.
     """
     scripts = [f"<script>{script}</script>"] if script else []
-    return pages.page(title, [body, *scripts], style=STYLE, policy=policy)
+    return pages.page(title, [body, *scripts], style=STYLE + style, policy=policy)
 
 
 def fragment(note: Note, seed: int) -> str:
@@ -93,12 +95,15 @@ def fragment(note: Note, seed: int) -> str:
     return f'<style>{style}</style><div class="note">{article(note, seed)}</div>'
 
 
-def article(note: Note, seed: int | None, error: str = "") -> str:
+def article(
+    note: Note, seed: int | None, error: str = "", addresses: Mapping[tuple[str, str], str] = MappingProxyType({})
+) -> str:
     """Everything of a note below the head of its page.
 
     :param note: the note.
     :param seed: of its experiment; ``None`` for its text alone.
     :param error: the traceback of an experiment that has failed.
+    :param addresses: of functions on the walk, by module and name.
     :return: HTML.
     """
     result = None if seed is None or error else note.run(seed)
@@ -109,7 +114,7 @@ def article(note: Note, seed: int | None, error: str = "") -> str:
     )
     parts = [f"<h1>{escaped(note.question)}</h1>", f'<p class="titles">{titles}</p>']
     parts.append(f'<div class="answer">{markdown(note.answer(result))}</div>')
-    parts += _formulas(note)
+    parts += _formulas(note, addresses)
     if error:
         parts.append(
             f'<p class="broken"><b>✗</b> The experiment raised an error on this machine.</p><pre>{escaped(error)}</pre>'
@@ -221,17 +226,17 @@ def _slider(note: Note, seed: int) -> list[str]:
     ]
 
 
-def _formulas(note: Note) -> list[str]:
-    parts = []
+def _formulas(note: Note, addresses: Mapping[tuple[str, str], str]) -> list[str]:
+    parts = ["<h2>Formulas</h2>"]
     for formula in note.formulas:
-        blocks = equations.blocks(inspect.getdoc(formula) or "")
-        if blocks:
-            parts += [block_mathml(block) for block in blocks]
-            parts.append(f'<p class="asked"><code>{formula.__name__}</code>, {escaped(_place(formula))}</p>')
-        else:
-            first = (inspect.getdoc(formula) or "").splitlines()[0]
-            parts.append(f"<p><code>{formula.__name__}</code>, {escaped(_place(formula))}: {escaped(first)}</p>")
-    return ["<h2>Formulas</h2>", *parts]
+        documentation = inspect.getdoc(formula) or ""
+        drawn = [block_mathml(block) for block in equations.blocks(documentation)]
+        name = f"<code>{formula.__qualname__}</code>"
+        address = addresses.get((formula.__module__, formula.__qualname__))
+        link = f'<a href="{address}">{name}</a>' if address else name
+        said = "" if drawn else f": {escaped(documentation.splitlines()[0])}"
+        parts += [*drawn, f'<p class="asked">{link}, {escaped(_place(formula))}{said}</p>']
+    return parts
 
 
 def _place(formula: Callable[..., Any]) -> str:
@@ -261,8 +266,13 @@ def head(note: Note, names: Mapping[str, int]) -> str:
     """
     order = list(names)
     place = order.index(note.name)
-    links = [f'<a href="{name}.html">{mark}</a>' for name, mark in _neighbours(order, place)]
-    return f'<nav><a href="index.html">All notes</a><span>{note.number} of {len(order)}</span>{" ".join(links)}</nav>'
+    links = [
+        '<a href="index.html">All notes</a>',
+        '<a href="walk/index.html">The walk</a>',
+        f"<span>{note.number} of {len(order)}</span>",
+        *(f'<a href="{name}.html">{mark}</a>' for name, mark in _neighbours(order, place)),
+    ]
+    return f"<nav>{' '.join(links)}</nav>"
 
 
 def _neighbours(order: list[str], place: int) -> list[tuple[str, str]]:

@@ -1,12 +1,11 @@
 """All notes as pages that refer to each other and to nothing else: text at once, numbers and pictures as they come."""
 
 import base64
-import csv
 import hashlib
-import io
 import re
 import traceback
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +13,15 @@ import numpy as np
 from sb3_ppo_notes._version import __version__
 from sb3_ppo_notes.callbacks.symptoms import SYMPTOMS, WORDS
 from sb3_ppo_notes.notes import NOTES
+from sb3_ppo_notes.notes.equation_markup import line_mathml
 from sb3_ppo_notes.notes.glossary import TERMS
 from sb3_ppo_notes.notes.note import Claim, Note
 from sb3_ppo_notes.notes.rendering import LANGUAGE_NAMES, article, document, head
 from sb3_ppo_notes.notes.searching import folded, texts_of
 from sb3_ppo_notes.notes.seeds import QUESTIONS, asked_in
+from sb3_ppo_notes.notes.walk import STATIONS
+from sb3_ppo_notes.notes.walk_pages import STYLE as WALK_STYLE
+from sb3_ppo_notes.notes.walk_pages import Links, Target, anchors, index_body, page_of, station_body
 from sb3_ppo_notes.pages import POLICY, escaped
 
 #: Number of its first note -> a part's name.
@@ -52,19 +55,49 @@ class Computed(NamedTuple):
     :param page: HTML, whole.
     :param claims: with what was measured; none if the experiment failed.
     :param error: its traceback, or nothing.
-    :param table: every number of its result, as CSV.
+    :param rows: every number of its result: field, index, value.
     """
 
     name: str
     page: str
     claims: tuple[Claim, ...]
     error: str
-    table: str
+    rows: tuple[tuple[str, str, Any], ...]
 
     @property
     def holds(self) -> bool:
         """Whether all claims hold on this machine."""
         return not self.error and all(claim.holds for claim in self.claims)
+
+
+@cache
+def _addresses() -> dict[Target, str]:
+    """Of functions on the walk, from a note's page."""
+    return {target: f"walk/{address}" for target, address in anchors().items()}
+
+
+def walk_pages() -> Iterator[tuple[str, str]]:
+    """The walk through the code; nothing in it is computed.
+
+    :return: file names below ``walk/``, and HTML, whole.
+    """
+    notes: dict[Target, list[tuple[str, str]]] = {}
+    tests: dict[Target, list[str]] = {}
+    for note in NOTES.values():
+        for formula in note.formulas:
+            target = formula.__module__, formula.__qualname__
+            notes.setdefault(target, []).append((note.question, f"../{note.name}.html"))
+            # tests/formulas/test_objectives.py asserts what formulas/objectives.py says.
+            room, file = formula.__module__.split(".")[1], formula.__module__.rpartition(".")[2]
+            named = [test for test in note.tests if test.startswith(f"tests/{room}/test_{file}")]
+            tests[target] = [*tests.get(target, []), *(test for test in named if test not in tests.get(target, []))]
+    links = Links(anchors(), notes, {target: named for target, named in tests.items() if named})
+    to_notes = '<nav><a href="../index.html">All notes</a></nav>'
+    body = "\n".join([to_notes, *index_body(links)])
+    yield "index.html", document("A walk through the code", body, style=WALK_STYLE)
+    for station in STATIONS:
+        body = "\n".join([to_notes, *station_body(station, links, line_mathml)])
+        yield page_of(station), document(station.title, body, style=WALK_STYLE)
 
 
 def text_page(name: str) -> str:
@@ -74,7 +107,7 @@ def text_page(name: str) -> str:
     :return: HTML, whole.
     """
     note = NOTES[name]
-    return document(note.question, head(note, NOTES.numbers) + article(note, None))
+    return document(note.question, head(note, NOTES.numbers) + article(note, None, addresses=_addresses()))
 
 
 def computed(name: str, seed: int) -> Computed:
@@ -86,46 +119,35 @@ def computed(name: str, seed: int) -> Computed:
     """
     note, error = NOTES[name], ""
     try:
-        body, claims, table = article(note, seed), note.claims(seed), table_of(note.run(seed))
+        body = article(note, seed, addresses=_addresses())
+        claims, rows = note.claims(seed), tuple(numbers_of(note.run(seed)))
     except Exception:
         # Whatever goes wrong in one experiment is that note's result, and no reason to withhold the others.
         error = traceback.format_exc()
-        body, claims, table = article(note, seed, error), (), ""
+        body, claims, rows = article(note, None, error), (), ()
     said = f"<footer>Computed on this machine with seed {seed} by sb3_ppo_notes {__version__}.</footer>"
-    return Computed(name, document(note.question, head(note, NOTES.numbers) + body + said), claims, error, table)
+    return Computed(name, document(note.question, head(note, NOTES.numbers) + body + said), claims, error, rows)
 
 
-def table_of(result: Any) -> str:
-    """Every number of a result.
+def numbers_of(value: Any, name: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every number of a result, for its table.
 
-    :param result: a ``NamedTuple``.
-    :return: CSV: field, index, value.
+    :param value: a ``NamedTuple``, or a part of it.
+    :param name: of the part.
+    :return: field, index and value of each.
     """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["field", "index", "value"])
-    for field, index, value in _numbers("", result._asdict()):
-        writer.writerow([field, index, value])
-    return stream.getvalue()
-
-
-def _numbers(prefix: str, value: Any) -> Iterator[tuple[str, str, Any]]:
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _numbers(f"{prefix}/{key}" if prefix else str(key), part)
+    parts = value._asdict() if hasattr(value, "_asdict") else value
+    if isinstance(parts, list | tuple) and len({np.shape(part) for part in parts}) > 1:
+        parts = dict(enumerate(parts))  # rows of different lengths
+    if isinstance(parts, Mapping):
+        for key, part in parts.items():
+            yield from numbers_of(part, f"{name}/{key}" if name else str(key))
         return
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of different lengths
-        for position, part in enumerate(value):
-            yield from _numbers(f"{prefix}/{position}", part)
-        return
+    array = np.asarray(parts)
     if array.dtype.kind in "biufU":
         for place in np.ndindex(array.shape):
             number = array[place].item()
-            yield prefix, " ".join(map(str, place)), f"{number:.10g}" if isinstance(number, float) else number
+            yield name, " ".join(map(str, place)), f"{number:.10g}" if isinstance(number, float) else number
 
 
 def report(results: Mapping[str, Computed], seed: int) -> dict[str, Any]:
@@ -173,6 +195,8 @@ def index_page(results: Mapping[str, Computed | None]) -> str:
         "<h1>Thirty questions about PPO and A2C</h1>",
         "<p>Each is answered by an experiment that ran on this machine: the equation is the one above the function "
         "that computes it, the code shown is the code that ran, and every number in the text was measured.</p>",
+        '<p>Or take <a href="walk/index.html">a walk through the code</a>, from <code>learn()</code> to the last '
+        "formula.</p>",
         '<p hidden><label>Search in four languages and in symbols: <input id="search" type="search"></label></p>',
         *_list_of_notes(results),
         '<h2 id="questions">Seventy questions</h2>',

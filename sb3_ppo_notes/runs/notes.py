@@ -2,9 +2,7 @@
 
 import difflib
 import inspect
-import json
 import multiprocessing
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,16 +13,18 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from sb3_ppo_notes._atomic import write_text
+from sb3_ppo_notes.files import usable_processors, write_csv, write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.notes import NOTES, Claim, Note
 from sb3_ppo_notes.notes.equations import blocks
 from sb3_ppo_notes.notes.notebooks import notebook
 from sb3_ppo_notes.notes.searching import rank
-from sb3_ppo_notes.notes.site import Computed, computed, index_page, report, text_page
-from sb3_ppo_notes.runs.interruption import exit_code, sigterm_raises
+from sb3_ppo_notes.notes.site import Computed, computed, index_page, report, text_page, walk_pages
+from sb3_ppo_notes.persistence import GracefulStop
+from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Notes:
     """Only say which notes there are."""
     run: bool = True
     """Carry out the experiments; without, the pages hold text alone."""
-    jobs: int = field(default_factory=lambda: min(2, os.cpu_count() or 1))
+    jobs: int = field(default_factory=lambda: min(2, usable_processors()))
     """Experiments at a time, each in a process of its own."""
     seed: int = 0
     """Of everything random; the claims are tested with 0, 1 and 2."""
@@ -70,12 +70,12 @@ class Notes:
             return self._search(console, self.search)
         if self.names:
             return max(_show(console, NOTES[name], self.seed if self.run else None) for name in self.names)
-        try:
-            with sigterm_raises():
+        with GracefulStop(raises=True) as stop:
+            try:
                 return self._write_all(console)
-        except KeyboardInterrupt as interruption:
-            print("interrupted: pages that are written stay", file=sys.stderr)
-            return exit_code(interruption)
+            except KeyboardInterrupt:
+                print("interrupted: pages that are written stay", file=sys.stderr)
+                return stop.exit_code or INTERRUPTED
 
     def _search(self, console: Console, query: str) -> int:
         if not query.strip():
@@ -90,29 +90,34 @@ class Notes:
         return _print_notes(console, [name for _, _, name in found])
 
     def _write_all(self, console: Console) -> int:
-        self.outdir.mkdir(parents=True, exist_ok=True)
         results: dict[str, Computed | None] = dict.fromkeys(NOTES)
+        self._write_texts(results)
+        console.print(f"written: {self.outdir}/index.html, the walk and the text of {len(NOTES)} notes", soft_wrap=True)
+        if not self.run:
+            return 0
+        with ProgressBar(
+            len(NOTES), columns=(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        ) as bar:
+            for result in self._computed():
+                results[result.name] = result
+                write_text(self.outdir / f"{result.name}.html", result.page)
+                write_csv(self.outdir / f"{result.name}.csv", ("field", "index", "value"), result.rows)
+                write_text(self.outdir / "index.html", index_page(results))
+                bar.advance(1, description=result.name)
+        done = {name: result for name, result in results.items() if result is not None}
+        write_json(self.outdir / "notes.json", report(done, self.seed))
+        return _summary(console, done, self.outdir)
+
+    def _write_texts(self, results: dict[str, Computed | None]) -> None:
+        """What can be read while experiments are still running."""
+        (self.outdir / "walk").mkdir(parents=True, exist_ok=True)
         for name, note in NOTES.items():
             write_text(self.outdir / f"{name}.html", text_page(name))
             if self.notebooks:
                 write_text(self.outdir / f"{name}.ipynb", notebook(note))
         write_text(self.outdir / "index.html", index_page(results))
-        console.print(f"written: {self.outdir}/index.html, the text of {len(NOTES)} notes", soft_wrap=True)
-        if not self.run:
-            return 0
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
-        with bar:
-            task = bar.add_task("experiments", total=len(NOTES))
-            for result in self._computed():
-                results[result.name] = result
-                write_text(self.outdir / f"{result.name}.html", result.page)
-                write_text(self.outdir / f"{result.name}.csv", result.table)
-                write_text(self.outdir / "index.html", index_page(results))
-                bar.update(task, advance=1, description=result.name)
-        done = {name: result for name, result in results.items() if result is not None}
-        write_text(self.outdir / "notes.json", json.dumps(report(done, self.seed), indent=1, ensure_ascii=False) + "\n")
-        return _summary(console, done, self.outdir)
+        for name, page in walk_pages():
+            write_text(self.outdir / "walk" / name, page)
 
     def _computed(self) -> Iterator[Computed]:
         if self.jobs == 1:

@@ -10,6 +10,8 @@ import pytest
 from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.notes import NOTES, Notes, site
 from sb3_ppo_notes.notes.note import Claim, Note
+from sb3_ppo_notes.notes.walk import STATIONS
+from sb3_ppo_notes.notes.walk_pages import page_of
 from sb3_ppo_notes.runs import notes as command
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,7 +29,17 @@ def few(monkeypatch):
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Content by name, without the walk."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_the_walk_is_written(few, tmp_path):
+    assert main(["notes", "--no-run", "--outdir", str(tmp_path)]) == 0
+    names = {path.name for path in (tmp_path / "walk").iterdir()}
+    assert {"index.html", *map(page_of, STATIONS)} == names
+    objectives = next(path for path in (tmp_path / "walk").iterdir() if 'id="clipped_surrogate"' in path.read_text())
+    assert "../why-min.html" in objectives.read_text()
+    assert f"walk/{objectives.name}#clipped_surrogate" in (tmp_path / "why-min.html").read_text()
 
 
 def test_all_files_are_written(few, tmp_path, capsys):
@@ -44,6 +56,7 @@ def test_all_files_are_written(few, tmp_path, capsys):
     table = (outdir / "why-min.csv").read_text().splitlines()
     assert table[0] == "field,index,value"
     assert "objectives,0 2,1.2" in table
+    assert len(table) > 100
     assert "✓ 8 claims" in (outdir / "index.html").read_text()
 
 
