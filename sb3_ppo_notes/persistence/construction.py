@@ -7,14 +7,14 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.algorithms.rule_arguments import plain
+from sb3_ppo_notes.algorithms.schedules import plain
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.configuration import UnreadableError, taken
 from sb3_ppo_notes.persistence.model_state import FREE, argument_names
 
 
-def built_model(
+def build_model(
     model_class: type[NotesOnPolicyAlgorithm],
     document: dict[str, Any],
     env: GymEnv,

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.arguments import check_arguments, plain_arguments
-from sb3_ppo_notes.algorithms.equivalents import BUFFERS, POLICIES, class_named_in, is_masked
+from sb3_ppo_notes.algorithms.model_files import BUFFERS, POLICIES, class_named_in, is_masked
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer

@@ -15,7 +15,7 @@ from tuning.report.record import summary
 EVERY_SECONDS = 2.0
 
 
-class StudyLine:
+class StudyProgress:
     """The line: a bar of the budget on a terminal, the last state of it anywhere else."""
 
     def __init__(self, study: optuna.Study, storage: BaseStorage):
@@ -33,7 +33,7 @@ class StudyLine:
         self._task = self._bar.add_task("starts", total=study.user_attrs.get("budget"))
         self._last = -float("inf")
 
-    def __enter__(self) -> StudyLine:
+    def __enter__(self) -> StudyProgress:
         self._bar.start()
         return self
 
@@ -54,10 +54,10 @@ class StudyLine:
 
     def text(self, state: dict[str, object]) -> str:
         """Such as ``cartpole search: 12 complete, 3 pruned, 2 running, best 487.3, 1,200,000 steps left``."""
-        words = [f"{state[name]} {name}" for name in ("complete", "pruned", "failed", "running") if state[name]]
-        words += [f"{state[name]} {name}" for name in ("finalist runs", "test runs") if state[name]]
+        parts = [f"{state[name]} {name}" for name in ("complete", "pruned", "failed", "running") if state[name]]
+        parts += [f"{state[name]} {name}" for name in ("finalist runs", "test runs") if state[name]]
         best, left = state["best so far"], state["budget left"]
-        words.append("no score yet" if best is None else f"best {best:.1f}")
+        parts.append("no score yet" if best is None else f"best {best:.1f}")
         if left is not None:
-            words.append(f"{left:,} steps left")
-        return f"{self._study.study_name} {state['stage']}: {', '.join(words)}"
+            parts.append(f"{left:,} steps left")
+        return f"{self._study.study_name} {state['stage']}: {', '.join(parts)}"

@@ -11,10 +11,9 @@ from typing import Any
 
 from sb3_ppo_notes.persistence.atomic import write_bytes
 from tuning.report.checklist import checklist
-from tuning.report.data import StudyRecord
+from tuning.report.data import StudyRecord, plain, without_passwords
 from tuning.report.export import best_yaml
-from tuning.report.files import plain, without_passwords
-from tuning.report.numbers import importances, optimism_of, ranked
+from tuning.report.numbers import importances, optimism_of, ranking
 from tuning.report.page import markdown, page
 from tuning.report.pictures import pictures_of
 from tuning.report.sections import sections_of
@@ -37,7 +36,7 @@ def write_report(record: StudyRecord, folder: str | Path) -> list[Path]:
         "study.json": study_json(record),
     }
     files |= {f"{name}.png": picture for name, picture in pictures.items()}
-    if ranked(record):
+    if ranking(record):
         files["best.yml"] = best_yaml(record)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -82,5 +81,5 @@ def study_json(record: StudyRecord) -> str:
     document: dict[str, Any] = plain(record)
     document["optimism"] = plain(optimism_of(record))
     document["importances"] = plain(importances(record))
-    document["ranking"] = [trial.number for trial in ranked(record)]
+    document["ranking"] = [trial.number for trial in ranking(record)]
     return json.dumps(document, indent=2, allow_nan=False) + "\n"

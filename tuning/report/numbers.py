@@ -1,4 +1,4 @@
-"""What a report says, computed from the record of a study."""
+"""The numbers of a report, computed from the record of a study."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TUNED = "tuned"
 RESAMPLE_SEED = 0
 
 
-def ranked(record: StudyRecord) -> list[TrialRecord]:
+def ranking(record: StudyRecord) -> list[TrialRecord]:
     """The completed trials that did not diverge: finalists first, by the mean over their fresh seeds, then by score.
 
     The winner, if there is one, is the first.
@@ -36,7 +36,7 @@ def ranked(record: StudyRecord) -> list[TrialRecord]:
 
 def best_trial(record: StudyRecord) -> TrialRecord:
     """The winner; before the finalists have decided, the best of the search."""
-    trials = ranked(record)
+    trials = ranking(record)
     if not trials:
         counts = outcomes(record)
         others = ", ".join(f"{counts[name]} {name}" for name in counts if counts[name]) or "no trials at all"
@@ -76,18 +76,23 @@ def arm_numbers(arm: TestedSetup) -> ArmNumbers:
     )
 
 
+def tuned_arm(record: StudyRecord) -> TestedSetup | None:
+    """The winner's arm of the test, ``None`` before it has run."""
+    return next((arm for arm in record.tested if arm.name == TUNED and arm.scores), None)
+
+
 def optimism_of(record: StudyRecord) -> float | None:
     """Tuning score minus test score of the winner; above 0 is too optimistic; ``None`` before the test."""
-    tuned = next((arm for arm in record.tested if arm.name == TUNED and arm.scores), None)
-    if tuned is None or record.tuning_score is None:
+    arm = tuned_arm(record)
+    if arm is None or record.tuning_score is None:
         return None
-    return optimism(record.tuning_score, list(tuned.scores.values()))
+    return optimism(record.tuning_score, list(arm.scores.values()))
 
 
 def tried_space(record: StudyRecord) -> Space:
     """The space of a study with all that its trials tried while it had another one."""
     space = Space.from_fingerprint(record.space, record.algo)
-    return space.covering([trial.configuration for trial in ranked(record)])
+    return space.widen([trial.configuration for trial in ranking(record)])
 
 
 def importances(record: StudyRecord) -> dict[str, float]:
@@ -95,12 +100,12 @@ def importances(record: StudyRecord) -> dict[str, float]:
 
     Fewer than four completed trials say nothing, and give {}.
     """
-    asked = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
-    trials = [trial for trial in ranked(record) if all(one.name in trial.configuration for one in asked)]
+    dimensions = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
+    trials = [trial for trial in ranking(record) if all(one.name in trial.configuration for one in dimensions)]
     scores = {trial.score for trial in trials}
-    if len(trials) < 4 or len(scores) < 2 or not asked:
+    if len(trials) < 4 or len(scores) < 2 or not dimensions:
         return {}
-    distributions = {one.name: distribution_of(one) for one in asked}
+    distributions = {one.name: distribution_of(one) for one in dimensions}
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -115,8 +115,8 @@ def _best(candidates: Sequence[Candidate], n_seeds: int, protocol: Protocol) -> 
     """The candidates by what was known of them after so many fresh seeds, best first."""
 
     def rank(candidate: Candidate) -> tuple[float, float]:
-        known = Candidate(candidate.key, candidate.search_score, candidate.finalist_scores[:n_seeds])
-        return -known.cautious_mean(protocol.caution), -candidate.area
+        so_far = Candidate(candidate.key, candidate.search_score, candidate.finalist_scores[:n_seeds])
+        return -so_far.cautious_mean(protocol.caution), -candidate.area
 
     return sorted(candidates, key=rank)
 

@@ -113,7 +113,7 @@ def _check_seeds(name: str, seeds: tuple[int, ...], *, may_be_empty: bool) -> No
         raise ValueError(f"{name} must hold at least 1 seed, got none")
 
 
-def _check_disjoint(taken: tuple[int, ...], seeds: tuple[int, ...], message: str) -> None:
-    twice = sorted(set(taken) & set(seeds))
+def _check_disjoint(others: tuple[int, ...], seeds: tuple[int, ...], message: str) -> None:
+    twice = sorted(set(others) & set(seeds))
     if twice:
         raise ValueError(message.format(twice))

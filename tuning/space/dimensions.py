@@ -85,8 +85,8 @@ class Dimension:
         if self.kind == "int":
             return int(rng.integers(int(self.low), int(self.high) + 1))
         low, high = (math.log(end) if self.log else end for end in (self.low, self.high))
-        drawn = float(rng.uniform(low, high))
-        return min(max(math.exp(drawn) if self.log else drawn, self.low), self.high)
+        value = float(rng.uniform(low, high))
+        return min(max(math.exp(value) if self.log else value, self.low), self.high)
 
     def allows(self, value: Any) -> bool:
         """True if a value lies in the dimension; a flag is no number here."""
@@ -104,7 +104,7 @@ class Dimension:
             return False
         return self.kind == "float" or int(value) == value
 
-    def covering(self, values: Sequence[Any]) -> Dimension:
+    def widen(self, values: Sequence[Any]) -> Dimension:
         """The dimension, wide enough for values that another space had; a list if one is not of its kind."""
         outside = [value for value in dict.fromkeys(values) if not self.allows(value)]
         if not outside:
@@ -115,13 +115,13 @@ class Dimension:
             return dataclasses.replace(self, low=min(self.low, *outside), high=max(self.high, *outside))
         return Dimension(self.name, "choice", choices=tuple(dict.fromkeys(values)))
 
-    def words(self) -> str:
+    def range_text(self) -> str:
         """The allowed values, for a message: ``"[0.1, 0.2]"`` or ``"one of 1, 5"``."""
         if self.kind == "choice":
             return "one of " + ", ".join(map(str, self.choices))
         return f"[{self.low:g}, {self.high:g}]"
 
-    def described(self) -> dict[str, Any] | list[Any]:
+    def as_data(self) -> dict[str, Any] | list[Any]:
         """The dimension as JSON or YAML holds it: a list of choices, or a mapping."""
         if self.kind == "choice":
             return list(self.choices)
@@ -129,15 +129,15 @@ class Dimension:
         return {"kind": self.kind, "low": number(self.low), "high": number(self.high), "log": self.log}
 
 
-def described_dimension(name: str, description: Any, default: Dimension | None) -> Dimension:
+def parse_dimension(name: str, description: Any, default: Dimension | None) -> Dimension:
     """A dimension as a YAML file gives it: a list of choices, a mapping with low and high, or one fixed value.
 
     What a mapping leaves out is as in ``default``.
     """
     if isinstance(description, list):
-        return Dimension(name, "choice", choices=tuple(map(_number_or_word, description)))
+        return Dimension(name, "choice", choices=tuple(map(parse_number, description)))
     if not isinstance(description, Mapping):
-        return Dimension(name, "choice", choices=(_number_or_word(description),))
+        return Dimension(name, "choice", choices=(parse_number(description),))
     unknown = set(description) - {"low", "high", "log", "kind"}
     is_range = default is not None and default.kind != "choice"
     missing = set() if is_range else {"low", "high"} - set(description)
@@ -145,7 +145,7 @@ def described_dimension(name: str, description: Any, default: Dimension | None) 
         problem = f"got unknown key {min(unknown)!r}" if unknown else f"{min(missing)!r} is missing"
         raise ValueError(f"{name} must be a list, one value, or a mapping of low, high, log and kind; {problem}")
     low, high = (
-        _number_or_word(description[end]) if end in description else getattr(default, end) for end in ("low", "high")
+        parse_number(description[end]) if end in description else getattr(default, end) for end in ("low", "high")
     )
     both_ints = isinstance(low, int) and isinstance(high, int)
     kind = description.get(
@@ -157,7 +157,7 @@ def described_dimension(name: str, description: Any, default: Dimension | None) 
     return Dimension(name, kind, low, high, bool(log))
 
 
-def _number_or_word(value: Any) -> Any:
+def parse_number(value: Any) -> Any:
     """YAML reads 1e-4 (without a dot) as a word; here it is the number that was meant."""
     if not isinstance(value, str):
         return value

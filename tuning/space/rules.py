@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from stable_baselines3.common.utils import LinearSchedule
-
+from sb3_ppo_notes.configs.values import constructor_arguments
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rules import (
     GAE,
@@ -70,19 +69,17 @@ def rule_of(slots: Mapping[str, str], arguments: Mapping[str, Any], algo: str) -
     chosen = {slot: rule_choices(algo)[slot][name] for slot, name in slots.items() if name != STOCK}
     if not chosen:
         return None
-    values = {**default_arguments(algo), **arguments}
+    values = {**default_arguments(algo), **constructor_arguments(arguments)}
     scope = "minibatch" if values["normalize_advantage"] else "none"
     described: dict[str, Any] = {
         "advantage_estimator": GAE(values["gae_lambda"]),
         "advantage_normalization": AdvantageNormalization(scope),  # type: ignore[arg-type]
-        "policy_objective": ClippedSurrogate(_schedule(values["clip_range"]))
-        if algo == "notes_ppo"
-        else PolicyGradient(),
+        "policy_objective": ClippedSurrogate(values["clip_range"]) if algo == "notes_ppo" else PolicyGradient(),
     }
-    if arguments.get("clip_range_vf") is not None:
-        described["value_objective"] = ClippedValueError(_schedule(arguments["clip_range_vf"]))
-    if arguments.get("target_kl") is not None:
-        described["kl_controls"] = (EarlyStop(arguments["target_kl"]),)
+    if values.get("clip_range_vf") is not None:
+        described["value_objective"] = ClippedValueError(values["clip_range_vf"])
+    if values.get("target_kl") is not None:
+        described["kl_controls"] = (EarlyStop(values["target_kl"]),)
     return UpdateRule(**{**described, **chosen})
 
 
@@ -97,9 +94,3 @@ def _a2c_rule() -> UpdateRule:
 def _without_own_optimizers(choice: Any) -> Any:
     """Separate optimisers have learning rates of their own, which no parameter of the search would reach."""
     return dataclasses.replace(choice, separate=None) if isinstance(choice, Optimization) else choice
-
-
-def _schedule(value: Any) -> Any:
-    if isinstance(value, str):
-        return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
-    return value

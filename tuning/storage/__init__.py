@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal file, or a database that many machines share."""
+"""Storage of a study: a journal file, or a database that many machines share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from optuna.storages import BaseStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from tuning.storage.database import PatientDatabase, open_database
+from tuning.storage.database import Patience, PatientDatabase, open_database
 from tuning.storage.journal import open_journal
-from tuning.storage.patience import Patience
 
 JOURNALS = (".log", ".journal")
 #: Drivers by database, the preferred first: the module, what SQLAlchemy calls it, and what to install.
@@ -37,7 +36,7 @@ class Address:
         self.url: URL | None = None
         if "://" not in text:
             if not text.endswith(JOURNALS) or Path(text).is_dir():
-                raise _not_understood(text)
+                raise _unknown_storage(text)
             self.path = Path(text).absolute()
         else:
             self.url = _with_driver(text)
@@ -77,7 +76,7 @@ class Address:
         return text
 
 
-def _not_understood(text: str) -> ValueError:
+def _unknown_storage(text: str) -> ValueError:
     hidden = re.sub(r"//.*@", f"//{HIDDEN}@", text)
     return ValueError(
         f"storage must be a file that ends in .log or .journal, or a URL that begins with sqlite:///, postgresql:// or "
@@ -90,13 +89,13 @@ def _with_driver(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         # Not "from": SQLAlchemy's own message may hold a piece of the password.
-        raise _not_understood(text) from None
+        raise _unknown_storage(text) from None
     backend = url.get_backend_name()
     if backend not in DRIVERS:
-        raise _not_understood(text)
+        raise _unknown_storage(text)
     if "+" in url.drivername:
-        wanted = url.drivername.partition("+")[2]
-        drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == wanted) or ((wanted, wanted, wanted),)
+        name = url.drivername.partition("+")[2]
+        drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == name) or ((name, name, name),)
     else:
         drivers = DRIVERS[backend]
     for module, name, _ in drivers:
@@ -107,12 +106,12 @@ def _with_driver(text: str) -> URL:
 
 
 def open_storage(
-    address: Address, heartbeat: int, patience: Patience, must_exist: bool = False, is_known: bool = False
+    address: Address, heartbeat: int, patience: Patience, must_exist: bool = False, was_open: bool = False
 ) -> BaseStorage:
     """The storage, opened: a journal's torn end is repaired first, a database is waited for when it goes away.
 
     ``heartbeat`` is in seconds. With ``must_exist`` a file that is not there is an error, and not made. A database that
-    ``is_known`` has been opened before: if it does not answer it is away, and not a mistake.
+    ``was_open`` before and does not answer now is waited for; any other is a mistake in the address.
     """
     file = address.path
     if address.url is not None and address.is_sqlite and address.url.database not in (None, "", ":memory:"):
@@ -125,9 +124,9 @@ def open_storage(
         return open_journal(address.path)
     assert address.url is not None
     try:
-        if is_known:
-            return patience.call(_opened_database, address.url, heartbeat, patience)
-        return _opened_database(address.url, heartbeat, patience)
+        if was_open:
+            return patience.call(_open_database, address.url, heartbeat, patience)
+        return _open_database(address.url, heartbeat, patience)
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         reason = address.hide(str(getattr(error, "orig", None) or error)).strip().splitlines()
         raise ValueError(
@@ -135,7 +134,7 @@ def open_storage(
         ) from None
 
 
-def _opened_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
+def _open_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
     for _ in range(TABLE_ATTEMPTS):
         try:
             return open_database(url, heartbeat, patience)

@@ -63,11 +63,11 @@ def cut_torn_tail(path: Path) -> Path | None:
         while end > 0:
             begin = max(0, end - block)
             file.seek(begin)
-            found = file.read(end - begin).rfind(b"\n")
-            if found >= 0:
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
                 break
             end = begin
-        whole = begin + found + 1 if end > 0 else 0
+        whole = begin + newline + 1 if end > 0 else 0
         file.seek(whole)
         copy = _keep(path, file.read())
         file.truncate(whole)

@@ -33,8 +33,8 @@ def steps_left_of(trial: FrozenTrial, least: int) -> int:
     planned = trial.user_attrs.get("planned")
     if planned is None:
         return 2 * least  # rollouts are at most half a trial, so this is the most it can be
-    taken = trial.user_attrs.get("resumed_at", 0) + trial.user_attrs.get("env_steps", 0)
-    return max(0, int(planned) - int(taken))
+    done = trial.user_attrs.get("resumed_at", 0) + trial.user_attrs.get("env_steps", 0)
+    return max(0, int(planned) - int(done))
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class Limits:
         if self.env_steps is None:
             return True
         promised = sum(steps_left_of(trial, self.least) for trial in [*running, *retries])
-        ran = [trial for trial in others if trial.user_attrs.get("admitted") or trial in retries]
+        runs = [trial for trial in others if trial.user_attrs.get("admitted") or trial in retries]
         own = [trial for trial in trials if trial.number == number]
-        kept = max(0, self.kept_for_finalists([*ran, *own]) - used_by_finalists)
-        return steps_used(others) + used_by_finalists + promised + planned + kept <= self.env_steps
+        reserve = max(0, self.kept_for_finalists([*runs, *own]) - used_by_finalists)
+        return steps_used(others) + used_by_finalists + promised + planned + reserve <= self.env_steps
 
     def has_room(self, trials: Sequence[FrozenTrial], used_by_finalists: int = 0) -> bool:
         """True if the shortest trial would still fit, so that it makes sense to ask for one."""

@@ -1,4 +1,4 @@
-"""Where a run can go on, to the last bit, after its worker was stopped or killed."""
+"""Checkpoints, from which a run goes on to the last bit after its worker was stopped or killed."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Checkpoints:
     def restore(self, env: VecEnv) -> tuple[Any, Progress] | None:
         """The model of the newest checkpoint that is whole, and its progress."""
         for folder in self._folders:
-            written = self._written(folder)
-            if written is None:
+            stored = self._read_progress(folder)
+            if stored is None:
                 continue
             try:
                 with warnings.catch_warnings():
@@ -62,17 +62,17 @@ class Checkpoints:
                     model: Any = load_checkpoint(folder, env, device="cpu")
             except (ValueError, TypeError, OSError):
                 continue
-            done = {int(step): float(value) for step, value in written["evaluations"].items()}
+            done = {int(step): float(value) for step, value in stored["evaluations"].items()}
             evaluations = {step: value for step, value in sorted(done.items()) if step <= model.num_timesteps}
             return model, Progress(model.num_timesteps, evaluations)
         return None
 
     def env_steps(self) -> int:
         """Environment steps that need not be taken again."""
-        found = (self._written(folder) for folder in self._folders)
-        return next((int(written["env_steps"]) for written in found if written is not None), 0)
+        progresses = (self._read_progress(folder) for folder in self._folders)
+        return next((int(progress["env_steps"]) for progress in progresses if progress is not None), 0)
 
-    def _written(self, folder: Path) -> dict[str, Any] | None:
+    def _read_progress(self, folder: Path) -> dict[str, Any] | None:
         try:
             return dict(json.loads((folder / PROGRESS).read_text()))
         except (OSError, ValueError):

@@ -16,9 +16,11 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from tuning.selection.trials import key_of
 from tuning.space.setup import Setup
+from tuning.storage.requeue import MOST_DEATHS
 from tuning.worker.budget import NEVER_RAN
-from tuning.worker.requeue import MOST_DEATHS, whereabouts
+from tuning.worker.reaper import process_identity
 
 FINALISTS, TEST = ".finalists", ".test"
 #: Workers that look for a run at the same moment take one of the next so many.
@@ -43,22 +45,12 @@ class Job:
         return self.arm, self.seed
 
 
-def key_of(trial: FrozenTrial) -> tuple[str, int]:
-    """Arm and seed of a run of the finalists or the test."""
-    return trial.user_attrs["arm"], trial.user_attrs["seed"]
-
-
-def arm_of(number: int) -> str:
-    """The name of a trial of the search as an arm."""
-    return f"trial {number}"
-
-
-def joined_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study:
+def create_or_load_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study:
     """A study, made unless it is there."""
     return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
 
 
-def existing_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study | None:
+def find_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study | None:
     """The study of that name, ``None`` if there is none."""
     try:
         return optuna.load_study(study_name=name, storage=storage)
@@ -66,7 +58,7 @@ def existing_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.St
         return None
 
 
-def asked_trial(study: optuna.Study) -> optuna.Trial:
+def ask_trial(study: optuna.Study) -> optuna.Trial:
     """The next trial, the first that is queued or a new one: running, nothing suggested yet."""
     with warnings.catch_warnings():
         # Optuna beats its hearts in Study.optimize only; ours beat on their own.
@@ -74,7 +66,7 @@ def asked_trial(study: optuna.Study) -> optuna.Trial:
         return study.ask()
 
 
-def claimed_trial(study: optuna.Study, storage: optuna.storages.BaseStorage) -> FrozenTrial | None:
+def claim_trial(study: optuna.Study, storage: optuna.storages.BaseStorage) -> FrozenTrial | None:
     """The first queued trial that no other worker was faster to take, now running."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         try:
@@ -97,8 +89,8 @@ def is_queued(trial: FrozenTrial) -> bool:
 
 def missing_jobs(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> list[Job]:
     """Runs that have no result and that nobody is at."""
-    taken = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
-    return [job for job in jobs if job.key not in taken]
+    busy = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
+    return [job for job in jobs if job.key not in busy]
 
 
 class StudyStoppedError(Exception):
@@ -109,46 +101,46 @@ class StudyStoppedError(Exception):
         self.by_environment = by_environment
 
 
-def stopped_by(trial: FrozenTrial) -> StudyStoppedError:
+def stop_error(trial: FrozenTrial) -> StudyStoppedError:
     """The error that a failed trial stops its study with."""
     return StudyStoppedError(trial.user_attrs["error"], ENVIRONMENT_ERROR in trial.user_attrs)
 
 
 def environment_failure(trials: Sequence[FrozenTrial]) -> str | None:
     """The newest error of an environment's own, in one line."""
-    ended = [trial for trial in trials if failed(trial) and trial.datetime_complete is not None]
+    ended = [trial for trial in trials if has_error(trial) and trial.datetime_complete is not None]
     ended.sort(key=lambda trial: trial.datetime_complete)  # type: ignore[arg-type, return-value]
     return next((str(t.user_attrs[ENVIRONMENT_ERROR]) for t in ended[::-1] if ENVIRONMENT_ERROR in t.user_attrs), None)
 
 
-def failed_too_often(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> StudyStoppedError | None:
+def repeated_failure(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> StudyStoppedError | None:
     """The error of a run that keeps failing, or whose workers keep dying; ``trials`` ended since this worker began."""
     for job in jobs:
         ended = [trial for trial in trials if trial.state is TrialState.FAIL and key_of(trial) == job.key]
-        failures = [trial for trial in ended if failed(trial)]
+        failures = [trial for trial in ended if has_error(trial)]
         if len(failures) >= MOST_FAILURES:
-            return stopped_by(failures[-1])
-        if any(trial.user_attrs.get("deaths", 0) >= MOST_DEATHS and died(trial) for trial in ended):
+            return stop_error(failures[-1])
+        if any(trial.user_attrs.get("deaths", 0) >= MOST_DEATHS and lost_its_worker(trial) for trial in ended):
             return StudyStoppedError(
                 f"the workers that ran {job.arm} on seed {job.seed} died, {MOST_DEATHS + 1} times (out of memory?)"
             )
     return None
 
 
-def failed(trial: FrozenTrial) -> bool:
+def has_error(trial: FrozenTrial) -> bool:
     """True if a trial failed by an error of its own, and not because its worker went away."""
     return trial.state is TrialState.FAIL and trial.user_attrs.get("reason") == "error"
 
 
-def died(trial: FrozenTrial) -> bool:
+def lost_its_worker(trial: FrozenTrial) -> bool:
     """True if a trial ended with its worker: nobody told a reason."""
     return trial.state is TrialState.FAIL and trial.user_attrs.get("reason", "stale") == "stale"
 
 
-def started_job(study: optuna.Study, storage: optuna.storages.BaseStorage, missing: Sequence[Job]) -> FrozenTrial:
+def start_job(study: optuna.Study, storage: optuna.storages.BaseStorage, missing: Sequence[Job]) -> FrozenTrial:
     """A trial for one of the missing runs; workers that look at once mostly take different ones."""
     job = missing[os.getpid() % min(len(missing), MOST_APART)]
-    attributes: dict[str, Any] = {"arm": job.arm, "seed": job.seed, "worker": whereabouts()}
+    attributes: dict[str, Any] = {"arm": job.arm, "seed": job.seed, "worker": process_identity()}
     template = optuna.create_trial(state=TrialState.RUNNING, user_attrs=attributes)
     return storage.get_trial(storage.create_new_trial(study._study_id, template))
 

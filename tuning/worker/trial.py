@@ -16,34 +16,36 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.selection import Protocol, run_score, should_prune
+from tuning.selection.trials import in_order
 from tuning.storage import is_database
-from tuning.storage.patience import is_away
+from tuning.storage.database import is_away
+from tuning.storage.requeue import requeue
 from tuning.worker.checkpoints import Checkpoints, Progress
-from tuning.worker.objective import Objective, PreemptedError, Run, is_divergence
+from tuning.worker.objective import Objective, PreemptedError, TrainingRun, is_divergence
 from tuning.worker.queues import ENVIRONMENT_ERROR
-from tuning.worker.requeue import requeue, whereabouts
+from tuning.worker.reaper import process_identity
 from tuning.worker.signals import StopSignals
 
 #: Characters of a traceback that are kept: its end says what happened. MySQL takes 64 KiB.
 TRACEBACK_CHARACTERS = 6000
 
 
-class Heart(threading.Thread):
+class Heartbeat(threading.Thread):
     """Shows that a trial's worker lives, however long a step takes, and whatever the storage answers.
 
-    If the process that started this one is gone (``orphaned``), the signals are told to stop.
+    If the process that started this one is gone (``is_orphaned``), the signals are told to stop.
     """
 
     def __init__(
-        self, storage: BaseStorage, trial_id: int, seconds: float, orphaned: Callable[[], bool], signals: StopSignals
+        self, storage: BaseStorage, trial_id: int, seconds: float, is_orphaned: Callable[[], bool], signals: StopSignals
     ):
         super().__init__(daemon=True, name=f"heart of trial {trial_id}")
         self._storage, self._trial_id, self._seconds = storage, trial_id, seconds
-        self._orphaned, self._signals = orphaned, signals
+        self._is_orphaned, self._signals = is_orphaned, signals
         self._ended = threading.Event()
-        self._worker = whereabouts()
+        self._worker = process_identity()
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> Heartbeat:
         self._storage.set_trial_user_attr(self._trial_id, "worker", {**self._worker, "beat": 0})
         if is_database(self._storage):
             self._storage.record_heartbeat(self._trial_id)  # type: ignore[attr-defined]
@@ -59,7 +61,7 @@ class Heart(threading.Thread):
         beat = 0
         while not self._ended.wait(self._seconds):
             beat += 1
-            if self._orphaned():
+            if self._is_orphaned():
                 self._signals.stop()
             try:
                 if is_database(self._storage):
@@ -80,7 +82,7 @@ class TrialControl:
         storage: BaseStorage,
         study: optuna.Study,
         trial: FrozenTrial,
-        run: Run,
+        run: TrainingRun,
         protocol: Protocol,
         checkpoints: Checkpoints,
         signals: StopSignals,
@@ -137,11 +139,6 @@ class TrialControl:
         return float(run_score(in_order(self.evaluations), self.protocol))
 
 
-def in_order(evaluations: dict[int, float]) -> list[float]:
-    """Evaluations as a list, the first one first."""
-    return [evaluations[step] for step in sorted(evaluations)]
-
-
 def finish(control: TrialControl, state: TrialState, value: float | None = None, **attributes: Any) -> None:
     """Tell a result.
 
@@ -155,7 +152,7 @@ def finish(control: TrialControl, state: TrialState, value: float | None = None,
     control.storage.set_trial_state_values(control.trial._trial_id, state, None if value is None else [value])
 
 
-def tell_error(storage: BaseStorage, trial_id: int, text: str) -> None:
+def store_error(storage: BaseStorage, trial_id: int, text: str) -> None:
     """Tell that a trial failed by an error in the code; ``text`` is the traceback, without passwords."""
     storage.set_trial_user_attr(trial_id, "reason", "error")
     storage.set_trial_user_attr(trial_id, "error", text[-TRACEBACK_CHARACTERS:])
@@ -202,7 +199,7 @@ def _outcome(
             control.attribute("env_steps", control.env_steps)
             if (line := environment_error(error)) is not None:
                 control.attribute(ENVIRONMENT_ERROR, hide(line))
-            tell_error(control.storage, control.trial._trial_id, text)
+            store_error(control.storage, control.trial._trial_id, text)
             control.checkpoints.clear()
             return text
         why = dict(reason="diverged", diverged=True, error=hide(str(error)))
@@ -216,7 +213,7 @@ def _outcome(
     return outcome
 
 
-def worst(trials: Sequence[FrozenTrial]) -> float:
+def lowest_evaluation(trials: Sequence[FrozenTrial]) -> float:
     """The lowest evaluation of any trial, infinity if there is none."""
     values = [value for trial in trials for value in (*trial.intermediate_values.values(), *(trial.values or ()))]
     return min(values, default=float("inf"))

@@ -17,12 +17,10 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.storage import is_database
-from tuning.worker.requeue_storage import MOST_DEATHS, requeue
-
-__all__ = ["MOST_DEATHS", "Reaper", "is_dead", "is_duplicate", "requeue", "whereabouts"]
+from tuning.storage.requeue import requeue
 
 
-def whereabouts() -> dict[str, Any]:
+def process_identity() -> dict[str, Any]:
     """The machine and the process that run a trial: enough to tell there whether the process still lives."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return {
@@ -37,7 +35,7 @@ def whereabouts() -> dict[str, Any]:
 
 def is_dead(worker: dict[str, Any]) -> bool:
     """True if a worker's process is gone, or its number now another's; unknown (False) of another machine."""
-    here = whereabouts()
+    here = process_identity()
     if any(worker.get(key) != here[key] for key in ("host", "boot", "namespace")):
         return False
     try:

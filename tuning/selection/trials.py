@@ -1,16 +1,28 @@
-"""Who goes on: from the trials of a stage to the runs of the next one."""
+"""The decisions of a selection, on the trials of a study as Optuna stores them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.selection import Candidate, Choice, Protocol, choose, finalist_round, pick_finalists, run_score
-from tuning.space.setup import Setup
-from tuning.worker.queues import Job, arm_of, key_of
-from tuning.worker.trial import in_order
+
+
+def key_of(trial: FrozenTrial) -> tuple[str, int]:
+    """Arm and seed of a run of the finalists or the test."""
+    return trial.user_attrs["arm"], trial.user_attrs["seed"]
+
+
+def arm_of(number: int) -> str:
+    """The name of a trial of the search as an arm."""
+    return f"trial {number}"
+
+
+def in_order(evaluations: Mapping[int, float]) -> list[float]:
+    """Evaluations by environment step as a list, the first one first."""
+    return [evaluations[step] for step in sorted(evaluations)]
 
 
 def search_scores(trials: Sequence[FrozenTrial]) -> dict[int, float]:
@@ -38,35 +50,18 @@ def candidates(search: Sequence[FrozenTrial], finalists: Sequence[FrozenTrial], 
     scores, reruns = search_scores(search), job_scores(finalists, protocol)
     curves = {key_of(trial): trial.intermediate_values for trial in finalists if trial.state is TrialState.COMPLETE}
     by_number = {trial.number: trial for trial in search}
-    found = []
+    finalist_candidates = []
     for number in pick_finalists(scores, protocol):
         keys = [(arm_of(number), seed) for seed in protocol.finalist_seeds]
         # Seeds are run in their order; those after a missing one do not count yet.
-        ran = keys[: next((place for place, key in enumerate(keys) if key not in reruns), len(keys))]
-        evaluations = [by_number[number].intermediate_values, *(curves[key] for key in ran)]
+        done = keys[: next((place for place, key in enumerate(keys) if key not in reruns), len(keys))]
+        evaluations = [by_number[number].intermediate_values, *(curves[key] for key in done)]
         area = float(np.mean([np.mean(in_order(curve)) for curve in evaluations if curve]))
-        found.append(Candidate(number, scores[number], tuple(reruns[key] for key in ran), area))
-    return found
+        finalist_candidates.append(Candidate(number, scores[number], tuple(reruns[key] for key in done), area))
+    return finalist_candidates
 
 
-def finalist_jobs(
-    search: Sequence[FrozenTrial],
-    finalists: Sequence[FrozenTrial],
-    protocol: Protocol,
-    setup: Callable[[FrozenTrial], Setup],
-) -> list[Job]:
-    """The runs of the second stage that are due now; none when the winner can be chosen."""
-    by_number = {trial.number: trial for trial in search}
-    due = finalist_round(candidates(search, finalists, protocol), protocol)
-    return [Job(arm_of(number), seed, setup(by_number[number])) for number, seed in due]
-
-
-def chosen(search: Sequence[FrozenTrial], finalists: Sequence[FrozenTrial], protocol: Protocol) -> Choice | None:
+def choose_winner(search: Sequence[FrozenTrial], finalists: Sequence[FrozenTrial], protocol: Protocol) -> Choice | None:
     """The winner, a trial's number as its key; ``None`` until all finalists have run."""
-    found = candidates(search, finalists, protocol)
-    return choose(found, protocol) if found and not finalist_round(found, protocol) else None
-
-
-def test_jobs(arms: Sequence[tuple[str, Setup]], seeds: Sequence[int]) -> list[Job]:
-    """The runs of the third stage, seed by seed, so that all arms get as far when it is cut short."""
-    return [Job(arm, seed, setup) for seed in seeds for arm, setup in arms]
+    rivals = candidates(search, finalists, protocol)
+    return choose(rivals, protocol) if rivals and not finalist_round(rivals, protocol) else None
