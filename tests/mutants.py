@@ -86,8 +86,8 @@ MUTANTS = [
     Mutant(
         "time-limit bootstrap not called",
         "rollouts/collector.py",
-        "if bootstrap_truncated else []",
-        "if not bootstrap_truncated else []",
+        "if self.bootstrap_truncated else []",
+        "if not self.bootstrap_truncated else []",
         STOCK + "test_ppo_is_bit_for_bit_stock[pendulum_time_limits]",
     ),
     Mutant(
@@ -268,8 +268,8 @@ MUTANTS = [
     Mutant(
         "minibatches never shuffled",
         "rollouts/minibatches.py",
-        "np.random.permutation(n_samples) if is_shuffled else",
-        "np.arange(n_samples) if is_shuffled else",
+        "np.random.permutation(self.n_samples) if is_shuffled else",
+        "np.arange(self.n_samples) if is_shuffled else",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -414,7 +414,7 @@ MUTANTS = [
     ),
     Mutant(
         "second optimiser not saved",
-        "algorithms/building.py",
+        "algorithms/on_policy.py",
         '(["critic_optimizer"] if hasattr(self, "critic_optimizer") else [])',
         "[]",
         RULES + "test_separate_optimizers_are_saved_and_loaded",
@@ -451,7 +451,7 @@ MUTANTS = [
     Mutant(
         "sequential means environment by environment",
         "rollouts/minibatches.py",
-        ".reshape(self.n_envs, self.buffer_size).T.ravel()",
+        ".reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()",
         ".ravel()",
         "tests/recipes/test_against_originals.py::test_skrl_update_equals_skrls_own_code",
     ),
@@ -591,8 +591,8 @@ MUTANTS = [
     Mutant(
         "a recurrent policy's advantages normalised over all minibatches",
         "rollouts/minibatches.py",
-        'columns["advantages"] = [normalization.normalize(part) for part in columns["advantages"]]',
-        'columns["advantages"] = th.split(normalization.normalize(th.cat(list(columns["advantages"]))), sizes)',
+        "return [normalize(part) for part in th.split(advantages, sizes)]",
+        "return th.split(normalize(advantages), sizes)",
         RECURRENT + "test_each_minibatchs_advantages_are_normalised_by_themselves",
     ),
     Mutant(
@@ -632,22 +632,22 @@ MUTANTS = [
     ),
     Mutant(
         "a file of MaskablePPO learns without masks",
-        "algorithms/equivalents.py",
+        "algorithms/model_files.py",
         '{"action_masking": True} if is_masked(data) else {}',
         "{}",
         FILES + "test_a_file_predicts_and_learns_on_as_its_own_class_does[maskable]",
     ),
     Mutant(
         "a file of stock's is learned from in stock's buffer",
-        "algorithms/equivalents.py",
+        "algorithms/model_files.py",
         'return ours | {"_last_lstm_states": None}',
         'ours.pop("rollout_buffer_class", None)\n        return ours | {"_last_lstm_states": None}',
         FILES + "test_stocks_files_are_learned_from_in_our_buffer",
     ),
     Mutant(
         "what a caller puts in the place of a file's part is overruled",
-        "algorithms/equivalents.py",
-        '{"_last_lstm_states": None} | (given or {})',
+        "algorithms/model_files.py",
+        '{"_last_lstm_states": None} | (custom_objects or {})',
         '{"_last_lstm_states": None}',
         FILES + "test_the_hubs_custom_objects_replace_what_is_in_the_file[recurrent]",
     ),
@@ -750,9 +750,16 @@ MUTANTS = [
         VERDICTS + "test_the_a_a_check",
     ),
     Mutant(
+        "a benchmark's row is called compiled though it ran eager",
+        "runs/bench/rounds.py",
+        "if promised is not None and ran_as != promised:",
+        "if promised is not None and ran_as == promised is None:",
+        "tests/runs/test_bench.py::test_a_row_that_did_not_run_as_it_is_called_is_refused_after_the_warm_up",
+    ),
+    Mutant(
         "evaluated where it was trained",
         "runs/compare/run.py",
-        "seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS",
+        "seed = EVALUATION_SEED_OFFSET + run.seed * most_envs",
         "seed = run.seed",
         RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
     ),
@@ -765,7 +772,7 @@ MUTANTS = [
     ),
     Mutant(
         "a callback that skips updates is told of them",
-        "algorithms/watching.py",
+        "algorithms/watchers.py",
         'if not hasattr(each, "asks") or each.asks()',
         "",
         WATCHING + "test_a_callback_may_skip_updates",
@@ -1164,7 +1171,7 @@ MUTANTS = [
     ),
     Mutant(
         "a schedule asked once more than by stock",
-        "algorithms/arguments.py",
+        "algorithms/schedules.py",
         "self._answers.pop() if self._answers else self.schedule(progress_remaining)",
         "self.schedule(progress_remaining)",
         TAKES + "test_a_schedule_that_counts_its_calls_counts_as_in_stock",
@@ -1199,7 +1206,7 @@ MUTANTS = [
     ),
     Mutant(
         "numbers that do not begin at 0",
-        "algorithms/spaces.py",
+        "envs/spaces.py",
         'np.any(getattr(part, "start", 0))',
         "False",
         TAKES + "test_actions_that_do_not_begin_at_0_are_refused_though_stock_sends_others",
@@ -1340,7 +1347,7 @@ MUTANTS = [
     ),
     Mutant(
         "who is called on a new best is not asked",
-        "algorithms/watching.py",
+        "algorithms/watchers.py",
         'for name in ("callback", "callback_on_new_best"):',
         'for name in ("callback",):',
         WATCHING + "test_who_is_called_on_a_new_best_model_is_told_too",
@@ -1376,22 +1383,23 @@ MUTANTS = [
     Mutant(
         "a rollout begins in the memory of the last one",
         "rollouts/buffers.py",
-        "        self._allocate()\n        self._forget_tensors()\n",
-        '        if "values" not in vars(self):\n            self._allocate()\n        self._forget_tensors()\n',
+        "        self._allocate()\n        self.pos = 0\n",
+        '        if "values" not in vars(self):\n            self._allocate()\n        self.pos = 0\n',
         REACHED + "test_arrays_of_a_rollout_are_kept_by_whoever_keeps_them",
     ),
     Mutant(
         "a second update learns from what the first has seen",
-        "rollouts/minibatches.py",
-        "    if isinstance(rollout_buffer, MinibatchSource):\n        rollout_buffer.generator_ready = False",
-        "    if isinstance(rollout_buffer, MinibatchSource):\n        pass",
+        "rollouts/buffers.py",
+        "        return MinibatchSampler(rollout_buffer, batch_size, normalizes=True)",
+        "        new = MinibatchSampler(rollout_buffer, batch_size, normalizes=True)\n"
+        '        return vars(rollout_buffer).setdefault("last", new)',
         REACHED + "test_what_is_changed_after_samples_were_taken_counts[in_place-a2c]",
     ),
     Mutant(
         "somebody's own train gets normalised advantages",
         "rollouts/minibatches.py",
-        "normalizes = self.is_in_update and self",
-        "normalizes = self",
+        "if self.normalizes and self.buffer.rule",
+        "if self.buffer.rule",
         REACHED + "test_sb3s_own_methods_in_a_subclass_do_what_they_do_in_sb3[names0-ppo]",
     ),
     Mutant(
@@ -1403,7 +1411,7 @@ MUTANTS = [
     ),
     Mutant(
         "a schedule is asked though it is not copied whole",
-        "algorithms/asking.py",
+        "algorithms/schedules.py",
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
         "cells = function.__closure__ or ()",
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",

@@ -6,11 +6,9 @@ environments begin new episodes.
 """
 
 import dataclasses
-import platform
 import secrets
 import warnings
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,15 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ppo_notes._version import __version__
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.files import versions
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.kernels import lstm
 from sb3_ppo_notes.persistence.callback_state import held_callbacks, put_back_callbacks
 from sb3_ppo_notes.persistence.configuration import taken
 from sb3_ppo_notes.persistence.configuration import written as as_json
-from sb3_ppo_notes.persistence.construction import built_model
+from sb3_ppo_notes.persistence.construction import build_model
 from sb3_ppo_notes.persistence.environments import check_environments, held_environments, put_back_environments
 from sb3_ppo_notes.persistence.model_state import (
     configuration,
@@ -136,7 +134,7 @@ def load_checkpoint(
         warnings.warn(f"a newer checkpoint was skipped: {reason}", UserWarning, stacklevel=2)
     document, revival = stored.document, Revival(stored.arrays)
     model_class = algorithm or _class_of(document["algorithm"])
-    model = built_model(model_class, document, env, device, arguments)
+    model = build_model(model_class, document, env, device, arguments)
     _check_spaces(model, document["spaces"])
     held = document["environments"]
     if held is not None and model.env is not None:
@@ -200,10 +198,8 @@ def _resume(
 
 
 def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "gymnasium", "stable-baselines3")
-    found = {name: version(name) for name in names}
-    threads = {"torch threads": str(th.get_num_threads())}
-    return {"sb3_ppo_notes": __version__, "python": platform.python_version()} | found | threads
+    packages = ("torch", "numpy", "gymnasium", "stable-baselines3")
+    return versions(packages) | {"torch threads": str(th.get_num_threads())}
 
 
 def _lstm() -> dict[str, str]:

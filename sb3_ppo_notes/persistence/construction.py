@@ -6,15 +6,15 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ppo_notes.algorithms.construction import made_environment
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.algorithms.rule_arguments import plain
+from sb3_ppo_notes.algorithms.schedules import plain
+from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.configuration import UnreadableError, taken
 from sb3_ppo_notes.persistence.model_state import FREE, argument_names
 
 
-def built_model(
+def build_model(
     model_class: type[NotesOnPolicyAlgorithm],
     document: dict[str, Any],
     env: GymEnv,
@@ -38,7 +38,7 @@ def built_model(
     nodes = document["configuration"]
     settings = {attribute: _setting(name, nodes.get(name), given) for name, attribute in names.items() if name in nodes}
     n_envs = (document["environments"] or {}).get("n_envs", 1)
-    wrapped = model_class._wrap_env(made_environment(env, settings["verbose"]), settings["verbose"])
+    wrapped = model_class._wrap_env(make_env(env, settings["verbose"]), settings["verbose"])
     if wrapped.num_envs != n_envs:
         raise InvalidValueError(f"n_envs must be {n_envs} as in the checkpoint to resume, got {wrapped.num_envs}")
     model: NotesOnPolicyAlgorithm = model_class(

@@ -1,6 +1,5 @@
 """What a model remembers: weights, optimisers, counters, the rollout it is in, every random generator."""
 
-import inspect
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -28,14 +27,13 @@ FREE = frozenset({"device", "verbose", "tensorboard_log", "_init_setup_model", "
 EXPLORATION = ("exploration_mat", "exploration_matrices")
 
 
-def argument_names(model_class: type) -> dict[str, str]:
+def argument_names(model_class: type[NotesOnPolicyAlgorithm]) -> dict[str, str]:
     """What a model is built from.
 
     :param model_class: NotesPPO, NotesA2C or a subclass.
     :return: attribute by argument of the constructor.
     """
-    own = next(base for base in model_class.__mro__ if base.__module__.startswith("sb3_ppo_notes.algorithms."))
-    names = [name for name in inspect.signature(own.__init__).parameters if name != "self"]  # type: ignore[misc]
+    names = model_class.constructor_parameters()
     return {name: RENAMED.get(name, name) for name in names if name not in ("env", "device", "_init_setup_model")}
 
 

@@ -13,9 +13,9 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.arguments import check_arguments, plain_arguments
-from sb3_ppo_notes.algorithms.construction import made_environment
-from sb3_ppo_notes.algorithms.equivalents import BUFFERS, POLICIES, class_named_in, is_masked
+from sb3_ppo_notes.algorithms.model_files import BUFFERS, POLICIES, class_named_in, is_masked
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.persistence.archive import UnsafeModelError, json_in, read_archive, tensors_in
 from sb3_ppo_notes.persistence.configuration import UnreadableError, found_class, read
@@ -63,7 +63,7 @@ def load_safe(
     }
     model_class = _class_of(data)
     settings = _settings(model_class, data, plain_arguments(arguments))
-    wrapped = model_class._wrap_env(made_environment(env, settings["verbose"]), settings["verbose"])
+    wrapped = model_class._wrap_env(make_env(env, settings["verbose"]), settings["verbose"])
     _check_spaces(wrapped, data)
     _check_sizes(settings, params["policy"], wrapped, most_bytes)
     model: NotesOnPolicyAlgorithm = model_class(

@@ -34,6 +34,17 @@ class Recurrence(NamedTuple):
     breaks: th.Tensor | None = None
 
 
+class SequenceLayout(NamedTuple):
+    """How a recurrent policy learns from sequences.
+
+    :param longest: steps after which a sequence is cut; ``None`` for those of a minibatch.
+    :param can_reset: whether its memory can be reset between two sequences, so that one may follow the other.
+    """
+
+    longest: int | None = None
+    can_reset: bool = False
+
+
 #: Added to a gate to shut it: exp(10,000) is infinite in every precision, so the sigmoid is 0.
 SHUT = -1e4
 

@@ -1,11 +1,14 @@
 """Half precision for the networks, single precision for everything that is made of their outputs."""
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch as th
 from torch import nn
+
+logger = logging.getLogger("sb3_ppo_notes")
 
 #: What the networks compute in. bfloat16 has float32's range; float16 has not, and needs its loss scaled.
 PRECISIONS = {"float32": th.float32, "bfloat16": th.bfloat16, "float16": th.float16}
@@ -58,3 +61,19 @@ def remembers_in_single(policy: Any) -> bool:
     precision = getattr(policy, "precision", "float32")
     layer = nn.LSTM if isinstance(policy.lstm_actor, nn.LSTM) else nn.GRU
     return precision != "float32" and not can_remember(layer, policy.device.type, precision)
+
+
+def set_precision(policy: Any, precision: str) -> None:
+    """Set what a policy's networks compute in; say where a memory cannot follow.
+
+    :param policy: any policy.
+    :param precision: a key of ``PRECISIONS``.
+    """
+    policy.precision = precision
+    if hasattr(policy, "lstm_actor") and remembers_in_single(policy):
+        name, place = type(policy.lstm_actor).__name__, "processor" if policy.device.type == "cpu" else "device"
+        logger.warning(
+            "precision=%r is for the networks; the memory stays in float32, because PyTorch has no %s in %s for this "
+            "%s",
+            *(precision, name, precision, place),
+        )

@@ -15,7 +15,7 @@ from sb3_ppo_notes.kernels.dense import Stack
 from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.actor_critic import act
 from sb3_ppo_notes.policies.masks import checked_masks
-from sb3_ppo_notes.policies.memory import Recurrence, States, is_plain_lstm, run
+from sb3_ppo_notes.policies.memory import Recurrence, SequenceLayout, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.precision import remembers_in_single
 
@@ -105,11 +105,16 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         return super()._get_constructor_parameters() | self.recurrent_arguments
 
     @property
-    def can_forget(self) -> bool:
-        """Whether the memory can be wiped in the middle of a lane, so that sequences may lie end to end.
+    def sequences(self) -> SequenceLayout:
+        """How it learns from sequences."""
+        return SequenceLayout(self.sequence_length, self.supports_mid_sequence_reset)
 
-        On a GPU not: weights that are put together for a call are copied once more there. And who runs the memory in
-        a way of their own knows nothing of lanes.
+    @property
+    def supports_mid_sequence_reset(self) -> bool:
+        """``True`` if the memory can be reset in the middle of a lane, so that sequences may lie end to end.
+
+        On a GPU not: weights that are put together for a call are copied once more there. And a memory that is run in a
+        way of somebody's own knows nothing of lanes.
         """
         memories = (self.lstm_actor,) if self.lstm_critic is None else (self.lstm_actor, self.lstm_critic)
         is_own = type(self).remember is not NotesRecurrentPolicy.remember or "remember" in vars(self)

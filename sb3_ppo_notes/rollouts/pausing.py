@@ -57,7 +57,7 @@ def with_last_step(model: Any) -> Iterator[None]:
                 setattr(one, name, value)
 
 
-def begun(model: Any, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> int:
+def start_or_resume_rollout(model: Any, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> int:
     """Begin a rollout, or take up the one that was left.
 
     :param model: the algorithm.
@@ -77,7 +77,7 @@ def begun(model: Any, env: VecEnv, callback: BaseCallback, rollout_buffer: Rollo
     return 0
 
 
-def goes_on(model: Any, n_steps: int) -> bool:
+def run_step_hooks(model: Any, n_steps: int) -> bool:
     """Ask those who want to be asked between two steps.
 
     Here, and nowhere else within a rollout, model, buffer and environments are all at the same step and every callback

@@ -89,16 +89,14 @@ def minibatch_loss(
     Source: PPO (arXiv:1707.06347) eq. 9 with the sign flipped; A2C (arXiv:1602.01783) section 4.2.
 
     :param evaluation: values, log-probabilities and entropy of the minibatch's states and actions, with their graph.
-    :param minibatch: old values and log-probabilities, advantages, returns; ``[N]`` each.
+    :param minibatch: old values and log-probabilities, advantages (normalised already), returns; ``[N]`` each.
     :param rule: the choices, with every schedule resolved.
     :param coefficients: ent_coef, vf_coef and β.
     :return: the loss and its parts.
     """
-    advantages = minibatch.advantages
-    if rule.advantage_normalization.scope == "minibatch" and not getattr(minibatch, "is_normalized", False):
-        advantages = rule.advantage_normalization.normalize(advantages)
-
-    terms = PolicyTerms(evaluation.log_probs, minibatch.old_log_prob, advantages, evaluation.kl, coefficients.kl_coef)
+    terms = PolicyTerms(
+        evaluation.log_probs, minibatch.old_log_prob, minibatch.advantages, evaluation.kl, coefficients.kl_coef
+    )
     policy_loss = -rule.policy_objective.objective(terms).mean()
     value_loss = rule.value_objective.loss(evaluation.values, minibatch.old_values, minibatch.returns)
     # Without a closed form −log π of the old actions stands in for the entropy, as in SB3. Its *value* is an estimate;

@@ -90,13 +90,19 @@ class UpdateRule:
         for slot, method in (
             ("advantage_estimator", "advantages"),
             ("value_target", "returns"),
-            ("advantage_normalization", "normalize"),
             ("policy_objective", "objective"),
             ("value_objective", "loss"),
         ):
             choice = getattr(self, slot)
-            if not hasattr(choice, method) or isinstance(choice, type):
-                raise InvalidTypeError(f"{slot} must be one of the choices in sb3_ppo_notes.rules, got {choice!r}")
+            if not callable(getattr(choice, method, None)) or isinstance(choice, type):
+                raise InvalidTypeError(
+                    f"{slot} must be one of the choices in sb3_ppo_notes.rules, or have a method {method} as they do, "
+                    f"got {choice!r}"
+                )
+        for slot, kind in (("advantage_normalization", AdvantageNormalization), ("optimization", Optimization)):
+            choice = getattr(self, slot)
+            if not isinstance(choice, kind):
+                raise InvalidTypeError(f"{slot} must be an {kind.__name__}, got {choice!r}")
         controls = self.kl_controls
         if not isinstance(controls, tuple) or not all(isinstance(control, KLControl) for control in controls):
             raise InvalidTypeError(
@@ -104,8 +110,6 @@ class UpdateRule:
             )
         if len({type(control) for control in controls}) < len(controls):
             raise InvalidValueError(f"kl_controls must hold at most one control of each kind, got {controls!r}")
-        if not isinstance(self.optimization, Optimization):
-            raise InvalidTypeError(f"optimization must be an Optimization, got {self.optimization!r}")
 
     def __str__(self) -> str:
         return _as_table(self.rows())

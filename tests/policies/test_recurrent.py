@@ -18,10 +18,11 @@ from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.engine.step import policy_loss
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
-from sb3_ppo_notes.policies.memory import Recurrence
+from sb3_ppo_notes.policies.memory import Recurrence, SequenceLayout
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
+from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, laid_out
 from sb3_ppo_notes.rules import (
     EarlyStop,
@@ -97,8 +98,8 @@ def test_the_update_sees_what_the_rollout_saw(variant, end_to_end):
     gathered(model)  # a second rollout, which begins with something to remember
     buffer = model.rollout_buffer
     # Only an LSTM of one layer can be wiped within a lane.
-    assert model.policy.can_forget == (variant in END_TO_END)
-    buffer.lays_end_to_end = end_to_end
+    assert model.policy.supports_mid_sequence_reset == (variant in END_TO_END)
+    buffer.prepare(model.rule, sequences=SequenceLayout(can_reset=end_to_end))
     assert buffer.episode_starts[1:].sum() >= 3
     for minibatch in buffer.get(8):
         with th.no_grad():
@@ -134,8 +135,7 @@ def test_each_minibatchs_advantages_are_normalised_by_themselves():
     # Numbered, so that a minibatch's rows can be told by their returns.
     buffer.returns = np.arange(buffer.returns.size, dtype=np.float32).reshape(buffer.returns.shape)
     numbers, raw = buffer.flat(buffer.returns), buffer.flat(buffer.advantages)
-    for batch in buffer.get(12):
-        assert batch.is_normalized
+    for batch in MinibatchSampler(buffer, 12, normalizes=True).epoch():
         expected = raw[[int(np.flatnonzero(numbers == number)[0]) for number in batch.returns.numpy()]]
         expected = (expected - expected.mean()) / (expected.std(ddof=1) + 1e-8)
         assert batch.advantages.numpy() == pytest.approx(expected, abs=1e-5)
@@ -189,7 +189,8 @@ def test_lanes_change_neither_loss_nor_gradient(variant, bias):
         model.policy.lstm_actor.weight_hh_l0.mul_(50.0)
     gathered(gathered(model))
     found = []
-    for model.rollout_buffer.lays_end_to_end in (False, True):
+    for can_reset in (False, True):
+        model.rollout_buffer.prepare(model.rule, sequences=SequenceLayout(can_reset=can_reset))
         (batch,) = list(model.rollout_buffer.get(None))
         loss = policy_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss
         weights = [weight for weight in model.policy.parameters() if weight.requires_grad]
@@ -310,7 +311,7 @@ def test_who_listens_to_a_memory_hears_every_call(listen):
     model = small(env=lambda: environments.make("discrete"), batch_size=64)
     heard = []
     listen(model.policy.lstm_actor, heard)
-    assert not model.policy.can_forget
+    assert not model.policy.supports_mid_sequence_reset
     model.learn(64)
     # One minibatch in each of two epochs; and while acting every step, the state after the last one, and those that a
     # time limit cuts off.
@@ -418,7 +419,7 @@ def test_the_loss_does_not_depend_on_where_sequences_are_split(length):
     losses = []
     for longest in (32, length):
         model = small(env=lambda: environments.make("discrete"))
-        model.rollout_buffer.sequence_length = longest
+        model.policy.sequence_length = longest
         gathered(model)
         (batch,) = list(model.rollout_buffer.get(None))
         losses.append(policy_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss.item())

@@ -172,7 +172,10 @@ def test_a_run_made_otherwise_is_refused(tmp_path, capsys):
             "error: envs must be ids of environments separated by commas, each once",
         ),
         (["--envs", " , "], "error: envs must be ids of environments"),
-        (["--envs", "LunarLander-v3"], "error: env 'LunarLander-v3': DependencyNotInstalled: "),
+        (
+            ["--envs", "LunarLander-v3"],
+            "error: env 'LunarLander-v3' needs a package that is not installed: pip install 'gymnasium[box2d]'",
+        ),
         (["--arms", "sb3"], "error: arms must be at least two"),
         (["--arms", "sb3,notes:bogus=1"], "error: arms: notes:bogus=1 has no argument 'bogus'"),
         (
@@ -402,11 +405,11 @@ def test_the_bar_shows_runs_speed_and_time_left():
     runs = [one_run(seed) for seed in range(4)]
     with RunsProgress(runs, done=2, total=6, console=Console(file=file, force_terminal=True, width=120)) as progress:
         progress.show(runs[0])
-        progress.advance(512)
+        progress.count(512)
         time.sleep(0.2)
-        progress.advance(512)
+        progress.count(512)
         progress.finish(runs[0], 1024)
-        progress._progress.refresh()
+        progress.progress.refresh()
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", file.getvalue())
     assert "3 of 6 runs" in text
     assert re.search(r"[\d,]+ steps/s", text)

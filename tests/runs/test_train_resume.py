@@ -278,14 +278,14 @@ def test_the_last_three_checkpoints_stay(tmp_path):
 
 def test_a_signal_before_the_first_step_leaves_a_run_that_can_be_resumed(tmp_path, monkeypatch):
     assert begin(tmp_path / "straight", CASES["cartpole"]) == 0
-    own = train.built_model
+    own = train.build_model
 
     def slowly(config):
         signal.raise_signal(signal.SIGINT)
         return own(config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "built_model", slowly)
+        patch.setattr(train, "build_model", slowly)
         assert begin(tmp_path / "run", CASES["cartpole"]) == 130
     assert model_of(tmp_path / "run").num_timesteps == 0
     assert resume(tmp_path / "run") == 0

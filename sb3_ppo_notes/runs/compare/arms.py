@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import difflib
 import importlib
 import inspect
 import os
@@ -13,11 +12,11 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.configs.run_config import ALGORITHMS
+from sb3_ppo_notes.envs.make import did_you_mean
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 
-OURS: dict[str, Any] = {"ppo": NotesPPO, "a2c": NotesA2C}
 #: Arms with a name; ``sb3`` and ``notes`` are the ``-ppo`` or the ``-a2c`` of that name.
 NAMED = {
     "sb3-ppo": "stable_baselines3:PPO",
@@ -60,12 +59,8 @@ class Arm:
 
 
 def parsed_arms(words: str, algo: str) -> list[Arm]:
-    """Arms separated by commas.
+    """Arms separated by commas, the baseline first; what looks like ``name=value`` belongs to the arm before it.
 
-    :param words: ``"sb3,notes:clip_range=0.1,n_steps=64,recipe:skrl,my.module:Class"``. What looks like ``name=value``
-        belongs to the arm before it.
-    :param algo: ``"ppo"`` or ``"a2c"``, for the arms ``sb3`` and ``notes``.
-    :return: the arms, the baseline first.
     :raises ValueError: for an arm that is unknown or named twice, or fewer than two.
 
     >>> [(arm.target, arm.overrides) for arm in parsed_arms("notes:gamma=0.9,n_steps=8,sb3", "a2c")]
@@ -109,8 +104,7 @@ def _parsed_arm(text: str, algo: str) -> Arm:
     arm = Arm(text, target, dict(_parsed_option(text, part) for part in _split(options or "") if part.strip()))
     if ":" not in target or (arm.recipe is not None and arm.recipe not in RECIPES):
         known = ["sb3", "notes", *NAMED, *(f"recipe:{recipe}" for recipe in RECIPES)]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(name, known, most=1)
         raise InvalidValueError(f"arms must be of {', '.join(known)} or module:Class, got {name!r}{hint}")
     return arm
 
@@ -125,14 +119,9 @@ def _parsed_option(arm: str, text: str) -> tuple[str, Any]:
 
 
 def arm_class(arm: Arm) -> type[BaseAlgorithm]:
-    """The algorithm.
-
-    :param arm: the arm.
-    :return: its class.
-    :raises ValueError: if there is no such class, or it is no algorithm of SB3's kind.
-    """
+    """The algorithm's class, imported; anything that is not of SB3's kind is refused."""
     if arm.recipe is not None:
-        ours: type[BaseAlgorithm] = OURS[RECIPES[arm.recipe].algorithm]
+        ours: type[BaseAlgorithm] = ALGORITHMS[RECIPES[arm.recipe].algorithm]
         return ours
     module, _, name = arm.target.rpartition(":")
     if os.getcwd() not in sys.path:
@@ -147,27 +136,18 @@ def arm_class(arm: Arm) -> type[BaseAlgorithm]:
 
 
 def family_of(arm: Arm) -> str | None:
-    """Whose tuned values it gets.
-
-    :param arm: the arm.
-    :return: a key of ``compare_tasks.ZOO``, ``None`` if it is none of these algorithms.
-    """
+    """The key of ``tuned.ZOO`` under which its tuned values stand, ``None`` if there are none."""
     names = [base.__name__ for base in arm_class(arm).__mro__]
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     return "ppo_lstm" if family == "ppo" and "Lstm" in str(arm.overrides.get("policy")) else family
 
 
 def check_options(arm: Arm) -> None:
-    """Refuse options that the arm's algorithm does not take, or that all arms have in common.
-
-    :param arm: the arm.
-    :raises ValueError: naming the option, and the nearest known one.
-    """
+    """Refuse options that the arm's algorithm does not take, or that all arms have in common."""
     known = inspect.signature(arm_class(arm).__init__).parameters
     for name in arm.overrides:
         if name in RESERVED:
             raise InvalidValueError(f"arms: {name} is the same for all arms and no option of one, got {arm.name!r}")
         if name not in known and name not in OF_THE_TASK and "kwargs" not in known:
-            close = difflib.get_close_matches(name, [*known, *OF_THE_TASK], n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(name, [*known, *OF_THE_TASK], most=1)
             raise InvalidValueError(f"arms: {arm.name} has no argument {name!r}{hint}")

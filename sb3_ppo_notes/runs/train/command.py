@@ -15,19 +15,18 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_ppo_notes._atomic import write_text
-from sb3_ppo_notes.algorithms.report import dump_last_update
+from sb3_ppo_notes.algorithms.logs import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
-from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
+from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
+from sb3_ppo_notes.configs.run_config import KEYS, RunConfig, config_yaml, resolve_config
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
 from sb3_ppo_notes.persistence.storage import checkpoints_in
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.runs.interruption import INTERRUPTED
-from sb3_ppo_notes.runs.progress import StepsProgress
-from sb3_ppo_notes.runs.train.config import KEYS, RunConfig, settled, written
+from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
 from sb3_ppo_notes.runs.train.evaluation import Evaluation, evaluations_table
 from sb3_ppo_notes.runs.train.folder import (
     CHECKPOINTS,
@@ -41,7 +40,6 @@ from sb3_ppo_notes.runs.train.folder import (
     save_model,
 )
 from sb3_ppo_notes.runs.train.log import RunState, run_logger
-from sb3_ppo_notes.runs.train.model import built_model, check_environment, environment_factory
 from sb3_ppo_notes.runs.train.resume import Resumed, check_alone, check_run, resumed
 from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
@@ -89,7 +87,7 @@ class Train:
     """Go on with the run in this folder where it was cut. Of the other options only --total-timesteps, for more."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Train.
 
         :return: 0; 130 after Ctrl-C, 143 after SIGTERM: the run can then be resumed.
         :raises ValueError: for an option out of range, before anything is trained or written.
@@ -100,11 +98,11 @@ class Train:
 
     def _begun(self, stop: GracefulStop) -> int:
         checked_folder(self.logdir, self.outdir)
-        config, notes = settled(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
+        config, notes = resolve_config(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
         if config.video_every is not None:
             render_headless()
-            check_environment(config, render=True)
-        model = built_model(config)
+            check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
+        model = build_model(config)
         console = Console()
         for note in notes:
             console.print(f"note: {note}", soft_wrap=True)
@@ -113,7 +111,7 @@ class Train:
         folder = self.outdir or new_folder(self.logdir, config.name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / CONFIG, written(config))
+            write_text(folder / CONFIG, config_yaml(config))
             (folder / CHECKPOINTS).mkdir()
             console.print(weights_table(model.policy, self.exclude))
             with FolderLock(folder / CHECKPOINTS):
@@ -140,7 +138,7 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
     config, model = run.config, run.model
     is_new = model.on_resume is None
     begun_at = 0 if is_new else model.num_timesteps
-    with run_logger(folder, run.state, begun_at) as logger, StepsProgress(run.total_timesteps, begun_at) as progress:
+    with run_logger(folder, run.state, begun_at) as logger, ProgressBar(run.total_timesteps, begun_at) as progress:
         model.set_logger(logger)
         progress.describe(config.name)
         evaluation = Evaluation(
@@ -242,17 +240,3 @@ def _asked_for(config: RunConfig, folder: Path) -> list[BaseCallback]:
         seed = config.seed + EVALUATION_SEED_OFFSET
         callbacks.append(VideoCallback(make, folder / VIDEOS, config.video_every, run=folder.name, seed=seed))
     return callbacks
-
-
-def build(env: str, algo: str, recipe: str | None, n_envs: int | None, seed: int) -> OnPolicyAlgorithm:
-    """A model that is ready to learn.
-
-    :param env: id of a registered environment.
-    :param algo: ``"ppo"`` or ``"a2c"``, if there is no recipe.
-    :param recipe: a key of ``RECIPES`` or ``None``.
-    :param n_envs: number of environments, ``None`` for the recipe's, or 8.
-    :param seed: of all random generators.
-    :return: the model.
-    """
-    options = dict(env=env, recipe=recipe, n_envs=n_envs, seed=seed, algo=None if recipe else algo)
-    return built_model(settled(None, options)[0])

@@ -10,10 +10,10 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError, evaluate_episodes
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError, evaluate_episodes
 from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.runs.train.folder import save_model, write_evaluations
+from sb3_ppo_notes.files import write_csv
+from sb3_ppo_notes.runs.train.folder import EVALUATIONS, save_model
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,6 @@ class Evaluation(BaseCallback):
     def evaluate(self) -> Result:
         """Evaluate now.
 
-        :return: what was found.
         :raises EvaluationStoppedError: if a signal came.
         """
         assert self._env is not None  # since training started
@@ -115,7 +114,7 @@ class Evaluation(BaseCallback):
         returns, lengths = evaluate_episodes(self.model, self._env, self.n_episodes)
         steps, best = self.model.num_timesteps, max((earlier.mean for earlier in self.results), default=-np.inf)
         self._rows += [(steps, number, *row) for number, row in enumerate(zip(returns, lengths, strict=True), start=1)]
-        write_evaluations(self._rows, self.folder)
+        write_csv(self.folder / EVALUATIONS, ("timesteps", "episode", "return", "length"), self._rows)
         result = self.results[-1]
         if self.every is not None and result.mean > best:
             save_model(self.model, self.folder, "best_model.zip", "best_normalizer.json")  # type: ignore[arg-type]
@@ -131,11 +130,7 @@ def _result(rows: Sequence[tuple[int, int, float, int]]) -> Result:
 
 
 def evaluations_table(results: Sequence[Result]) -> Table:
-    """One row an evaluation.
-
-    :param results: the oldest first.
-    :return: the table.
-    """
+    """One row an evaluation."""
     table = Table(title="evaluations")
     for heading in ("steps", "return", "+/-", "length"):
         table.add_column(heading, justify="right")

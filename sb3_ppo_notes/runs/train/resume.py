@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.configs.build import build_model
+from sb3_ppo_notes.configs.run_config import RunConfig, resolve_config
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.persistence import CheckpointCorruptError, load_checkpoint
 from sb3_ppo_notes.persistence.model_state import configuration
 from sb3_ppo_notes.persistence.storage import Stored, checkpoints_in, read_checkpoint
-from sb3_ppo_notes.runs.train.config import RunConfig, settled
 from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG
 from sb3_ppo_notes.runs.train.log import RunState
-from sb3_ppo_notes.runs.train.model import built_model
 
 
 class Resumed(NamedTuple):
@@ -31,11 +31,7 @@ class Resumed(NamedTuple):
 
 
 def check_run(folder: Path) -> None:
-    """Refuse what is no run with checkpoints.
-
-    :param folder: given as the run's.
-    :raises ValueError: saying what is missing.
-    """
+    """Refuse what is no run with checkpoints, saying what is missing."""
     if not (folder / CONFIG).is_file():
         raise InvalidValueError(f"resume must be the folder of a run, with its {CONFIG}, got {folder}")
     if not checkpoints_in(folder / CHECKPOINTS):
@@ -43,15 +39,9 @@ def check_run(folder: Path) -> None:
 
 
 def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
-    """Read a run. Nothing is written.
-
-    :param folder: of the run.
-    :param total_timesteps: that it shall make now; ``None`` for what it was to make.
-    :return: the run.
-    :raises ValueError: if it cannot go on, or is finished.
-    """
+    """Read a run; nothing is written. One that cannot go on, or is finished, is refused."""
     check_run(folder)
-    config, _ = settled(str(folder / CONFIG), {})
+    config, _ = resolve_config(str(folder / CONFIG), {})
     try:
         stored = read_checkpoint(folder / CHECKPOINTS)
     except CheckpointCorruptError as error:
@@ -64,7 +54,7 @@ def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
             f"resume must be a run that is not finished, got {folder}, which has made its "
             f"{stored.document['num_timesteps']:,} steps: --total-timesteps with more goes on"
         )
-    fresh = built_model(config)
+    fresh = build_model(config)
     assert fresh.env is not None
     with warnings.catch_warnings():
         # The report says it.
@@ -95,12 +85,7 @@ def _total(stored: Stored, given: int | None) -> int:
 
 
 def check_alone(options: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Refuse options that a run which goes on has no use for.
-
-    :param options: of the command line.
-    :param defaults: what they are if nothing is said.
-    :raises ValueError: naming the first.
-    """
+    """Refuse options that a run which goes on has no use for."""
     for name, value in options.items():
         if name not in ("resume", "total_timesteps") and value != defaults[name]:
             raise InvalidValueError(f"{name} must be left out with resume, whose {CONFIG} counts, got {str(value)!r}")

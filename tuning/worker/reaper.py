@@ -17,16 +17,11 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning.storage import is_database
-from tuning.worker.requeue_storage import MOST_DEATHS, requeue
-
-__all__ = ["MOST_DEATHS", "Reaper", "is_dead", "is_duplicate", "requeue", "whereabouts"]
+from tuning.storage.requeue import requeue
 
 
-def whereabouts() -> dict[str, Any]:
-    """Who runs a trial: enough to tell on the same machine whether that process still lives.
-
-    :return: the machine, as its processes see it, and the process.
-    """
+def process_identity() -> dict[str, Any]:
+    """The machine and the process that run a trial: enough to tell there whether the process still lives."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return {
         "host": socket.gethostname(),
@@ -39,12 +34,8 @@ def whereabouts() -> dict[str, Any]:
 
 
 def is_dead(worker: dict[str, Any]) -> bool:
-    """Whether a worker is known to be dead; of one on another machine this is not known.
-
-    :param worker: what :func:`whereabouts` said of it.
-    :return: ``True`` if its process is gone, or its number now another's.
-    """
-    here = whereabouts()
+    """True if a worker's process is gone, or its number now another's; unknown (False) of another machine."""
+    here = process_identity()
     if any(worker.get(key) != here[key] for key in ("host", "boot", "namespace")):
         return False
     try:
@@ -57,8 +48,7 @@ def is_dead(worker: dict[str, Any]) -> bool:
 class Reaper:
     """Ends the trials of dead workers and queues them again.
 
-    :param study: whose.
-    :param grace: seconds without a sign of life after which a worker on another machine counts as dead.
+    A worker on another machine counts as dead after ``grace`` seconds without a sign of life.
     """
 
     def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage, grace: float):
@@ -67,10 +57,7 @@ class Reaper:
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def reap(self) -> list[int]:
-        """Do it.
-
-        :return: numbers of the trials that were found dead.
-        """
+        """Do it once; returns the numbers of the trials that were ended."""
         if is_database(self.storage):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
@@ -112,12 +99,7 @@ class Reaper:
 
 
 def is_duplicate(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> bool:
-    """Whether an earlier trial is the same retry: two workers that clean up at once may queue one trial twice.
-
-    :param trial: a retry.
-    :param trials: all of its study.
-    :return: ``True`` for the later one.
-    """
+    """True if an earlier trial is the same retry: two workers that clean up at once may queue one trial twice."""
     retry_of = trial.user_attrs.get("retry_of")
     return retry_of is not None and any(
         other.number < trial.number and other.user_attrs.get("retry_of") == retry_of for other in trials

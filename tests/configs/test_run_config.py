@@ -5,17 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch as th
 import yaml
 from gymnasium import spaces
 from torch import nn, optim
 
+from sb3_ppo_notes.configs.build import build_model, check_policy, suggest_policy
+from sb3_ppo_notes.configs.run_config import SHIPPED, RunConfig, config_yaml, read_config, resolve_config
 from sb3_ppo_notes.configs.tuned import zoo_entry
-from sb3_ppo_notes.configs.zoo import parsed_dict, zoo_config
+from sb3_ppo_notes.configs.values import with_classes
+from sb3_ppo_notes.configs.zoo import parse_dict, zoo_config
 from sb3_ppo_notes.rules import HuberValueError, KLPenalty
-from sb3_ppo_notes.runs.train.config import SHIPPED, RunConfig, read_config, settled, written
-from sb3_ppo_notes.runs.train.model import built_model, check_policy, suggested_policy, with_classes
-from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
 ZOO = """
 default:
@@ -60,51 +59,51 @@ def zoo(tmp_path):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_name_their_source_and_survive_being_written(name, tmp_path):
-    config, notes = settled(name, {})
+    config, notes = resolve_config(name, {})
     assert (config.name, notes) == (name, [])
     assert config.source.startswith("rl_zoo3 2.9.2, hyperparams/ppo.yml, ")
-    (tmp_path / "config.yaml").write_text(written(config))
-    assert settled(str(tmp_path / "config.yaml"), {}) == (config, [])
+    (tmp_path / "config.yaml").write_text(config_yaml(config))
+    assert resolve_config(str(tmp_path / "config.yaml"), {}) == (config, [])
 
 
 def test_shipped_configurations_are_those_that_are_promised():
     assert SHIPPED == ("atari-pong", "cartpole", "halfcheetah", "lunarlander", "pendulum", "reacher")
-    cartpole = settled("cartpole", {})[0]
+    cartpole = resolve_config("cartpole", {})[0]
     assert cartpole.hyperparameters["learning_rate"] == "lin_0.001"
     assert (cartpole.n_envs, cartpole.total_timesteps, cartpole.hyperparameters["n_epochs"]) == (8, 100_000, 20)
 
 
 def test_a_configuration_is_plain_yaml():
-    text = written(settled("halfcheetah", {})[0])
+    text = config_yaml(resolve_config("halfcheetah", {})[0])
     assert "!!" not in text
     assert yaml.safe_load(text)["hyperparameters"]["policy_kwargs"]["net_arch"] == {"pi": [256, 256], "vf": [256, 256]}
 
 
 def test_options_take_precedence_and_defaults_come_last():
-    config, _ = settled("cartpole", dict(total_timesteps=7, seed=None, env="Acrobot-v1", video_every=3))
+    config, _ = resolve_config("cartpole", dict(total_timesteps=7, seed=None, env="Acrobot-v1", video_every=3))
     assert (config.total_timesteps, config.seed, config.env, config.video_every) == (7, 0, "Acrobot-v1", 3)
     assert (config.n_envs, config.hyperparameters["gamma"]) == (8, 0.98)
-    plain, _ = settled(None, dict(algo="a2c"))
+    plain, _ = resolve_config(None, dict(algo="a2c"))
     assert (plain.name, plain.n_envs, plain.hyperparameters, plain.source) == (
         "a2c-CartPole-v1",
         8,
         {},
         "SB3's defaults",
     )
-    recipe, _ = settled(None, dict(recipe="tsukurinagara"))
+    recipe, _ = resolve_config(None, dict(recipe="tsukurinagara"))
     assert (recipe.algo, recipe.n_envs, recipe.name) == ("a2c", 16, "tsukurinagara-CartPole-v1")
 
 
 def test_a_minibatch_larger_than_the_rollout_of_fewer_environments_is_the_rollout():
-    config, notes = settled("cartpole", dict(n_envs=2))
+    config, notes = resolve_config("cartpole", dict(n_envs=2))
     assert config.hyperparameters["batch_size"] == 64
     assert notes == ["batch_size 256 is larger than a rollout: its 64 samples are one minibatch"]
 
 
 def test_other_versions_are_told(tmp_path):
-    config = dataclasses.replace(settled("cartpole", {})[0], versions={"torch": "1.0"})
-    (tmp_path / "old.yaml").write_text(written(config))
-    _, notes = settled(str(tmp_path / "old.yaml"), {})
+    config = dataclasses.replace(resolve_config("cartpole", {})[0], versions={"torch": "1.0"})
+    (tmp_path / "old.yaml").write_text(config_yaml(config))
+    _, notes = resolve_config(str(tmp_path / "old.yaml"), {})
     assert len(notes) == 1
     assert notes[0].startswith("config was written with torch 1.0, this is ")
 
@@ -113,7 +112,7 @@ def test_other_versions_are_told(tmp_path):
 
 
 def test_rl_zoo3s_entry_is_read(zoo):
-    config, notes = settled(zoo, dict(env="Walker-v0"))
+    config, notes = resolve_config(zoo, dict(env="Walker-v0"))
     assert (config.algo, config.env, config.n_envs, config.total_timesteps) == ("ppo", "Walker-v0", 2, 2_000_000)
     assert config.normalize == {"norm_obs": True, "norm_reward": False}
     assert config.source == "ppo.yml, entry Walker-v0"
@@ -134,7 +133,7 @@ def test_rl_zoo3s_entry_is_read(zoo):
 
 
 def test_rl_zoo3s_anchors_wrappers_and_optimisers(zoo):
-    config, _ = settled(zoo, dict(env="Hopper-v0"))
+    config, _ = resolve_config(zoo, dict(env="Hopper-v0"))
     assert (config.normalize, config.hyperparameters["clip_range"]) == (True, "lin_0.4")
     assert config.env_wrapper == ["gymnasium.wrappers.FlattenObservation"]
     kwargs = with_classes(config.hyperparameters["policy_kwargs"])
@@ -149,29 +148,29 @@ def test_rl_zoo3s_tuned_gsde_with_a_memory_is_trained(task, tmp_path):
     import rl_zoo3
 
     file = str(Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo_lstm.yml")
-    config, _ = settled(file, dict(env=f"rl_zoo3.import_envs:{task}"))
+    config, _ = resolve_config(file, dict(env=f"rl_zoo3.import_envs:{task}"))
     assert (config.name, config.policy, config.hyperparameters["use_sde"]) == (task, "MlpLstmPolicy", True)
     # The file of PendulumNoVel-v1 leaves it to RecurrentPPO, whose minibatches are larger than PPO's.
     assert config.hyperparameters["batch_size"] == {"PendulumNoVel-v1": 128}.get(task, 256)
     short = dict(config.hyperparameters, n_steps=16, batch_size=16, n_epochs=1)
-    model = built_model(dataclasses.replace(config, hyperparameters=short))
+    model = build_model(dataclasses.replace(config, hyperparameters=short))
     model.learn(16)
     assert model.num_timesteps == 16 * config.n_envs
     assert np.isfinite(model.last_report.policy_loss)
 
 
 def test_rl_zoo3s_atari_and_default_entries_serve_other_environments(zoo):
-    atari, _ = settled(zoo, dict(env="ALE/Pong-v5"))
+    atari, _ = resolve_config(zoo, dict(env="ALE/Pong-v5"))
     assert (atari.frame_stack, atari.policy, atari.n_envs, atari.total_timesteps) == (4, "CnnPolicy", 8, 10**7)
     assert atari.env_wrapper == ["stable_baselines3.common.atari_wrappers.AtariWrapper"]
     assert atari.hyperparameters == {"learning_rate": "lin_2.5e-4"}
-    default, _ = settled(zoo, dict(env="CartPole-v1", algo="a2c"))
+    default, _ = resolve_config(zoo, dict(env="CartPole-v1", algo="a2c"))
     assert (default.algo, default.n_envs, default.hyperparameters) == ("a2c", 1, {})
 
 
 def test_the_only_entry_needs_no_name(tmp_path):
     (tmp_path / "one.yml").write_text("Pendulum-v1:\n  n_timesteps: 100\n  gamma: 0.9\n")
-    config, _ = settled(str(tmp_path / "one.yml"), {})
+    config, _ = resolve_config(str(tmp_path / "one.yml"), {})
     assert (config.env, config.total_timesteps, config.hyperparameters) == ("Pendulum-v1", 100, {"gamma": 0.9})
 
 
@@ -186,7 +185,7 @@ def test_the_only_entry_needs_no_name(tmp_path):
     ],
 )
 def test_pythons_dictionaries_are_read(text, value):
-    assert parsed_dict(text, "policy_kwargs") == value
+    assert parse_dict(text, "policy_kwargs") == value
 
 
 @pytest.mark.parametrize(
@@ -218,7 +217,7 @@ def test_pythons_dictionaries_are_read(text, value):
 def test_anything_but_literals_and_known_names_is_refused_and_not_run(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^policy_kwargs must be dict\(name=literal, activation_fn=nn.Tanh") as error:
-        parsed_dict(text, "policy_kwargs")
+        parse_dict(text, "policy_kwargs")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 250
     assert not Path("sentinel").exists()
@@ -288,7 +287,7 @@ def test_bad_files_are_refused_in_one_line(text, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("config.yml").write_text(text)
     with pytest.raises((ValueError, TypeError)) as error:
-        settled("config.yml", {})
+        resolve_config("config.yml", {})
     assert line in str(error.value)
     assert "\n" not in str(error.value)
     assert not Path("sentinel").exists()
@@ -313,62 +312,20 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 )
 def test_contradictions_are_refused(config, options, line):
     with pytest.raises(ValueError, match=line):
-        settled(config, options)
+        resolve_config(config, options)
 
 
 def test_an_entry_that_is_not_there_is_refused(tmp_path):
     (tmp_path / "two.yml").write_text("A-v0: {}\nB-v0: {}")
     with pytest.raises(ValueError, match=r"env must be one of A-v0, B-v0, which .*two.yml holds, got 'C-v0'"):
-        settled(str(tmp_path / "two.yml"), dict(env="C-v0"))
+        resolve_config(str(tmp_path / "two.yml"), dict(env="C-v0"))
 
 
 def test_every_key_of_a_configuration_is_documented():
     assert all(f":param {field.name}:" in RunConfig.__doc__ for field in dataclasses.fields(RunConfig))
 
 
-# -- weights: batch-ppo's nine tests of count_weights, with torch's names ----------------------------------------
-
-
-class Weights(nn.Module):
-    def __init__(self, trainable=True, **parts):
-        super().__init__()
-        for name, part in parts.items():
-            weights = part if isinstance(part, nn.Module) else nn.Parameter(th.zeros(part), requires_grad=trainable)
-            setattr(self, name, weights)
-
-
-NESTED = dict(a=(3, 2), foo=Weights(b=(5, 2), bar=Weights(c=(1, 2))))
-
-
-@pytest.mark.parametrize(
-    ("module", "scope", "exclude", "count"),
-    [
-        (Weights(a=(5, 3), b=(1, 1), c=(5,)), "", None, 21),
-        (Weights(trainable=False, a=(5, 3), b=(1, 1), c=(5,)), "", None, 0),
-        (Weights(a=(5, 3), b=(1, 1), c=(5,), d=Weights(trainable=False, e=(8, 8))), "", None, 21),
-        (Weights(a=(3, 2), foo=Weights(b=(5, 2))), "", None, 16),
-        (Weights(**NESTED), "foo", None, 12),
-        (Weights(**NESTED), "foo.bar", None, 2),
-        (Weights(**NESTED), "bar", None, 0),
-        (Weights(**NESTED), "fo", None, 0),
-        (Weights(**NESTED), "", ".*", 0),
-        (Weights(**NESTED), "", r"foo\.", 6),
-        (Weights(**NESTED), "", r".*\bbar\.", 16),
-        (Weights(**NESTED), "", "bar", 18),  # matched from the beginning
-    ],
-)
-def test_weights_are_counted(module, scope, exclude, count):
-    assert count_weights(module, scope, exclude) == count
-
-
-def test_a_wrong_expression_is_refused():
-    with pytest.raises(ValueError, match=r"exclude must be a regular expression, got '\('"):
-        count_weights(Weights(a=(1,)), exclude="(")
-
-
-def test_the_table_of_weights_sums_up_modules():
-    table = weights_table(Weights(**NESTED))
-    assert [list(column.cells) for column in table.columns] == [["a", "foo", "foo.bar", "all"], ["6", "10", "2", "18"]]
+# -- policies ---------------------------------------------------------------------------------------------------
 
 
 PLAIN, IMAGE = spaces.Box(-1, 1, (4,)), spaces.Box(0, 255, (36, 36, 3), "uint8")
@@ -397,8 +354,8 @@ def test_a_policy_that_cannot_see_is_refused(policy, space, is_fitting):
 
 def test_policies_are_suggested_by_observations():
     image = IMAGE
-    assert suggested_policy(image) == "CnnPolicy"
-    assert suggested_policy(spaces.Dict(a=image)) == "MultiInputPolicy"
+    assert suggest_policy(image) == "CnnPolicy"
+    assert suggest_policy(spaces.Dict(a=image)) == "MultiInputPolicy"
 
 
 def test_a_rule_in_a_file_is_the_models_rule(tmp_path):
@@ -409,8 +366,8 @@ def test_a_rule_in_a_file_is_the_models_rule(tmp_path):
     }
     text = yaml.safe_dump({"CartPole-v1": {"n_envs": 2, "n_steps": 16, "batch_size": 16, "rule": words}})
     (tmp_path / "best.yml").write_text(text)
-    run, _ = settled(str(tmp_path / "best.yml"), {})
-    model = built_model(run)
+    run, _ = resolve_config(str(tmp_path / "best.yml"), {})
+    model = build_model(run)
     assert model.rule.policy_objective == KLPenalty(coefficient=2.0)
     assert model.rule.value_objective == HuberValueError(1.0)
 

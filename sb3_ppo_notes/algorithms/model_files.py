@@ -1,4 +1,4 @@
-"""Model files of stock SB3 and of sb3-contrib: which classes of ours stand in for those that they name.
+"""SB3's model files: written whole or not at all, and read whoever wrote them.
 
 sb3-contrib's ``RecurrentPPO`` and ``MaskablePPO`` train the networks that ``NotesPPO`` trains, under other names: the
 weights fit one by one, and so does the optimiser's memory of each. Their files are read without sb3-contrib.
@@ -6,17 +6,20 @@ weights fit one by one, and so does the optimiser's memory of each. Their files 
 
 import base64
 import json
+import os
 import pickletools
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
-import torch as th
+import cloudpickle
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import open_path
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.save_util import is_json_serializable, open_path
 
+from sb3_ppo_notes._atomic import replacing
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.recurrent import (
@@ -26,7 +29,6 @@ from sb3_ppo_notes.policies.recurrent import (
 )
 from sb3_ppo_notes.rollouts import NotesDictRolloutBuffer, NotesRolloutBuffer
 
-SelfAlgorithm = TypeVar("SelfAlgorithm", bound="ReadsFilesOfOthers")
 MASKABLE, RECURRENT = "sb3_contrib.common.maskable", "sb3_contrib.common.recurrent"
 #: By module and name, without importing either.
 POLICIES: dict[str, type] = {
@@ -64,42 +66,8 @@ def check_no_policy_of_contrib(policy: Any) -> None:
             )
 
 
-class ReadsFilesOfOthers(BaseAlgorithm):
-    """``load`` of SB3's format, whoever wrote it."""
-
-    @classmethod
-    def load(
-        cls: type[SelfAlgorithm],
-        path: Any,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfAlgorithm:
-        """Load a model from a zip file of ours, of stock SB3 or of sb3-contrib's ``RecurrentPPO`` and ``MaskablePPO``.
-
-        :param path: the file.
-        :param env: environments to learn in; none are needed to predict.
-        :param device: where the networks shall be.
-        :param custom_objects: by name, in place of what the file has.
-        :param print_system_info: of the file's machine and this one.
-        :param force_reset: whether the environments begin anew.
-        :param kwargs: attributes to change.
-        :return: the model.
-        :raises TypeError: if custom_objects is no dictionary.
-        :raises ValueError: if it is no such file, or one with other networks than ours.
-        :raises ModuleNotFoundError: if the file needs a package that is not installed, naming which part of it does.
-        """
-        file = ModelFile(path)
-        replaced, kwargs = file.custom_objects(custom_objects), file.attributes | kwargs
-        with file.names_what_is_missing():
-            return super().load(path, env, device, replaced, print_system_info, force_reset, **kwargs)
-
-
 class ModelFile:
-    """What SB3's ``load`` is to put in the place of what a model's file names.
+    """The file of a model, of ours, of stock SB3 or of sb3-contrib.
 
     :param path: the file, as SB3 takes it.
     """
@@ -115,22 +83,22 @@ class ModelFile:
         #: Attributes that the file does not have.
         self.attributes = {"action_masking": True} if is_masked(data) else {}
 
-    def custom_objects(self, given: Any) -> dict[str, Any]:
-        """What SB3 shall not unpickle, and take instead.
+    def replacements(self, custom_objects: Any) -> dict[str, Any]:
+        """Objects that SB3 takes in place of those that the file has pickled.
 
-        :param given: by the caller, whose word counts.
+        :param custom_objects: of the caller, whose word counts.
         :return: by attribute.
         :raises TypeError: if it is no dictionary.
         """
-        if not isinstance(given, dict | None):
-            raise InvalidTypeError(f"custom_objects must be a dict or None, got {given!r}")
+        if not isinstance(custom_objects, dict | None):
+            raise InvalidTypeError(f"custom_objects must be a dict or None, got {custom_objects!r}")
         names = {name: class_named_in(self._pickles.get(name, b"")) or "" for name in EQUIVALENTS}
         ours = {name: classes[names[name]] for name, classes in EQUIVALENTS.items() if names[name] in classes}
         # In old files of RecurrentPPO: the memory of environments that are gone.
-        return ours | {"_last_lstm_states": None} | (given or {})
+        return ours | {"_last_lstm_states": None} | (custom_objects or {})
 
     @contextmanager
-    def names_what_is_missing(self) -> Iterator[None]:
+    def naming_missing_packages(self) -> Iterator[None]:
         """Say which part of the file needs a package that is not installed.
 
         :return: a context.
@@ -152,7 +120,7 @@ class ModelFile:
 
 
 def is_masked(data: Mapping[str, Any]) -> bool:
-    """Whether a file is of a ``MaskablePPO``: only its policy's class says so.
+    """``True`` for the file of a ``MaskablePPO``: only its policy's class says so.
 
     :param data: attributes, as JSON has them.
     :return: ``True`` if its environments say which actions are allowed.
@@ -177,13 +145,13 @@ def _data_in(path: Any) -> dict[str, Any]:
     file = open_path(path, "r", suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
-            found = json.loads(archive.read("data")) if "data" in archive.namelist() else {}
+            data = json.loads(archive.read("data")) if "data" in archive.namelist() else {}
     except zipfile.BadZipFile:
         return {}
     finally:
         if file is not path:
             file.close()
-    return found if isinstance(found, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
 def class_named_in(pickled: bytes) -> str | None:
@@ -209,3 +177,69 @@ def class_named_in(pickled: bytes) -> str | None:
     except Exception:
         return None
     return None if expected else ".".join(words)
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def save_whole(
+    model: BaseAlgorithm,
+    save: Callable[..., None],
+    path: Any,
+    exclude: Iterable[str] | None,
+    include: Iterable[str] | None,
+) -> None:
+    """Write a model's file; an old one of that name stays until the new one is complete and on the disk.
+
+    SB3 empties it before it knows whether a new one can be written.
+
+    :param model: that is saved.
+    :param save: SB3's method, as it is.
+    :param path: the file; ``.zip`` is added to a name without a suffix.
+    :param exclude: attributes to leave out beside those that always are.
+    :param include: attributes to put in although they usually are not.
+    :raises TypeError: if an attribute cannot be pickled, naming it; nothing was written.
+    """
+    excluded = None if exclude is None else list(exclude)
+    included = None if include is None else list(include)
+    if not isinstance(path, str | os.PathLike):
+        save(path, excluded, included)
+        return
+    with replacing(_target(Path(path))) as file:
+        try:
+            save(file, excluded, included)
+        except Exception as error:
+            name = _unpicklable(model, excluded or [], included or [])
+            if name is None:
+                raise
+            raise InvalidTypeError(
+                f"{name} must be something that can be pickled to be saved with the model, got "
+                f"{vars(model)[name]!r} ({error}); {path} is as it was (leave it out with exclude=[{name!r}])"
+            ) from error
+
+
+def _unpicklable(model: BaseAlgorithm, exclude: list[str], include: list[str]) -> str | None:
+    """The attribute that cannot be saved."""
+    left_out = (set(exclude) | set(model._excluded_save_params())) - set(include)
+    names, others = model._get_torch_save_params()
+    left_out |= {name.split(".")[0] for name in names + others}
+    for name, value in vars(model).items():
+        if name in left_out or is_json_serializable(value):
+            continue
+        try:
+            cloudpickle.dumps(value)
+        except Exception:
+            return name
+    return None
+
+
+def _target(path: Path) -> Path:
+    """Where SB3 would write: a suffix for a bare name, another name beside a folder, a folder that is missing."""
+    target = path if path.suffix else path.with_name(f"{path.name}.zip")
+    if target.is_dir():
+        warnings.warn(f"Path '{target}' is a folder. Will save instead to {target}_2", UserWarning, stacklevel=3)
+        target = target.with_name(f"{target.name}_2")
+    if not target.parent.exists():
+        warnings.warn(f"Path '{target.parent}' does not exist. Will create it.", UserWarning, stacklevel=3)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return target

@@ -1,9 +1,7 @@
 """The configuration of one training run: where it comes from, what it may hold, how it is written down."""
 
 import dataclasses
-import difflib
 import inspect
-import platform
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,16 +9,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-import numpy as np
-import stable_baselines3
-import torch as th
 import yaml
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ppo_notes import NotesA2C, NotesPPO, __version__
-from sb3_ppo_notes.configs.rules import rule_from_words
-from sb3_ppo_notes.configs.zoo import parsed_dict, zoo_config
+from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.configs.rules import rule_from_data
+from sb3_ppo_notes.configs.zoo import parse_dict, zoo_config
+from sb3_ppo_notes.envs.make import did_you_mean
+from sb3_ppo_notes.files import versions
 from sb3_ppo_notes.formulas.checks import (
     InvalidTypeError,
     InvalidValueError,
@@ -120,7 +116,7 @@ class RunConfig:
         known = inspect.signature(ALGORITHMS[self.algo].__init__).parameters
         check_known("hyperparameters", self.hyperparameters, [name for name in known if name not in NOT_IN_YAML])
         if "rule" in self.hyperparameters:
-            rule_from_words(self.hyperparameters["rule"])
+            rule_from_data(self.hyperparameters["rule"])
         if not isinstance(self.normalize, bool):
             check_normalize(self.normalize)
 
@@ -151,7 +147,7 @@ def check_normalize(arguments: Any) -> None:
 KEYS = tuple(key.name for key in dataclasses.fields(RunConfig))
 
 
-def settled(config: str | None, options: dict[str, Any]) -> tuple[RunConfig, list[str]]:
+def resolve_config(config: str | None, options: dict[str, Any]) -> tuple[RunConfig, list[str]]:
     """The configuration of a run, from a file and the command line.
 
     :param config: a shipped name, a YAML file, or ``None``.
@@ -234,15 +230,15 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Python in strings as what it stands for, ``1e-4`` (a word in YAML, without a dot) as a number."""
     values = dict(values)
     if isinstance(values.get("normalize"), str):
-        values["normalize"] = parsed_dict(values["normalize"], "normalize")
+        values["normalize"] = parse_dict(values["normalize"], "normalize")
     if isinstance(values.get("env_kwargs"), str):
-        values["env_kwargs"] = parsed_dict(values["env_kwargs"], "env_kwargs")
+        values["env_kwargs"] = parse_dict(values["env_kwargs"], "env_kwargs")
     if isinstance(values.get("env_wrapper"), str | dict):
         values["env_wrapper"] = [values["env_wrapper"]]
     if isinstance(values.get("hyperparameters"), dict):
         hyperparameters = dict(values["hyperparameters"])
         if isinstance(hyperparameters.get("policy_kwargs"), str):
-            hyperparameters["policy_kwargs"] = parsed_dict(hyperparameters["policy_kwargs"], "policy_kwargs")
+            hyperparameters["policy_kwargs"] = parse_dict(hyperparameters["policy_kwargs"], "policy_kwargs")
         for key, value in hyperparameters.items():
             if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
                 hyperparameters[key] = float(value)
@@ -250,7 +246,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def written(config: RunConfig) -> str:
+def config_yaml(config: RunConfig) -> str:
     """A configuration as the YAML that :func:`read_config` reads.
 
     :param config: the configuration.
@@ -269,16 +265,5 @@ def check_known(name: str, values: Any, known: Iterable[str]) -> None:
     """
     for key in values:
         if key not in known:
-            close = difflib.get_close_matches(str(key), list(known), n=3)
-            hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"known are {', '.join(known)}"
-            raise InvalidValueError(f"{name} must not hold the unknown key {key!r} ({hint})")
-
-
-def versions() -> dict[str, str]:
-    """What is running.
-
-    :return: versions by name.
-    """
-    modules = (stable_baselines3, gymnasium, np, th)
-    others = {"python": platform.python_version(), "sb3_ppo_notes": __version__}
-    return others | {module.__name__: str(module.__version__) for module in modules}
+            hint = did_you_mean(str(key), known) or f" (known are {', '.join(known)})"
+            raise InvalidValueError(f"{name} must not hold the unknown key {key!r}{hint}")

@@ -1,37 +1,34 @@
-"""What a study is, so that it is never gone on with as another."""
+"""The identity of a study: no run continues it as another."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from sb3_ppo_notes.files import versions
 from tuning.space.names import optuna_names
 from tuning.space.warm_starts import WarmStart
-from tuning.worker.queues import existing_study, never_ran
+from tuning.worker.queues import find_study, never_ran
 from tuning.worker.settings import Settings
 
 IDENTITY = "identity"
-#: What a score depends on so much that those with another cannot be compared.
+#: A score depends on these so much that those of another task cannot be compared.
 TASK = ("env", "algo", "n_timesteps")
 #: Whoever makes a study fills it within this many seconds, or has died.
 CREATION_SECONDS = 10.0
-PACKAGES = ("sb3-ppo-notes", "stable-baselines3", "torch", "gymnasium", "numpy", "optuna", "rl-zoo3")
+#: Packages that a result depends on, as pip knows them.
+PACKAGES = ("stable-baselines3", "torch", "gymnasium", "numpy", "optuna", "rl-zoo3")
 WORDS = {"space": "search space", "env": "environment", "algo": "algorithm", "n_timesteps": "length of a trial"}
 
 
 def identity_of(settings: Settings) -> dict[str, Any]:
-    """What must not change while a study is under way.
-
-    :param settings: of the study.
-    :return: JSON values by name.
-    """
+    """Everything that must not change while a study is under way, as JSON values."""
     identity = {
         "env": settings.env_id,
         "algo": settings.algo,
@@ -47,30 +44,10 @@ def identity_of(settings: Settings) -> dict[str, Any]:
     return dict(json.loads(json.dumps(identity, default=str)))
 
 
-def versions() -> dict[str, str]:
-    """The versions of what a result depends on.
-
-    :return: by package; of those that are installed.
-    """
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def check_identity(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to go on with a study as another.
-
-    :param name: of the study.
-    :param stored: as it was made.
-    :param wanted: as it is asked for now.
-    :raises ValueError: naming the first difference.
-    """
-    for part in {**wanted, **stored}:
-        before, now = stored.get(part), wanted.get(part)
+def check_identity(name: str, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study as another, naming the first difference."""
+    for part in {**current, **stored}:
+        before, now = stored.get(part), current.get(part)
         if before == now:
             continue
         what = f"study {name!r} was created with another {WORDS.get(part, part)}"
@@ -87,43 +64,38 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def created_or_joined(
+def create_or_join(
     settings: Settings, storage: BaseStorage, starts: Sequence[WarmStart], allow_changed: bool = False
 ) -> optuna.Study:
-    """The study, made with its warm starts queued, or found as it should be.
+    """The study, made with its warm starts queued, or opened if it is as asked for.
 
-    :param settings: of the study.
-    :param storage: opened.
-    :param starts: where to start from.
-    :param allow_changed: go on with a study of another identity, which becomes this one.
-    :return: the study.
-    :raises ValueError: if it exists and is another; nothing is written then.
+    If it is another, nothing is written and an error says so; with ``allow_changed`` it becomes this one.
     """
-    name, wanted = settings.study, identity_of(settings)
+    name, current = settings.study, identity_of(settings)
     study = _study(name, storage)
     stored = study.user_attrs.get(IDENTITY)
     if stored is not None and not allow_changed:
-        check_identity(name, stored, wanted)
-    if stored is not None and stored != wanted:
-        check_comparable(study, stored, wanted)
+        check_identity(name, stored, current)
+    if stored is not None and stored != current:
+        check_comparable(study, stored, current)
         _withdraw_queued(study, storage)
-    if stored != wanted:
+    if stored != current:
         for start in starts:
             if start.configuration is not None:
                 _queue(study, settings, start)
         study.set_user_attr(
             "warm_start_problems", [f"{s.name}: {s.problem}" for s in starts if s.configuration is None]
         )
-    if stored != wanted:
-        study.set_user_attr("versions", versions())
-        study.set_user_attr(IDENTITY, wanted)  # last: who reads it may rely on all the rest
+    if stored != current:
+        study.set_user_attr("versions", versions(PACKAGES))
+        study.set_user_attr(IDENTITY, current)  # last: who reads it may rely on all the rest
     if study.user_attrs.get("budget") != settings.budget:
         study.set_user_attr("budget", settings.budget)
     return study
 
 
 def _study(name: str, storage: BaseStorage) -> optuna.Study:
-    study = existing_study(name, storage)
+    study = find_study(name, storage)
     if study is None:
         try:
             return optuna.create_study(study_name=name, storage=storage, direction="maximize")
@@ -138,21 +110,15 @@ def _study(name: str, storage: BaseStorage) -> optuna.Study:
     return study
 
 
-def check_comparable(study: optuna.Study, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to compare scores of one task with those of another.
-
-    :param study: with its trials.
-    :param stored: as it was made.
-    :param wanted: as it is asked for now.
-    :raises ValueError: if trials have run, and environment, algorithm or length of a trial are others now.
-    """
+def check_comparable(study: optuna.Study, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse if trials have run, and environment, algorithm or length of a trial are others now."""
     if all(trial.state is TrialState.WAITING or never_ran(trial) for trial in study.get_trials(deepcopy=False)):
         return
     for part in TASK:
-        if stored.get(part) != wanted[part]:
+        if stored.get(part) != current[part]:
             raise ValueError(
                 f"study {study.study_name!r} has trials with another {WORDS[part]} ({_short(stored.get(part))}, now "
-                f"{_short(wanted[part])}), whose scores cannot be compared; give it another name"
+                f"{_short(current[part])}), whose scores cannot be compared; give it another name"
             )
 
 

@@ -1,4 +1,4 @@
-"""Logs that cannot be written any more do not end a run."""
+"""The logger: what SB3 leaves out of it, and sinks that fail."""
 
 import warnings
 from collections.abc import Callable
@@ -36,3 +36,18 @@ def _guarded(sink: KVWriter, logger: Logger, write: Callable[..., None]) -> Call
             )
 
     return guarded
+
+
+def dump_last_update(logger: Logger, num_timesteps: int) -> None:
+    """Log the last update too: SB3 writes its log *before* each update, so the last one never appears in it.
+
+    :param logger: holds what the last update recorded.
+    :param num_timesteps: environment steps so far.
+    """
+    recorded = dict(logger.name_to_value)
+    if not any(name.startswith("train/") for name in recorded):
+        return
+    logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
+    logger.dump(step=num_timesteps)
+    # Dumping empties the logger; a reader of logger.name_to_value shall still see what SB3 leaves there.
+    logger.name_to_value.update(recorded)

@@ -12,12 +12,9 @@ INHERITED = ("origin", "planned", "arm", "seed")
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial, reason: str) -> bool:
-    """Queue a trial again with the same parameters.
+    """Queue a trial again with the same parameters, unless its workers died too often.
 
-    :param study: its study.
-    :param trial: that ended without a result, or is about to.
-    :param reason: ``"stale"`` for a dead worker's, ``"preempted"`` for one that was asked to stop.
-    :return: whether it was; one whose workers died too often is not.
+    The reason is ``"stale"`` for a dead worker's, ``"preempted"`` for one that was asked to stop.
     """
     deaths = trial.user_attrs.get("deaths", 0) + (reason == "stale")
     if deaths > MOST_DEATHS:
@@ -40,9 +37,5 @@ def requeue(study: optuna.Study, trial: FrozenTrial, reason: str) -> bool:
 
 
 def requeue_stale(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a dead trial again.
-
-    :param study: its study.
-    :param trial: the one whose heart stopped.
-    """
+    """Queue a dead trial again."""
     requeue(study, trial, "stale")

@@ -1,11 +1,18 @@
-"""Asking a schedule without its noticing."""
+"""Schedules among the arguments: written as text, asked no more often than by stock SB3, and without a trace."""
 
 import builtins
 import copy
 import dis
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Mapping
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+import numpy as np
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+
+from sb3_ppo_notes.rules.schedules import value_at
 
 #: What a function may find outside and cannot change by reading it.
 CONSTANTS = (bool, int, float, str, type(None))
@@ -13,6 +20,68 @@ CONSTANTS = (bool, int, float, str, type(None))
 CALCULATING = ("math", "numpy")
 #: How a function leaves a trace in its module, or brings in another.
 REACHING_OUT = ("STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME")
+
+
+def scheduled(value: Any) -> Any:
+    """The schedule that rl_zoo3's ``"lin_3e-4"`` stands for, and Python's number for one of NumPy's.
+
+    :param value: anything.
+    :return: a schedule from that number to 0 if it is such a string, else the value itself.
+
+    >>> scheduled("lin_0.5")
+    LinearSchedule(start=0.5, end=0.0, end_fraction=1.0)
+    """
+    is_scalar = isinstance(value, np.ndarray | np.generic) and value.ndim == 0
+    if is_scalar and not isinstance(value, float):
+        return value.item()  # SB3 takes Python's numbers only
+    match = re.fullmatch(r"lin_(\d+(\.\d*)?([eE][+-]?\d+)?)", value) if isinstance(value, str) else None
+    return LinearSchedule(float(match.group(1)), 0.0, 1.0) if match else value
+
+
+def plain(value: Any) -> Any:
+    """A constant schedule as its number.
+
+    :param value: anything.
+    :return: the number of a ``FloatSchedule`` around a constant, else the value itself.
+    """
+    if isinstance(value, FloatSchedule):
+        value = value.value_schedule
+    return value.val if isinstance(value, ConstantSchedule) else value
+
+
+def ask_schedules(arguments: Mapping[str, Any]) -> None:
+    """Refuse schedules that begin with a number out of range.
+
+    A copy of each is asked, because stock asks these for the first time in its first update: one that counts its calls
+    shall count the same, and one that cannot be copied with all it knows is asked then, too. (The learning rate's is
+    asked by SB3 when the policy is built.)
+
+    :param arguments: values by name.
+    :raises TypeError: if a schedule returns no number.
+    :raises ValueError: if it returns one out of range.
+    """
+    for name in ("clip_range", "clip_range_vf", "ent_coef", "vf_coef"):
+        schedule = arguments.get(name)
+        if callable(schedule) and (copied := whole_copy(schedule)) is not None:
+            value_at(name, copied, 1.0, minimum=-math.inf if name == "ent_coef" else 0.0)
+
+
+class AnsweredOnce:
+    """A schedule whose first answer has been checked already, so that it is asked no more often than by stock.
+
+    :param name: of the argument, for the message.
+    :param schedule: of the remaining progress.
+    :raises TypeError: if it returns no number.
+    :raises ValueError: if it returns one out of range.
+    """
+
+    def __init__(self, name: str, schedule: Callable[[float], float]):
+        self.schedule = schedule
+        self._answers = [value_at(name, schedule, 1.0)]
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The next number."""
+        return self._answers.pop() if self._answers else self.schedule(progress_remaining)
 
 
 def whole_copy(function: Any) -> Callable[..., Any] | None:
