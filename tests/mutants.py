@@ -336,20 +336,6 @@ MUTANTS = [
         RULES + "test_adapted_learning_rate_is_logged_saved_and_loaded",
     ),
     Mutant(
-        "bias gets no gradient",
-        "engine/plain_networks.py",
-        "gradients[id(bias)] = gradient.sum(0)",
-        "gradients[id(bias)] = gradient.sum(0) * 0",
-        STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
-    ),
-    Mutant(
-        "a memory is not trained by the critic",
-        "engine/plain_networks.py",
-        "ends = [(top, bottom) for top, bottom in bottoms if bottom is not None]",
-        "ends = [(top, bottom) for top, bottom in bottoms if bottom is not None][:1]",
-        RECURRENT + "test_gradients_by_hand_are_autograds[two_memories-MlpLstmPolicy-net_arch0]",
-    ),
-    Mutant(
         "flat optimiser keeps its state to itself",
         "engine/optimizers.py",
         "self.optimizer.state[parameter].update({name: part for name, (part, _) in shown.items()})",
@@ -1081,8 +1067,8 @@ MUTANTS = [
     Mutant(
         "a list of operations is believed unseen",
         "engine/recorded.py",
-        "elif kind not in self._trusted:",
-        "elif False:",
+        "return script(*leaves) if kind in self._trusted else",
+        "return script(*leaves) if True else",
         SCRIPTED + "test_a_list_that_gives_other_numbers_is_not_believed",
     ),
     Mutant(
@@ -1254,13 +1240,6 @@ MUTANTS = [
         CHANGED + "[log_prob-ppo-between]",
     ),
     Mutant(
-        "a network without its last activation gets it back",
-        "engine/stacks.py",
-        "if len(nets) < 2 or any(len(net) % 2 for net in nets):",
-        "if len(nets) < 2:",
-        CHANGED + "[no_last_activation-ppo-between]",
-    ),
-    Mutant(
         "a policy that is changed in the middle of a rollout goes on acting as before",
         "rollouts/collector.py",
         "            stepping.actor = acting()\n",
@@ -1292,7 +1271,7 @@ MUTANTS = [
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "kind = len(minibatch.returns), Form.dtypes(leaves)",
+        "kind = len(minibatch.returns), tuple(leaf.dtype for leaf in leaves)",
         "kind = len(minibatch.returns), ()",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
