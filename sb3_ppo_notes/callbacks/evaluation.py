@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, sync_envs_normalization
 
 from sb3_ppo_notes.callbacks.watching import FinishedEpisodes, generators_put_back, untouched_generators
-from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
+from sb3_ppo_notes.policies.masks import METHOD, collect_masks
 from sb3_ppo_notes.rollouts.pausing import is_stopping
 
 #: An episode of an evaluation is cut after so many steps, unless the environment has a time limit of its own.
@@ -53,7 +53,7 @@ class MaskedPredictor:
         :return: actions, and the next state of a recurrent policy.
         """
         result: tuple[np.ndarray, Any] = self._model.predict(
-            observation, *args, action_masks=gathered_masks(self._env), **kwargs
+            observation, *args, action_masks=collect_masks(self._env), **kwargs
         )
         return result
 

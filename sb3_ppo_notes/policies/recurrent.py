@@ -14,7 +14,7 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check
 from sb3_ppo_notes.kernels.dense import Stack
 from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.actor_critic import act
-from sb3_ppo_notes.policies.masks import checked_masks
+from sb3_ppo_notes.policies.masks import mask_tensor
 from sb3_ppo_notes.policies.memory import Recurrence, SequenceLayout, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.precision import remembers_in_single
@@ -194,7 +194,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         if state is not None:
             states = tuple(th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
         starts = th.zeros(n) if episode_start is None else th.as_tensor(np.asarray(episode_start)).float()
-        masks = None if action_masks is None else checked_masks(action_masks, self.action_space, n, self.device)
+        masks = None if action_masks is None else mask_tensor(action_masks, self.action_space, n, self.device)
         with th.no_grad():
             action = act(self, tensor, masks, self.one_step(states, starts.to(self.device)), deterministic)
         chosen = action.actions.cpu().numpy()

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.policies.actor_critic import values_of
-from sb3_ppo_notes.policies.masks import gathered_masks
+from sb3_ppo_notes.policies.masks import collect_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
@@ -186,7 +186,7 @@ class _Stepping:
         """
         model, env = self.model, self.env
         obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        masks = gathered_masks(env) if self.is_masked else None
+        masks = collect_masks(env) if self.is_masked else None
         mask_tensor = None if masks is None else th.as_tensor(masks, device=model.device)
         recurrence = _recurrence(model, model._last_episode_starts)
         with th.no_grad():
