@@ -38,11 +38,11 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ):
         check_choice("action_distribution", action_distribution, tuple(ACTION_DISTRIBUTIONS))
-        given = f"got {action_distribution!r}"
+        got = f"got {action_distribution!r}"
         if action_distribution != "gaussian" and not isinstance(action_space, spaces.Box):
-            raise InvalidValueError(f"action_distribution must be 'gaussian' unless actions form a Box, {given}")
+            raise InvalidValueError(f"action_distribution must be 'gaussian' unless actions form a Box, {got}")
         if action_distribution != "gaussian" and kwargs.get("use_sde"):
-            raise InvalidValueError(f"action_distribution must be 'gaussian' with use_sde=True, {given}")
+            raise InvalidValueError(f"action_distribution must be 'gaussian' with use_sde=True, {got}")
         self.action_distribution = action_distribution
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
         if action_distribution in ("squashed_gaussian", "beta"):
