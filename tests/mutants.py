@@ -750,9 +750,16 @@ MUTANTS = [
         VERDICTS + "test_the_a_a_check",
     ),
     Mutant(
+        "a benchmark's row is called compiled though it ran eager",
+        "runs/bench/rounds.py",
+        "if promised is not None and ran_as != promised:",
+        "if promised is not None and ran_as == promised is None:",
+        "tests/runs/test_bench.py::test_a_row_that_did_not_run_as_it_is_called_is_refused_after_the_warm_up",
+    ),
+    Mutant(
         "evaluated where it was trained",
         "runs/compare/run.py",
-        "seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS",
+        "seed = EVALUATION_SEED_OFFSET + run.seed * most_envs",
         "seed = run.seed",
         RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
     ),

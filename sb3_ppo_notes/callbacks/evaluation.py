@@ -19,6 +19,8 @@ from sb3_ppo_notes.rollouts.pausing import is_stopping
 MAX_EPISODE_STEPS = 10_000
 #: Attributes of environments that have one: Gymnasium's TimeLimit, and ALE, which ends a game after 108,000 frames.
 TIME_LIMITS = ("_max_episode_steps", "ale")
+#: Environments of a command's evaluations have seeds so far from those of its training.
+EVALUATION_SEED_OFFSET = 10_000
 #: What is said of an episode that was cut.
 CUT = (
     f"cut after MAX_EPISODE_STEPS = {MAX_EPISODE_STEPS:,} steps (sb3_ppo_notes.callbacks): the environment has no time "

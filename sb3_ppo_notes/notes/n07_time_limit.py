@@ -140,7 +140,7 @@ def picture(result: Result, figure: Figure) -> None:
         axes.plot(curve, color=color, label=label)
         axes.axhline(value, color=color, linestyle="--", linewidth=1)
     axes.set(xlabel="updates", ylabel="V of the only state", title="dashed: worked out by hand", xlim=(0, None))
-    axes.legend(loc="center right")
+    axes.legend(loc="lower right")
 
 
 def claims(result: Result) -> Iterator[Claim]:

@@ -138,7 +138,7 @@ def picture(result: Result, figure: Figure) -> None:
     left.plot(places, result.by_rollout, "o", color=PALETTE[0], label="over the rollout")
     left.plot(places, result.by_minibatch, "x", color=PALETTE[5], label="over each minibatch")
     left.axhline(0, color=PALETTE[6], linewidth=0.8)
-    left.axvline(3.5, color=PALETTE[6], linewidth=0.8, linestyle=":")
+    left.plot([3.5, 3.5], [-2, 2], color=PALETTE[6], linewidth=0.8, linestyle=":")
     left.set_xticks(places, [f"{advantage:g}" for advantage in result.eight])
     left.set(xlabel="advantage (two minibatches of four)", ylabel="normalised", ylim=(-2, 3.6))
     left.legend(loc="upper left")

@@ -34,10 +34,9 @@ class Curve(NamedTuple):
 
 
 def episodes_of(env: VecEnv) -> tuple[np.ndarray, np.ndarray]:
-    """The episodes that the ``Monitor`` wrappers of the training environments have seen.
+    """The episodes that the training environments' monitors have seen, in the order of time.
 
-    :param env: environments made by SB3's ``make_vec_env``.
-    :return: environment steps at the end of each episode and their returns, in the order of time.
+    Environment steps at the end of each, over all environments, and their returns.
     """
     timesteps, returns = [], []
     for monitored_lengths, monitored_returns in zip(
@@ -50,11 +49,7 @@ def episodes_of(env: VecEnv) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_curves(curves: list[Curve], path: Path) -> None:
-    """Write all episodes as CSV.
-
-    :param curves: of all runs.
-    :param path: the file.
-    """
+    """Write all episodes as CSV."""
     rows = [
         (curve.arm, curve.seed, int(timestep), float(episode_return))
         for curve in curves
@@ -64,11 +59,7 @@ def write_curves(curves: list[Curve], path: Path) -> None:
 
 
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last ``window`` values, fewer at the beginning.
-
-    :param values: ``[K]``.
-    :param window: at least 1.
-    :return: ``[K]``.
+    """Mean over the last ``window`` values, fewer at the beginning; ``[K]``.
 
     >>> moving_average(np.array([2.0, 4.0, 6.0]), window=2).tolist()
     [2.0, 3.0, 5.0]
@@ -83,13 +74,9 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
 def draw_learning_curves(
     curves: list[Curve], title: str, path: Path, window: int = 20, styles: dict[str, dict[str, Any]] = STYLES
 ) -> None:
-    """Draw one line a run: the mean return of the last episodes over environment steps.
+    """Draw one line a run: the mean return of the last ``window`` episodes over environment steps.
 
-    :param curves: of all runs.
-    :param title: of the picture.
-    :param path: the PNG.
-    :param window: episodes that a point averages.
-    :param styles: how each arm's lines look, in the order in which they are drawn.
+    ``styles`` are drawn in their order.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -405,11 +405,11 @@ def test_the_bar_shows_runs_speed_and_time_left():
     runs = [one_run(seed) for seed in range(4)]
     with RunsProgress(runs, done=2, total=6, console=Console(file=file, force_terminal=True, width=120)) as progress:
         progress.show(runs[0])
-        progress.advance(512)
+        progress.count(512)
         time.sleep(0.2)
-        progress.advance(512)
+        progress.count(512)
         progress.finish(runs[0], 1024)
-        progress._progress.refresh()
+        progress.progress.refresh()
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", file.getvalue())
     assert "3 of 6 runs" in text
     assert re.search(r"[\d,]+ steps/s", text)

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch as th
 import yaml
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.__main__ import main
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, evaluate_episodes
+from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
 from sb3_ppo_notes.configs import build as train_model
 from sb3_ppo_notes.configs.build import build_model, check_environment
 from sb3_ppo_notes.configs.run_config import RunConfig, resolve_config
-from sb3_ppo_notes.runs.evaluation import evaluate
 from sb3_ppo_notes.runs.train import command as train
 from sb3_ppo_notes.runs.train import evaluation as train_watching
 from sb3_ppo_notes.runs.train.folder import load_normalizer, load_weights, new_folder, normalizer_statistics, save_model
@@ -140,7 +142,9 @@ def test_the_last_evaluation_is_that_of_the_saved_model(small, tmp_path):
     load_normalizer(model.env, tmp_path / "run" / "normalizer.json")
     rows = rows_of(tmp_path / "run" / "evaluations.csv")
     mean = sum(float(row["return"]) for row in rows) / 2
-    assert evaluate(model, "Pendulum-v1", config.seed, 2)[0] == pytest.approx(mean, abs=1e-4)
+    env = make_vec_env("Pendulum-v1", seed=config.seed + EVALUATION_SEED_OFFSET)
+    returns, _ = evaluate_episodes(model, with_frozen_normalizers(env, model.env), 2)
+    assert sum(returns) / 2 == pytest.approx(mean, abs=1e-4)
 
 
 @pytest.mark.parametrize(("returns", "best"), [([1, 3, 2], 64), ([1, 2, 3], 96), ([3, 3, 1], 32)])

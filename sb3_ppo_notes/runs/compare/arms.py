@@ -59,12 +59,8 @@ class Arm:
 
 
 def parsed_arms(words: str, algo: str) -> list[Arm]:
-    """Arms separated by commas.
+    """Arms separated by commas, the baseline first; what looks like ``name=value`` belongs to the arm before it.
 
-    :param words: ``"sb3,notes:clip_range=0.1,n_steps=64,recipe:skrl,my.module:Class"``. What looks like ``name=value``
-        belongs to the arm before it.
-    :param algo: ``"ppo"`` or ``"a2c"``, for the arms ``sb3`` and ``notes``.
-    :return: the arms, the baseline first.
     :raises ValueError: for an arm that is unknown or named twice, or fewer than two.
 
     >>> [(arm.target, arm.overrides) for arm in parsed_arms("notes:gamma=0.9,n_steps=8,sb3", "a2c")]
@@ -123,12 +119,7 @@ def _parsed_option(arm: str, text: str) -> tuple[str, Any]:
 
 
 def arm_class(arm: Arm) -> type[BaseAlgorithm]:
-    """The algorithm.
-
-    :param arm: the arm.
-    :return: its class.
-    :raises ValueError: if there is no such class, or it is no algorithm of SB3's kind.
-    """
+    """The algorithm's class, imported; anything that is not of SB3's kind is refused."""
     if arm.recipe is not None:
         ours: type[BaseAlgorithm] = ALGORITHMS[RECIPES[arm.recipe].algorithm]
         return ours
@@ -145,22 +136,14 @@ def arm_class(arm: Arm) -> type[BaseAlgorithm]:
 
 
 def family_of(arm: Arm) -> str | None:
-    """Whose tuned values it gets.
-
-    :param arm: the arm.
-    :return: a key of ``compare_tasks.ZOO``, ``None`` if it is none of these algorithms.
-    """
+    """The key of ``tuned.ZOO`` under which its tuned values stand, ``None`` if there are none."""
     names = [base.__name__ for base in arm_class(arm).__mro__]
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     return "ppo_lstm" if family == "ppo" and "Lstm" in str(arm.overrides.get("policy")) else family
 
 
 def check_options(arm: Arm) -> None:
-    """Refuse options that the arm's algorithm does not take, or that all arms have in common.
-
-    :param arm: the arm.
-    :raises ValueError: naming the option, and the nearest known one.
-    """
+    """Refuse options that the arm's algorithm does not take, or that all arms have in common."""
     known = inspect.signature(arm_class(arm).__init__).parameters
     for name in arm.overrides:
         if name in RESERVED:

@@ -43,12 +43,9 @@ class Settings:
 
 
 def settings_of(arm: Arm, env: str) -> Settings:
-    """What an arm is trained with on a task.
+    """Settings of an arm on a task: rl_zoo3's tuned values, else SB3's defaults; a recipe's own.
 
-    :param arm: the arm.
-    :param env: id of a registered environment.
-    :return: rl_zoo3's tuned values, else SB3's defaults; a recipe's own. The arm's own options come on top.
-    :raises ValueError: for an option that cannot be.
+    The arm's own options come on top; one that cannot be is refused.
     """
     source, tuned = _values_of(arm, env)
     known = inspect.signature(arm_class(arm).__init__).parameters
@@ -94,12 +91,7 @@ def _policy_for(env: str, family: str | None) -> str:
 
 
 def described(arm: Arm, settings: Settings) -> dict[str, str]:
-    """The settings as a reader wants to see them.
-
-    :param arm: the arm.
-    :param settings: of the arm on a task.
-    :return: values by name; what is not listed is the class's default.
-    """
+    """The settings as a reader wants to see them; what is not listed is the class's default."""
     values = dict(settings.arguments)
     if arm.recipe is not None:
         recipe = RECIPES[arm.recipe]
@@ -111,14 +103,7 @@ def described(arm: Arm, settings: Settings) -> dict[str, str]:
 
 
 def environments(env: str, settings: Settings, n_envs: int, seed: int) -> VecEnv:
-    """Fresh environments, not normalised.
-
-    :param env: id of a registered environment.
-    :param settings: whether they are wrapped as Atari's are.
-    :param n_envs: how many.
-    :param seed: of the first; the others count on.
-    :return: the environments.
-    """
+    """Fresh environments, not normalised; the first has the seed, the others count on."""
     if settings.atari is None:
         return make_vec_env(env, n_envs=n_envs, seed=seed)
     check_environment(env)
@@ -129,14 +114,7 @@ def environments(env: str, settings: Settings, n_envs: int, seed: int) -> VecEnv
 
 
 def build(arm: Arm, env: str, settings: Settings, seed: int) -> BaseAlgorithm:
-    """A model that is ready to learn, with its environments.
-
-    :param arm: the arm.
-    :param env: id of a registered environment.
-    :param settings: of the arm on that task.
-    :param seed: of all random generators.
-    :return: the model.
-    """
+    """A model that is ready to learn, with its environments."""
     made = environments(env, settings, settings.n_envs, seed)
     if settings.normalize is not None and arm.recipe is None:
         made = VecNormalize(made, **settings.normalize)
@@ -146,11 +124,8 @@ def build(arm: Arm, env: str, settings: Settings, seed: int) -> BaseAlgorithm:
 
 
 def check_buildable(arm: Arm, env: str) -> Settings:
-    """Build the model once, so that a mistake is found before anything is trained.
+    """The arm's settings on a task, with which its model was built once: a mistake shows before anything is trained.
 
-    :param arm: the arm.
-    :param env: id of a registered environment.
-    :return: the arm's settings on that task.
     :raises ValueError: if it cannot be trained there, in the class's own words.
     """
     check_options(arm)
@@ -172,10 +147,6 @@ def check_buildable(arm: Arm, env: str) -> Settings:
 
 
 def always_masks(model: BaseAlgorithm) -> bool:
-    """Whether a model asks its environments which actions are allowed.
-
-    :param model: of any class.
-    :return: true for sb3-contrib's ``MaskablePPO``, and for ours with ``action_masking``.
-    """
+    """True for a model that asks for allowed actions: sb3-contrib's ``MaskablePPO``, ours with ``action_masking``."""
     is_contrib = "MaskablePPO" in {base.__name__ for base in type(model).__mro__}
     return is_contrib or bool(getattr(model, "action_masking", False))

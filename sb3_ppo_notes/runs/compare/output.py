@@ -30,8 +30,7 @@ from sb3_ppo_notes.runs.compare.rows import (
 )
 from sb3_ppo_notes.runs.compare.run import versions
 from sb3_ppo_notes.runs.compare.verdict import AACheck, Judgement, Summary
-
-COLUMNS = 100
+from sb3_ppo_notes.runs.console import table_console
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,9 @@ class Outcome:
         )
 
 
-def shown(outcome: Outcome, console: Console) -> None:
-    """Print the table and the verdicts, at most 100 columns wide where it is not a terminal.
-
-    :param outcome: what to show.
-    :param console: where.
-    """
-    if not console.is_terminal:
-        console = Console(width=COLUMNS, file=console.file)
+def show(outcome: Outcome, console: Console) -> None:
+    """Print the table and the verdicts, at most 100 columns wide where it is not a terminal."""
+    console = table_console(console)
     console.print(result_table(outcome.results))
     for arm in outcome.results.arms:
         for env, seed in outcome.results.failures(arm):
@@ -92,11 +86,7 @@ def shown(outcome: Outcome, console: Console) -> None:
 
 
 def result_table(results: Results) -> Table:
-    """One row for each task and arm.
-
-    :param results: of all runs.
-    :return: the table.
-    """
+    """One row for each task and arm."""
     seeds = counted(len(results.seeds), "seed")
     table = Table(title=f"final return, {seeds}: interquartile mean", collapse_padding=True, pad_edge=False)
     table.add_column("task", overflow="fold")
@@ -122,12 +112,7 @@ def result_table(results: Results) -> Table:
 
 
 def write_files(outcome: Outcome, outdir: Path) -> list[str]:
-    """Write everything, the JSON last: who finds it finds the rest.
-
-    :param outcome: what to write.
-    :param outdir: an existing folder.
-    :return: names of the files.
-    """
+    """Write everything, the JSON last, so that with it there is all the rest; names of the files."""
     results, budgets = outcome.results, dict(outcome.plan.budgets)
     rows: dict[str, list[Row]] = {
         "runs": run_rows(results),
@@ -161,19 +146,12 @@ def write_files(outcome: Outcome, outdir: Path) -> list[str]:
 
 
 def sources(plan: Plan) -> dict[str, dict[str, str]]:
-    """Where each arm's hyperparameters are from.
-
-    :param plan: what was to be done.
-    :return: by task and arm.
-    """
+    """Where each arm's hyperparameters are from, by task and arm."""
     return {env: {arm.name: plan.settings[(arm.name, env)].source for arm in plan.arms} for env in plan.envs}
 
 
 def slug(env: str) -> str:
-    """A name for a file.
-
-    :param env: id of an environment, which may hold slashes and colons.
-    :return: letters, digits, points and lines.
+    """A name for a file, from an id which may hold slashes and colons.
 
     >>> slug("ALE/Pong-v5")
     'ALE_Pong-v5'

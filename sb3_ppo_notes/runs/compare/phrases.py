@@ -15,11 +15,7 @@ HARDLY_ABOVE_RANDOM = 0.1
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things.
-
-    :param number: how many.
-    :param noun: one of them.
-    :return: both, the noun in the plural if there is not one.
+    """A number of things, in the plural if there is not one.
 
     >>> counted(1, "seed"), counted(10, "seed")
     ('1 seed', '10 seeds')
@@ -28,13 +24,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def headline(results: Results, verdict: str | None, identical: bool) -> str:
-    """The verdict in a line.
-
-    :param results: of all runs.
-    :param verdict: one of the four, ``None`` where none can be given.
-    :param identical: whether all runs of both arms are equal bit for bit.
-    :return: a few words.
-    """
+    """The verdict in a line; it is ``None`` where none can be given."""
     seeds = f"all {counted(len(results.seeds), 'seed')}"
     same = f"identical, bit for bit, on {seeds} of {counted(len(results.envs), 'task')}"
     if verdict is None:
@@ -47,16 +37,7 @@ def headline(results: Results, verdict: str | None, identical: bool) -> str:
 def meaning(
     results: Results, candidate: str, baseline: str, verdict: str | None, identical: bool, numbers: Comparison | None
 ) -> tuple[str, ...]:
-    """What a verdict means, for somebody who has not read the protocol.
-
-    :param results: of all runs.
-    :param candidate: who was judged.
-    :param baseline: against whom.
-    :param verdict: one of the four, ``None`` where none can be given.
-    :param identical: whether all runs of both arms are equal bit for bit.
-    :param numbers: what the rule looked at, ``None`` below ten seeds.
-    :return: sentences.
-    """
+    """Sentences that explain a verdict to somebody who has not read the protocol."""
     sentences = []
     if identical:
         sentences.append(
@@ -106,11 +87,7 @@ def _explained(results: Results, candidate: str, baseline: str, numbers: Compari
 
 
 def signed(number: float) -> str:
-    """A difference of scores.
-
-    :param number: normalised.
-    :return: with its sign and three decimals.
-    """
+    """A difference of scores with its sign and three decimals."""
     return f"{number:+.3f}"
 
 

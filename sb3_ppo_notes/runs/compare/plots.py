@@ -27,22 +27,14 @@ TITLES = {
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """How an arm's lines look.
-
-    :param index: of the arm; 0 is the baseline, drawn broad and pale, so that both are seen where they are the same.
-    :return: keyword arguments of Matplotlib.
-    """
+    """Lines of an arm; those of the baseline are broad and pale, so that both are seen where they are the same."""
     if index == 0:
         return dict(color=COLORS[0], linewidth=5.0, alpha=0.55, solid_capstyle="butt")
     return dict(color=COLORS[index % len(COLORS)], linewidth=1.6)
 
 
 def label(arm: str) -> str:
-    """An arm's name for a legend.
-
-    :param arm: as the user wrote it.
-    :return: the same, in at most 48 letters; Matplotlib takes what is between two dollar signs for mathematics.
-    """
+    """An arm's name for a legend, in at most 48 letters; between dollar signs Matplotlib would see mathematics."""
     return (arm if len(arm) <= 48 else arm[:47] + "…").replace("$", r"\$")
 
 
@@ -83,12 +75,7 @@ def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
 
 
 def verdict_figure(rows: Sequence[Row], narrow: bool = False) -> Figure:
-    """The two intervals that each verdict rests on.
-
-    :param rows: as ``interval_rows`` makes them, at least one.
-    :param narrow: whether one panel stands below the other.
-    :return: the figure.
-    """
+    """The two intervals that each verdict rests on, from at least one of ``interval_rows``."""
     figure, (left, right) = _axes_grid(2, 1.6 + 0.45 * len(rows), narrow, share_names=True)
     for axes, name in ((left, "difference"), (right, "improvement")):
         for place, row in enumerate(rows):
@@ -110,14 +97,7 @@ def verdict_figure(rows: Sequence[Row], narrow: bool = False) -> Figure:
 
 
 def learning_curves(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
-    """Training returns over environment steps, a panel for each task.
-
-    :param rows: as ``curve_rows`` makes them.
-    :param envs: the tasks.
-    :param arms: the baseline first.
-    :param narrow: whether the panels stand below one another.
-    :return: the figure.
-    """
+    """Training returns over environment steps, a panel for each task, from ``curve_rows``."""
     figure, panels = _axes_grid(len(envs), 3.0, narrow)
     for axes, env in zip(panels, envs, strict=True):
         for index, arm in enumerate(arms):
@@ -136,13 +116,7 @@ def learning_curves(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str
 
 
 def profiles(rows: Sequence[Row], arms: Sequence[str], narrow: bool = False) -> Figure:
-    """Share of runs above each score.
-
-    :param rows: as ``profile_rows`` makes them.
-    :param arms: the baseline first.
-    :param narrow: whether it is as broad as one panel of two.
-    :return: the figure.
-    """
+    """Share of runs above each score, from ``profile_rows``."""
     figure, (axes,) = _axes_grid(1, 3.4, narrow)
     for index, arm in enumerate(arms):
         of_arm = _of(rows, arm=arm)
@@ -157,14 +131,7 @@ def profiles(rows: Sequence[Row], arms: Sequence[str], narrow: bool = False) -> 
 
 
 def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
-    """Every run's final return, a dot each; a cross for one that failed.
-
-    :param rows: as ``run_rows`` makes them.
-    :param envs: the tasks.
-    :param arms: the baseline first.
-    :param narrow: whether the panels stand below one another.
-    :return: the figure.
-    """
+    """Every run's final return, a dot each; a cross for one that failed; from ``run_rows``."""
     figure, panels = _axes_grid(len(envs), 1.2 + 0.5 * len(arms), narrow, share_names=True)
     for axes, env in zip(panels, envs, strict=True):
         for place, arm in enumerate(arms):
@@ -186,14 +153,7 @@ def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow
 
 
 def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str], narrow: bool = False) -> Figure:
-    """What the updates did on one task: KL, entropy, clip fraction, explained variance.
-
-    :param rows: as ``diagnostics_rows`` makes them.
-    :param env: the task.
-    :param arms: the baseline first.
-    :param narrow: whether the panels stand below one another.
-    :return: the figure.
-    """
+    """KL, entropy, clip fraction and explained variance on one task, from ``diagnostics_rows``."""
     figure, panels = _axes_grid(len(TITLES), 2.0 if narrow else 2.3, narrow)
     for axes, (metric, title) in zip(panels, TITLES.items(), strict=True):
         for index, arm in enumerate(arms):
@@ -216,14 +176,7 @@ def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str], narrow: bool
 
 
 def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
-    """Median steps per second, with its interval, and the seconds of a training.
-
-    :param rows: as ``speed_rows`` makes them.
-    :param envs: the tasks.
-    :param arms: the baseline first.
-    :param narrow: whether the panels stand below one another.
-    :return: the figure.
-    """
+    """Median steps per second, with its interval, and the seconds of a training, from ``speed_rows``."""
     figure, panels = _axes_grid(len(envs), 1.1 + 0.5 * len(arms), narrow, share_names=True)
     for axes, env in zip(panels, envs, strict=True):
         of_env = [_of(rows, env=env, arm=arm)[0] for arm in arms]
@@ -246,10 +199,6 @@ def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a picture.
-
-    :param figure: the figure.
-    :param path: the PNG.
-    """
+    """Write a figure as a picture."""
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=120, format="png")

@@ -58,11 +58,7 @@ class Report:
 
 
 def report(made: Report) -> str:
-    """The page.
-
-    :param made: all that it shows.
-    :return: HTML, complete in itself.
-    """
+    """The page: HTML, complete in itself."""
     arms = list(made.results.arms)
     title = f"{' and '.join(arms[1:])} against {arms[0]}"
     if len(title) > LONGEST_TITLE:

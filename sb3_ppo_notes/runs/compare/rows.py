@@ -18,11 +18,7 @@ THRESHOLDS = 101
 
 
 def run_rows(results: Results) -> list[Row]:
-    """One row a run: its score, its speed, how it failed.
-
-    :param results: of all runs.
-    :return: rows.
-    """
+    """One row a run: its score, its speed, how it failed."""
     rows = []
     for arm in results.arms:
         scores, early = results.scores(arm), areas(results, arm)
@@ -51,12 +47,7 @@ def run_rows(results: Results) -> list[Row]:
 
 
 def curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
-    """Learning curves: interquartile mean over seeds of the training returns, with pointwise intervals.
-
-    :param results: of all runs.
-    :param budgets: environment steps of a run, by task.
-    :return: rows.
-    """
+    """Learning curves: interquartile mean over seeds of the training returns, with pointwise intervals."""
     rows = []
     for env in results.envs:
         for arm in results.arms:
@@ -68,10 +59,7 @@ def curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
 
 
 def grid(budget: int) -> list[int]:
-    """Where the points of a curve are.
-
-    :param budget: environment steps of a run.
-    :return: the ends of its equal parts; environment steps.
+    """The points of a curve: ends of equal parts of the budget; environment steps.
 
     >>> grid(100_000)[:2]
     [2500, 5000]
@@ -80,12 +68,7 @@ def grid(budget: int) -> list[int]:
 
 
 def seed_curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
-    """What each run showed while it trained, as it was.
-
-    :param results: of all runs.
-    :param budgets: environment steps of a run, by task.
-    :return: rows; nothing where nothing was seen.
-    """
+    """The curves of each run as they were; nothing where nothing was seen."""
     rows = []
     for arm, env in ((arm, env) for arm in results.arms for env in results.envs):
         for seed in results.seeds:
@@ -97,11 +80,7 @@ def seed_curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
 
 
 def profile_rows(results: Results) -> list[Row]:
-    """Performance profiles: share of runs above each score, with pointwise intervals.
-
-    :param results: of all runs.
-    :return: rows.
-    """
+    """Performance profiles: share of runs above each score, with pointwise intervals."""
     scores = {arm: results.scores(arm) for arm in results.arms}
     together = np.concatenate(list(scores.values()))
     thresholds = np.linspace(min(together.min() - 0.02, 0.0), max(together.max() + 0.02, 1.0), THRESHOLDS)
@@ -116,12 +95,7 @@ def profile_rows(results: Results) -> list[Row]:
 
 
 def diagnostics_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
-    """KL, entropy, clip fraction and explained variance while training: median and quartiles over seeds.
-
-    :param results: of all runs.
-    :param budgets: environment steps of a run, by task.
-    :return: rows; none where an algorithm does not log the quantity.
-    """
+    """KL, entropy, clip fraction and explained variance while training: median and quartiles over seeds."""
     rows = []
     for env, arm, name in ((env, arm, name) for env in results.envs for arm in results.arms for name in WATCHED):
         values = results.curves(arm, env, name)
@@ -135,11 +109,7 @@ def diagnostics_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
 
 
 def speed_rows(results: Results) -> list[Row]:
-    """Median steps per second and seconds of a training, with an interval.
-
-    :param results: of all runs.
-    :return: rows; without numbers where no two runs finished.
-    """
+    """Median steps per second and seconds of a training, with an interval where two runs finished."""
     rows = []
     for env in results.envs:
         for arm in results.arms:
@@ -158,11 +128,7 @@ def _median(values: FloatArray) -> FloatArray:
 
 
 def interval_rows(judgements: Sequence[Judgement]) -> list[Row]:
-    """What each verdict rests on.
-
-    :param judgements: of all candidates.
-    :return: rows, of those with at least ten seeds.
-    """
+    """The intervals that each verdict rests on, of candidates with at least ten seeds."""
     return [
         {
             "candidate": judgement.candidate,

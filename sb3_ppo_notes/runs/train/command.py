@@ -17,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes.algorithms.logs import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
-from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
 from sb3_ppo_notes.configs.run_config import KEYS, RunConfig, config_yaml, resolve_config
@@ -26,9 +26,7 @@ from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSigna
 from sb3_ppo_notes.persistence.locks import FolderLock
 from sb3_ppo_notes.persistence.storage import checkpoints_in
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.runs.interruption import INTERRUPTED
-from sb3_ppo_notes.runs.progress import StepsProgress
+from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
 from sb3_ppo_notes.runs.train.evaluation import Evaluation, evaluations_table
 from sb3_ppo_notes.runs.train.folder import (
     CHECKPOINTS,
@@ -89,7 +87,7 @@ class Train:
     """Go on with the run in this folder where it was cut. Of the other options only --total-timesteps, for more."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Train.
 
         :return: 0; 130 after Ctrl-C, 143 after SIGTERM: the run can then be resumed.
         :raises ValueError: for an option out of range, before anything is trained or written.
@@ -140,7 +138,7 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
     config, model = run.config, run.model
     is_new = model.on_resume is None
     begun_at = 0 if is_new else model.num_timesteps
-    with run_logger(folder, run.state, begun_at) as logger, StepsProgress(run.total_timesteps, begun_at) as progress:
+    with run_logger(folder, run.state, begun_at) as logger, ProgressBar(run.total_timesteps, begun_at) as progress:
         model.set_logger(logger)
         progress.describe(config.name)
         evaluation = Evaluation(
@@ -242,17 +240,3 @@ def _asked_for(config: RunConfig, folder: Path) -> list[BaseCallback]:
         seed = config.seed + EVALUATION_SEED_OFFSET
         callbacks.append(VideoCallback(make, folder / VIDEOS, config.video_every, run=folder.name, seed=seed))
     return callbacks
-
-
-def build(env: str, algo: str, recipe: str | None, n_envs: int | None, seed: int) -> OnPolicyAlgorithm:
-    """A model that is ready to learn.
-
-    :param env: id of a registered environment.
-    :param algo: ``"ppo"`` or ``"a2c"``, if there is no recipe.
-    :param recipe: a key of ``RECIPES`` or ``None``.
-    :param n_envs: number of environments, ``None`` for the recipe's, or 8.
-    :param seed: of all random generators.
-    :return: the model.
-    """
-    options = dict(env=env, recipe=recipe, n_envs=n_envs, seed=seed, algo=None if recipe else algo)
-    return build_model(resolve_config(None, options)[0])

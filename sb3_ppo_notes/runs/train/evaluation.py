@@ -10,10 +10,9 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError, evaluate_episodes
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError, evaluate_episodes
 from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers
 from sb3_ppo_notes.files import write_csv
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.runs.train.folder import EVALUATIONS, save_model
 
 
@@ -107,7 +106,6 @@ class Evaluation(BaseCallback):
     def evaluate(self) -> Result:
         """Evaluate now.
 
-        :return: what was found.
         :raises EvaluationStoppedError: if a signal came.
         """
         assert self._env is not None  # since training started
@@ -132,11 +130,7 @@ def _result(rows: Sequence[tuple[int, int, float, int]]) -> Result:
 
 
 def evaluations_table(results: Sequence[Result]) -> Table:
-    """One row an evaluation.
-
-    :param results: the oldest first.
-    :return: the table.
-    """
+    """One row an evaluation."""
     table = Table(title="evaluations")
     for heading in ("steps", "return", "+/-", "length"):
         table.add_column(heading, justify="right")

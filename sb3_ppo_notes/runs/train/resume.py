@@ -31,11 +31,7 @@ class Resumed(NamedTuple):
 
 
 def check_run(folder: Path) -> None:
-    """Refuse what is no run with checkpoints.
-
-    :param folder: given as the run's.
-    :raises ValueError: saying what is missing.
-    """
+    """Refuse what is no run with checkpoints, saying what is missing."""
     if not (folder / CONFIG).is_file():
         raise InvalidValueError(f"resume must be the folder of a run, with its {CONFIG}, got {folder}")
     if not checkpoints_in(folder / CHECKPOINTS):
@@ -43,13 +39,7 @@ def check_run(folder: Path) -> None:
 
 
 def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
-    """Read a run. Nothing is written.
-
-    :param folder: of the run.
-    :param total_timesteps: that it shall make now; ``None`` for what it was to make.
-    :return: the run.
-    :raises ValueError: if it cannot go on, or is finished.
-    """
+    """Read a run; nothing is written. One that cannot go on, or is finished, is refused."""
     check_run(folder)
     config, _ = resolve_config(str(folder / CONFIG), {})
     try:
@@ -95,12 +85,7 @@ def _total(stored: Stored, given: int | None) -> int:
 
 
 def check_alone(options: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Refuse options that a run which goes on has no use for.
-
-    :param options: of the command line.
-    :param defaults: what they are if nothing is said.
-    :raises ValueError: naming the first.
-    """
+    """Refuse options that a run which goes on has no use for."""
     for name, value in options.items():
         if name not in ("resume", "total_timesteps") and value != defaults[name]:
             raise InvalidValueError(f"{name} must be left out with resume, whose {CONFIG} counts, got {str(value)!r}")

@@ -12,14 +12,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, MAX_EPISODE_STEPS
 from sb3_ppo_notes.callbacks.video import Episode, Stage, file_name, render_headless
 from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
 from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.files import write_csv
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 from sb3_ppo_notes.runs.train.folder import CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
 from sb3_ppo_notes.runs.visualize.sheet import draw_contact_sheet
 
@@ -40,7 +39,7 @@ class Visualize:
     """An episode is cut after so many steps."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Film.
 
         :return: 0.
         :raises ValueError: for an option out of range or a folder that holds no run, before anything is written.
@@ -106,12 +105,7 @@ class Visualize:
 
 
 def run_config(logdir: Path) -> RunConfig:
-    """The configuration of a finished run.
-
-    :param logdir: the run's folder.
-    :return: as it was trained.
-    :raises ValueError: if the folder cannot be read or holds no finished run.
-    """
+    """The configuration of the finished run in a folder, as it was trained."""
     if not logdir.is_dir():
         raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which is none")
     for name in (CONFIG, MODEL):
