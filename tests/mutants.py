@@ -465,8 +465,8 @@ MUTANTS = [
     Mutant(
         "state not forgotten at an episode's start",
         "policies/recurrent.py",
-        "kept = (1.0 - episode_starts.float()).reshape(1, n, 1)",
-        "kept = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
+        "nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)",
+        "nonterminal = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
         RECURRENT + "test_an_episodes_start_forgets_everything",
     ),
     Mutant(
@@ -612,7 +612,7 @@ MUTANTS = [
     Mutant(
         "a sequence with a past follows another",
         "rollouts/sequences.py",
-        "if ends and not is_carried[sequence] and",
+        "if ends and not has_initial_state[sequence] and",
         "if ends and",
         RECURRENT + "test_sequences_laid_end_to_end_never_touch",
     ),
@@ -1340,7 +1340,7 @@ MUTANTS = [
     ),
     Mutant(
         "the environment that failed is not found",
-        "rollouts/places.py",
+        "rollouts/step_errors.py",
         "        if id(first) in envs:\n            return envs.index(id(first))\n",
         "",
         NONFINITE + "test_an_error_in_this_process_stays_and_says_where_it_was_raised",

@@ -22,7 +22,7 @@ from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler
-from sb3_ppo_notes.rollouts.sequences import cut_sequences, laid_out
+from sb3_ppo_notes.rollouts.sequences import cut_sequences, pack_sequences
 from sb3_ppo_notes.rules import (
     EarlyStop,
     KLPenalty,
@@ -158,19 +158,19 @@ def test_sequences_cross_neither_episodes_nor_environments():
     )
 )
 def test_sequences_laid_end_to_end_never_touch(drawn):
-    lengths, is_carried = map(np.array, drawn)
-    lanes, begins = laid_out(lengths, is_carried, may_follow=True)
+    lengths, has_initial_state = map(np.array, drawn)
+    lanes, begins = pack_sequences(lengths, has_initial_state, can_reset=True)
     taken = np.zeros((lengths.max() + 1, len(lengths)), dtype=int)
     for lane, begin, length in zip(lanes, begins, lengths, strict=True):
         assert begin + length <= lengths.max()
         taken[begin : begin + length + 1, lane] += 1  # itself, and the step after it
     assert taken.max() == 1
-    assert (begins[is_carried] == 0).all()
+    assert (begins[has_initial_state] == 0).all()
     assert sorted(set(lanes)) == list(range(lanes.max() + 1))
 
 
 def test_short_sequences_share_lanes():
-    lanes, begins = laid_out(np.array([5, 2, 2, 1]), np.array([False] * 4), may_follow=True)
+    lanes, begins = pack_sequences(np.array([5, 2, 2, 1]), np.array([False] * 4), can_reset=True)
     assert lanes.tolist() == [0, 1, 1, 2]
     assert begins.tolist() == [0, 0, 3, 0]
 
@@ -361,9 +361,9 @@ def test_in_bfloat16_acting_and_learning_round_alike():
     assert max(first_ratio_errors(model)) < 1e-3
 
 
-def test_many_short_sequences_are_laid_out_in_no_time():
+def test_many_short_sequences_are_pack_sequences_in_no_time():
     lengths = np.tile([1, 2, 3, 7], 5000)
-    lanes, _ = laid_out(lengths, np.zeros(len(lengths), dtype=bool), may_follow=True)
+    lanes, _ = pack_sequences(lengths, np.zeros(len(lengths), dtype=bool), can_reset=True)
     assert lanes.max() + 1 < 0.6 * len(lengths)
 
 
@@ -450,25 +450,23 @@ def test_recurrent_training_equals_recurrent_ppo_on_the_same_minibatches(variant
 
 
 @pytest.mark.parametrize(
-    ("rule", "arguments", "begins"),
+    ("rule", "begins"),
     [
         (
             UpdateRule(computed="every_epoch", value_target=TDZero()),
-            {},
             "computed must be 'once' with a recurrent policy",
         ),
         (
             UpdateRule(
                 optimization=Optimization(separate=SeparateOptimizers(OptimizerSettings(), OptimizerSettings()))
             ),
-            dict(learning_rate=3e-4, n_epochs=10),
             "separate must be None with a recurrent policy",
         ),
     ],
 )
-def test_combinations_that_make_no_sense_say_why(rule, arguments, begins):
+def test_combinations_that_make_no_sense_say_why(rule, begins):
     with pytest.raises(InvalidValueError, match="^" + begins):
-        small(rule=rule, **arguments)
+        NotesPPO("MlpLstmPolicy", "CartPole-v1", rule=rule, n_steps=32, batch_size=32)
 
 
 @pytest.mark.parametrize(
