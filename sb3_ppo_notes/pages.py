@@ -1,10 +1,12 @@
 """The page of a report: one file with everything in it, no script, and nothing that is loaded from elsewhere."""
 
+import base64
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 #: The browser itself is told to load nothing: neither from the network nor from the disk.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
 :root { color-scheme: light; --ink: #1c1f23; --pale: #5c646e; --line: #d9dde2; --sheet: #f6f7f9; }
 * { box-sizing: border-box; }
@@ -20,6 +22,7 @@ p { margin: .4rem 0; max-width: 46rem; }
 .good { border-color: #009e73; } .better { border-color: #0072b2; } .worse { border-color: #d55e00; }
 .open { border-color: #e69f00; }
 figure { margin: 1rem 0; } figcaption { max-width: 46rem; margin-top: .3rem; }
+img { display: block; max-width: 100%; height: auto; } nav a { margin-right: 1rem; }
 svg.plot { display: block; width: 100%; height: auto; } svg.narrow { display: none; max-width: 32rem; }
 @media (max-width: 44rem) { svg.broad { display: none; } svg.narrow { display: block; } }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; }
@@ -45,21 +48,23 @@ def escaped(value: object) -> str:
     return html.escape(str(value))
 
 
-def page(title: str, body: Iterable[str]) -> str:
+def page(title: str, body: Iterable[str], style: str = STYLE, policy: str = POLICY) -> str:
     """The whole page.
 
     :param title: of the window.
     :param body: HTML.
+    :param style: how it looks.
+    :param policy: what the browser may load and run.
     :return: HTML.
     """
     return "\n".join(
         [
             "<!DOCTYPE html>",
             '<html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escaped(title)}</title>",
-            f"<style>{STYLE}</style></head><body>",
+            f"<style>{style}</style></head><body>",
             *body,
             "</body></html>\n",
         ]
@@ -110,6 +115,18 @@ def plot(broad: str, narrow: str, caption: str = "") -> str:
     return f"<figure>{broad}{narrow}{below}</figure>"
 
 
+def picture(png: bytes, caption: str) -> str:
+    """A picture, which is part of the page.
+
+    :param png: the content of a PNG file.
+    :param caption: plain.
+    :return: HTML.
+    """
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    text = escaped(caption)
+    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], marked: Iterable[int] = ()) -> str:
     """A table; numbers, and what begins like one, stand to the right.
 
@@ -135,7 +152,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], marked: Ite
 
 def _breakable(text: str) -> str:
     """An arm with many options is one long word."""
-    return escaped(text).replace(",", ",<wbr>")
+    return re.sub(r",(?=\S)", ",<wbr>", escaped(text))
 
 
 def _begins_like_a_number(text: str) -> bool:

@@ -85,8 +85,8 @@ MUTANTS = [
     Mutant(
         "time-limit bootstrap not called",
         "rollouts/collector.py",
-        "if bootstrap_truncated else []",
-        "if not bootstrap_truncated else []",
+        "if self.bootstrap_truncated else []",
+        "if not self.bootstrap_truncated else []",
         STOCK + "test_ppo_is_bit_for_bit_stock[pendulum_time_limits]",
     ),
     Mutant(
@@ -267,8 +267,8 @@ MUTANTS = [
     Mutant(
         "minibatches never shuffled",
         "rollouts/minibatches.py",
-        "np.random.permutation(n_samples) if is_shuffled else",
-        "np.arange(n_samples) if is_shuffled else",
+        "np.random.permutation(self.n_samples) if is_shuffled else",
+        "np.arange(self.n_samples) if is_shuffled else",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -399,7 +399,7 @@ MUTANTS = [
     ),
     Mutant(
         "second optimiser not saved",
-        "algorithms/building.py",
+        "algorithms/on_policy.py",
         '(["critic_optimizer"] if hasattr(self, "critic_optimizer") else [])',
         "[]",
         RULES + "test_separate_optimizers_are_saved_and_loaded",
@@ -436,7 +436,7 @@ MUTANTS = [
     Mutant(
         "sequential means environment by environment",
         "rollouts/minibatches.py",
-        ".reshape(self.n_envs, self.buffer_size).T.ravel()",
+        ".reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()",
         ".ravel()",
         "tests/recipes/test_against_originals.py::test_skrl_update_equals_skrls_own_code",
     ),
@@ -464,8 +464,8 @@ MUTANTS = [
     Mutant(
         "state not forgotten at an episode's start",
         "policies/recurrent.py",
-        "kept = (1.0 - episode_starts.float()).reshape(1, n, 1)",
-        "kept = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
+        "nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)",
+        "nonterminal = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
         RECURRENT + "test_an_episodes_start_forgets_everything",
     ),
     Mutant(
@@ -576,8 +576,8 @@ MUTANTS = [
     Mutant(
         "a recurrent policy's advantages normalised over all minibatches",
         "rollouts/minibatches.py",
-        'columns["advantages"] = [normalization.normalize(part) for part in columns["advantages"]]',
-        'columns["advantages"] = th.split(normalization.normalize(th.cat(list(columns["advantages"]))), sizes)',
+        "return [normalize(part) for part in th.split(advantages, sizes)]",
+        "return th.split(normalize(advantages), sizes)",
         RECURRENT + "test_each_minibatchs_advantages_are_normalised_by_themselves",
     ),
     Mutant(
@@ -611,28 +611,28 @@ MUTANTS = [
     Mutant(
         "a sequence with a past follows another",
         "rollouts/sequences.py",
-        "if ends and not is_carried[sequence] and",
+        "if ends and not has_initial_state[sequence] and",
         "if ends and",
         RECURRENT + "test_sequences_laid_end_to_end_never_touch",
     ),
     Mutant(
         "a file of MaskablePPO learns without masks",
-        "algorithms/equivalents.py",
+        "algorithms/model_files.py",
         '{"action_masking": True} if is_masked(data) else {}',
         "{}",
         FILES + "test_a_file_predicts_and_learns_on_as_its_own_class_does[maskable]",
     ),
     Mutant(
         "a file of stock's is learned from in stock's buffer",
-        "algorithms/equivalents.py",
+        "algorithms/model_files.py",
         'return ours | {"_last_lstm_states": None}',
         'ours.pop("rollout_buffer_class", None)\n        return ours | {"_last_lstm_states": None}',
         FILES + "test_stocks_files_are_learned_from_in_our_buffer",
     ),
     Mutant(
         "what a caller puts in the place of a file's part is overruled",
-        "algorithms/equivalents.py",
-        '{"_last_lstm_states": None} | (given or {})',
+        "algorithms/model_files.py",
+        '{"_last_lstm_states": None} | (custom_objects or {})',
         '{"_last_lstm_states": None}',
         FILES + "test_the_hubs_custom_objects_replace_what_is_in_the_file[recurrent]",
     ),
@@ -735,9 +735,16 @@ MUTANTS = [
         VERDICTS + "test_the_a_a_check",
     ),
     Mutant(
+        "a benchmark's row is called compiled though it ran eager",
+        "runs/bench/rounds.py",
+        "if promised is not None and ran_as != promised:",
+        "if promised is not None and ran_as == promised is None:",
+        "tests/runs/test_bench.py::test_a_row_that_did_not_run_as_it_is_called_is_refused_after_the_warm_up",
+    ),
+    Mutant(
         "evaluated where it was trained",
         "runs/compare/run.py",
-        "seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS",
+        "seed = EVALUATION_SEED_OFFSET + run.seed * most_envs",
         "seed = run.seed",
         RUNS + "test_evaluation_has_seeds_of_its_own_and_is_deterministic",
     ),
@@ -750,7 +757,7 @@ MUTANTS = [
     ),
     Mutant(
         "a callback that skips updates is told of them",
-        "algorithms/watching.py",
+        "algorithms/watchers.py",
         'if not hasattr(each, "asks") or each.asks()',
         "",
         WATCHING + "test_a_callback_may_skip_updates",
@@ -947,7 +954,7 @@ MUTANTS = [
     Mutant(
         "generators not put back when learning begins",
         "persistence/checkpoint.py",
-        "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    put_back_random",
+        "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    restore_random",
         "    (lambda *_: None)",
         RESUME + "[mlp]",
     ),
@@ -1016,7 +1023,7 @@ MUTANTS = [
     ),
     Mutant(
         "an evaluation normalises what training did not",
-        "callbacks/watching.py",
+        "callbacks/evaluation.py",
         "norm_obs_keys=wrapper.norm_obs_keys,",
         "",
         "tests/runs/test_compare_runs.py::test_an_evaluation_sees_what_the_training_saw",
@@ -1052,7 +1059,7 @@ MUTANTS = [
     Mutant(
         "an edited configuration goes unseen",
         "runs/train/resume.py",
-        "if then.get(name) != now[name]:",
+        "if before.get(name) != now[name]:",
         "if False:",
         TRAIN_RESUME + "test_bad_input_is_one_line_and_changes_nothing",
     ),
@@ -1128,7 +1135,7 @@ MUTANTS = [
     ),
     Mutant(
         "a schedule asked once more than by stock",
-        "algorithms/arguments.py",
+        "algorithms/schedules.py",
         "self._answers.pop() if self._answers else self.schedule(progress_remaining)",
         "self.schedule(progress_remaining)",
         TAKES + "test_a_schedule_that_counts_its_calls_counts_as_in_stock",
@@ -1163,7 +1170,7 @@ MUTANTS = [
     ),
     Mutant(
         "numbers that do not begin at 0",
-        "algorithms/spaces.py",
+        "envs/spaces.py",
         'np.any(getattr(part, "start", 0))',
         "False",
         TAKES + "test_actions_that_do_not_begin_at_0_are_refused_though_stock_sends_others",
@@ -1297,14 +1304,21 @@ MUTANTS = [
     ),
     Mutant(
         "who is called on a new best is not asked",
-        "algorithms/watching.py",
+        "algorithms/watchers.py",
         'for name in ("callback", "callback_on_new_best"):',
         'for name in ("callback",):',
         WATCHING + "test_who_is_called_on_a_new_best_model_is_told_too",
     ),
     Mutant(
+        "an environment's exception without words ends its process",
+        "envs/worker_process.py",
+        "message_of(error), text",
+        "str(error), text",
+        FAULTS + "test_an_exception_that_cannot_say_what_it_is_is_named_all_the_same",
+    ),
+    Mutant(
         "the environment that failed is not found",
-        "rollouts/places.py",
+        "rollouts/step_errors.py",
         "        if id(first) in envs:\n            return envs.index(id(first))\n",
         "",
         NONFINITE + "test_an_error_in_this_process_stays_and_says_where_it_was_raised",
@@ -1333,22 +1347,23 @@ MUTANTS = [
     Mutant(
         "a rollout begins in the memory of the last one",
         "rollouts/buffers.py",
-        "        self._allocate()\n        self._forget_tensors()\n",
-        '        if "values" not in vars(self):\n            self._allocate()\n        self._forget_tensors()\n',
+        "        self._allocate()\n        self.pos = 0\n",
+        '        if "values" not in vars(self):\n            self._allocate()\n        self.pos = 0\n',
         REACHED + "test_arrays_of_a_rollout_are_kept_by_whoever_keeps_them",
     ),
     Mutant(
         "a second update learns from what the first has seen",
-        "rollouts/minibatches.py",
-        "    if isinstance(rollout_buffer, MinibatchSource):\n        rollout_buffer.generator_ready = False",
-        "    if isinstance(rollout_buffer, MinibatchSource):\n        pass",
+        "rollouts/buffers.py",
+        "        return MinibatchSampler(rollout_buffer, batch_size, normalizes=True)",
+        "        new = MinibatchSampler(rollout_buffer, batch_size, normalizes=True)\n"
+        '        return vars(rollout_buffer).setdefault("last", new)',
         REACHED + "test_what_is_changed_after_samples_were_taken_counts[in_place-a2c]",
     ),
     Mutant(
         "somebody's own train gets normalised advantages",
         "rollouts/minibatches.py",
-        "normalizes = self.is_in_update and self",
-        "normalizes = self",
+        "if self.normalizes and self.buffer.rule",
+        "if self.buffer.rule",
         REACHED + "test_sb3s_own_methods_in_a_subclass_do_what_they_do_in_sb3[names0-ppo]",
     ),
     Mutant(
@@ -1360,7 +1375,7 @@ MUTANTS = [
     ),
     Mutant(
         "a schedule is asked though it is not copied whole",
-        "algorithms/asking.py",
+        "algorithms/schedules.py",
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
         "cells = function.__closure__ or ()",
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",

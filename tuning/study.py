@@ -27,11 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    :param arguments: words of the command line, ``None`` for the process's own.
-    :return: the exit code: 0 done, 1 the study was stopped by its failures, 2 bad input, 130 or 143 after a signal.
-    """
+    """Run one command; exit code 0 done, 1 stopped by failures, 2 bad input, 130 or 143 after a signal."""
     # Each command is a dataclass: its fields are the options, their docstrings the help, calling it does the work.
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="tuning/study.py", args=arguments)
     try:

@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_ppo_notes.algorithms.arguments import check_arguments, plain_arguments
+from sb3_ppo_notes.algorithms.arguments import check_arguments
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.rules import GAE, AdvantageNormalization, PolicyGradient, UpdateRule
@@ -102,26 +102,13 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         precision: str = "float32",
         on_nonfinite: str = "raise",
     ):
-        names = (
-            "self",
-            "__class__",
-            "rule",
-            "action_masking",
-            "compile",
-            "precision",
-            "on_nonfinite",
-            "rms_prop_eps",
-            "use_rms_prop",
-        )
-        arguments = {name: value for name, value in locals().items() if name not in names}
-        check_arguments({"rms_prop_eps": rms_prop_eps, "use_rms_prop": use_rms_prop})
+        arguments = dict(locals())
+        check_arguments({name: arguments.pop(name) for name in ("rms_prop_eps", "use_rms_prop")})
         if use_rms_prop and "optimizer_class" not in (policy_kwargs or {}):
             settings = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
             rms_prop = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": settings}
             arguments["policy_kwargs"] = (policy_kwargs or {}) | rms_prop
-        self._construct(plain_arguments(arguments), rule, action_masking, compile, precision, on_nonfinite)
-        if _init_setup_model:
-            self._setup_model()
+        self._construct(arguments)
 
     @classmethod
     def load(cls: type[SelfNotesA2C], path: Any, *args: Any, **kwargs: Any) -> SelfNotesA2C:
@@ -133,24 +120,18 @@ class NotesA2C(NotesOnPolicyAlgorithm):
             chose.
         :return: the model.
         """
-        given = kwargs.get("policy_kwargs")
-        if given is not None and "optimizer_class" not in given:
+        policy_kwargs = kwargs.get("policy_kwargs")
+        if policy_kwargs is not None and "optimizer_class" not in policy_kwargs:
             # SB3's A2C writes its RMSprop into the caller's dict, so that the same dict compares equal later on. Here
             # the caller's dict is left alone and the comparison is helped instead.
             data, _, _ = load_from_zip_file(path, custom_objects=kwargs.get("custom_objects"))
             stored = (data or {}).get("policy_kwargs", {})
             chosen = {key: stored[key] for key in ("optimizer_class", "optimizer_kwargs") if key in stored}
-            kwargs["policy_kwargs"] = given | chosen
+            kwargs["policy_kwargs"] = policy_kwargs | chosen
         return super().load(path, *args, **kwargs)
 
     def _default_rule(self) -> UpdateRule:
         return _stock_rule(self._buffer_lambda(), bool(self.normalize_advantage))
-
-    def _n_epochs(self) -> int:
-        return 1
-
-    def _batch_size(self) -> int | None:
-        return None
 
     def _log(self, report: UpdateReport, rule: UpdateRule) -> None:
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -170,18 +151,9 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfNotesA2C:
-        """Train.
-
-        :param total_timesteps: environment steps to take, over all environments; a lower bound, whole rollouts are
-            gathered.
-        :param callback: called at every step.
-        :param log_interval: updates between two dumps of the log, ``None`` for none.
-        :param tb_log_name: name of the run for TensorBoard.
-        :param reset_num_timesteps: whether to count from 0 (or to add to what was learned before).
-        :param progress_bar: show one.
-        :return: this model.
-        """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    learn.__doc__ = NotesOnPolicyAlgorithm.learn.__doc__
 
 
 @lru_cache(maxsize=16, typed=True)  # a float64 of NumPy is equal to a float and computes otherwise

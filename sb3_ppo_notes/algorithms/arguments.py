@@ -1,12 +1,11 @@
-"""What the constructors and ``learn`` accept. Everything is checked before anything is built, and again when learning
-begins: a model that was loaded may be one that can only predict.
+"""What the constructors and ``learn`` accept, by itself and beside a rule. Everything is checked before anything is
+built, and again when learning begins: a model that was loaded may be one that can only predict.
 """
 
 import math
 import os
-import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,19 +13,24 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_ppo_notes.algorithms.asking import whole_copy
+from sb3_ppo_notes.algorithms.construction import check_something_is_left
+from sb3_ppo_notes.algorithms.schedules import plain, scheduled
+from sb3_ppo_notes.envs.spaces import check_spaces
 from sb3_ppo_notes.formulas.checks import (
     InvalidTypeError,
     InvalidValueError,
+    check_choice,
     check_flag,
     check_fraction,
     check_integer,
     check_positive,
     check_real,
 )
-from sb3_ppo_notes.rules.schedules import check_schedule, value_at
+from sb3_ppo_notes.policies.masks import check_masking
+from sb3_ppo_notes.policies.precision import PRECISIONS
+from sb3_ppo_notes.rules import UpdateRule
+from sb3_ppo_notes.rules.schedules import check_schedule
 
 Check = Callable[[str, Any], None]
 LARGEST_SEED = 2**32 - 1
@@ -119,6 +123,11 @@ def _check_buffer_class(name: str, value: Any) -> None:
         raise InvalidTypeError(f"{name} must be a subclass of RolloutBuffer or None, got {value!r}")
 
 
+def _check_rule(name: str, value: Any) -> None:
+    if not isinstance(value, UpdateRule):
+        raise InvalidTypeError(f"{name} must be an UpdateRule or None, got {value!r}")
+
+
 #: The check of each constructor argument that is judged alone. What stock SB3 takes and can work with passes.
 CHECKS: dict[str, Check] = {
     "learning_rate": check_schedule,
@@ -145,7 +154,15 @@ CHECKS: dict[str, Check] = {
     "verbose": _check_any_integer,
     "seed": _or_none(_check_seed),
     "device": _check_device,
+    "rule": _or_none(_check_rule),
+    "action_masking": check_flag,
+    "compile": check_flag,
+    "precision": lambda name, value: check_choice(name, value, tuple(PRECISIONS)),
+    "on_nonfinite": lambda name, value: check_choice(name, value, ("raise", "skip_update")),
 }
+#: Those that describe the same choices as a rule, and those that a rule with separate optimisers gives to each of them.
+RULE_ARGUMENTS = ("gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage", "target_kl")
+OPTIMIZER_ARGUMENTS = ("learning_rate", "n_epochs", "max_grad_norm")
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -159,45 +176,13 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         if name in arguments:
             check(name, arguments[name])
     if arguments.get("batch_size") is not None:
+        rule = arguments.get("rule")
         normalizes = arguments.get("normalize_advantage", False)
+        if rule is not None:
+            normalizes = rule.advantage_normalization.scope != "none"
         # One sample has no standard deviation.
         note = " (>= 1 without advantage normalisation)" if normalizes else " without advantage normalisation"
         check_integer("batch_size", arguments["batch_size"], minimum=2 if normalizes else 1, because=note)
-
-
-def ask_schedules(arguments: Mapping[str, Any]) -> None:
-    """Refuse schedules that begin with a number out of range.
-
-    A copy of each is asked, because stock asks these for the first time in its first update: one that counts its calls
-    shall count the same, and one that cannot be copied with all it knows is asked then, too. (The learning rate's is
-    asked by SB3 when the policy is built.)
-
-    :param arguments: values by name.
-    :raises TypeError: if a schedule returns no number.
-    :raises ValueError: if it returns one out of range.
-    """
-    for name in ("clip_range", "clip_range_vf", "ent_coef", "vf_coef"):
-        schedule = arguments.get(name)
-        if callable(schedule) and (copied := whole_copy(schedule)) is not None:
-            value_at(name, copied, 1.0, minimum=-math.inf if name == "ent_coef" else 0.0)
-
-
-class AnsweredOnce:
-    """A schedule whose first answer has been checked already, so that it is asked no more often than by stock.
-
-    :param name: of the argument, for the message.
-    :param schedule: of the remaining progress.
-    :raises TypeError: if it returns no number.
-    :raises ValueError: if it returns one out of range.
-    """
-
-    def __init__(self, name: str, schedule: Callable[[float], float]):
-        self.schedule = schedule
-        self._answers = [value_at(name, schedule, 1.0)]
-
-    def __call__(self, progress_remaining: float) -> float:
-        """The next number."""
-        return self._answers.pop() if self._answers else self.schedule(progress_remaining)
 
 
 def warn_of_doubtful_arguments(arguments: Mapping[str, Any]) -> None:
@@ -231,22 +216,6 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _unpacked(value: Any) -> Any:
     """An array without dimensions as NumPy's scalar."""
     return value[()] if isinstance(value, np.ndarray) else value
-
-
-def scheduled(value: Any) -> Any:
-    """Turn rl_zoo3's ``"lin_3e-4"`` into the schedule it stands for, and NumPy's numbers into Python's.
-
-    :param value: anything.
-    :return: a schedule from that number to 0 if it is such a string, else the value itself.
-
-    >>> scheduled("lin_0.5")
-    LinearSchedule(start=0.5, end=0.0, end_fraction=1.0)
-    """
-    is_scalar = isinstance(value, np.ndarray | np.generic) and value.ndim == 0
-    if is_scalar and not isinstance(value, float):
-        return value.item()  # SB3 takes Python's numbers only
-    match = re.fullmatch(r"lin_(\d+(\.\d*)?([eE][+-]?\d+)?)", value) if isinstance(value, str) else None
-    return LinearSchedule(float(match.group(1)), 0.0, 1.0) if match else value
 
 
 def check_learn_arguments(
@@ -290,3 +259,98 @@ def check_learn_arguments(
 def _whole(number: Any) -> Any:
     """1e5 as the int that it is."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def check_that_it_can_learn(model: Any) -> None:
+    """Refuse what the constructor refuses, before anything has changed.
+
+    A file, or an attribute set since, may say otherwise than the constructor was told; such a model can only predict.
+    Environments are asked for masks here, because a model that predicts need not have any.
+
+    :param model: a NotesPPO or NotesA2C.
+    :raises ValueError: naming the argument, its value and the allowed range; likewise ``TypeError``.
+    """
+    if model.env is None:
+        raise InvalidValueError("env is required to learn, got None (pass one to load, or call set_env)")
+    attributes = {name: plain(vars(model)[name]) for name in CHECKS if name in vars(model) and name != "device"}
+    check_arguments(attributes | {"stats_window_size": model._stats_window_size})
+    batch_size = model.batch_size
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, minimum=1)
+    check_something_is_left(model.n_steps, model.n_envs, batch_size, model.rule)
+    check_spaces(model.observation_space, model.action_space)
+    if model.action_masking:
+        check_masking(model.env)
+
+
+# -- arguments and a rule ------------------------------------------------------------------------------------------
+
+
+def arguments_of(rule: UpdateRule) -> dict[str, Any]:
+    """SB3's arguments as they would have to be for a rule.
+
+    :param rule: any rule.
+    :return: values by argument name; arguments that have no meaning for the rule are left out.
+    """
+    settings: dict[str, Any] = {"normalize_advantage": rule.advantage_normalization.scope != "none"}
+    for choice, name in (
+        (rule.advantage_estimator, "gae_lambda"),
+        (rule.policy_objective, "clip_range"),
+        (rule.value_objective, "clip_range_vf"),
+    ):
+        if hasattr(choice, name):
+            settings[name] = getattr(choice, name)
+    if rule.early_stop is not None:
+        settings["target_kl"] = rule.early_stop.target
+    return settings
+
+
+def _wanted(rule: UpdateRule, model: Any) -> dict[str, Any]:
+    """The value of every argument that a rule overrides; its default, if it has no meaning for the rule."""
+    settings, parameters = arguments_of(rule), model.constructor_parameters()
+    return {name: settings.get(name, parameters[name].default) for name in RULE_ARGUMENTS if name in parameters}
+
+
+def set_arguments_from(rule: UpdateRule, model: Any, explicit: Collection[str] = ()) -> None:
+    """Set SB3's attributes to what the rule says, after making sure that nobody asked for something else.
+
+    :param rule: replaces what the arguments describe.
+    :param model: its attributes are set.
+    :param explicit: arguments that the caller wrote down; any other that has its default asks for nothing.
+    :raises ValueError: if an attribute says otherwise than the rule.
+    """
+    parameters = model.constructor_parameters()
+
+    def asks_for_nothing(name: str) -> bool:
+        return name not in explicit and plain(getattr(model, name)) == parameters[name].default
+
+    for name, wanted in _wanted(rule, model).items():
+        value = plain(getattr(model, name))
+        if not (asks_for_nothing(name) or value == plain(wanted)):
+            raise InvalidValueError(
+                f"{name} must agree with rule, which has {wanted!r}, got {value!r} (give one of the two)"
+            )
+        setattr(model, name, wanted)
+    if rule.optimization.separate is None:
+        return
+    for name in OPTIMIZER_ARGUMENTS:
+        if name in parameters and not asks_for_nothing(name):
+            raise InvalidValueError(
+                f"{name} must be left out with a rule that has separate optimizers (each has its own), got "
+                f"{getattr(model, name)!r}"
+            )
+
+
+def check_unchanged(rule: UpdateRule, model: Any) -> None:
+    """Refuse to go on when somebody has changed an attribute that the rule overrides: it would have no effect.
+
+    :param rule: replaces what the arguments describe.
+    :param model: its attributes are looked at.
+    :raises ValueError: naming the attribute.
+    """
+    for name, wanted in _wanted(rule, model).items():
+        if plain(getattr(model, name)) != plain(wanted):
+            raise InvalidValueError(
+                f"{name} must stay as rule has it ({wanted!r}), got {getattr(model, name)!r}: "
+                "build the model with another rule"
+            )

@@ -1,24 +1,22 @@
-"""What a model is built from: its policy, its environment, and the names of its arguments."""
+"""What a model is built from, and whether it fits together: policy, sizes, rule, rollout buffer."""
 
-import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.base_class import maybe_make_env
-from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_ppo_notes.algorithms.equivalents import check_no_policy_of_contrib
-from sb3_ppo_notes.algorithms.spaces import check_spaces
+from sb3_ppo_notes.algorithms.model_files import check_no_policy_of_contrib
+from sb3_ppo_notes.envs.make import did_you_mean
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
-
-
-class UnknownEnvironmentError(gym.error.NameNotFound, ValueError):
-    """No environment of that name is registered."""
+from sb3_ppo_notes.policies.actor_critic import has_known_distribution
+from sb3_ppo_notes.policies.masks import mask_sizes
+from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.rollouts import NotesRolloutBuffer
+from sb3_ppo_notes.rules import GAE, LambdaReturn, UpdateRule
 
 
 def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[str, Any] | None) -> None:
@@ -45,7 +43,7 @@ def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[s
         if key not in known and not takes_anything:
             raise InvalidTypeError(
                 f"policy_kwargs must be arguments of {policy_class.__name__}, got unknown key {key!r}"
-                f"{_did_you_mean(key, known)}"
+                f"{did_you_mean(key, known)}"
             )
     _check_net_arch(policy_kwargs.get("net_arch"))
     activation_fn = policy_kwargs.get("activation_fn")
@@ -88,11 +86,6 @@ def _check_net_arch(net_arch: Any) -> None:
             )
 
 
-def _did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=3)
-    return f" (did you mean {', '.join(map(repr, close))}?)" if close else ""
-
-
 def check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
     """Refuse unknown keyword arguments, with a suggestion (Python itself suggests only from 3.13 on).
 
@@ -105,46 +98,99 @@ def check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any]) ->
         return
     for keyword in keywords:
         if keyword not in known:
-            raise TypeError(f"{keyword} is no argument of {function.__qualname__}{_did_you_mean(keyword, known)}")
+            raise TypeError(f"{keyword} is no argument of {function.__qualname__}{did_you_mean(keyword, known)}")
 
 
-def made_environment(env: Any, verbose: int) -> Any:
-    """The environment itself, made from its name where one was given.
+def check_sizes(n_steps: int, n_envs: int, batch_size: int | None, rule: UpdateRule) -> None:
+    """Refuse a rollout too small for what the rule does with it; warn, as SB3 does, of a smaller minibatch.
 
-    :param env: an id, an environment or a VecEnv.
-    :param verbose: whether SB3 says that it makes one.
-    :return: an environment.
-    :raises ValueError: if there is none, the name is unknown, or nobody can learn in its spaces.
+    :param n_steps: steps of each environment.
+    :param n_envs: number of environments.
+    :param batch_size: samples in a minibatch, ``None`` for all.
+    :param rule: whether it normalises, which takes two samples, and drops a smaller last minibatch.
+    :raises ValueError: if the sizes do not fit.
     """
-    if env is None:
+    size = n_steps * n_envs
+    if rule.advantage_normalization.scope != "none" and batch_size is not None and size < 2:
         raise InvalidValueError(
-            "env is required to build a model, got None (give one here, or load a saved model first)"
+            f"n_steps * n_envs must be >= 2 when normalize_advantage=True, got n_steps={n_steps} and n_envs={n_envs}"
         )
-    if isinstance(env, str):
-        try:
-            env = maybe_make_env(env, verbose)
-        except gym.error.NameNotFound as error:
-            close = _did_you_mean(env, gym.registry)
-            raise UnknownEnvironmentError(
-                f"env must be the id of a registered environment, got {env!r}{close}"
-            ) from error
-    # An environment of OpenAI's Gym has spaces of its own classes until SB3 wraps it.
-    if isinstance(env, gym.Env | VecEnv):
-        check_spaces(env.observation_space, env.action_space)
-    return env
+    check_something_is_left(n_steps, n_envs, batch_size, rule)
+    if rule.optimization.drop_last or batch_size is None or size % batch_size == 0:
+        return
+    sizes = f"n_steps * n_envs = {size} (n_steps={n_steps}, n_envs={n_envs})"
+    if batch_size > size:
+        words = f"is larger than {sizes}: every epoch will be one truncated mini-batch of size {size}"
+    else:
+        end = f"at the end of every epoch there will be a truncated mini-batch of size {size % batch_size}"
+        words = f"does not divide {sizes}: {end}"
+    warnings.warn(f"batch_size={batch_size} {words}", stacklevel=2)
 
 
-class SuggestsKeywords:
-    """Makes an unknown keyword argument of a constructor an error that names the nearest known ones."""
+def check_something_is_left(n_steps: int, n_envs: int, batch_size: int | None, rule: UpdateRule) -> None:
+    """Refuse to drop the one minibatch there is.
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # __new__ takes anything, in order to refuse it with a suggestion; tools shall still see the constructor's own
-        # signature.
-        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    :param n_steps: steps of each environment.
+    :param n_envs: number of environments.
+    :param batch_size: samples in a minibatch, ``None`` for all.
+    :param rule: whether a last minibatch that is smaller than the others is left out.
+    :raises ValueError: if nothing would be learned from.
+    """
+    if rule.optimization.drop_last and batch_size is not None and batch_size > n_steps * n_envs:
+        raise InvalidValueError(
+            f"batch_size must be at most n_steps * n_envs = {n_steps * n_envs} when the rule drops a smaller last "
+            f"minibatch, got {batch_size} (n_steps={n_steps}, n_envs={n_envs})"
+        )
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Check the names before anything is built."""
-        check_keywords(cls.__init__, kwargs)
-        return super().__new__(cls)
+
+def check_fit(rule: UpdateRule, policy: Any, buffer: Any, action_masking: bool) -> None:
+    """Refuse a rule, a memory or masks that this policy or this buffer cannot serve.
+
+    :param rule: the choices.
+    :param policy: the policy that was built.
+    :param buffer: the rollout buffer that was built.
+    :param action_masking: whether actions are masked.
+    :raises ValueError: naming what does not fit.
+    """
+    is_ours, is_recurrent = isinstance(buffer, NotesRolloutBuffer), isinstance(policy, NotesRecurrentPolicy)
+    class_name, kind = type(policy).__name__, type(buffer).__name__
+    if not (is_ours or _is_served_by_sb3s_buffers(rule)):
+        raise InvalidValueError(
+            f"rollout_buffer_class must be NotesRolloutBuffer or a subclass for this rule, got {kind}: SB3's buffers "
+            "compute GAE and shuffle, whatever the rule says. What differs from stock:\n" + UpdateRule().diff(rule)
+        )
+    if rule.needs_exact_kl and not has_known_distribution(policy):
+        raise InvalidValueError(
+            f"policy must leave evaluate_actions to SB3 for a rule that needs the exact KL, got {class_name}, whose "
+            "distribution cannot be read"
+        )
+    if (is_recurrent or action_masking) and not is_ours:
+        raise InvalidValueError(
+            f"rollout_buffer_class must be NotesRolloutBuffer or a subclass, got {kind}: SB3's buffers store neither "
+            "recurrent states nor action masks"
+        )
+    if is_recurrent and rule.computed == "every_epoch":
+        raise InvalidValueError(
+            "computed must be 'once' with a recurrent policy, got 'every_epoch': the states that the new weights "
+            "would have had at the rollout's episode ends are not known"
+        )
+    if is_recurrent and rule.optimization.separate is not None:
+        raise InvalidValueError("separate must be None with a recurrent policy, whose critic reads the actor's memory")
+    if action_masking and not has_known_distribution(policy):
+        raise InvalidValueError(
+            f"action_masking must be False for {class_name}, which evaluates actions by itself and would not see the "
+            "masks"
+        )
+    if action_masking:
+        mask_sizes(policy.action_space)
+
+
+def _is_served_by_sb3s_buffers(rule: UpdateRule) -> bool:
+    return (
+        isinstance(rule.advantage_estimator, GAE)
+        and isinstance(rule.value_target, LambdaReturn)
+        and (rule.optimization.order, rule.optimization.drop_last) == ("shuffled", False)
+        and rule.advantage_normalization.scope != "rollout"
+        and not rule.needs_exact_kl
+        and (rule.computed, rule.reward_scaling) == (UpdateRule.computed, UpdateRule.reward_scaling)
+    )

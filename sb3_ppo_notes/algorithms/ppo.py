@@ -8,7 +8,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_ppo_notes.algorithms.arguments import plain_arguments
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.rules import (
@@ -116,11 +115,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         precision: str = "float32",
         on_nonfinite: str = "raise",
     ):
-        names = ("self", "__class__", "rule", "action_masking", "compile", "precision", "on_nonfinite")
-        arguments = {name: value for name, value in locals().items() if name not in names}
-        self._construct(plain_arguments(arguments), rule, action_masking, compile, precision, on_nonfinite)
-        if _init_setup_model:
-            self._setup_model()
+        self._construct(locals())
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -138,12 +133,6 @@ class NotesPPO(NotesOnPolicyAlgorithm):
             value_objective=value_objective,
             kl_controls=() if self.target_kl is None else (EarlyStop(self.target_kl),),
         )
-
-    def _n_epochs(self) -> int:
-        return self.n_epochs
-
-    def _batch_size(self) -> int | None:
-        return self.batch_size
 
     def _log(self, report: UpdateReport, rule: UpdateRule) -> None:
         self.logger.record("train/entropy_loss", report.entropy_loss)
@@ -169,15 +158,6 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfNotesPPO:
-        """Train.
-
-        :param total_timesteps: environment steps to take, over all environments; a lower bound, whole rollouts are
-            gathered.
-        :param callback: called at every step.
-        :param log_interval: updates between two dumps of the log, ``None`` for none.
-        :param tb_log_name: name of the run for TensorBoard.
-        :param reset_num_timesteps: whether to count from 0 (or to add to what was learned before).
-        :param progress_bar: show one.
-        :return: this model.
-        """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    learn.__doc__ = NotesOnPolicyAlgorithm.learn.__doc__

@@ -12,6 +12,7 @@ from sb3_ppo_notes.algorithms.report import KLEstimates
 from sb3_ppo_notes.formulas.distributions import Parameters
 from sb3_ppo_notes.policies.actor_critic import formulas_of, has_known_distribution, parameters_of
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
+from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler
 from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
 
 #: A policy is asked again after each epoch and a few times more: on a twenty-fifth of the rollout that costs 2 to 3 %
@@ -69,7 +70,8 @@ class Probe:
         if not has_known_distribution(policy):
             return None
         if isinstance(buffer, NotesRolloutBuffer):
-            return cls(policy, States(*buffer.some_states(n_states(buffer.buffer_size * buffer.n_envs))))
+            n = n_states(buffer.buffer_size * buffer.n_envs)
+            return cls(policy, States(*MinibatchSampler(buffer, n).some_states()))
         if hasattr(buffer, "hidden_states_pi") or buffer.generator_ready:
             return None
         return cls(policy, _stock_states(policy, buffer))

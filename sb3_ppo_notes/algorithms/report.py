@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.logger import Logger
 
 from sb3_ppo_notes.formulas.diagnostics import clip_fraction, effective_sample_size, explained_variance
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
@@ -148,29 +147,21 @@ def ratio_statistics(log_ratio: th.Tensor, clip_range: Any) -> dict[str, th.Tens
 RATIO_STATISTICS = tuple(ratio_statistics(th.zeros(1), float("inf")))
 
 
-def dump_last_update(logger: Logger, num_timesteps: int) -> None:
-    """Log the last update too: SB3 writes its log *before* each update, so the last one never appears in it.
+def rollout_measures(buffer: RolloutBuffer, with_scales: bool) -> dict[str, Any]:
+    """What a report says of a rollout.
 
-    :param logger: holds what the last update recorded.
-    :param num_timesteps: environment steps so far.
-    """
-    recorded = dict(logger.name_to_value)
-    if not any(name.startswith("train/") for name in recorded):
-        return
-    logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
-    logger.dump(step=num_timesteps)
-    # Dumping empties the logger; whoever reads logger.name_to_value afterwards shall still find what SB3 leaves there.
-    logger.name_to_value.update(recorded)
-
-
-def explained_variance_of(buffer: RolloutBuffer) -> float:
-    """The explained variance of a rollout's returns by its values.
-
-    Summed in SB3's order (environment by environment): the order decides the last bit.
+    The explained variance is summed in SB3's order (environment by environment): the order decides the last bit.
 
     :param buffer: full.
-    :return: 1 if the values were right, ``nan`` if all returns are the same.
+    :param with_scales: whether the scales of advantages, values and returns are asked for.
+    :return: by the name of the report's field.
     """
-    if isinstance(buffer, NotesRolloutBuffer):
-        return explained_variance(buffer.flat(buffer.values), buffer.flat(buffer.returns))
-    return explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+    values, returns = (
+        buffer.flat(array) if isinstance(buffer, NotesRolloutBuffer) else array.flatten()
+        for array in (buffer.values, buffer.returns)
+    )
+    scales = ("advantages", "values", "returns") if with_scales else ()
+    return {
+        "explained_variance": explained_variance(values, returns),
+        **{name: Scale.of(getattr(buffer, name)) for name in scales},
+    }

@@ -10,9 +10,9 @@ from stable_baselines3.common.utils import update_learning_rate
 from sb3_ppo_notes.algorithms.kl_control import KLControl
 from sb3_ppo_notes.algorithms.metrics import Metrics, Window
 from sb3_ppo_notes.algorithms.probe import Probe
-from sb3_ppo_notes.algorithms.report import Scale, UpdateReport, explained_variance_of
+from sb3_ppo_notes.algorithms.report import UpdateReport, rollout_measures
 from sb3_ppo_notes.engine import Phase, Stepper, StepSettings
-from sb3_ppo_notes.rollouts import reevaluation
+from sb3_ppo_notes.rollouts import minibatches_of, reevaluation
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.loss import LossCoefficients
 
@@ -30,6 +30,7 @@ class Update:
         self.model, self.policy, self.rollout = model, model.policy, model.rollout_buffer
         self.rule, self.coefficients, self.batch_size = rule, coefficients, batch_size
         self.metrics = Metrics(getattr(rule.policy_objective, "clip_range", math.inf))
+        self.minibatches = minibatches_of(self.rollout, rule, batch_size)
         self.control = KLControl(rule, model.verbose)
         self.rule_state = model.rule_state
         self.probe = Probe.of(self.policy, self.rollout) if model.watchers.need_exact_kl else None
@@ -79,7 +80,7 @@ class Update:
 
     def _learn_epoch(self, stepper: Stepper, epoch: int) -> bool:
         """Go once through the rollout; ``False`` if the update was rolled back."""
-        for number, minibatch in enumerate(self.rollout.get(self.batch_size)):
+        for number, minibatch in enumerate(self.minibatches.epoch()):
             self.metrics.begin("minibatch")
             place = f"in epoch {epoch}, minibatch {number} of the update at step {self.model.num_timesteps}"
             # Evaluate the policy, PPO eq. 9 (rules/loss.py), KL limit, gradient, clip its norm, step the optimiser.
@@ -142,9 +143,5 @@ class Update:
         self.phase = self.model.tell(hook, report, self.phase)
 
     def _update_report(self, phase: Phase) -> UpdateReport:
-        scales = {}
-        if self.model.watchers.want("on_update"):
-            scales = {name: Scale.of(getattr(self.rollout, name)) for name in ("advantages", "values", "returns")}
-        explained = explained_variance_of(self.rollout)
-        learning_rate = phase.optimizer.param_groups[0]["lr"]
-        return self._report("update", explained_variance=explained, learning_rate=learning_rate, **scales)
+        measures = rollout_measures(self.rollout, with_scales=self.model.watchers.want("on_update"))
+        return self._report("update", learning_rate=phase.optimizer.param_groups[0]["lr"], **measures)

@@ -4,11 +4,9 @@ import ast
 from typing import Any
 
 from sb3_ppo_notes.configs.tuned import is_atari
+from sb3_ppo_notes.configs.values import ACTIVATIONS, OPTIMIZERS
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
-#: What may be named where Python stands for a class; anything else of that kind is refused.
-ACTIVATIONS = ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Softplus", "Identity")
-OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD", "RMSpropTFLike")
 #: rl_zoo3's keys that say what runs and not how it learns, and our names for them.
 OURS = {
     "n_timesteps": "total_timesteps",
@@ -52,7 +50,7 @@ def zoo_config(document: dict[str, Any], path: str, env: str | None, algo: str |
     return config | {"hyperparameters": defaults | entry}
 
 
-def parsed_dict(text: str, name: str) -> dict[str, Any]:
+def parse_dict(text: str, name: str) -> dict[str, Any]:
     """The dictionary that a string like ``"dict(net_arch=[64], activation_fn=nn.Tanh)"`` stands for.
 
     It is read, not run: literals, ``dict(...)``, ``nn.`` and the name of an activation, and the names of optimisers.
@@ -62,7 +60,7 @@ def parsed_dict(text: str, name: str) -> dict[str, Any]:
     :return: plain data, classes by their names.
     :raises ValueError: for anything else.
 
-    >>> parsed_dict("dict(log_std_init=-2, activation_fn=nn.ReLU, net_arch=dict(pi=[64], vf=[64]))", "policy_kwargs")
+    >>> parse_dict("dict(log_std_init=-2, activation_fn=nn.ReLU, net_arch=dict(pi=[64], vf=[64]))", "policy_kwargs")
     {'log_std_init': -2, 'activation_fn': 'ReLU', 'net_arch': {'pi': [64], 'vf': [64]}}
     """
     try:

@@ -31,14 +31,12 @@ class Form(NamedTuple):
     :param keys: of Dict observations, ``None`` for others.
     :param n_old_parameters: of the old distribution.
     :param is_masked: whether there are action masks.
-    :param is_normalized: whether the advantages are normalised already.
     """
 
     n_others: int
     keys: tuple[str, ...] | None
     n_old_parameters: int
     is_masked: bool
-    is_normalized: bool
 
     @classmethod
     def of(cls, minibatch: Any, n_others: int) -> "Form":
@@ -50,8 +48,7 @@ class Form(NamedTuple):
         """
         observations, old = minibatch.observations, minibatch.old_parameters
         keys = tuple(observations) if isinstance(observations, dict) else None
-        masked, normalized = minibatch.action_masks is not None, minibatch.is_normalized
-        return cls(n_others, keys, len(old or ()), masked, normalized)
+        return cls(n_others, keys, len(old or ()), minibatch.action_masks is not None)
 
     @staticmethod
     def leaves(minibatch: Any) -> list[th.Tensor]:
@@ -85,7 +82,7 @@ class Form(NamedTuple):
         columns = [next(given) for _ in range(5)]
         old = tuple(next(given) for _ in range(self.n_old_parameters)) or None
         masks = next(given) if self.is_masked else None
-        return Minibatch(observations, *columns, old, masks, None, self.is_normalized)  # type: ignore[call-arg, arg-type]
+        return Minibatch(observations, *columns, old, masks)  # type: ignore[call-arg, arg-type]
 
 
 class Program:

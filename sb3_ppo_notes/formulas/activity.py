@@ -6,7 +6,7 @@ import torch as th
 def dormant_share(activations: th.Tensor, threshold: float = 0.025) -> th.Tensor:
     """Share of a layer's units that hardly ever say anything.
 
-        sᵢ = E|hᵢ| / (1/k·Σⱼ E|hⱼ|)          share of sᵢ ≤ τ
+        share(sᵢ ≤ τ) ,   sᵢ = E|hᵢ| / (1/k·Σⱼ E|hⱼ|)
 
     A unit is measured against its own layer, so the share is the same for ``h`` and ``2h``. 0: all take part. 1 is
     impossible unless every unit is silent. What is dormant gets next to no gradient and stays so.
@@ -29,14 +29,14 @@ def dormant_share(activations: th.Tensor, threshold: float = 0.025) -> th.Tensor
 def saturated_share(activations: th.Tensor, threshold: float = 0.99) -> th.Tensor:
     """Share of a tanh layer's outputs that are as good as −1 or 1.
 
-        share of |hᵢ| > 0.99
+        share(|hᵢ| > τ)
 
     There the slope is below 1 − 0.99² = 0.02: the gradient of everything before is multiplied by next to nothing.
 
     Source: Glorot & Bengio 2010, section 3.
 
-    :param activations: ``[N, k]``, in [−1, 1].
-    :param threshold: in (0, 1).
+    :param activations: ``[N, k]``, h, in [−1, 1].
+    :param threshold: τ in (0, 1).
     :return: 0-dimensional, in [0, 1].
 
     >>> saturated_share(th.tensor([[0.5, -1.0]])).item()

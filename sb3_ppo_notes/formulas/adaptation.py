@@ -8,8 +8,9 @@ def adapted_learning_rate(
 ) -> float:
     """The learning rate for the next epoch, so that the policy moves about as far as wanted.
 
-        KL > threshold·k   →  max(α/f, α_min)
-        KL < threshold/k   →  min(α·f, α_max)      otherwise α
+        α ← max(α/f, α_min) if KL > threshold·k
+            else min(α·f, α_max) if KL < threshold/k
+            else α
 
     Both comparisons are strict, and a NaN changes nothing (it is neither larger nor smaller).
 
@@ -38,8 +39,9 @@ def adapted_penalty(
 ) -> float:
     """The KL penalty's coefficient for the next update.
 
-        KL > high·target  →  min(β·f, β_max)
-        KL < low·target   →  max(β/f, β_min)       otherwise β
+        β ← min(β·f, β_max) if KL > high·target
+            else max(β/f, β_min) if KL < low·target
+            else β
 
     Without a floor β dies: 216 decreases by 1.5 bring it below float32's smallest normal number, a processor that
     flushes those to 0 makes it 0, and 0·1.5 is 0 for ever. Without a ceiling it overflows.

@@ -24,8 +24,8 @@ def next_nonterminal(episode_starts: FloatArray, dones: npt.NDArray[np.bool_] | 
 
     Source: Stable-Baselines3 2.9, ``RolloutBuffer.compute_returns_and_advantage``.
 
-    :param episode_starts: ``[T, B]`` float, 1 if sₜ starts an episode.
-    :param dones: ``[B]`` bool or float, whether the last step ended its episode.
+    :param episode_starts: ``[T, B]`` float, startₜ: 1 if sₜ starts an episode.
+    :param dones: ``[B]`` bool or float, done: whether the last step ended its episode.
     :return: ``[T, B]`` float32, 0 or 1; dimensionless.
     :raises ValueError: if the shapes do not fit or T = 0.
 
@@ -69,7 +69,8 @@ def bootstrap_time_limits(rewards: FloatArray, terminal_values: FloatArray, gamm
     Deviation: skrl 1.4.3 adds γ·V(sₜ), the value of the state *before* the action, and only on request.
 
     :param rewards: ``[B]`` (or ``[T, B]``), rₜ as the environment paid it; reward units.
-    :param terminal_values: same shape, V of the truncated episode's last observation, 0 everywhere else; reward units.
+    :param terminal_values: same shape, V(s_terminal), of the truncated episode's last observation, 0 everywhere else;
+        reward units.
     :param gamma: γ in [0, 1]; dimensionless.
     :return: same shape, a new float32 array; reward units.
     :raises ValueError: if the shapes differ.
@@ -111,7 +112,7 @@ def td_residuals(
 def gae(deltas: FloatArray, nonterminal: FloatArray, gamma: float, gae_lambda: float) -> FloatArray:
     """Advantages by generalised advantage estimation, GAE(λ).
 
-        Âₜ = δₜ + γλ·nₜ·Âₜ₊₁ ,   Â_T = 0        that is   Âₜ = Σₖ (γλ)ᵏ·δₜ₊ₖ up to the episode's end
+        Âₜ = δₜ + γλ·nₜ·Âₜ₊₁ ,   Â_T = 0        that is Âₜ = Σₖ (γλ)ᵏ·δₜ₊ₖ up to the episode's end
 
     How much better was *this action* than the policy's average in that state? λ trades bias against variance: λ = 0 is
     the TD residual δₜ (one reward seen, all else is the critic's word), λ = 1 is return − V(sₜ) (all rewards seen, the
@@ -156,7 +157,7 @@ def lambda_returns(advantages: FloatArray, values: FloatArray) -> FloatArray:
 
     Source: Sutton & Barto 2018 section 12.1; "TD(λ) estimator" of Stable-Baselines3 (pull request #375).
 
-    :param advantages: ``[T, B]``, GAE(λ) advantages *before* any normalisation; reward units.
+    :param advantages: ``[T, B]``, Âₜ: GAE(λ) advantages *before* any normalisation; reward units.
     :param values: ``[T, B]``, V(sₜ) of the critic that the advantages were computed with; reward units.
     :return: ``[T, B]``; reward units.
     :raises ValueError: if the shapes differ.
@@ -180,7 +181,7 @@ def monte_carlo_returns(
 
     Source: Sutton & Barto 2018 eq. 3.9; Spinning Up's ``finish_path``.
 
-    :param rewards: ``[T, B]``; reward units.
+    :param rewards: ``[T, B]``, rₜ; reward units.
     :param last_values: ``[B]``, V(s_T), or zeros; reward units.
     :param nonterminal: ``[T, B]``, nₜ: 0 where sₜ₊₁ starts another episode.
     :param gamma: γ in [0, 1]; dimensionless.
@@ -236,7 +237,7 @@ def n_step_returns(
 ) -> FloatArray:
     """N rewards, then the critic's word for the rest.
 
-        Ĝₜ⁽ⁿ⁾ = rₜ + γ·nₜ·Ĝₜ₊₁⁽ⁿ⁻¹⁾ ,   Ĝ⁽⁰⁾ = V
+        Ĝₜ⁽ⁿ⁾ = rₜ + γ·nₜ·Ĝₜ₊₁⁽ⁿ⁻¹⁾ ,   Ĝₜ⁽⁰⁾ = V(sₜ)
 
     n = 1 is the TD(0) target r + γ·V(sₜ₊₁); n ≥ T is the Monte-Carlo return closed by V(s_T). More steps mean less bias
     from a wrong critic and more variance from luck. The window stops at the episode's end; at the rollout's end it is
@@ -244,7 +245,7 @@ def n_step_returns(
 
     Source: Mnih et al. 2016 (arXiv:1602.01783) section 4; Sutton & Barto 2018 eq. 7.1.
 
-    :param rewards: ``[T, B]``; reward units.
+    :param rewards: ``[T, B]``, rₜ; reward units.
     :param following_values: ``[T, B]``, V(sₜ₊₁), the last row V(s_T); reward units.
     :param nonterminal: ``[T, B]``, nₜ: 0 where sₜ₊₁ starts another episode.
     :param gamma: γ in [0, 1]; dimensionless.

@@ -30,7 +30,7 @@ def clip_fraction(ratio: th.Tensor, clip_range: float) -> th.Tensor:
 def effective_sample_size(ratio: th.Tensor) -> th.Tensor:
     """Share of the samples that still count when they are weighted by their ratios.
 
-        ESS/N = (Σ ρᵢ)² / (N·Σ ρᵢ²)
+        ESS/N = (Σᵢ ρᵢ)² / (N·Σᵢ ρᵢ²)
 
     1: all count alike, as at the start of an update. 1/N: one sample is all that is left. What is lost here is lost to
     every average over the minibatch.
@@ -56,8 +56,8 @@ def explained_variance(values: FloatArray, returns: FloatArray) -> float:
 
     Source: OpenAI baselines; SB3's ``train/explained_variance``.
 
-    :param values: ``[N]``, V(s) at collection; reward units.
-    :param returns: ``[N]``, the targets; reward units.
+    :param values: ``[N]``, V: V(s) at collection; reward units.
+    :param returns: ``[N]``, Ĝ, the targets; reward units.
     :return: at most 1, or NaN; dimensionless.
     :raises ValueError: if the shapes differ.
 
@@ -72,13 +72,13 @@ def explained_variance(values: FloatArray, returns: FloatArray) -> float:
 def excess_kurtosis(values: FloatArray) -> float:
     """How heavy the tails are, next to a normal distribution's.
 
-        E[(x − μ)⁴] / E[(x − μ)²]² − 3
+        E[(x − μ)⁴] / E[(x − μ)²]² − 3 ,   μ = E[x]
 
     0: as a normal distribution. −2: two values, equally often. Above 10 a few advantages decide every update.
 
     Source: Pearson 1905; ``scipy.stats.kurtosis``.
 
-    :param values: ``[N]``, in any unit.
+    :param values: ``[N]``, x, in any unit.
     :return: at least −2, or NaN if the values do not vary; dimensionless.
 
     >>> excess_kurtosis(np.array([-1.0, 1.0]))

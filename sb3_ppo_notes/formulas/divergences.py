@@ -74,7 +74,7 @@ def kl_cutoff(kl: th.Tensor, threshold: float, coefficient: float) -> th.Tensor:
 
     Source: batch-ppo's ``_policy_loss``.
 
-    :param kl: ``[N]`` or scalar, exact KL(old ‖ new); nats.
+    :param kl: ``[N]`` or scalar, KL: exact KL(old ‖ new); nats.
     :param threshold: KL_max; nats.
     :param coefficient: c >= 0.
     :return: same shape, >= 0, to be subtracted from an objective.
@@ -95,7 +95,7 @@ def kl_penalized(surrogate: th.Tensor, kl: th.Tensor, coefficient: float) -> th.
     Source: PPO (arXiv:1707.06347) eq. 8.
 
     :param surrogate: ``[N]``, ρ·Â; units of the advantages.
-    :param kl: ``[N]``, exact KL(old ‖ new) in each state, with gradient; nats.
+    :param kl: ``[N]``, exact KL(π_old ‖ π) in each state, with gradient; nats.
     :param coefficient: β >= 0.
     :return: ``[N]``, to be maximised.
     :raises ValueError: if the shapes differ.

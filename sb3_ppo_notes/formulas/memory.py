@@ -23,14 +23,15 @@ class Gates(NamedTuple):
 def lstm_gates(sums: th.Tensor) -> Gates:
     """The gates of an LSTM.
 
-        i, f, o = σ(…),   g = tanh(…)    of   W_ih·x + b_ih + W_hh·h' + b_hh
+        i = sigmoid(z_i)   f = sigmoid(z_f)   g = tanh(z_g)   o = sigmoid(z_o)
+        where each z is W_ih·x + b_ih + W_hh·h' + b_hh
 
     A gate at 0 is shut: f = 0 forgets everything, o = 0 says nothing. tanh and σ bound all of it, which is why a memory
     can be carried over hundreds of steps without growing.
 
     Source: Gers, Schmidhuber & Cummins 2000; the order i, f, g, o is torch's (``nn.LSTM``).
 
-    :param sums: ``[..., 4H]``, what goes into the four gates.
+    :param sums: ``[..., 4H]``, z of the four gates.
     :return: ``[..., H]`` each.
 
     >>> [gate.tolist() for gate in lstm_gates(th.zeros(4))]
@@ -43,7 +44,7 @@ def lstm_gates(sums: th.Tensor) -> Gates:
 def lstm_step(gates: Gates, cell: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """What is remembered, and what is shown of it.
 
-        c = f·c' + i·g,     h = o·tanh(c)
+        c = f·c' + i·g          h = o·tanh(c)
 
     Where an episode begins, c' and h' are 0: no sequence knows anything of the one before.
 
@@ -66,9 +67,9 @@ def lstm_step_gradient(
 ) -> tuple[th.Tensor, th.Tensor]:
     """One step of backpropagation through time.
 
-        ∂c  ← ∂c + ∂h·o·(1 − tanh²c)
-        ∂c' = ∂c·f
-        ∂i = ∂c·g·i·(1 − i),  ∂f = ∂c·c'·f·(1 − f),  ∂g = ∂c·i·(1 − g²),  ∂o = ∂h·tanh(c)·o·(1 − o)
+        ∂c = ∂c_later + ∂h·o·(1 − tanh(c)²)          ∂c' = ∂c·f
+        ∂i = ∂c·g·i·(1 − i)          ∂f = ∂c·c'·f·(1 − f)
+        ∂g = ∂c·i·(1 − g²)           ∂o = ∂h·tanh(c)·o·(1 − o)
 
     Along c a gradient is multiplied by f alone, step after step, and by no matrix: as long as f stays near 1 it neither
     vanishes nor explodes. That is the whole point of the cell.
@@ -78,8 +79,8 @@ def lstm_step_gradient(
     :param gates: of this step.
     :param before: ``[..., H]``, c' of the step before.
     :param cell: ``[..., H]``, c of this step.
-    :param d_hidden: ``[..., H]``, the loss's gradient at h.
-    :param d_cell: ``[..., H]``, and at c from the steps after.
+    :param d_hidden: ``[..., H]``, ∂h: the loss's gradient at h.
+    :param d_cell: ``[..., H]``, ∂c_later: and at c from the steps after.
     :return: the gradient at the gates' sums ``[..., 4H]``, and at c' ``[..., H]``.
 
     >>> half = lstm_gates(th.zeros(4))

@@ -30,8 +30,8 @@ def merged_moments(moments: Moments, samples: FloatArray) -> Moments:
 
     Source: Chan, Golub & LeVeque 1979; batch-ppo's ``StreamingNormalize`` in its one-by-one form (Welford 1962).
 
-    :param moments: so far.
-    :param samples: ``[N, ...]``, new ones.
+    :param moments: n₁, μ₁ and M₁ so far.
+    :param samples: ``[N, ...]``, new ones: their n₂, μ₂ and M₂ are computed.
     :return: a new triple.
 
     >>> merged_moments(Moments(0, np.zeros(()), np.zeros(())), np.array([1.0, 2.0, 3.0]))[1:]
@@ -60,7 +60,7 @@ def streaming_std(moments: Moments) -> FloatArray:
 
     Source: batch-ppo, ``parts/normalize.py``.
 
-    :param moments: of what was seen.
+    :param moments: n, mean and M of what was seen.
     :return: ``[...]``, 1 while fewer than two samples were seen.
 
     >>> round(float(streaming_std(Moments(3, np.float64(2.0), np.float64(2.0)))), 5)
@@ -74,14 +74,14 @@ def streaming_std(moments: Moments) -> FloatArray:
 def trajectory_z_scores(rewards: FloatArray, nonterminal: FloatArray, eps: float = 1e-5) -> FloatArray:
     """Rewards standardised within each trajectory.
 
-        r ← (r − mean) / (std + eps)    over the steps of one episode (or the part of it in this rollout)
+        r ← (r − mean(r)) / (std(r) + eps)    over the steps of one episode (or the part of it in this rollout)
 
     A demonstration of what to avoid: it erases how good a trajectory *was*. Rewards (1, 2, 3) and (101, 102, 103)
     become the same, a constant reward (CartPole's) becomes 0 whether the pole stood for 5 steps or for 500.
 
     Source: moral_rl's ``ppo.py`` (the code of the French note).
 
-    :param rewards: ``[T, B]``; reward units.
+    :param rewards: ``[T, B]``, r; reward units.
     :param nonterminal: ``[T, B]``, 0 where sₜ₊₁ starts another episode.
     :param eps: added to the standard deviation (ddof 0).
     :return: ``[T, B]``; standard deviations.

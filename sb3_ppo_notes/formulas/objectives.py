@@ -25,8 +25,8 @@ def policy_gradient(log_probs: th.Tensor, advantages: th.Tensor) -> th.Tensor:
 
     Source: Williams 1992 (REINFORCE); Mnih et al. 2016 (arXiv:1602.01783) section 4.2.
 
-    :param log_probs: ``[N]``, log π(a|s) under the policy being trained; nats.
-    :param advantages: ``[N]``, without gradient; reward units, or standard deviations once normalised.
+    :param log_probs: ``[N]``, log π(aᵢ|sᵢ) under the policy being trained; nats.
+    :param advantages: ``[N]``, Â, without gradient; reward units, or standard deviations once normalised.
     :return: ``[N]``, to be maximised.
     :raises ValueError: if the shapes differ.
 
@@ -71,7 +71,7 @@ def surrogate(ratio: th.Tensor, advantages: th.Tensor) -> th.Tensor:
     Source: PPO (arXiv:1707.06347) eq. 6; Kakade & Langford 2002.
 
     :param ratio: ``[N]``, ρ; dimensionless.
-    :param advantages: ``[N]``, without gradient.
+    :param advantages: ``[N]``, Â, without gradient.
     :return: ``[N]``, to be maximised; units of the advantages.
     :raises ValueError: if the shapes differ.
 
@@ -103,7 +103,7 @@ def clipped_surrogate(ratio: th.Tensor, advantages: th.Tensor, clip_range: float
     Deviation: Spinning Up writes it as min(ρ·Â, g(ε, Â)); the numbers are the same.
 
     :param ratio: ``[N]``, ρ; dimensionless.
-    :param advantages: ``[N]``, without gradient.
+    :param advantages: ``[N]``, Â, without gradient.
     :param clip_range: ε > 0; dimensionless.
     :return: ``[N]``, to be maximised; units of the advantages.
     :raises ValueError: if the shapes differ.
@@ -130,7 +130,7 @@ def squared_value_error(values: th.Tensor, returns: th.Tensor) -> th.Tensor:
     Source: PPO (arXiv:1707.06347) eq. 9, L^VF.
 
     :param values: ``[N]``, V(s) of the critic being trained; reward units.
-    :param returns: ``[N]``, targets without gradient; reward units.
+    :param returns: ``[N]``, Ĝ: targets without gradient; reward units.
     :return: ``[N]``, to be minimised; reward units squared.
     :raises ValueError: if the shapes differ.
 
@@ -153,7 +153,7 @@ def mean_squared_error(values: th.Tensor, returns: th.Tensor) -> th.Tensor:
     Source: as :func:`squared_value_error`.
 
     :param values: ``[N]``, V(s), or a clipped prediction of it; reward units.
-    :param returns: ``[N]``, targets without gradient; reward units.
+    :param returns: ``[N]``, Ĝ: targets without gradient; reward units.
     :return: scalar; reward units squared.
     :raises ValueError: if the shapes differ.
 
@@ -203,7 +203,7 @@ def pessimistic_value_error(
 
     :param values: ``[N]``, V(s) being trained; reward units.
     :param old_values: ``[N]``, V_old(s) stored with the rollout; reward units.
-    :param returns: ``[N]``, targets without gradient; reward units.
+    :param returns: ``[N]``, Ĝ: targets without gradient; reward units.
     :param clip_range_vf: ε > 0; reward units.
     :return: ``[N]``, to be minimised; reward units squared.
     :raises ValueError: if the shapes differ.
@@ -227,7 +227,7 @@ def huber_value_error(values: th.Tensor, returns: th.Tensor, beta: float = 1.0) 
     Source: Huber 1964; minimalRL's ``smooth_l1_loss``.
 
     :param values: ``[N]``, V(s) being trained; reward units.
-    :param returns: ``[N]``, targets without gradient; reward units.
+    :param returns: ``[N]``, Ĝ: targets without gradient; reward units.
     :param beta: β > 0, where the line begins; reward units.
     :return: ``[N]``, to be minimised; reward units.
     :raises ValueError: if the shapes differ.
@@ -242,15 +242,16 @@ def huber_value_error(values: th.Tensor, returns: th.Tensor, beta: float = 1.0) 
 def normalize_advantages(advantages: th.Tensor, eps: float = 1e-8, ddof: int = 1) -> th.Tensor:
     """Advantages with mean 0 and standard deviation 1, over the samples of each row.
 
-        Â ← (Â − mean) / (std + eps)
+        Â ← (Â − mean(Â)) / (std + eps) ,   std = √(Σᵢ (Âᵢ − mean(Â))² / (N − ddof))
 
-    The policy's step then does not depend on the reward scale. It biases the estimator, and over a *minibatch* it can
-    turn the sign of a sample that the whole rollout would have left alone. One sample has no deviation (ddof 1 divides
-    by zero): it is returned as it is.
+    The policy's step then does not depend on the reward scale. Subtracting the mean of N independent samples shortens
+    the expected gradient by exactly 1 − 1/N and turns it nowhere; dividing by their deviation bends it a little. Over a
+    *minibatch* both can turn the sign of a sample that the whole rollout would have left alone. One sample has no
+    deviation (ddof 1 divides by zero): it is returned as it is.
 
     Source: not in the PPO paper; OpenAI baselines PPO2 (per minibatch), Spinning Up (per rollout, ddof 0, no eps).
 
-    :param advantages: ``[..., N]``; reward units. Each row is a group of samples by itself.
+    :param advantages: ``[..., N]``, Â; reward units. Each row is a group of samples by itself.
     :param eps: added to the standard deviation, so that constant advantages become 0 and not NaN.
     :param ddof: 1 divides the variance by N−1 (torch, SB3, skrl), 0 by N (NumPy, Spinning Up, batch-ppo).
     :return: ``[..., N]``; standard deviations.

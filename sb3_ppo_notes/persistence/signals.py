@@ -21,13 +21,16 @@ class GracefulStop:
     also after an exception. In another thread than the main one, where Python takes no handlers, it does nothing; a
     signal that is being ignored (``nohup``, a shell's background job) stays ignored.
 
+    :param raises: ``KeyboardInterrupt`` at once, for a program that keeps what it has and ends.
+
     >>> with GracefulStop() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
     ...     print(stop.requested == signal.SIGTERM, stop.exit_code)
     True 143
     """
 
-    def __init__(self) -> None:
+    def __init__(self, raises: bool = False) -> None:
+        self.raises = raises
         #: The signal that came, ``None`` so far.
         self.requested: int | None = None
         self._before: dict[int, Any] = {}
@@ -61,9 +64,8 @@ class GracefulStop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         is_second = self.requested is not None
-        if not is_second:
-            self.requested = number
-        elif number == signal.SIGINT:
+        self.requested = self.requested or number
+        if self.raises or (is_second and number == signal.SIGINT):
             raise KeyboardInterrupt
 
 

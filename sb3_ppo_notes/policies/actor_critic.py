@@ -74,12 +74,12 @@ class Latents(NamedTuple):
 
 
 class Action(NamedTuple):
-    """What a policy does in a batch of observations.
+    """A policy's actions in a batch of observations.
 
     :param actions: ``[B, ...]``, as sampled.
     :param values: ``[B, 1]``, V(s); reward units.
     :param log_probs: ``[B]``; nats.
-    :param states: what a recurrent policy is to remember, else ``None``.
+    :param states: a recurrent policy's next states, else ``None``.
     """
 
     actions: th.Tensor
@@ -124,7 +124,7 @@ def distribution_parameters(policy: Any, latent_pi: th.Tensor, action_masks: th.
 def parameters_from_output(
     policy: Any, output: th.Tensor, action_masks: th.Tensor | None = None, latent_pi: th.Tensor | None = None
 ) -> Parameters:
-    """The parameters of π(·|s), from what the action layer says.
+    """The parameters of π(·|s), from the action layer's output.
 
     :param policy: an SB3 policy with a distribution of SB3's or ours.
     :param output: ``[N, k]``, of the action layer.
@@ -230,7 +230,7 @@ def evaluate(
 def evaluate_minibatch(
     policy: Any, minibatch: Any, entropy_gradient: bool = True, needs_kl: bool = False
 ) -> Evaluation:
-    """What the policy says of a minibatch of a rollout.
+    """Values, log-probabilities and entropy of a minibatch of a rollout, and the KL where it is asked for.
 
     :param policy: any actor-critic policy.
     :param minibatch: observations, actions, masks and sequences; for the exact KL the old distribution's parameters.
@@ -282,7 +282,7 @@ def parameters_of(
 
 
 def has_known_distribution(policy: Any) -> bool:
-    """Whether the parameters of the policy's distribution can be read, and so an exact KL be computed.
+    """``True`` if the parameters of the policy's distribution can be read, and so an exact KL be computed.
 
     :param policy: any policy.
     :return: ``False`` for a policy that evaluates actions by itself.

@@ -1,4 +1,4 @@
-"""How a recurrent policy's memory is run: over one step, or over all sequences of a minibatch at once."""
+"""Running a recurrent policy's memory: over one step, or over all sequences of a minibatch at once."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -15,15 +15,17 @@ States = tuple[th.Tensor, ...]
 
 
 class Recurrence(NamedTuple):
-    """How the rows of a batch lie in sequences. Sequences never mix environments and never cross an episode's start.
+    """Places of a batch's rows in a padded grid of sequences, which never mix environments or cross an episode's start.
+
+    A lane of the grid holds one sequence, or several one after the other.
 
     :param positions: ``[N]``, place of each row in the ``[L·S]`` grid (step · S + lane). With one step, L = 1, the rows
         are the lanes.
     :param length: L, steps of a lane: of the longest sequence.
     :param n_lanes: S.
     :param states: of every recurrent layer at each lane's first step, ``[layers, S, H]`` each.
-    :param breaks: ``[R]``, places in the grid between two sequences of a lane, where everything is forgotten; ``None``
-        if each sequence has a lane of its own.
+    :param breaks: ``[R]``, places in the grid between two sequences of a lane, where the memory is reset; ``None`` if
+        each sequence has a lane of its own.
     """
 
     positions: th.Tensor
@@ -33,12 +35,23 @@ class Recurrence(NamedTuple):
     breaks: th.Tensor | None = None
 
 
+class SequenceLayout(NamedTuple):
+    """The sequences that a recurrent policy learns from.
+
+    :param longest: steps after which a sequence is cut; ``None`` for those of a minibatch.
+    :param can_reset: whether its memory can be reset between two sequences, so that one may follow the other.
+    """
+
+    longest: int | None = None
+    can_reset: bool = False
+
+
 #: Added to a gate to shut it: exp(10,000) is infinite in every precision, so the sigmoid is 0.
 SHUT = -1e4
 
 
 def is_plain_lstm(module: Any) -> bool:
-    """Whether a recurrent module is one layer that nobody listens to.
+    """``True`` for a recurrent module of one layer without hooks.
 
     :param module: of any class.
     :return: ``False`` for a GRU, several layers, a subclass, or a module with hooks.
@@ -55,22 +68,22 @@ def run(memories: list[Memory], recurrence: Recurrence) -> tuple[list[th.Tensor]
     :return: ``[N, H]`` of each, and the states after the last step, if any.
     """
     lay = lru_cache(maxsize=1)(partial(_grid, recurrence=recurrence))
-    results = [_remembered(memory, lay, recurrence) for memory in memories]
+    results = [_run_module(memory, lay, recurrence) for memory in memories]
     return [outputs for outputs, _ in results], tuple(state for _, states in results for state in states)
 
 
 def _can_run(memory: Memory, recurrence: Recurrence) -> bool:
-    """Whether our own code can run a memory."""
+    """``True`` if our own code can run a memory."""
     # Of one step the rows are the lanes; if they are not, PyTorch says so.
     is_whole = recurrence.length > 1 or len(memory.features) == recurrence.n_lanes
     is_for_it = is_whole and (recurrence.length > 1 or not th.is_grad_enabled())
     return is_for_it and is_plain_lstm(memory.module) and lstm.can_run(memory, recurrence.n_lanes)
 
 
-def _remembered(
+def _run_module(
     memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence
 ) -> tuple[th.Tensor, States]:
-    """Run one memory; what is no row never comes out."""
+    """Run one recurrent module; padding rows are dropped."""
     module, features, states = memory
     if _can_run(memory, recurrence):
         if recurrence.length == 1:
@@ -83,7 +96,7 @@ def _remembered(
         return hidden, (hidden.unsqueeze(0), cell.unsqueeze(0))
     grid = lay(features)
     if isinstance(module, nn.LSTM):
-        call = module if grid.shape[2] == module.input_size else _forgetting(module)
+        call = module if grid.shape[2] == module.input_size else _with_reset_gate(module)
         outputs, final = call(grid, states)
     else:
         outputs, *final = module(grid, states[0])
@@ -104,7 +117,7 @@ def _grid(features: th.Tensor, recurrence: Recurrence) -> th.Tensor:
     return grid.index_copy(0, recurrence.positions, th.nn.functional.pad(features, (0, 1))).reshape(shape)
 
 
-def _forgetting(module: nn.LSTM) -> Any:
+def _with_reset_gate(module: nn.LSTM) -> Any:
     """The same LSTM with one more input, which wipes its memory.
 
         i, f, o = σ(… − 10⁴·break)  →  c = f·c_before + i·g = 0,  h = o·tanh(c) = 0

@@ -1,5 +1,6 @@
 """Half precision for the networks, single precision for everything that is made of their outputs."""
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import torch as th
 from torch import nn
 
-#: What the networks compute in. bfloat16 has float32's range; float16 has not, and needs its loss scaled.
+logger = logging.getLogger("sb3_ppo_notes")
+
+#: The networks' precisions. bfloat16 has float32's range; float16 has not, and needs its loss scaled.
 PRECISIONS = {"float32": th.float32, "bfloat16": th.bfloat16, "float16": th.float16}
 
 
@@ -30,7 +33,7 @@ def mixed_precision(policy: Any) -> AbstractContextManager[Any]:
 
 @cache
 def can_remember(layer: type[nn.LSTM] | type[nn.GRU], device: str, precision: str) -> bool:
-    """Whether a recurrent layer runs in half precision here: one is run, forward and back.
+    """``True`` if a recurrent layer runs in half precision here: one is run, forward and back.
 
     No list of processors tells. PyTorch hands an LSTM on a CPU to oneDNN, which has no bfloat16 without AVX-512, and
     float16 on the newest processors only.
@@ -50,7 +53,7 @@ def can_remember(layer: type[nn.LSTM] | type[nn.GRU], device: str, precision: st
 
 
 def remembers_in_single(policy: Any) -> bool:
-    """Whether a recurrent policy's memory stays in float32 although its networks do not.
+    """``True`` if a recurrent policy's memory stays in float32 although its networks do not.
 
     :param policy: a recurrent policy.
     :return: ``True`` where PyTorch cannot run the memory in the networks' precision.
@@ -58,3 +61,19 @@ def remembers_in_single(policy: Any) -> bool:
     precision = getattr(policy, "precision", "float32")
     layer = nn.LSTM if isinstance(policy.lstm_actor, nn.LSTM) else nn.GRU
     return precision != "float32" and not can_remember(layer, policy.device.type, precision)
+
+
+def set_precision(policy: Any, precision: str) -> None:
+    """Set what a policy's networks compute in; say where a memory cannot follow.
+
+    :param policy: any policy.
+    :param precision: a key of ``PRECISIONS``.
+    """
+    policy.precision = precision
+    if hasattr(policy, "lstm_actor") and remembers_in_single(policy):
+        name, place = type(policy.lstm_actor).__name__, "processor" if policy.device.type == "cpu" else "device"
+        logger.warning(
+            "precision=%r is for the networks; the memory stays in float32, because PyTorch has no %s in %s for this "
+            "%s",
+            *(precision, name, precision, place),
+        )

@@ -12,8 +12,8 @@ from torch import nn
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
 from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.actor_critic import act
-from sb3_ppo_notes.policies.masks import checked_masks
-from sb3_ppo_notes.policies.memory import Recurrence, States, is_plain_lstm, run
+from sb3_ppo_notes.policies.masks import mask_tensor
+from sb3_ppo_notes.policies.memory import Recurrence, SequenceLayout, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.precision import remembers_in_single
 
@@ -103,11 +103,16 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         return super()._get_constructor_parameters() | self.recurrent_arguments
 
     @property
-    def can_forget(self) -> bool:
-        """Whether the memory can be wiped in the middle of a lane, so that sequences may lie end to end.
+    def sequences(self) -> SequenceLayout:
+        """The sequences that it learns from."""
+        return SequenceLayout(self.sequence_length, self.supports_mid_sequence_reset)
 
-        On a GPU not: weights that are put together for a call are copied once more there. And who runs the memory in
-        a way of their own knows nothing of lanes.
+    @property
+    def supports_mid_sequence_reset(self) -> bool:
+        """``True`` if the memory can be reset in the middle of a lane, so that sequences may lie end to end.
+
+        On a GPU not: weights that are put together for a call are copied once more there. And a memory that is run in a
+        way of somebody's own knows nothing of lanes.
         """
         memories = (self.lstm_actor,) if self.lstm_critic is None else (self.lstm_actor, self.lstm_critic)
         is_own = type(self).remember is not NotesRecurrentPolicy.remember or "remember" in vars(self)
@@ -132,11 +137,11 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         :return: for :meth:`remember`.
         """
         n = len(episode_starts)
-        kept = (1.0 - episode_starts.float()).reshape(1, n, 1)
-        return Recurrence(th.arange(n, device=self.device), 1, n, tuple(state * kept for state in states))
+        nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)
+        return Recurrence(th.arange(n, device=self.device), 1, n, tuple(state * nonterminal for state in states))
 
     def remember(self, features: Any, recurrence: Recurrence) -> tuple[th.Tensor, th.Tensor, States]:
-        """What actor and critic know after each row: features of now and of before.
+        """Features of this step and of those before it, for actor and critic.
 
         :param features: ``[N, k]``, or one such tensor each for actor and critic.
         :param recurrence: how the rows lie in sequences.
@@ -167,7 +172,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         deterministic: bool = False,
         action_masks: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions for observations, and what is to be remembered.
+        """Actions for observations, and the next recurrent state.
 
         :param observation: one, or a batch.
         :param state: what the last call returned, ``None`` at the beginning.
@@ -184,7 +189,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         if state is not None:
             states = tuple(th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
         starts = th.zeros(n) if episode_start is None else th.as_tensor(np.asarray(episode_start)).float()
-        masks = None if action_masks is None else checked_masks(action_masks, self.action_space, n, self.device)
+        masks = None if action_masks is None else mask_tensor(action_masks, self.action_space, n, self.device)
         with th.no_grad():
             action = act(self, tensor, masks, self.one_step(states, starts.to(self.device)), deterministic)
         chosen = action.actions.cpu().numpy()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
@@ -17,28 +17,33 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.policies.actor_critic import values_of
-from sb3_ppo_notes.policies.masks import gathered_masks
+from sb3_ppo_notes.policies.masks import collect_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
-from sb3_ppo_notes.policies.shipped import original
-from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
+from sb3_ppo_notes.policies.shipped import has_shipped_methods, is_library_class, original
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
-from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
-from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
-from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, begun, goes_on
-from sb3_ppo_notes.rollouts.places import add_place
-from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
+from sb3_ppo_notes.rollouts.finite import (
+    check_actions,
+    check_finite,
+    check_policy_output,
+    check_terminal_observation,
+    warn_of_far_observations,
+)
+from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, run_step_hooks, start_or_resume_rollout
+from sb3_ppo_notes.rollouts.step_errors import add_place, check_batch, shape_error
 
+#: Methods of a callback that are called while a rollout goes on.
+CALLED = ("on_step", "_on_step", "update_locals", "update_child_locals")
 #: As they were written, whatever somebody has put in their place since, in the class or in an instance.
 STEP, ADD = original(VecEnv, "step"), original(NotesRolloutBuffer, "add")
 
 
 class Actor(Protocol):
-    """Chooses actions, and says afterwards how good the state and how likely the action was."""
+    """Chooses actions; their values and log-probabilities come afterwards, while the environments compute."""
 
     def begin(self) -> None:
-        """Look how the policy is made now."""
+        """Adapt to the policy as it is now."""
 
     def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Any:
         """Draw actions.
@@ -73,6 +78,7 @@ def collect_rollouts(
     n_rollout_steps: int,
     *,
     acting: Callable[[], Actor],
+    prepare: Callable[[], None] = lambda: None,
     bootstrap_truncated: bool = True,
 ) -> bool:
     """Fill a buffer with experience of the current policy.
@@ -87,6 +93,8 @@ def collect_rollouts(
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
     :param acting: finds out how actions are chosen; asked again whenever somebody may have changed the policy.
+    :param prepare: sets in the buffer what the rollout is for; asked again before advantages are computed, because a
+        callback may have changed it.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
@@ -95,31 +103,36 @@ def collect_rollouts(
     check_finite("observation", model._last_obs, model.num_timesteps)
     # Evaluation mode: dropout and batch normalisation must not differ between one step and the next.
     set_training_mode(model.policy, False)
-    first = begun(model, env, callback, rollout_buffer)
+    first = start_or_resume_rollout(model, env, callback, rollout_buffer)
+    prepare()
     visible: dict[str, Any] = {"self": model, "env": env, "callback": callback, "n_rollout_steps": n_rollout_steps}
     visible["rollout_buffer"] = rollout_buffer
     may_change = runs_own_code(callback)
-    stepping = _Stepping(model, env, rollout_buffer, acting(), may_change)
+    stepping = _Stepping(model, env, rollout_buffer, acting(), may_change, bootstrap_truncated)
     step = {} if first < n_rollout_steps else _last_step(model, rollout_buffer)
-    if step and not goes_on(model, first):
+    if step and not run_step_hooks(model, first):
         return False
     for n_steps in range(first, n_rollout_steps):
-        if not goes_on(model, n_steps):
+        if not run_step_hooks(model, n_steps):
             return False
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(env.num_envs)
         step = stepping.step()
         model.num_timesteps += env.num_envs
         callback.update_locals(visible | step | {"n_steps": n_steps})
-        store = partial(_store, model, rollout_buffer, step, bootstrap_truncated, stepping.is_halved)
         if not callback.on_step():
-            model._unfinished_step = UnfinishedStep(env, n_steps, store)  # type: ignore[attr-defined]
+            unfinished = UnfinishedStep(env, n_steps, partial(stepping.store, step))
+            model._unfinished_step = unfinished  # type: ignore[attr-defined]
             return False
         if may_change:
             stepping.actor = acting()
-        store()
+        stepping.store(step)
 
-    last_values = _end_rollout(model, env, rollout_buffer, stepping.actor, step["dones"])
+    last_values = _last_values(model, env, rollout_buffer, stepping.actor)
+    prepare()
+    if isinstance(rollout_buffer, NotesRolloutBuffer):
+        rollout_buffer.store_end(model._last_obs, step["dones"])
+    rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=step["dones"])
     callback.update_locals(
         visible
         | step
@@ -129,45 +142,45 @@ def collect_rollouts(
     return True
 
 
-def _end_rollout(
-    model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor, dones: np.ndarray
-) -> th.Tensor:
-    """Value the states after the last step, ``[B, 1]``, and compute advantages and returns."""
+def _last_values(model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor) -> th.Tensor:
+    """V of the states after the last step, ``[B, 1]``; a last look at the rollout before advantages are made of it."""
     with th.no_grad():
         last_obs = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
         last_values = actor.values(last_obs, _recurrence(model, model._last_episode_starts))
     check_policy_output(rollout_buffer, last_values, model.policy, model.num_timesteps)
     warn_of_far_observations(model, env, rollout_buffer)
-    if isinstance(rollout_buffer, NotesRolloutBuffer):
-        # A callback may have set the buffer's λ since the rollout began.
-        rollout_buffer.rule = model.rule  # type: ignore[attr-defined]
-    if _will_recompute(rollout_buffer):
-        rollout_buffer.note_end(model._last_obs, dones)
-    rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
     return last_values
 
 
 class _Stepping:
-    """One step in every environment, over and over; what does not change within a rollout is found out once.
+    """One step in every environment, over and over; what does not change within a rollout is looked up once.
 
     :param model: the algorithm.
     :param env: the training environments.
     :param rollout_buffer: where a step is stored, as far as it is known before the environments have answered.
     :param actor: chooses actions.
     :param may_change: whether a callback may change a step after it was made.
+    :param bootstrap_truncated: whether a time limit's cut is bootstrapped.
     """
 
     def __init__(
-        self, model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor, may_change: bool
+        self,
+        model: OnPolicyAlgorithm,
+        env: VecEnv,
+        rollout_buffer: RolloutBuffer,
+        actor: Actor,
+        may_change: bool,
+        bootstrap_truncated: bool,
     ):
         self.model = model
         self.env = env
-        self.buffer = rollout_buffer
+        self.buffer: Any = rollout_buffer
         self.actor = actor
+        self.bootstrap_truncated = bootstrap_truncated
         self.is_masked = getattr(model, "action_masking", False)
-        #: Whether the buffer is ours; one whose ``add`` is somebody else's wants to be asked.
+        #: The buffer is ours; one whose ``add`` is somebody else's wants to be asked.
         self.is_ours = _is_method(rollout_buffer.add, ADD)
-        #: Whether it takes a step in two halves: SB3 stores a step after the callbacks have seen it.
+        #: It takes a step in two halves: SB3 stores a step after the callbacks have seen it.
         self.is_halved = self.is_ours and not may_change
         self._is_split = _is_method(env.step, STEP)
 
@@ -178,7 +191,7 @@ class _Stepping:
         """
         model, env = self.model, self.env
         obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        masks = gathered_masks(env) if self.is_masked else None
+        masks = collect_masks(env) if self.is_masked else None
         mask_tensor = None if masks is None else th.as_tensor(masks, device=model.device)
         recurrence = _recurrence(model, model._last_episode_starts)
         with th.no_grad():
@@ -190,11 +203,7 @@ class _Stepping:
             if self._is_split:
                 env.step_async(clipped_actions)
             action = self.actor.assess(choice)
-        if self.is_halved:
-            actions, starts = _as_stored(model, sampled), model._last_episode_starts
-            self.buffer.add_action(model._last_obs, actions, starts, action.values, action.log_probs)  # type: ignore[attr-defined]
-        new_obs, rewards, dones, infos = self._answers(clipped_actions)
-        return {
+        step = {
             "obs_tensor": obs_tensor,
             "actions": sampled,
             "values": action.values,
@@ -204,14 +213,54 @@ class _Stepping:
             # As the policy used them: already forgotten where an episode has just begun.
             "states_before": None if recurrence is None else recurrence.states,
             "clipped_actions": clipped_actions,
-            "new_obs": new_obs,
-            "rewards": rewards,
-            "dones": dones,
-            "infos": infos,
         }
+        if self.is_halved:
+            self._store_policy_step(step)
+        new_obs, rewards, dones, infos = self._answers(clipped_actions)
+        return step | {"new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos}
+
+    def _store_policy_step(self, step: dict[str, Any]) -> None:
+        self.buffer.store_policy_step(
+            self.model._last_obs,
+            _as_stored(self.model, step["actions"]),
+            self.model._last_episode_starts,
+            step["values"],
+            step["log_probs"],
+            step["action_masks"],
+            step["states_before"],
+        )
+
+    def store(self, step: dict[str, Any]) -> None:
+        """Put a step, or the half that is not there yet, into the buffer, and move on to the next observation.
+
+        :param step: of :meth:`step`, as the callbacks have left it.
+        """
+        model, buffer = self.model, self.buffer
+        model._update_info_buffer(step["infos"], step["dones"])
+        rewards = step["rewards"]
+        truncated = _truncated_episodes(step["dones"], step["infos"]) if self.bootstrap_truncated else []
+        if truncated:
+            terminal_values = _terminal_values(model.policy, truncated, len(rewards), step["states"])
+            paid = np.asarray(rewards)
+            # SB3 adds in place: an array of integers keeps the whole part.
+            dtype = paid.dtype if hasattr(rewards, "dtype") else np.float32
+            rewards = bootstrap_time_limits(paid, terminal_values, model.gamma).astype(dtype, copy=False)
+        if self.is_ours:
+            if not self.is_halved:
+                self._store_policy_step(step)
+            buffer.store_transition(rewards, step["rewards"], truncated)
+        else:
+            if isinstance(buffer, NotesRolloutBuffer):
+                buffer.store_beside_add(step["action_masks"], step["states_before"], step["rewards"], truncated)
+            actions, starts = _as_stored(model, step["actions"]), model._last_episode_starts
+            buffer.add(model._last_obs, actions, rewards, starts, step["values"], step["log_probs"])
+        model._last_obs = step["new_obs"]
+        model._last_episode_starts = step["dones"]
+        if step["states"] is not None:
+            model._last_states = step["states"]  # type: ignore[attr-defined]
 
     def _answers(self, clipped_actions: np.ndarray) -> VecEnvStepReturn:
-        """What the environments say to an action, checked."""
+        """The environments' answer to an action, checked."""
         env, step = self.env, self.model.num_timesteps + self.env.num_envs
         try:
             new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
@@ -229,7 +278,7 @@ class _Stepping:
 
 
 def _is_method(method: Any, function: Any) -> bool:
-    """Whether a method is this very function of its class, and nobody's own."""
+    """``True`` for this very function of a class, and nobody's own."""
     return function is not None and getattr(method, "__func__", None) is function
 
 
@@ -239,7 +288,7 @@ def _as_stored(model: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
 
 
 def _last_step(model: OnPolicyAlgorithm, rollout_buffer: RolloutBuffer) -> dict[str, Any]:
-    """What is left of the last step of a rollout that was full when its run was cut; infos are no part of a rollout."""
+    """The last step of a rollout that was full when its run was cut; infos are no part of a rollout."""
     return {
         "actions": rollout_buffer.actions[-1],
         "rewards": rollout_buffer.rewards[-1],
@@ -268,44 +317,6 @@ def environment_actions(policy: ActorCriticPolicy, actions: np.ndarray) -> np.nd
     return clipped
 
 
-def _store(
-    model: OnPolicyAlgorithm,
-    rollout_buffer: RolloutBuffer,
-    step: dict[str, Any],
-    bootstrap_truncated: bool,
-    is_halved: bool,
-) -> None:
-    """Put one step, or the half that is not there yet, into the buffer and move on to the next observation."""
-    model._update_info_buffer(step["infos"], step["dones"])
-    rewards = step["rewards"]
-    truncated = _truncated_episodes(step["dones"], step["infos"]) if bootstrap_truncated else []
-    if truncated:
-        terminal_values = _terminal_values(model.policy, truncated, len(rewards), step["states"])
-        paid = np.asarray(rewards)
-        # SB3 adds in place: an array of integers keeps the whole part.
-        dtype = paid.dtype if hasattr(rewards, "dtype") else np.float32
-        rewards = bootstrap_time_limits(paid, terminal_values, model.gamma).astype(dtype, copy=False)
-    if isinstance(rollout_buffer, NotesRolloutBuffer):
-        rollout_buffer.note_context(step["action_masks"], step["states_before"])
-    if _will_recompute(rollout_buffer):
-        rollout_buffer.note_step(step["rewards"], truncated)
-    if is_halved:
-        rollout_buffer.add_reward(rewards)  # type: ignore[attr-defined]
-    else:
-        rollout_buffer.add(
-            model._last_obs,  # type: ignore[arg-type]
-            _as_stored(model, step["actions"]),
-            rewards,
-            model._last_episode_starts,  # type: ignore[arg-type]
-            step["values"],
-            step["log_probs"],
-        )
-    model._last_obs = step["new_obs"]
-    model._last_episode_starts = step["dones"]
-    if step["states"] is not None:
-        model._last_states = step["states"]  # type: ignore[attr-defined]
-
-
 def _recurrence(model: Any, episode_starts: Any) -> Recurrence | None:
     """One step of a recurrent policy from where it was; ``None`` for a policy without memory."""
     if not isinstance(model.policy, NotesRecurrentPolicy):
@@ -313,10 +324,6 @@ def _recurrence(model: Any, episode_starts: Any) -> Recurrence | None:
     if model._last_states is None:
         model._last_states = model.policy.initial_states(model.n_envs)
     return model.policy.one_step(model._last_states, th.as_tensor(episode_starts, device=model.device))
-
-
-def _will_recompute(rollout_buffer: RolloutBuffer) -> TypeGuard[NotesRolloutBuffer]:
-    return isinstance(rollout_buffer, NotesRolloutBuffer) and rollout_buffer.rule.computed == "every_epoch"
 
 
 def _truncated_episodes(dones: np.ndarray, infos: list[dict[str, Any]]) -> list[tuple[int, Any]]:
@@ -350,3 +357,23 @@ def _terminal_values(
                 recurrence = policy.one_step(own, th.zeros(1, device=policy.device))
             values[index] = values_of(policy, policy.obs_to_tensor(observation)[0], recurrence)[0].item()
     return values
+
+
+def runs_own_code(callback: Any) -> bool:
+    """``True`` if somebody's own code is called along with a callback; SB3's and ours leave the model as it is.
+
+    :param callback: what ``learn`` was given, as SB3 has wrapped it; ``None`` for nothing.
+    :return: ``True`` for a function, a class that is no library's, and whatever has one of them inside.
+    """
+    if callback is None:
+        return False
+    if not isinstance(callback, BaseCallback) or not is_library_class(type(callback)):
+        return True
+    if not has_shipped_methods(type(callback), *CALLED):
+        return True
+    inside = [callback, *vars(callback).values()]
+    if any(callable(value) and not isinstance(value, BaseCallback | type) for value in inside[1:]):
+        return True
+    children = [value for value in vars(callback).values() if isinstance(value, BaseCallback)]
+    children += getattr(callback, "callbacks", None) or []
+    return any(map(runs_own_code, (child for child in children if child is not callback.parent)))

@@ -1,18 +1,19 @@
 """Handing a rollout out in minibatches: to feed-forward policies in any order, to recurrent ones in whole sequences."""
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.distributions import Parameters
-from sb3_ppo_notes.policies.memory import Recurrence, States
-from sb3_ppo_notes.rollouts.sequences import cut_sequences, grouped, rows_of
+from sb3_ppo_notes.policies.memory import Recurrence
+from sb3_ppo_notes.rollouts.sequences import cut_sequences, group_sequences, rows_of
 from sb3_ppo_notes.rules import Optimization, UpdateRule
 
 #: Bytes of observations that are still gathered for a whole epoch at once.
@@ -24,7 +25,7 @@ class Minibatch(NamedTuple):
 
     ``old_parameters`` are those of π_old(·|s), where the rule asks for the exact KL. ``action_masks`` are ``[N, n]``
     bool, where actions are masked. ``recurrence`` says how the rows lie in sequences, for a recurrent policy. Else they
-    are ``None``. ``is_normalized`` says that the advantages have been through the rule's normalisation already.
+    are ``None``.
     """
 
     observations: Any
@@ -36,7 +37,6 @@ class Minibatch(NamedTuple):
     old_parameters: Parameters | None = None
     action_masks: th.Tensor | None = None
     recurrence: Recurrence | None = None
-    is_normalized: bool = False
 
 
 class Portion(NamedTuple):
@@ -48,169 +48,166 @@ class Portion(NamedTuple):
     recurrence: Recurrence | None
 
 
-@contextmanager
-def is_in_update(rollout_buffer: Any) -> Iterator[None]:
-    """Within it our own update goes through a rollout.
+class MinibatchSampler:
+    """Goes through a rollout. Its arrays become tensors once, and not once per minibatch.
 
-    :param rollout_buffer: of any class; of somebody else's it is only noted.
-    :return: a context.
+    :param buffer: of ours, complete.
+    :param batch_size: samples in a minibatch, ``None`` for all in one; the last may be smaller. A recurrent policy gets
+        whole sequences, of about as many steps.
+    :param normalizes: whether advantages are normalised by the minibatch, if the rule says so.
     """
-    rollout_buffer.is_in_update = True
-    if isinstance(rollout_buffer, MinibatchSource):
-        rollout_buffer.generator_ready = False  # somebody may have changed an array since it was last gone through
-    try:
-        yield
-    finally:
-        rollout_buffer.is_in_update = False
 
+    def __init__(self, buffer: Any, batch_size: int | None = None, *, normalizes: bool = False):
+        self.buffer = buffer
+        self.n_samples = buffer.buffer_size * buffer.n_envs
+        self.batch_size = batch_size or self.n_samples
+        self.normalizes = normalizes
+        self._columns: dict[str, th.Tensor] = {}
+        self._observations: Any = None
+        self._masks: th.Tensor | None = None
 
-class MinibatchSource:
-    """The half of a rollout buffer that gives; the other half, in ``buffers``, takes."""
+    def epoch(self) -> Iterator[Minibatch]:
+        """Go once through the rollout, in the order the rule asks for.
 
-    buffer_size: int
-    n_envs: int
-    pos: int
-    full: bool
-    generator_ready: bool
-    device: th.device
-    rule: UpdateRule
-    action_space: spaces.Space[Any]
-    observations: Any
-    actions: np.ndarray
-    episode_starts: np.ndarray
-    #: Parameters of π_old(·|s) for all samples in flat order, where the rule asks for the exact KL; set by the update.
-    old_parameters: Parameters | None
-    #: ``[T, B, n]`` bool, where actions are masked.
-    action_masks: np.ndarray | None = None
-    #: Steps of a recurrent policy's longest sequence.
-    sequence_length: int = 1
-    #: Whether its memory can be wiped between two sequences, so that one may follow the other in a lane.
-    lays_end_to_end: bool = False
-    #: Whether our own update goes through the rollout: it gets what it needs beside SB3's samples.
-    is_in_update: bool = False
-    _states: list[States]
-    _columns: dict[str, th.Tensor]
-    _observation_tensors: Any
-    _mask_tensor: th.Tensor | None
-
-    def flat(self, array: np.ndarray) -> np.ndarray:
-        """A rollout array in the order of the samples: all of environment 0, then all of environment 1, and so on.
-
-        :param array: ``[T, B, ...]``, one of this buffer's.
-        :return: ``[T·B, ...]``; observations share the memory.
-        """
-        return array.swapaxes(0, 1).reshape(self.buffer_size * self.n_envs, *array.shape[2:])
-
-    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
-        """Go once through the rollout in minibatches, in the order the rule asks for.
-
-        Our own update gets a :class:`Minibatch`, and so does whoever goes through a recurrent or a masked rollout;
-        everybody else (a ``train`` of somebody's own, a callback) gets SB3's samples, with advantages as they are.
-
-        :param batch_size: samples in a minibatch; ``None`` for all in one. A recurrent policy gets whole sequences, of
-            about as many steps.
-        :return: minibatches of ``[N, ...]`` tensors; the last may be smaller.
+        :return: minibatches. All but large observations are gathered once for the whole epoch; a minibatch is a view.
         :raises ValueError: if the rollout is not complete.
         """
-        if not self.full:
-            held = f"it holds {self.pos} of {self.buffer_size} steps"
-            raise InvalidValueError(f"rollout_buffer must be full before it is used, {held}")
-        if not self.is_in_update:
-            self.generator_ready = False
         self._prepare()
-        size = batch_size or self.buffer_size * self.n_envs
-        if self._states:
-            yield from self._sequence_epoch(size)
-        elif self.is_in_update or self._mask_tensor is not None:
-            yield from self.epoch(size)
-        else:
-            yield from map(self._as_samples, self.epoch(size))
+        index, sizes, recurrences = self._sequence_order() if self.buffer._states else self._row_order()
+        columns: dict[str, Sequence[th.Tensor]] = {
+            name: _split(column[index], sizes) for name, column in self._columns.items()
+        }
+        if self.normalizes and self.buffer.rule.advantage_normalization.scope == "minibatch":
+            columns["advantages"] = self._normalized(self._columns["advantages"][index], sizes)
+        rows = _split(index, sizes)
+        nothing = [None] * len(rows)
+        olds = zip(*(_split(parameter[index], sizes) for parameter in self.buffer.old_parameters or ()), strict=True)
+        masks = nothing if self._masks is None else _split(self._masks[index], sizes)
+        context = zip(list(olds) or nothing, masks, recurrences or nothing, strict=True)
+        observations = self._epoch_observations(index, sizes)
+        for row, seen, values, others in zip(
+            rows, observations, zip(*columns.values(), strict=True), context, strict=True
+        ):
+            yield Minibatch(self._rows(row) if seen is None else seen, *values, *others)  # type: ignore[call-arg]
 
-    def _prepare(self) -> None:
-        if not self.generator_ready:
-            self._columns = self._columns_as_tensors()
-            self._prepare_context()
-            self.generator_ready = True
+    def samples(self) -> Iterator[Any]:
+        """Go once through the rollout as SB3's buffers do.
 
-    def _forget_tensors(self) -> None:
-        """Let go of what was made of a rollout that is over."""
-        self._columns, self._observation_tensors, self._mask_tensor, self.action_masks = {}, None, None, None
+        :return: SB3's samples; a :class:`Minibatch` where there is more in it than they can hold.
+        """
+        for minibatch in self.epoch():
+            has_more = any(part is not None for part in minibatch[len(RolloutBufferSamples._fields) :])
+            yield minibatch if has_more else self._as_samples(minibatch)
 
-    def _prepare_context(self) -> None:
-        self._observation_tensors = self._observations_as_tensors()
-        self._mask_tensor = None if self.action_masks is None else self._flat_tensor(self.action_masks)
-
-    def portions(self, size: int) -> Iterator[Portion]:
+    def portions(self) -> Iterator[Portion]:
         """All rows once, without shuffling.
 
-        :param size: rows of a portion; the last may be smaller.
-        :return: observations and what the policy chose under.
+        :return: observations and what the policy chose under; ``batch_size`` rows each, the last may be smaller.
         """
-        self._prepare_context()
-        if self._states:
-            yield from self._sequence_portions(size, Optimization(order="sequential"))
+        self._prepare_observations()
+        if self.buffer._states:
+            for rows, recurrence in self._packed_sequences(Optimization(order="sequential")):
+                yield self._portion(rows, recurrence)
             return
-        n_samples = self.buffer_size * self.n_envs
-        for start in range(0, n_samples, size):
-            rows = th.arange(start, min(start + size, n_samples), device=self.device)
-            yield Portion(rows, self._observation_rows(rows), self._mask_rows(rows), None)
+        for start in range(0, self.n_samples, self.batch_size):
+            end = min(start + self.batch_size, self.n_samples)
+            yield self._portion(th.arange(start, end, device=self.buffer.device))
 
-    def some_states(self, n: int) -> tuple[Any, th.Tensor, th.Tensor | None, Recurrence | None]:
+    def some_states(self) -> tuple[Any, th.Tensor, th.Tensor | None, Recurrence | None]:
         """Some states of the rollout, without drawing a random number.
 
-        :param n: how many at most: evenly spread over all steps and environments. Of a recurrent policy's rollout the
-            first sequences, at least ``n`` steps of them if there are so many.
-        :return: observations, actions, masks and recurrence, of ``[N, ...]`` rows.
+        :return: observations, actions, masks and recurrence, of ``batch_size`` rows that are evenly spread over all
+            steps and environments. Of a recurrent policy's rollout the first sequences, of at least as many steps.
         """
-        self._prepare()
-        n_samples = self.buffer_size * self.n_envs
-        if self._states:
-            portion = next(self._sequence_portions(n, Optimization(order="sequential")))
+        if self.buffer._states:
+            portion = next(self.portions())
         else:
-            rows = th.from_numpy(np.linspace(0, n_samples - 1, min(n, n_samples)).astype(np.int64)).to(self.device)
-            portion = Portion(rows, self._observation_rows(rows), self._mask_rows(rows), None)
-        actions = self._columns["actions"][portion.rows]
-        return portion.observations, actions, portion.action_masks, portion.recurrence
+            self._prepare_observations()
+            rows = np.linspace(0, self.n_samples - 1, min(self.batch_size, self.n_samples)).astype(np.int64)
+            portion = self._portion(th.from_numpy(rows).to(self.buffer.device))
+        return portion.observations, self._actions()[portion.rows], portion.action_masks, portion.recurrence
 
-    def epoch(self, batch_size: int) -> Iterator[Minibatch]:
-        """Go once through the rollout of a policy without memory. What :meth:`get` calls.
+    # -- in which order -----------------------------------------------------------------------------------------------
 
-        :param batch_size: samples in a minibatch; the last may be smaller.
-        :return: minibatches. All but large observations are gathered once for the whole epoch; a minibatch is a view.
-        """
-        n_samples = self.buffer_size * self.n_envs
-        optimization = self.rule.optimization
+    def _row_order(self) -> tuple[th.Tensor, int, None]:
+        """The rows of all minibatches of a policy without memory, one after the other, and how many each has."""
+        optimization = self.buffer.rule.optimization
         # NumPy's global generator, one permutation an epoch, drawn when the epoch begins: SB3's use of random numbers.
         is_shuffled = optimization.order == "shuffled"
-        order = np.random.permutation(n_samples) if is_shuffled else self._order_of_time()  # noqa: NPY002
-        last = n_samples - n_samples % batch_size if optimization.drop_last else n_samples
-        index = th.from_numpy(order[:last]).to(self.device)
-        columns: dict[str, Sequence[th.Tensor]] = {
-            name: _split(column[index], batch_size) for name, column in self._columns.items()
-        }
-        normalizes = self.is_in_update and self.rule.advantage_normalization.scope == "minibatch"
-        if normalizes:
-            columns["advantages"] = self._normalized(self._columns["advantages"][index], batch_size)
-        rows = _split(index, batch_size)
-        observations = self._epoch_observations(index, batch_size)
-        olds = zip(*(_split(parameter[index], batch_size) for parameter in self.old_parameters or ()), strict=True)
-        nothing = [None] * len(rows)
-        all_masks = self._mask_rows(index)
-        masks = nothing if all_masks is None else _split(all_masks, batch_size)
-        parts = zip(observations, rows, masks, list(olds) or nothing, zip(*columns.values(), strict=True), strict=True)
-        for observation, row, mask, old, values in parts:
-            taken = self._observation_rows(row) if observation is None else observation
-            named = dict(zip(columns, values, strict=True))
-            yield Minibatch(taken, **named, old_parameters=old, action_masks=mask, is_normalized=normalizes)
+        order = np.random.permutation(self.n_samples) if is_shuffled else self._order_of_time()  # noqa: NPY002
+        last = self.n_samples - self.n_samples % self.batch_size if optimization.drop_last else self.n_samples
+        return th.from_numpy(order[:last]).to(self.buffer.device), self.batch_size, None
 
-    def _normalized(self, advantages: th.Tensor, batch_size: int) -> Sequence[th.Tensor]:
-        """The advantages of each minibatch normalised by themselves, in one go.
+    def _order_of_time(self) -> np.ndarray:
+        """Flat indices of all environments' first steps, then of all their second steps, and so on."""
+        return np.arange(self.n_samples).reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()
+
+    def _sequence_order(self) -> tuple[th.Tensor, list[int], list[Recurrence]]:
+        """The same of a recurrent policy, and the places of each minibatch's rows in sequences."""
+        rows, recurrences = zip(*self._packed_sequences(self.buffer.rule.optimization), strict=True)
+        return th.cat(rows), [len(each) for each in rows], list(recurrences)
+
+    def _packed_sequences(self, optimization: Optimization) -> Iterator[tuple[th.Tensor, Recurrence]]:
+        buffer = self.buffer
+        sequences = cut_sequences(buffer.episode_starts, buffer.sequence_length)
+        # Sequential: all environments' first sequences, then what begins later.
+        order = np.lexsort((sequences.environments, sequences.starts))
+        if optimization.order == "shuffled":
+            order = np.random.permutation(len(order))  # noqa: NPY002
+        states = tuple(th.stack(parts) for parts in zip(*buffer._states, strict=True))
+        for group in group_sequences(sequences.lengths, order, self.batch_size, optimization.drop_last):
+            yield rows_of(sequences, group, buffer.buffer_size, buffer.sequence_length, states, buffer.can_reset)
+
+    # -- what of it ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        buffer = self.buffer
+        if not buffer.full:
+            raise InvalidValueError(
+                f"rollout_buffer must be full before it is used, it holds {buffer.pos} of {buffer.buffer_size} steps"
+            )
+        # Not ready either when advantages have been computed again.
+        if not self._columns or not buffer.generator_ready:
+            self._columns = self._columns_as_tensors()
+            self._prepare_observations()
+            buffer.generator_ready = True
+
+    def _prepare_observations(self) -> None:
+        flat, masks = self.buffer.flat_observations(), self.buffer.action_masks
+        is_dict = isinstance(flat, dict)
+        self._observations = {key: self._tensor(part) for key, part in flat.items()} if is_dict else self._tensor(flat)
+        self._masks = None if masks is None else self._tensor(self.buffer.flat(masks))
+
+    def _columns_as_tensors(self) -> dict[str, th.Tensor]:
+        """Everything but the observations, in :class:`Minibatch`'s order."""
+        buffer = self.buffer
+        names = {"old_values": "values", "old_log_prob": "log_probs", "advantages": "advantages", "returns": "returns"}
+        columns = {"actions": self._actions()}
+        columns |= {field: self._tensor(buffer.flat(getattr(buffer, name))) for field, name in names.items()}
+        if buffer.rule.advantage_normalization.scope == "rollout":
+            columns["advantages"] = buffer.rule.advantage_normalization.normalize(columns["advantages"])
+        return columns
+
+    def _actions(self) -> th.Tensor:
+        actions = self.buffer.flat(self.buffer.actions)
+        if isinstance(self.buffer.action_space, spaces.Discrete):
+            return self._tensor(actions).long().flatten()
+        # float32, because SB3 hands actions over like that, and Bernoulli needs floats.
+        return self._tensor(actions.astype(np.float32, copy=False))
+
+    def _tensor(self, flat: np.ndarray) -> th.Tensor:
+        return th.from_numpy(flat if flat.flags.writeable else flat.copy()).to(self.buffer.device)
+
+    def _normalized(self, advantages: th.Tensor, sizes: int | list[int]) -> Sequence[th.Tensor]:
+        """The advantages of each minibatch normalised by themselves, in one go where they are of one size.
 
         A row's mean and deviation are summed as those of a lone vector are: the same bits as one after the other.
         """
-        normalize = self.rule.advantage_normalization.normalize
-        whole = len(advantages) - len(advantages) % batch_size
-        rows = normalize(advantages[:whole].view(-1, batch_size)).unbind()
+        normalize = self.buffer.rule.advantage_normalization.normalize
+        if not isinstance(sizes, int):
+            return [normalize(part) for part in th.split(advantages, sizes)]
+        whole = len(advantages) - len(advantages) % sizes
+        rows = normalize(advantages[:whole].view(-1, sizes)).unbind()
         return rows if whole == len(advantages) else (*rows, normalize(advantages[whole:]))
 
     def _epoch_observations(self, index: th.Tensor, sizes: int | list[int]) -> Sequence[Any]:
@@ -220,7 +217,7 @@ class MinibatchSource:
         begin on a 64-byte boundary, as memory of their own would: a matrix product may round differently at another
         alignment.
         """
-        observations = self._observation_tensors
+        observations = self._observations
         parts = _split(index, sizes)
         if not isinstance(observations, th.Tensor):
             return [None] * len(parts)
@@ -229,80 +226,49 @@ class MinibatchSource:
         is_aligned = not isinstance(sizes, int) or sizes * row_bytes % 64 == 0
         return _split(observations[index], sizes) if is_small and is_aligned else [None] * len(parts)
 
-    def _sequence_epoch(self, batch_size: int) -> Iterator[Minibatch]:
-        """Go once through the rollout of a recurrent policy. As in :meth:`epoch`, what is small is gathered at once."""
-        laid = list(self._laid_sequences(batch_size, self.rule.optimization))
-        sizes = [len(rows) for rows, _ in laid]
-        index = th.cat([rows for rows, _ in laid])
-        columns: dict[str, Sequence[th.Tensor]] = {
-            name: th.split(column[index], sizes) for name, column in self._columns.items()
-        }
-        normalization = self.rule.advantage_normalization
-        normalizes = normalization.scope == "minibatch"
-        if normalizes:
-            columns["advantages"] = [normalization.normalize(part) for part in columns["advantages"]]
-        observations = self._epoch_observations(index, sizes)
-        for (rows, recurrence), seen, *values in zip(laid, observations, *columns.values(), strict=True):
-            taken = self._observation_rows(rows) if seen is None else seen
-            named = dict(zip(columns, values, strict=True))
-            old = self.old_parameters and tuple(parameter[rows] for parameter in self.old_parameters)
-            masks = self._mask_rows(rows)
-            yield Minibatch(
-                taken, **named, old_parameters=old, action_masks=masks, recurrence=recurrence, is_normalized=normalizes
-            )
+    def _portion(self, rows: th.Tensor, recurrence: Recurrence | None = None) -> Portion:
+        return Portion(rows, self._rows(rows), None if self._masks is None else self._masks[rows], recurrence)
 
-    def _sequence_portions(self, batch_size: int, optimization: Optimization) -> Iterator[Portion]:
-        for rows, recurrence in self._laid_sequences(batch_size, optimization):
-            yield Portion(rows, self._observation_rows(rows), self._mask_rows(rows), recurrence)
-
-    def _laid_sequences(self, batch_size: int, optimization: Optimization) -> Iterator[tuple[th.Tensor, Recurrence]]:
-        sequences = cut_sequences(self.episode_starts, self.sequence_length)
-        # Sequential: all environments' first sequences, then what begins later.
-        order = np.lexsort((sequences.environments, sequences.starts))
-        if optimization.order == "shuffled":
-            order = np.random.permutation(len(order))  # noqa: NPY002
-        states = tuple(th.stack(parts) for parts in zip(*self._states, strict=True))
-        for group in grouped(sequences.lengths, order, batch_size, optimization.drop_last):
-            yield rows_of(sequences, group, self.buffer_size, self.sequence_length, states, self.lays_end_to_end)
-
-    def _order_of_time(self) -> np.ndarray:
-        """Flat indices of all environments' first steps, then of all their second steps, and so on."""
-        return np.arange(self.buffer_size * self.n_envs).reshape(self.n_envs, self.buffer_size).T.ravel()
-
-    def _columns_as_tensors(self) -> dict[str, th.Tensor]:
-        """Everything but the observations as tensors on the device: converted once per update, not once per
-        minibatch.
-        """
-        names = {"old_values": "values", "old_log_prob": "log_probs", "advantages": "advantages", "returns": "returns"}
-        columns = {field: self._flat_tensor(getattr(self, name)) for field, name in names.items()}
-        if isinstance(self.action_space, spaces.Discrete):
-            columns["actions"] = self._flat_tensor(self.actions).long().flatten()
-        else:
-            # float32, because SB3 hands actions over like that, and Bernoulli needs floats.
-            columns["actions"] = self._flat_tensor(self.actions.astype(np.float32, copy=False))
-        if self.rule.advantage_normalization.scope == "rollout":
-            columns["advantages"] = self.rule.advantage_normalization.normalize(columns["advantages"])
-        return columns
-
-    def _observations_as_tensors(self) -> Any:
-        """All observations in flat order, on the device."""
-        raise NotImplementedError
-
-    def _observation_rows(self, rows: th.Tensor) -> Any:
-        return self._observation_tensors[rows]
+    def _rows(self, rows: th.Tensor) -> Any:
+        observations = self._observations
+        if isinstance(observations, dict):
+            return {key: part[rows] for key, part in observations.items()}
+        return observations[rows]
 
     def _as_samples(self, minibatch: Minibatch) -> RolloutBufferSamples | DictRolloutBufferSamples:
-        """What SB3 says of a minibatch: all actions are rows of float32."""
+        """SB3's samples: all actions are rows of float32."""
         kind = DictRolloutBufferSamples if isinstance(minibatch.observations, dict) else RolloutBufferSamples
-        actions = minibatch.actions.float().reshape(-1, self.actions.shape[-1])
+        actions = minibatch.actions.float().reshape(-1, self.buffer.actions.shape[-1])
         return kind(*minibatch._replace(actions=actions)[: len(kind._fields)])  # type: ignore[arg-type]
 
-    def _mask_rows(self, rows: th.Tensor) -> th.Tensor | None:
-        return None if self._mask_tensor is None else self._mask_tensor[rows]
 
-    def _flat_tensor(self, array: np.ndarray) -> th.Tensor:
-        flat = self.flat(array)
-        return th.from_numpy(flat if flat.flags.writeable else flat.copy()).to(self.device)
+class SampledMinibatches:
+    """The samples of a buffer that is not ours, or hands out its samples in a way of its own.
+
+    :param buffer: of any class.
+    :param rule: whether advantages are normalised by the minibatch.
+    :param batch_size: handed to its ``get``.
+    """
+
+    def __init__(self, buffer: RolloutBuffer, rule: UpdateRule, batch_size: int | None):
+        self.buffer, self.batch_size, self.normalization = buffer, batch_size, rule.advantage_normalization
+
+    def epoch(self) -> Iterator[Any]:
+        """Go once through the rollout.
+
+        :return: the buffer's samples.
+        """
+        for samples in self.buffer.get(self.batch_size):
+            if self.normalization.scope != "minibatch":
+                yield samples
+                continue
+            advantages = self.normalization.normalize(samples.advantages)
+            if hasattr(samples, "_replace"):
+                yield samples._replace(advantages=advantages)
+            else:
+                changed: Any = copy.copy(samples)
+                changed.advantages = advantages
+                yield changed
 
 
 def _split(tensor: th.Tensor, sizes: int | list[int]) -> Sequence[th.Tensor]:

@@ -1,4 +1,4 @@
-"""What a policy says of a whole rollout, once more: before an update, between its epochs, after it."""
+"""Evaluating a policy on a whole rollout again: before an update, between its epochs, after it."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_ppo_notes.policies.actor_critic import formulas_of, parameters_of
 from sb3_ppo_notes.policies.modes import set_training_mode
+from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler
 
 #: Rows that are evaluated at once if the whole rollout is one minibatch.
 PORTION = 4096
@@ -20,7 +21,7 @@ def store_old_distribution(buffer: Any, policy: Any, batch_size: int | None) -> 
     :param policy: that gathered it, unchanged since.
     :param batch_size: rows that are evaluated at once, ``None`` for many.
     """
-    buffer.old_parameters = distribution_of(buffer, policy, batch_size)
+    buffer.store_old_distribution(distribution_of(buffer, policy, batch_size))
 
 
 def distribution_of(buffer: Any, policy: Any, batch_size: int | None) -> tuple[th.Tensor, ...]:
@@ -32,7 +33,7 @@ def distribution_of(buffer: Any, policy: Any, batch_size: int | None) -> tuple[t
     :return: ``[T·B, ...]`` each, in the buffer's order.
     """
     set_training_mode(policy, False)
-    portions = list(buffer.portions(batch_size or PORTION))
+    portions = list(MinibatchSampler(buffer, batch_size or PORTION).portions())
     chunks = [parameters_of(policy, part.observations, part.action_masks, part.recurrence) for part in portions]
     set_training_mode(policy, True)
     back = th.argsort(th.cat([part.rows for part in portions]))

@@ -90,13 +90,19 @@ class UpdateRule:
         for slot, method in (
             ("advantage_estimator", "advantages"),
             ("value_target", "returns"),
-            ("advantage_normalization", "normalize"),
             ("policy_objective", "objective"),
             ("value_objective", "loss"),
         ):
             choice = getattr(self, slot)
-            if not hasattr(choice, method) or isinstance(choice, type):
-                raise InvalidTypeError(f"{slot} must be one of the choices in sb3_ppo_notes.rules, got {choice!r}")
+            if not callable(getattr(choice, method, None)) or isinstance(choice, type):
+                raise InvalidTypeError(
+                    f"{slot} must be one of the choices in sb3_ppo_notes.rules, or have a method {method} as they do, "
+                    f"got {choice!r}"
+                )
+        for slot, kind in (("advantage_normalization", AdvantageNormalization), ("optimization", Optimization)):
+            choice = getattr(self, slot)
+            if not isinstance(choice, kind):
+                raise InvalidTypeError(f"{slot} must be an {kind.__name__}, got {choice!r}")
         controls = self.kl_controls
         if not isinstance(controls, tuple) or not all(isinstance(control, KLControl) for control in controls):
             raise InvalidTypeError(
@@ -104,8 +110,6 @@ class UpdateRule:
             )
         if len({type(control) for control in controls}) < len(controls):
             raise InvalidValueError(f"kl_controls must hold at most one control of each kind, got {controls!r}")
-        if not isinstance(self.optimization, Optimization):
-            raise InvalidTypeError(f"optimization must be an Optimization, got {self.optimization!r}")
 
     def __str__(self) -> str:
         return _as_table(self.rows())
@@ -115,7 +119,7 @@ class UpdateRule:
 
         :return: the choice in each slot, in words, by the slot's title.
         """
-        return {title: _in_words(getattr(self, slot)) for slot, title in SLOTS.items()}
+        return {title: _as_text(getattr(self, slot)) for slot, title in SLOTS.items()}
 
     def diff(self, other: "UpdateRule") -> str:
         """Only the slots in which two rules differ.
@@ -172,13 +176,13 @@ class UpdateRule:
 
     @property
     def needs_exact_kl(self) -> bool:
-        """Whether the old distribution's parameters have to be known during the update."""
+        """``True`` if the update needs the old distribution's parameters."""
         return isinstance(self.policy_objective, KLPenalty) or any(
             control.estimator == "exact" for control in self.kl_controls
         )
 
 
-def _in_words(choice: Any) -> str:
+def _as_text(choice: Any) -> str:
     if isinstance(choice, tuple):
         return ", ".join(map(str, choice)) or "none"
     return str(choice)
@@ -186,4 +190,4 @@ def _in_words(choice: Any) -> str:
 
 def _as_table(rows: dict[str, str]) -> str:
     width = max(map(len, rows), default=0)
-    return "\n".join(f"{title:<{width}}  {words}" for title, words in rows.items())
+    return "\n".join(f"{title:<{width}}  {text}" for title, text in rows.items())

@@ -1,6 +1,5 @@
 """Pictures, and the CSV behind each."""
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,15 +8,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_notes.files import write_csv
+
 # Okabe and Ito's colours, told apart by the colour-blind too. Stock is drawn broad and pale, ours thin and dark on top
 # of it: where they are the same, both are seen.
 STYLES: dict[str, dict[str, Any]] = {
     "stock": dict(color="#E69F00", linewidth=5.0, alpha=0.55, label="stock SB3"),
     "notes": dict(color="#0072B2", linewidth=1.3, alpha=1.0, label="sb3_ppo_notes"),
 }
-
-#: The rest of Okabe and Ito's.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 
 
 class Curve(NamedTuple):
@@ -36,10 +34,9 @@ class Curve(NamedTuple):
 
 
 def episodes_of(env: VecEnv) -> tuple[np.ndarray, np.ndarray]:
-    """The episodes that the ``Monitor`` wrappers of the training environments have seen.
+    """The episodes that the training environments' monitors have seen, in the order of time.
 
-    :param env: environments made by SB3's ``make_vec_env``.
-    :return: environment steps at the end of each episode and their returns, in the order of time.
+    Environment steps at the end of each, over all environments, and their returns.
     """
     timesteps, returns = [], []
     for monitored_lengths, monitored_returns in zip(
@@ -52,25 +49,17 @@ def episodes_of(env: VecEnv) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_curves(curves: list[Curve], path: Path) -> None:
-    """Write all episodes as CSV.
-
-    :param curves: of all runs.
-    :param path: the file.
-    """
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["arm", "seed", "timesteps", "episode_return"])
-        for curve in curves:
-            for timestep, episode_return in zip(curve.timesteps, curve.returns, strict=True):
-                writer.writerow([curve.arm, curve.seed, int(timestep), float(episode_return)])
+    """Write all episodes as CSV."""
+    rows = [
+        (curve.arm, curve.seed, int(timestep), float(episode_return))
+        for curve in curves
+        for timestep, episode_return in zip(curve.timesteps, curve.returns, strict=True)
+    ]
+    write_csv(path, ("arm", "seed", "timesteps", "episode_return"), rows)
 
 
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last ``window`` values, fewer at the beginning.
-
-    :param values: ``[K]``.
-    :param window: at least 1.
-    :return: ``[K]``.
+    """Mean over the last ``window`` values, fewer at the beginning; ``[K]``.
 
     >>> moving_average(np.array([2.0, 4.0, 6.0]), window=2).tolist()
     [2.0, 3.0, 5.0]
@@ -85,13 +74,9 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
 def draw_learning_curves(
     curves: list[Curve], title: str, path: Path, window: int = 20, styles: dict[str, dict[str, Any]] = STYLES
 ) -> None:
-    """Draw one line a run: the mean return of the last episodes over environment steps.
+    """Draw one line a run: the mean return of the last ``window`` episodes over environment steps.
 
-    :param curves: of all runs.
-    :param title: of the picture.
-    :param path: the PNG.
-    :param window: episodes that a point averages.
-    :param styles: how each arm's lines look, in the order in which they are drawn.
+    ``styles`` are drawn in their order.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)

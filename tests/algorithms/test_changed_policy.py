@@ -11,7 +11,7 @@ from torch import nn
 from sb3_ppo_notes.engine import recorded, script, source
 from sb3_ppo_notes.engine.fingerprint import Fingerprint
 from sb3_ppo_notes.policies.shipped import own_code_of
-from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
+from sb3_ppo_notes.rollouts.collector import runs_own_code
 from tests.engine.test_compile import Compilations, difference, learn, models
 from tests.engine.test_recorded import eager
 from tests.parity.changes import CHANGES

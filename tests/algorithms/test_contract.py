@@ -1,5 +1,6 @@
 """What a user of SB3 may rely on, and what is better than in SB3."""
 
+import copy
 import inspect
 import io
 import json
@@ -282,6 +283,36 @@ def test_an_argument_that_contradicts_the_rule_is_refused(argument):
     (name,) = argument
     with pytest.raises(InvalidValueError, match=f"^{name} must agree with rule"):
         small(rule=UpdateRule(kl_controls=(EarlyStop(0.1),)), **argument)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(clip_range=0.2, rule=UpdateRule(policy_objective=ClippedSurrogate(0.1))),
+        dict(gae_lambda=0.95, rule=UpdateRule(advantage_estimator=GAE(0.9))),
+        dict(target_kl=None, rule=UpdateRule(kl_controls=(EarlyStop(0.1),))),
+        dict(normalize_advantage=True, rule=UpdateRule(advantage_normalization=AdvantageNormalization("none"))),
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_an_argument_that_is_written_down_counts_also_if_it_has_its_default(arguments):
+    (name, _) = arguments
+    with pytest.raises(InvalidValueError, match=f"^{name} must agree with rule"):
+        small(**arguments)
+
+    class My(NotesPPO):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    with pytest.raises(InvalidValueError, match=f"^{name} must agree with rule"):
+        My("MlpPolicy", "CartPole-v1", **arguments)
+    assert small(rule=arguments["rule"]).rule == arguments["rule"]
+
+
+def test_a_model_has_no_attributes_that_only_its_constructor_knows():
+    left_over = {"names", "arguments", "_explicit", "explicit"} & vars(small()).keys()
+    assert left_over == set()
+    assert not {"names", "_explicit"} & vars(copy.deepcopy(small())).keys()
 
 
 def test_a_given_rule_survives_save_and_load(tmp_path):

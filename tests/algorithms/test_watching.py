@@ -40,7 +40,10 @@ def vec(name="box", n=2):
 
 
 def trained(witness, algorithm=NotesPPO, policy="MlpPolicy", env="box", steps=128, **arguments):
-    model = algorithm(policy, vec(env), **({} if algorithm is NotesA2C else SETTINGS) | {"seed": 0} | arguments)
+    settings = ({} if algorithm is NotesA2C else SETTINGS) | {"seed": 0} | arguments
+    if "rule" in arguments and arguments["rule"].optimization.separate is not None:
+        settings = {name: value for name, value in settings.items() if name not in ("learning_rate", "n_epochs")}
+    model = algorithm(policy, vec(env), **settings)
     return model.learn(steps, callback=witness)
 
 
@@ -210,7 +213,7 @@ def test_watching_changes_nothing(env, compile):
         dict(rule=UpdateRule(kl_controls=(EarlyStop(0.001, scope="policy"),))),
         dict(rule=UpdateRule(kl_controls=(EarlyStop(0.001, scope="epoch"),))),
         dict(rule=UpdateRule(kl_controls=(EarlyStop(0.001, decided="epoch"),))),
-        dict(rule=RECIPES["spinning_up"].rule, learning_rate=3e-4, n_epochs=10),
+        dict(rule=RECIPES["spinning_up"].rule),
         dict(rule=RECIPES["batch_ppo"].rule),
         dict(precision="bfloat16"),
         dict(use_sde=True),
@@ -248,7 +251,7 @@ def test_an_early_stop_is_told_with_its_reason():
 
 def test_a_critic_that_learns_alone_has_no_ratios():
     witness = Witness()
-    trained(witness, rule=RECIPES["spinning_up"].rule, learning_rate=3e-4, n_epochs=10)
+    trained(witness, rule=RECIPES["spinning_up"].rule)
     of_critic = [each for each in witness.seen["on_minibatch"] if math.isnan(each.ratio_max)]
     assert of_critic
     assert all(each.actor_gradient_norm == 0 < each.critic_gradient_norm for each in of_critic)

@@ -43,6 +43,8 @@ def models(env_name, algorithm=NotesPPO, *, masked=False, **changes):
     policy = arguments.pop("policy", "MlpPolicy")
     if algorithm is NotesA2C:
         arguments = {key: value for key, value in arguments.items() if key not in ("batch_size", "n_epochs")}
+    if "rule" in changes and changes["rule"].optimization.separate is not None:
+        arguments = {key: value for key, value in arguments.items() if key not in ("learning_rate", "n_epochs")}
     make = MAKERS[env_name] if masked else (lambda: environments.make(env_name))
     made = [
         algorithm(policy, make_vec_env(make, 4, seed=0), compile=compiles, action_masking=masked, **arguments)
@@ -99,7 +101,7 @@ CASES = {
     "adaptive_learning_rate": ("discrete", dict(rule=UpdateRule(kl_controls=(AdaptiveLearningRate(0.01),)))),
     "separate_optimizers": (
         "box",
-        dict(learning_rate=3e-4, n_epochs=10, rule=UpdateRule(optimization=Optimization(separate=SEPARATE))),
+        dict(rule=UpdateRule(optimization=Optimization(separate=SEPARATE))),
     ),
     "every_epoch": ("discrete", dict(rule=UpdateRule(computed="every_epoch"))),
     "normalized_by_rollout": (

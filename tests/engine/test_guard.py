@@ -15,10 +15,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.on_policy import MOST_BARREN_UPDATES
+from sb3_ppo_notes.algorithms.on_policy import MOST_SKIPPED_UPDATES
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rollouts import LeanVecEnv, SupervisedVecEnv
-from sb3_ppo_notes.rollouts.bounds import ObservationRangeWarning, share_far_outside
+from sb3_ppo_notes.rollouts.finite import ObservationRangeWarning, share_far_outside
 from sb3_ppo_notes.rules import (
     AdaptiveLearningRate,
     AdvantageNormalization,
@@ -270,11 +270,11 @@ def test_a_skipped_update_that_spoilt_weights_is_undone(name):
     model.lr_schedule = lambda progress: 3e38
     model.learn(64, reset_num_timesteps=False)
     assert model.skipped_updates == 1
-    assert model.barren_updates == 1
+    assert model.consecutive_skipped_updates == 1
     assert_same_state(state_of(model)[0], before[0])
     model.lr_schedule = lambda progress: 1e-3
     model.learn(64, reset_num_timesteps=False)
-    assert (model.skipped_updates, model.barren_updates) == (1, 0)
+    assert (model.skipped_updates, model.consecutive_skipped_updates) == (1, 0)
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
@@ -286,7 +286,7 @@ def test_skipping_everything_for_ever_is_an_error(name):
         match=r"^on_nonfinite='skip_update' has left nothing of the last 10 updates: loss must be finite",
     ):
         model.learn(64 * 20, callback=PoisonAll("returns", np.nan))
-    assert model.num_timesteps == 64 * MOST_BARREN_UPDATES
+    assert model.num_timesteps == 64 * MOST_SKIPPED_UPDATES
 
 
 def test_what_an_environment_gives_is_never_skipped():
@@ -494,7 +494,7 @@ class RenamedLocals(DummyVecEnv):
 def test_an_error_in_this_process_stays_and_says_where_it_was_raised(vec_env, has_notes, monkeypatch, caplog):
     if not has_notes:
         # Python 3.10
-        monkeypatch.setattr("sb3_ppo_notes.rollouts.places.hasattr", lambda *_: False, raising=False)
+        monkeypatch.setattr("sb3_ppo_notes.rollouts.step_errors.hasattr", lambda *_: False, raising=False)
     env = VecNormalize(vec_env([lambda: environments.make("box"), lambda: RaisingEnv("raise")]))
     with pytest.raises(KeyError, match="broken") as caught:
         model_of("eager", env=env).learn(64)

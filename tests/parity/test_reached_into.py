@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch.overrides import TorchFunctionMode
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.asking import whole_copy
+from sb3_ppo_notes.algorithms.schedules import whole_copy
 from tests import environments
 from tests.engine.test_compile import STEADY
 

@@ -55,6 +55,15 @@ def test_a_second_sigint_is_a_keyboard_interrupt(first):
     assert stop.requested == first
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_program_that_keeps_what_it_has_is_interrupted_at_once(number, code):
+    before = signal.getsignal(number)
+    with GracefulStop(raises=True) as stop, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    assert stop.exit_code == code
+    assert signal.getsignal(number) is before
+
+
 def test_a_second_sigterm_changes_nothing():
     with GracefulStop() as stop:
         signal.raise_signal(signal.SIGINT)

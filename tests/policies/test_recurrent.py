@@ -17,11 +17,12 @@ from sb3_ppo_notes.callbacks import with_frozen_normalizers
 from sb3_ppo_notes.engine.step import policy_loss
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
-from sb3_ppo_notes.policies.memory import Recurrence
+from sb3_ppo_notes.policies.memory import Recurrence, SequenceLayout
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.rollouts.sequences import cut_sequences, laid_out
+from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler
+from sb3_ppo_notes.rollouts.sequences import cut_sequences, pack_sequences
 from sb3_ppo_notes.rules import (
     EarlyStop,
     KLPenalty,
@@ -96,8 +97,8 @@ def test_the_update_sees_what_the_rollout_saw(variant, end_to_end):
     gathered(model)  # a second rollout, which begins with something to remember
     buffer = model.rollout_buffer
     # Only an LSTM of one layer can be wiped within a lane.
-    assert model.policy.can_forget == (variant in END_TO_END)
-    buffer.lays_end_to_end = end_to_end
+    assert model.policy.supports_mid_sequence_reset == (variant in END_TO_END)
+    buffer.prepare(model.rule, sequences=SequenceLayout(can_reset=end_to_end))
     assert buffer.episode_starts[1:].sum() >= 3
     for minibatch in buffer.get(8):
         with th.no_grad():
@@ -133,8 +134,7 @@ def test_each_minibatchs_advantages_are_normalised_by_themselves():
     # Numbered, so that a minibatch's rows can be told by their returns.
     buffer.returns = np.arange(buffer.returns.size, dtype=np.float32).reshape(buffer.returns.shape)
     numbers, raw = buffer.flat(buffer.returns), buffer.flat(buffer.advantages)
-    for batch in buffer.get(12):
-        assert batch.is_normalized
+    for batch in MinibatchSampler(buffer, 12, normalizes=True).epoch():
         expected = raw[[int(np.flatnonzero(numbers == number)[0]) for number in batch.returns.numpy()]]
         expected = (expected - expected.mean()) / (expected.std(ddof=1) + 1e-8)
         assert batch.advantages.numpy() == pytest.approx(expected, abs=1e-5)
@@ -158,19 +158,19 @@ def test_sequences_cross_neither_episodes_nor_environments():
     )
 )
 def test_sequences_laid_end_to_end_never_touch(drawn):
-    lengths, is_carried = map(np.array, drawn)
-    lanes, begins = laid_out(lengths, is_carried, may_follow=True)
+    lengths, has_initial_state = map(np.array, drawn)
+    lanes, begins = pack_sequences(lengths, has_initial_state, can_reset=True)
     taken = np.zeros((lengths.max() + 1, len(lengths)), dtype=int)
     for lane, begin, length in zip(lanes, begins, lengths, strict=True):
         assert begin + length <= lengths.max()
         taken[begin : begin + length + 1, lane] += 1  # itself, and the step after it
     assert taken.max() == 1
-    assert (begins[is_carried] == 0).all()
+    assert (begins[has_initial_state] == 0).all()
     assert sorted(set(lanes)) == list(range(lanes.max() + 1))
 
 
 def test_short_sequences_share_lanes():
-    lanes, begins = laid_out(np.array([5, 2, 2, 1]), np.array([False] * 4), may_follow=True)
+    lanes, begins = pack_sequences(np.array([5, 2, 2, 1]), np.array([False] * 4), can_reset=True)
     assert lanes.tolist() == [0, 1, 1, 2]
     assert begins.tolist() == [0, 0, 3, 0]
 
@@ -188,7 +188,8 @@ def test_lanes_change_neither_loss_nor_gradient(variant, bias):
         model.policy.lstm_actor.weight_hh_l0.mul_(50.0)
     gathered(gathered(model))
     found = []
-    for model.rollout_buffer.lays_end_to_end in (False, True):
+    for can_reset in (False, True):
+        model.rollout_buffer.prepare(model.rule, sequences=SequenceLayout(can_reset=can_reset))
         (batch,) = list(model.rollout_buffer.get(None))
         loss = policy_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss
         weights = [weight for weight in model.policy.parameters() if weight.requires_grad]
@@ -280,7 +281,7 @@ def test_who_listens_to_a_memory_hears_every_call(listen):
     model = small(env=lambda: environments.make("discrete"), batch_size=64)
     heard = []
     listen(model.policy.lstm_actor, heard)
-    assert not model.policy.can_forget
+    assert not model.policy.supports_mid_sequence_reset
     model.learn(64)
     # One minibatch in each of two epochs; and while acting every step, the state after the last one, and those that a
     # time limit cuts off.
@@ -360,9 +361,9 @@ def test_in_bfloat16_acting_and_learning_round_alike():
     assert max(first_ratio_errors(model)) < 1e-3
 
 
-def test_many_short_sequences_are_laid_out_in_no_time():
+def test_many_short_sequences_are_pack_sequences_in_no_time():
     lengths = np.tile([1, 2, 3, 7], 5000)
-    lanes, _ = laid_out(lengths, np.zeros(len(lengths), dtype=bool), may_follow=True)
+    lanes, _ = pack_sequences(lengths, np.zeros(len(lengths), dtype=bool), can_reset=True)
     assert lanes.max() + 1 < 0.6 * len(lengths)
 
 
@@ -386,7 +387,7 @@ def test_the_loss_does_not_depend_on_where_sequences_are_split(length):
     losses = []
     for longest in (32, length):
         model = small(env=lambda: environments.make("discrete"))
-        model.rollout_buffer.sequence_length = longest
+        model.policy.sequence_length = longest
         gathered(model)
         (batch,) = list(model.rollout_buffer.get(None))
         losses.append(policy_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss.item())
@@ -457,25 +458,23 @@ def test_recurrent_training_equals_recurrent_ppo_on_the_same_minibatches(variant
 
 
 @pytest.mark.parametrize(
-    ("rule", "arguments", "begins"),
+    ("rule", "begins"),
     [
         (
             UpdateRule(computed="every_epoch", value_target=TDZero()),
-            {},
             "computed must be 'once' with a recurrent policy",
         ),
         (
             UpdateRule(
                 optimization=Optimization(separate=SeparateOptimizers(OptimizerSettings(), OptimizerSettings()))
             ),
-            dict(learning_rate=3e-4, n_epochs=10),
             "separate must be None with a recurrent policy",
         ),
     ],
 )
-def test_combinations_that_make_no_sense_say_why(rule, arguments, begins):
+def test_combinations_that_make_no_sense_say_why(rule, begins):
     with pytest.raises(InvalidValueError, match="^" + begins):
-        small(rule=rule, **arguments)
+        NotesPPO("MlpLstmPolicy", "CartPole-v1", rule=rule, n_steps=32, batch_size=32)
 
 
 @pytest.mark.parametrize(

@@ -491,6 +491,13 @@ def test_other_value_objectives_learn_something_else(objective):
 # -- what does not fit together -------------------------------------------------------------------------------
 
 
+class OwnNormalization:
+    """Has the method and not the scope: nobody could say over which samples it is made."""
+
+    def normalize(self, advantages):
+        return advantages
+
+
 @pytest.mark.parametrize(
     ("make_choice", "begins"),
     [
@@ -516,6 +523,7 @@ def test_other_value_objectives_learn_something_else(objective):
         (lambda: UpdateRule(computed="never"), "computed must be one of"),
         (lambda: UpdateRule(policy_objective=GAE()), "policy_objective must be one of the choices"),
         (lambda: UpdateRule(value_objective=HuberValueError), "value_objective must be one of the choices"),
+        (lambda: UpdateRule(advantage_normalization=OwnNormalization()), "advantage_normalization must be an Adv"),
         (lambda: UpdateRule(kl_controls=EarlyStop(0.1)), "kl_controls must be a tuple"),
         (
             lambda: UpdateRule(kl_controls=(EarlyStop(0.1), EarlyStop(0.2))),

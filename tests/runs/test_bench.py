@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import statistics
 import sys
 import time
@@ -17,7 +18,7 @@ from sb3_ppo_notes._atomic import write_whole
 from sb3_ppo_notes.runs.bench import command as bench
 from sb3_ppo_notes.runs.bench import process as bench_process
 from sb3_ppo_notes.runs.bench.arms import HYPERPARAMETERS, Arm, peer_arm
-from sb3_ppo_notes.runs.bench.process import WorkerError, running
+from sb3_ppo_notes.runs.bench.process import WorkerError, start_workers
 from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
 from sb3_ppo_notes.runs.bench.results import train_all
 from sb3_ppo_notes.runs.bench.rounds import Round, Summary, measure, summarize
@@ -93,6 +94,8 @@ def test_every_arm_and_round_is_in_the_file(benchmark):
         assert arm["versions"]["stable_baselines3"]
         assert arm["build_seconds"] > 0
         assert arm["evaluation"]["episodes"] == 2
+    assert [arm["summary"]["ran_as"] for arm in document["arms"].values()] == [None, "eager"]
+    assert all("fewer than" in turn["report"] for turn in document["rounds"] if turn["arm"] == "notes")
     assert document["hyperparameters"] == {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
     assert document["machine"]["usable_processors"] >= 1
 
@@ -146,7 +149,7 @@ def test_the_table_fits_and_the_command_is_complete(benchmark):
 def test_an_environments_error_is_one_line_and_any_other_shows_its_traceback(steps, said, environments):
     common = {"env": "chatty_environments:Breaking-v0", "n_envs": 1, "policy": "MlpPolicy", "seed": 0, "device": "cpu"}
     arm = peer_arm("sb3", "ppo", None, common | {"arguments": {"n_steps": 64}})
-    with running([arm], {}) as workers:
+    with start_workers([arm], {}) as workers:
         workers["sb3"].receive()
         workers["sb3"].ask("build")
         with pytest.raises(WorkerError) as raised:
@@ -203,8 +206,8 @@ def test_what_compiles_is_trained_with_an_empty_cache_and_again_from_it(tmp_path
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def turn(arm, number, seconds, steps=100, floor=1000.0):
-    return Round(number, arm, 0.0, 1.0, steps, seconds, cpu_seconds=0.5 * seconds, floor_steps_per_second=floor)
+def turn(arm, number, seconds, steps=100, floor=1000.0, ran_as=None):
+    return Round(number, arm, 0.0, 1.0, steps, seconds, 0.5 * seconds, floor, ran_as)
 
 
 def test_summary_by_hand():
@@ -226,11 +229,27 @@ def test_summary_by_hand():
     assert of_peer.cold_compile_seconds is None
 
 
+@pytest.mark.parametrize(
+    ("ran_as", "shown"),
+    [
+        (("eager", "recorded", "recorded"), "eager, recorded"),  # the first round began with the warm-up's executor
+        (("recorded", "recorded", "recorded"), "recorded"),
+        (("recorded", "eager", "recorded"), "recorded, eager"),
+        (("recorded/eager", "recorded/eager", "recorded/eager"), "recorded/eager"),  # actor and critic of their own
+        ((None, None, None), None),
+    ],
+)
+def test_a_row_is_called_recorded_only_if_all_of_it_was(ran_as, shown):
+    rounds = [turn("notes", number, 1.0, ran_as=name) for number, name in enumerate(ran_as)]
+    assert summarize(rounds, "notes", "notes").ran_as == shown
+
+
 class Pretended:
     """Trains at a given speed, without training."""
 
-    def __init__(self, steps_per_second, warm_up_seconds=0.0):
+    def __init__(self, steps_per_second, warm_up_seconds=0.0, ran_as=None):
         self.steps_per_second, self.extra, self.asked = steps_per_second, warm_up_seconds, []
+        self.ran_as = ran_as
 
     def ask(self, command, steps):
         self.asked.append((command, steps))
@@ -238,7 +257,8 @@ class Pretended:
         if command == "floor":
             return {"steps": steps, "seconds": seconds / 10}
         seconds, self.extra = seconds + self.extra, 0.0
-        return {"steps": steps, "seconds": seconds, "cpu_seconds": seconds}
+        told = {"ran_as": self.ran_as, "report": f"steps {self.ran_as} (a reason)"}
+        return {"steps": steps, "seconds": seconds, "cpu_seconds": seconds, **told}
 
 
 def test_an_arm_three_times_slower_shows_a_third():
@@ -257,6 +277,32 @@ def test_an_arm_three_times_slower_shows_a_third():
         *("middle", "fast", "slow"),
     ]
     assert workers["slow"].asked == 4 * [("floor", 16_384), ("learn", 100_000)]
+
+
+@pytest.mark.parametrize("ran_as", ["eager", "recorded", "compiled/eager", None])
+def test_a_row_that_did_not_run_as_it_is_called_is_refused_after_the_warm_up(ran_as):
+    workers = {"sb3": Pretended(100.0), "notes+compile": Pretended(300.0, ran_as=ran_as)}
+    with pytest.raises(ValueError, match=f"got 'notes.compile', which is not compiled here: steps {ran_as} "):
+        measure(workers, 3, 100, lambda arm, number: None, promises={"notes+compile": "compiled"})
+    assert len(workers["notes+compile"].asked) == 2
+    workers["notes+compile"].ran_as = "compiled"
+    rounds = measure(workers, 1, 100, lambda arm, number: None, promises={"notes+compile": "compiled"})
+    assert summarize(rounds, "notes+compile", "sb3").ran_as == "compiled"
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_no_row_of_a_benchmark_and_writes_nothing(tmp_path, capsys):
+    small = [*TINY[:-2], "--policy", "MlpLstmPolicy", "--peers", "sb3-contrib", "--outdir", str(tmp_path / "out")]
+    assert main(["bench", *small, "--ours", "notes+compile"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ours must run as it is called, got 'notes+compile', which is not compiled here: ")
+    assert "a policy with memory" in line
+    assert not (tmp_path / "out").exists()
+    assert main(["bench", *small]) == 0
+    document = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert list(document["arms"]) == ["sb3-contrib", "notes"]
+    assert document["arms"]["notes"]["summary"]["ran_as"] == "eager"
+    assert document["arms"]["sb3-contrib"]["summary"]["ran_as"] is None
 
 
 def test_footnotes_say_what_differs_and_what_cannot_be_trusted():
@@ -278,7 +324,7 @@ def test_footnotes_say_what_differs_and_what_cannot_be_trusted():
 def test_wide_numbers_fit_and_are_drawn(floor, tmp_path):
     from rich.console import Console
 
-    summary = Summary(25_000.0, 11.9, 11.5, 12.4, floor, 0.8, 1.9, 1_572_864, 1564.8, 1.0, 21.7, 1584.6)
+    summary = Summary(25_000.0, 11.9, 11.5, 12.4, floor, 0.8, 1.9, 1_572_864, 1564.8, 1.0, 21.7, 1584.6, "compiled")
     summaries = {"sb3": summary, "notes+vector+compile": summary}
     table = bench_table(summaries, {arm: {"mean": -1234.5, "std": 234.5} for arm in summaries}, "a title")
     console = Console(width=100, record=True, file=(tmp_path / "printed").open("w"))
@@ -286,7 +332,9 @@ def test_wide_numbers_fit_and_are_drawn(floor, tmp_path):
         console.print(table)
     lines = console.export_text().splitlines()
     assert all(len(line) <= 100 for line in lines)
-    assert any("21.7/1.9" in line and "1584.6" in line and "-1234.5 ±234.5" in line for line in lines)
+    assert any(
+        "compiled" in line and "21.7/1.9" in line and "1584.6" in line and "-1234.5 ±234.5" in line for line in lines
+    )
     draw_bars(summaries, "a title", tmp_path / "bars.png")
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
 
@@ -332,14 +380,14 @@ def is_running(pid):
 
 def test_a_program_that_dies_is_reported_with_its_last_words(pretend):
     arm = pretend("import sys; sys.stdin.readline(); print('out of memory', file=sys.stderr); sys.exit(3)")
-    with pytest.raises(WorkerError) as raised, running([arm], {}) as workers:
+    with pytest.raises(WorkerError) as raised, start_workers([arm], {}) as workers:
         workers["pretended"].receive()
     assert str(raised.value) == "pretended ended with exit code 3 at 'load'; the last it said:\n  out of memory"
 
 
 def test_a_killed_program_is_reported(pretend):
     arm = pretend("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    with running([arm], {}) as workers:
+    with start_workers([arm], {}) as workers:
         time.sleep(0.2)
         with pytest.raises(WorkerError, match="pretended was ended by signal 9 at 'load'"):
             workers["pretended"].receive()
@@ -354,7 +402,7 @@ def test_an_error_is_one_line_where_building_fails_and_has_a_traceback_later(pre
         "print('Traceback of it', file=sys.stderr, flush=True)\n"
         "for line in sys.stdin: print(json.dumps({'error': 'ValueError: no such\\nthing'}), flush=True)"
     )
-    with running([arm], {}) as workers:
+    with start_workers([arm], {}) as workers:
         with pytest.raises(WorkerError, match=r"^pretended: ValueError: no such$"):
             workers["pretended"].receive()
         # Where training breaks, the message may not be enough.
@@ -375,7 +423,7 @@ def test_nothing_is_left_running_after_an_interrupt(pretend):
     pids = []
 
     def interrupted():
-        with running([arm, replace(arm, name="second")], {}) as workers:
+        with start_workers([arm, replace(arm, name="second")], {}) as workers:
             pids.extend(pid for worker in workers.values() for pid in worker.receive()["pids"])
             assert all(is_running(pid) for pid in pids)
             raise KeyboardInterrupt
@@ -389,12 +437,10 @@ def test_nothing_is_left_running_after_an_interrupt(pretend):
     assert not [pid for pid in pids if is_running(pid)]
 
 
-def test_interrupt_exits_with_130_and_writes_nothing(tmp_path, capsys, monkeypatch):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bench, "train_all", interrupted)
-    assert main(["bench", "--outdir", str(tmp_path / "out")]) == 130
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_write_nothing_and_say_so(end, code, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "train_all", lambda *_: os.kill(os.getpid(), end))
+    assert main(["bench", "--outdir", str(tmp_path / "out")]) == code
     assert capsys.readouterr().err.startswith("interrupted")
     assert not (tmp_path / "out").exists()
 

@@ -6,14 +6,13 @@ import os
 import signal
 
 import pytest
-from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.runs.charts import episodes_of
-from sb3_ppo_notes.runs.compare import experiment as compare_experiment
-from sb3_ppo_notes.runs.compare import parity as compare_pair
+from sb3_ppo_notes.runs.compare import command, parity
+from sb3_ppo_notes.runs.compare.arms import NAMED
 
 FAST = ["--total-timesteps", "600", "--seeds", "2", "--n-envs", "2", "--n-eval-episodes", "2"]
 
@@ -41,20 +40,21 @@ def test_compare_shows_equality_and_writes_its_files(algo, tmp_path, capsys):
     assert sorted(by_arm["stock"]) == sorted(by_arm["notes"]) != []
 
 
-def test_broken_parity_is_reported_and_exits_with_1(tmp_path, capsys, monkeypatch):
-    class Broken(NotesPPO):
-        def train(self):
-            super().train()
-            self.policy.value_net.bias.data += 1e-7
+class Broken(NotesPPO):
+    def train(self):
+        super().train()
+        self.policy.value_net.bias.data += 1e-7
 
-    monkeypatch.setitem(compare_pair.PAIRS, "ppo", (PPO, Broken))
+
+def test_broken_parity_is_reported_and_exits_with_1(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(NAMED, "notes-ppo", f"{__name__}:Broken")
     assert main(["compare", *FAST, "--outdir", str(tmp_path)]) == 1
     assert "parameters equal on every seed: NO" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_write_nothing_and_say_so(end, code, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compare_pair.Pair, "_train_pair", lambda *_, **__: os.kill(os.getpid(), end))
+    monkeypatch.setattr(parity, "train", lambda *_, **__: os.kill(os.getpid(), end))
     before = signal.getsignal(signal.SIGTERM)
     assert main(["compare", *FAST, "--outdir", str(tmp_path / "out")]) == code
     assert capsys.readouterr().err == "interrupted: nothing of it is kept\n"
@@ -63,7 +63,7 @@ def test_ctrl_c_and_sigterm_write_nothing_and_say_so(end, code, tmp_path, capsys
 
 
 def test_ctrl_c_before_the_first_run_is_no_traceback(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compare_experiment, "planned", lambda **_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(command, "make_plan", lambda **_: os.kill(os.getpid(), signal.SIGINT))
     assert main(["compare", "--arms", "sb3,notes", "--outdir", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "interrupted: nothing of it is kept\n"
     assert not (tmp_path / "out").exists()

@@ -12,12 +12,12 @@ from sb3_ppo_notes.configs.tuned import Scale
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.runs.compare import verdict as compare_verdict
 from sb3_ppo_notes.runs.compare.arms import Arm
-from sb3_ppo_notes.runs.compare.experiment import judged
 from sb3_ppo_notes.runs.compare.models import Settings
-from sb3_ppo_notes.runs.compare.output import shown, write_files
+from sb3_ppo_notes.runs.compare.outcome import apply_protocol
+from sb3_ppo_notes.runs.compare.output import show, write_files
 from sb3_ppo_notes.runs.compare.plan import Plan
-from sb3_ppo_notes.runs.compare.results import without_gaps
-from sb3_ppo_notes.runs.compare.run import POINTS, RANDOM, WATCHED, binned
+from sb3_ppo_notes.runs.compare.results import fill_gaps
+from sb3_ppo_notes.runs.compare.run import POINTS, RANDOM, WATCHED, bin_means
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def outcome_of(normalised, tasks=TASKS, seeds=10, a_a=False, change=None):
         records[run.key] = finished(score, parameters=f"{run.env} {run.seed} {scores[run.seed]}")
     for key, record in (change or {}).items():
         records[key] = record
-    return judged(plan, records, ABOUT)
+    return apply_protocol(plan, records, ABOUT)
 
 
 SCATTER = np.tile(np.linspace(-0.03, 0.03, 10), 2)
@@ -211,7 +211,7 @@ def test_unequal_tasks_are_refused():
     records = {run.key: finished(1.0) for run in plan.runs() if run.key != ("new", "Pendulum-v1", 9)}
     line = "arms must have run the same tasks and seeds: new on Pendulum-v1, seed 9 is missing"
     with pytest.raises(InvalidValueError, match=line):
-        judged(plan, records, ABOUT)
+        apply_protocol(plan, records, ABOUT)
 
 
 def test_speed_is_by_the_clock_and_by_processor_time():
@@ -235,10 +235,10 @@ def test_who_begins_changes_from_seed_to_seed():
 
 
 def test_bins_are_means_over_equal_parts():
-    parts = binned([1, 100, 101, 4000, 4096], [1.0, 3.0, float("nan"), 5.0, 7.0], total_timesteps=4000)
+    parts = bin_means([1, 100, 101, 4000, 4096], [1.0, 3.0, float("nan"), 5.0, 7.0], total_timesteps=4000)
     assert (parts[0], parts[1], parts[-1], len(parts)) == (2.0, None, 6.0, POINTS)
-    assert without_gaps(np.array(parts, dtype=float), 0.0)[[0, 20, -1]].tolist() == [2.0, 2.0, 6.0]
-    assert without_gaps(np.full(3, np.nan), 8.0).tolist() == [8.0] * 3
+    assert fill_gaps(np.array(parts, dtype=float), 0.0)[[0, 20, -1]].tolist() == [2.0, 2.0, 6.0]
+    assert fill_gaps(np.full(3, np.nan), 8.0).tolist() == [8.0] * 3
 
 
 LONG = "notes:clip_range=0.1,learning_rate=1e-3,policy_kwargs={'net_arch': [128, 128]}"
@@ -247,7 +247,7 @@ LONG = "notes:clip_range=0.1,learning_rate=1e-3,policy_kwargs={'net_arch': [128,
 def test_the_terminal_shows_everything_in_100_columns():
     outcome = outcome_of({"base": 0.9 + SCATTER, LONG: 0.7 + SCATTER}, change={(LONG, "Pendulum-v1", 0): FAILED})
     file = io.StringIO()
-    shown(outcome, Console(file=file))
+    show(outcome, Console(file=file))
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
     text = " ".join(file.getvalue().split())

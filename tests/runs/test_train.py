@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 import torch as th
 import yaml
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.runs.evaluation import evaluate
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, evaluate_episodes, with_frozen_normalizers
+from sb3_ppo_notes.configs import build as train_model
+from sb3_ppo_notes.configs.build import build_model, check_environment
+from sb3_ppo_notes.configs.run_config import RunConfig, resolve_config
 from sb3_ppo_notes.runs.train import command as train
 from sb3_ppo_notes.runs.train import evaluation as train_watching
-from sb3_ppo_notes.runs.train import model as train_model
-from sb3_ppo_notes.runs.train.config import RunConfig, settled
 from sb3_ppo_notes.runs.train.folder import load_normalizer, load_weights, new_folder, normalizer_statistics, save_model
-from sb3_ppo_notes.runs.train.model import built_model, check_environment
 
 SMALL = """
 env: {env}
@@ -134,13 +135,15 @@ def test_a_run_is_repeated_from_its_own_configuration(small, tmp_path):
 
 def test_the_last_evaluation_is_that_of_the_saved_model(small, tmp_path):
     assert main(["train", "--config", small("Pendulum-v1", "true"), "--outdir", str(tmp_path / "run")]) == 0
-    config, _ = settled(str(tmp_path / "run" / "config.yaml"), {})
-    model = built_model(config)
+    config, _ = resolve_config(str(tmp_path / "run" / "config.yaml"), {})
+    model = build_model(config)
     load_weights(model, tmp_path / "run" / "model.zip")
     load_normalizer(model.env, tmp_path / "run" / "normalizer.json")
     rows = rows_of(tmp_path / "run" / "evaluations.csv")
     mean = sum(float(row["return"]) for row in rows) / 2
-    assert evaluate(model, "Pendulum-v1", config.seed, 2)[0] == pytest.approx(mean, abs=1e-4)
+    env = make_vec_env("Pendulum-v1", seed=config.seed + EVALUATION_SEED_OFFSET)
+    returns, _ = evaluate_episodes(model, with_frozen_normalizers(env, model.env), 2)
+    assert sum(returns) / 2 == pytest.approx(mean, abs=1e-4)
 
 
 @pytest.mark.parametrize(("returns", "best"), [([1, 3, 2], 64), ([1, 2, 3], 96), ([3, 3, 1], 32)])
@@ -194,7 +197,7 @@ def test_an_interrupted_run_keeps_what_was_trained(small, tmp_path, monkeypatch,
 
 
 def test_a_model_that_cannot_be_written_leaves_the_old_one(small, tmp_path, monkeypatch):
-    model = built_model(settled(small("Pendulum-v1", "true"), {})[0])
+    model = build_model(resolve_config(small("Pendulum-v1", "true"), {})[0])
     save_model(model, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -233,13 +236,13 @@ def test_every_file_is_on_the_disk_before_it_takes_its_place(small, tmp_path, mo
 
 @pytest.mark.parametrize("kind", ["true", "{norm_obs: false}", "{norm_reward: false, clip_obs: 2.0}"])
 def test_statistics_of_a_normaliser_come_back_exactly(kind, small, tmp_path):
-    config = settled(small("Pendulum-v1", kind), {})[0]
-    model = built_model(config).learn(64)
+    config = resolve_config(small("Pendulum-v1", kind), {})[0]
+    model = build_model(config).learn(64)
     save_model(model, tmp_path)
-    fresh = built_model(config)
+    fresh = build_model(config)
     load_normalizer(fresh.env, tmp_path / "normalizer.json")
     assert normalizer_statistics(fresh.env) == normalizer_statistics(model.env)
-    assert normalizer_statistics(fresh.env) != normalizer_statistics(built_model(config).env)
+    assert normalizer_statistics(fresh.env) != normalizer_statistics(build_model(config).env)
     raw = model.env.venv.reset()
     assert isinstance(fresh.env, VecNormalize)
     assert (fresh.env.normalize_obs(raw) == model.env.normalize_obs(raw)).all()
@@ -260,7 +263,7 @@ def test_statistics_of_a_normaliser_come_back_exactly(kind, small, tmp_path):
     ],
 )
 def test_damaged_statistics_are_refused(text, words, small, tmp_path):
-    model = built_model(settled(small("Pendulum-v1", "true"), {})[0])
+    model = build_model(resolve_config(small("Pendulum-v1", "true"), {})[0])
     (tmp_path / "normalizer.json").write_text(text)
     with pytest.raises(ValueError, match=words):
         load_normalizer(model.env, tmp_path / "normalizer.json")
@@ -327,7 +330,7 @@ def test_a_package_that_is_missing_is_named(env, raised, package, monkeypatch):
     with pytest.raises(
         ValueError, match=re.escape(f"env '{env}' needs a package that is not installed: pip install {package}")
     ):
-        check_environment(RunConfig(name="x", env=env))
+        check_environment(env)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +366,7 @@ def test_what_atari_needs_is_named(env, wrapper, missing, package, monkeypatch):
     real = train_model.importlib.util.find_spec
     monkeypatch.setattr(train_model.importlib.util, "find_spec", lambda name: None if name == missing else real(name))
     with pytest.raises(ValueError, match=re.escape(f"pip install {package!r}")):
-        check_environment(RunConfig(name="x", env=env, env_wrapper=wrapper))
+        check_environment(env, env_wrapper=wrapper)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +386,7 @@ def test_what_atari_needs_is_named(env, wrapper, missing, package, monkeypatch):
 )
 def test_wrappers_and_arguments_of_environments_are_checked(config, words):
     with pytest.raises((ValueError, TypeError), match=re.escape(words)):
-        check_environment(RunConfig(name="x", **config))
+        check_environment(**{"env": "CartPole-v1"} | config)
 
 
 def test_wrappers_with_arguments_frames_and_arguments_of_environments_are_used():
@@ -399,7 +402,7 @@ def test_wrappers_with_arguments_frames_and_arguments_of_environments_are_used()
         normalize={"norm_reward": False},
         hyperparameters=dict(n_steps=8, batch_size=8, gamma=0.5),
     )
-    model = built_model(config)
+    model = build_model(config)
     assert model.observation_space.shape == (16,)
     assert model.env.venv.gamma == 0.5
     model.env.reset()

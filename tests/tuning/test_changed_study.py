@@ -9,18 +9,18 @@ from optuna.trial import TrialState
 
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
-from tuning.commands.identity import created_or_joined, identity_of
 from tuning.report import write_report
-from tuning.report.numbers import importances, ranked, tried_space
+from tuning.report.numbers import importances, ranking, tried_space
 from tuning.report.pictures import _parallel_coordinates
 from tuning.report.record import read_record
 from tuning.space import Dimension, Space
 from tuning.space.warm_starts import WarmStart
 from tuning.storage import Address, open_storage
-from tuning.storage.patience import Patience
-from tuning.worker import Worker
-from tuning.worker.queues import failed
+from tuning.storage.database import Patience
+from tuning.worker.identity import create_or_join, identity_of
+from tuning.worker.queues import has_error
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import Worker
 
 RATE = Dimension("learning_rate", "float", 1e-5, 5e-3, log=True)
 EPOCHS = Dimension("n_epochs", "choice", choices=(1, 4, 5, 10, 20))
@@ -58,7 +58,7 @@ def opened(settings):
 
 def searched(settings, max_trials, starts=(), allow_changed=False):
     settings = replace(settings, max_trials=max_trials, budget=None)
-    study = created_or_joined(settings, opened(settings), list(starts), allow_changed)
+    study = create_or_join(settings, opened(settings), list(starts), allow_changed)
     Worker(settings, StopSignals()).work(("search",))
     return optuna.load_study(study_name=study.study_name, storage=opened(settings))
 
@@ -84,7 +84,7 @@ def test_a_study_goes_on_in_another_space_and_its_report_counts_all_trials(chang
     settings = begun(tmp_path)
     space = changed(SPACE, CHANGES[change])
     study = searched(replace(settings, space=space), 12, allow_changed=True)
-    assert not any(map(failed, study.trials))
+    assert not any(map(has_error, study.trials))
     new = [trial.user_attrs["configuration"] for trial in study.trials[5:] if "configuration" in trial.user_attrs]
     assert len(new) == 7
     assert all(space.contains(configuration) for configuration in new)
@@ -93,7 +93,7 @@ def test_a_study_goes_on_in_another_space_and_its_report_counts_all_trials(chang
     assert len(record.trials) == 12
     assert all(
         tried_space(record).contains(trial.configuration)
-        for trial in ranked(record)
+        for trial in ranking(record)
         if len(trial.configuration) == len(space.dimensions)
     )
     importances(record)
@@ -121,7 +121,7 @@ def test_every_sampler_goes_on_in_another_space(sampler, tmp_path):
     change = CHANGES["fewer choices"] | CHANGES["narrower bounds"] | CHANGES["a range for a list"]
     space = changed(SPACE, change)
     study = searched(replace(settings, space=space), 12, allow_changed=True)
-    assert not any(map(failed, study.trials))
+    assert not any(map(has_error, study.trials))
     assert all(space.contains(trial.user_attrs["configuration"]) for trial in study.trials[5:])
 
 
@@ -170,7 +170,7 @@ def test_other_changes_are_allowed_on_demand(change, tmp_path):
     wanted = replace(settings, **change)
     study = searched(wanted, 8, allow_changed=True)
     assert study.user_attrs["identity"] == identity_of(wanted)
-    assert not any(map(failed, study.trials))
+    assert not any(map(has_error, study.trials))
     importances(read_record(study, opened(settings), "here"))
 
 
@@ -188,15 +188,15 @@ def test_what_was_queued_for_the_old_space_is_replaced_by_what_fits_the_new_one(
     assert old.state is TrialState.FAIL
     assert old.user_attrs["reason"] == "changed"
     assert new.user_attrs["configuration"] == point
-    assert not any(map(failed, study.trials))
+    assert not any(map(has_error, study.trials))
     record = read_record(study, opened(settings), "here")
     assert "old" not in {trial.origin for trial in record.trials}
 
 
 def test_a_dimension_covers_whatever_was_tried():
-    assert NORM.covering([0.1, 9]) == replace(NORM, low=0.1, high=9)
-    assert NORM.covering([0.5]) is NORM
-    assert NORM.covering([0.5, -1.0]).choices == (0.5, -1.0)
-    assert POWER.covering([2.5]).choices == (2.5,)
-    assert EPOCHS.covering([7, 4, 7]).choices == (1, 4, 5, 10, 20, 7)
-    assert Dimension("clip_range", "float", 0.1, 0.3).covering(["lin_0.2", 0.2]).choices == ("lin_0.2", 0.2)
+    assert NORM.widen([0.1, 9]) == replace(NORM, low=0.1, high=9)
+    assert NORM.widen([0.5]) is NORM
+    assert NORM.widen([0.5, -1.0]).choices == (0.5, -1.0)
+    assert POWER.widen([2.5]).choices == (2.5,)
+    assert EPOCHS.widen([7, 4, 7]).choices == (1, 4, 5, 10, 20, 7)
+    assert Dimension("clip_range", "float", 0.1, 0.3).widen(["lin_0.2", 0.2]).choices == ("lin_0.2", 0.2)

@@ -13,11 +13,10 @@ from optuna.trial import TrialState
 
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
-from tuning.commands.identity import created_or_joined
 from tuning.report.record import read_record, stages_of
 from tuning.storage import Address, open_storage
-from tuning.storage.database import close_databases
-from tuning.storage.patience import Patience
+from tuning.storage.database import Patience, close_databases
+from tuning.worker.identity import create_or_join
 from tuning.worker.processes import run_workers
 from tuning.worker.queues import never_ran
 
@@ -74,7 +73,7 @@ def opened(settings):
 
 def make(settings):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return created_or_joined(settings, opened(settings), [])
+    return create_or_join(settings, opened(settings), [])
 
 
 def checked(settings, budget):

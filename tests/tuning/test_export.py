@@ -7,15 +7,15 @@ import yaml
 from torch import nn
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes.configs.rules import rule_from_words
-from sb3_ppo_notes.runs.train.config import settled
+from sb3_ppo_notes.configs.rules import rule_from_data
+from sb3_ppo_notes.configs.run_config import resolve_config
 from tests.tuning.records import record
 from tuning.report.data import TrialRecord
 from tuning.report.export import best_entry, best_yaml, write_best
 from tuning.report.numbers import best_trial
 from tuning.space.rules import rule_choices
 from tuning.space.setup import baseline_setup, make_setup
-from tuning.space.warm_starts import parsed_entry
+from tuning.space.warm_starts import parse_entry
 
 REASON = "rl_zoo3 with its loader is not installed"
 
@@ -54,10 +54,19 @@ def test_what_is_exported_trains_what_was_tuned(algo):
     base = {"n_envs": 6, "normalize": {"norm_obs": True}, "policy_kwargs": {"log_std_init": -1.5, "ortho_init": False}}
     study = record(algo=algo, base=base)
     tuned = make_setup("x", algo, best_trial(study).configuration, base)
-    entry = parsed_entry(yaml.safe_load(best_yaml(study))["CartPole-v1"])
+    entry = parse_entry(yaml.safe_load(best_yaml(study))["CartPole-v1"])
     exported = baseline_setup("x", algo, entry)
     assert exported.arguments == {name: value for name, value in tuned.arguments.items() if value is not None}
     assert (exported.normalize, exported.n_envs) == (tuned.normalize, 6)
+
+
+@pytest.mark.parametrize("optimizer", ["RMSpropTFLike", "Adam"])
+def test_an_optimizer_is_written_as_both_loaders_read_it(optimizer):
+    """rl_zoo3 knows torch as th, and SB3's RMSpropTFLike by its name alone."""
+    kwargs = {"optimizer_class": optimizer, "log_std_init": -2}
+    text = yaml.safe_load(best_yaml(record(base={"policy_kwargs": kwargs})))["CartPole-v1"]["policy_kwargs"]
+    assert f"optimizer_class={'th.optim.' if optimizer == 'Adam' else ''}{optimizer}," in text
+    assert parse_entry({"policy_kwargs": text})["policy_kwargs"].items() >= kwargs.items()
 
 
 def test_the_comments_say_what_is_to_be_expected():
@@ -72,7 +81,7 @@ def test_the_command_in_the_comments_is_one_that_train_reads_the_file_with(tmp_p
     (command,) = [line for line in path.read_text().splitlines() if line.startswith("# train with: ")]
     options = command.rpartition(" train ")[2].split()
     asked = dict(zip(options[::2], options[1::2], strict=True))
-    config, _ = settled(str(path), {"algo": asked["--algo"], "env": asked["--env"]})
+    config, _ = resolve_config(str(path), {"algo": asked["--algo"], "env": asked["--env"]})
     assert (asked["--config"], config.algo, config.env, config.n_envs) == (path.name, algo, "CartPole-v1", 8)
 
 
@@ -138,7 +147,7 @@ def test_every_choice_of_a_rule_comes_back_from_the_file(algo, slots):
         for choice in rule_choices(algo)[slot]:
             changed = with_winner(study, **{f"rule.{other}": "stock" for other in slots} | {f"rule.{slot}": choice})
             tuned = make_setup("x", algo, best_trial(changed).configuration, changed.base).arguments
-            exported = baseline_setup("x", algo, parsed_entry(yaml.safe_load(best_yaml(changed))["CartPole-v1"]))
+            exported = baseline_setup("x", algo, parse_entry(yaml.safe_load(best_yaml(changed))["CartPole-v1"]))
             # Schedules compare by identity; what they are is in the words.
             wanted, found = (str(one.get("rule")).split(" object at ")[0] for one in (tuned, exported.arguments))
             assert wanted == found
@@ -151,7 +160,7 @@ def test_a_rule_that_cannot_be_is_refused():
         {"value_objective": {"HuberValueError": {"beta": -1}}},
     ):
         with pytest.raises(ValueError, match="^rule must map slots to choices of sb3_ppo_notes.rules"):
-            rule_from_words(words)
+            rule_from_data(words)
 
 
 @pytest.fixture

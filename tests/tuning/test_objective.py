@@ -13,14 +13,22 @@ import psutil
 import pytest
 import torch as th
 
+from sb3_ppo_notes.callbacks import Evaluator
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.persistence import GracefulStop
 from tests.tuning.worker_objectives import made_settings, small_space
 from tuning.space.setup import Setup
 from tuning.worker.checkpoints import Checkpoints, Progress
-from tuning.worker.compile import compiling_pays
-from tuning.worker.environments import Evaluator, evaluation_seed, random_floor, training_environments
-from tuning.worker.objective import PreemptedError, Run, is_divergence, train
+from tuning.worker.objective import (
+    PreemptedError,
+    TrainingRun,
+    evaluation_seed,
+    is_divergence,
+    random_floor,
+    train,
+    training_environments,
+)
+from tuning.worker.settings import compiling_pays
 
 SMALL = Setup("small", "notes_ppo", 2, {"policy": "MlpPolicy", "n_steps": 64, "batch_size": 32, "n_epochs": 2})
 A2C = Setup("a2c", "notes_a2c", 2, {"policy": "MlpPolicy"})
@@ -52,7 +60,7 @@ class Listener:
 
 
 def run(setup=SMALL, seed=0, **changes):
-    return Run(setup, "CartPole-v1", seed, 1000, MARKS, n_eval_episodes=3, **changes)
+    return TrainingRun(setup, "CartPole-v1", seed, 1000, MARKS, n_eval_episodes=3, **changes)
 
 
 @pytest.mark.parametrize("setup", [SMALL, A2C, NORMALIZED], ids=lambda setup: setup.name)
@@ -81,7 +89,7 @@ def test_how_often_it_is_evaluated_changes_nothing_that_is_learned(tmp_path):
     ends = []
     for marks in (MARKS, (1000,), tuple(range(50, 1001, 50))):
         listener = Listener(tmp_path)
-        train(Run(NORMALIZED, "CartPole-v1", 0, 1000, marks, n_eval_episodes=3), listener)
+        train(TrainingRun(NORMALIZED, "CartPole-v1", 0, 1000, marks, n_eval_episodes=3), listener)
         ends.append(listener.reports[1000])
     assert ends[0] == ends[1] == ends[2]
 
@@ -152,7 +160,7 @@ class Endless(Counted):
 
 
 def test_training_and_evaluation_see_different_seeds(tmp_path, environments):
-    made = Run(SMALL, "Seeds-v0", 7, 500, (100, 500), n_eval_episodes=3, eval_seed=evaluation_seed(0, 7))
+    made = TrainingRun(SMALL, "Seeds-v0", 7, 500, (100, 500), n_eval_episodes=3, eval_seed=evaluation_seed(0, 7))
     train(made, Listener(tmp_path))
     training = {seed for seed in Seeds.seen if seed < 1000}
     evaluation = {seed for seed in Seeds.seen if seed >= 1000}
@@ -163,7 +171,7 @@ def test_training_and_evaluation_see_different_seeds(tmp_path, environments):
 @pytest.mark.parametrize("raise_at", [None, 30, 400])
 def test_every_environment_is_closed_however_a_run_ends(tmp_path, environments, raise_at):
     gym.registry["Counted-v0"].kwargs["raise_at"] = raise_at
-    made = Run(SMALL, "Counted-v0", 0, 1000, MARKS, n_eval_episodes=3)
+    made = TrainingRun(SMALL, "Counted-v0", 0, 1000, MARKS, n_eval_episodes=3)
     if raise_at is None:
         train(made, Listener(tmp_path))
     else:
@@ -173,12 +181,12 @@ def test_every_environment_is_closed_however_a_run_ends(tmp_path, environments, 
 
 
 def test_an_environment_that_cannot_be_made_leaves_no_other_open(tmp_path, environments, monkeypatch):
-    def fails(*arguments):
+    def fails(*arguments, **settings):
         raise MemoryError("no room")
 
     monkeypatch.setattr("tuning.worker.objective.Evaluator", fails)
     with pytest.raises(MemoryError):
-        train(Run(SMALL, "Counted-v0", 0, 1000, MARKS), Listener(tmp_path))
+        train(TrainingRun(SMALL, "Counted-v0", 0, 1000, MARKS), Listener(tmp_path))
     assert not OPEN
 
 
@@ -203,7 +211,7 @@ def test_normalised_training_is_evaluated_in_raw_rewards_and_with_its_statistics
     env.reset()
     for _ in range(50):
         env.step([env.action_space.sample() for _ in range(2)])
-    evaluator = Evaluator("Pendulum-v1", 2, 0, env)
+    evaluator = Evaluator("Pendulum-v1", env, seed=0, n_episodes=2, n_envs=2)
     before = env.obs_rms.mean.copy(), env.ret_rms.mean
 
     class Model:
@@ -212,12 +220,12 @@ def test_normalised_training_is_evaluated_in_raw_rewards_and_with_its_statistics
             np.testing.assert_array_equal(observation, expected)
             return np.zeros((len(observation), 1), dtype=np.float32), None
 
-    value = evaluator.evaluate(Model())
+    value = evaluator.evaluate(Model()).mean_return
     assert -3000 < value < -100  # 200 steps of raw Pendulum rewards
     np.testing.assert_array_equal(env.obs_rms.mean, before[0])
     assert env.ret_rms.mean == before[1]
     np.testing.assert_array_equal(evaluator.env.obs_rms.mean, before[0])
-    assert evaluator.evaluate(Model()) == value  # the same starts every time
+    assert evaluator.evaluate(Model()).mean_return == value  # the same starts every time
     env.close()
     evaluator.close()
 
@@ -350,11 +358,11 @@ def test_checkpoints_are_cleared_with_those_they_came_from(tmp_path):
 
 @pytest.mark.slow
 def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path, monkeypatch, environments):
-    from tuning.commands.identity import created_or_joined
     from tuning.storage import Address, open_storage
-    from tuning.storage.patience import Patience
-    from tuning.worker import Worker
+    from tuning.storage.database import Patience
+    from tuning.worker.identity import create_or_join
     from tuning.worker.signals import StopSignals
+    from tuning.worker.worker import Worker
 
     settings = made_settings(
         tmp_path,
@@ -371,7 +379,7 @@ def test_two_hundred_trials_leave_no_file_and_no_process_open(tmp_path, monkeypa
     )
     # Nobody pulls the plug, and waiting for the disk is most of what such short trials would do.
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    created_or_joined(settings, open_storage(Address(settings.storage), 60, Patience(1.0)), [])
+    create_or_join(settings, open_storage(Address(settings.storage), 60, Patience(1.0)), [])
     process, seen = psutil.Process(), []
 
     def counting(run, control):

@@ -12,9 +12,8 @@ import yaml
 from tests.tuning.records import record
 from tuning.report import study_json, trials_csv, write_report
 from tuning.report.checklist import checklist
-from tuning.report.data import TestedSetup, TrialRecord
-from tuning.report.files import plain, without_passwords
-from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranked
+from tuning.report.data import TestedSetup, TrialRecord, plain, without_passwords
+from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranking
 from tuning.report.page import markdown, page
 from tuning.report.sections import Section, number, sections_of
 
@@ -50,6 +49,7 @@ def test_the_page_needs_no_network(written):
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", text)
     assert "<script" not in text
     assert "@import" not in text
+    assert "img-src data:" in text  # the page forbids its reader's browser everything else
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
@@ -119,7 +119,7 @@ def test_an_arm_is_told_with_its_interval():
 
 def test_finalists_come_first_by_fresh_seeds_and_diverged_trials_never():
     study = record()
-    order = [trial.number for trial in ranked(study)]
+    order = [trial.number for trial in ranking(study)]
     assert order[0] == study.winner
     assert 5 not in order
     assert [len(study.trials[number].finalist_scores) for number in order[:6]] == [4, 3, 2, 1, 1, 0]
@@ -134,9 +134,9 @@ def test_the_importances_find_the_parameter_that_matters():
 
 
 def test_what_is_not_known_yet_is_said():
-    headline = sections_of(record(tested=False), [])[0].words
+    headline = sections_of(record(tested=False), [])[0].paragraphs
     assert "has not been tested yet" in " ".join(headline)
-    headline = sections_of(record(finalists=False, tested=False), [])[0].words
+    headline = sections_of(record(finalists=False, tested=False), [])[0].paragraphs
     assert "one lucky seed" in " ".join(headline)
 
 

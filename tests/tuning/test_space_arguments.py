@@ -8,7 +8,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.configs.rules import rule_as_words
+from sb3_ppo_notes.configs.rules import rule_as_data
 from sb3_ppo_notes.rules import ClippedSurrogate, EarlyStop, HuberValueError, KLPenalty, UpdateRule
 from tuning.space import Space
 from tuning.space.defaults import CLASSES
@@ -152,8 +152,8 @@ def test_recipes_are_choices():
 
 def test_a_rule_as_yaml_names_its_classes():
     slots = {"rule.value_objective": "huber", "rule.kl_controls": "exact_early_stop", "rule.truncation": "skrl"}
-    words = rule_as_words(constructor_arguments(point() | slots, 8)["rule"])
+    words = rule_as_data(constructor_arguments(point() | slots, 8)["rule"])
     assert words["value_objective"] == {"HuberValueError": {"beta": 1.0}}
     assert words["kl_controls"][0]["EarlyStop"]["estimator"] == "exact"
     assert words["truncation"] == "terminal"
-    assert rule_as_words(UpdateRule()) == {}
+    assert rule_as_data(UpdateRule()) == {}

@@ -8,8 +8,7 @@ import pytest
 from sb3_ppo_notes import NotesPPO
 from tuning.space import Space
 from tuning.space.setup import baseline_setup, constructor_arguments
-from tuning.space.warm_starts import as_configuration, base_of, parsed_entry, warm_starts, zoo_entry
-from tuning.space.words import parsed_words
+from tuning.space.warm_starts import as_configuration, base_of, parse_entry, warm_starts, zoo_entry
 
 needs_zoo = pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3's YAML is not installed")
 SPACE = Space.default("notes_ppo")
@@ -86,21 +85,28 @@ def test_flaw_12_entries_are_read_and_never_evaluated():
 )
 def test_flaw_12_words_that_would_run_are_refused(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="^policy_kwargs must be a dict of numbers, words, lists and names of classes"):
-        parsed_words("policy_kwargs", words)
+    with pytest.raises(ValueError, match="^policy_kwargs must be dict"):
+        parse_entry({"policy_kwargs": words})
     assert not list(tmp_path.iterdir())
 
 
 def test_words_of_rl_zoo3s_are_understood():
     words = "dict(log_std_init=-1.5, net_arch=dict(pi=[8, 8], vf=(9,)), activation_fn=nn.ReLU, x={'a': None}, optimizer_class=RMSpropTFLike)"
-    assert parsed_words("policy_kwargs", words) == {
+    assert parse_entry({"policy_kwargs": words})["policy_kwargs"] == {
         "log_std_init": -1.5,
         "net_arch": {"pi": [8, 8], "vf": [9]},
         "activation_fn": "ReLU",
         "x": {"a": None},
         "optimizer_class": "RMSpropTFLike",
     }
-    assert parsed_entry({"normalize": "dict(norm_obs=False)"}) == {"normalize": {"norm_obs": False}}
+    assert parse_entry({"normalize": "dict(norm_obs=False)"}) == {"normalize": {"norm_obs": False}}
+
+
+def test_a_number_that_yaml_reads_as_a_word_is_no_schedule(tmp_path):
+    """1e-3 has no dot, so that YAML 1.1 makes a string of it, as it does of lin_1e-3."""
+    start = warm_starts("CartPole-v1", SPACE, [written(tmp_path, "learning_rate: 1e-3\nent_coef: 1e-2")])[-1]
+    assert (start.configuration["learning_rate"], start.configuration["lr_schedule"]) == (1e-3, "constant")
+    assert start.configuration["ent_coef"] == 0.01
 
 
 def test_code_to_import_is_refused_in_a_base():
@@ -151,7 +157,10 @@ def test_a_users_file_may_have_the_environments_id_or_not(tmp_path, indented):
         ("learning_rate: 1.0", r"^warm start 'learning_rate'=1.0 outside \[1e-05, 0.005\]"),
         ("n_epochs: 7", r"^warm start 'n_epochs'=7 outside one of"),
         ("policy_kwargs: dict(net_arch=[7])", r"^warm start 'net_arch'=\[7\] outside"),
-        ("policy_kwargs: dict(activation_fn=nn.Softsign)", r"^warm start 'activation_fn'='Softsign' outside"),
+        (
+            "policy_kwargs: dict(activation_fn=nn.Softsign)",
+            r"^policy_kwargs must be dict\(.*names of activations.*Softsign",
+        ),
         ("bogus: 1", "^warm start 'bogus' is neither a parameter of the space nor an argument of notes_ppo"),
         ("Pendulum-v1: {gamma: 0.9}", "^warm start must map names to values"),
         ("- 1", "^warm start must map names to values"),

@@ -11,10 +11,9 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError, ProgrammingError
 
 from tuning.storage import Address, open_storage
-from tuning.storage.database import PatientDatabase, close_databases, stale_callback_name
+from tuning.storage.database import Patience, PatientDatabase, close_databases, is_away, stale_callback_name
 from tuning.storage.journal import RepairingBackend, journal_lock, repair
-from tuning.storage.patience import Patience, is_away
-from tuning.worker.queues import asked_trial
+from tuning.worker.queues import ask_trial
 
 SECRET = "s3cr:t/p@ss"
 QUOTED = "s3cr%3At%2Fp%40ss"
@@ -286,7 +285,7 @@ def test_a_database_that_was_there_before_is_waited_for_also_at_its_opening(tmp_
         database(tmp_path)
     errors[:] = [gone(), gone()]
     address, patience = Address(f"sqlite:///{tmp_path}/a.db"), Patience(600.0, say=lambda text: None)
-    assert isinstance(open_storage(address, 60, patience, is_known=True), PatientDatabase)
+    assert isinstance(open_storage(address, 60, patience, was_open=True), PatientDatabase)
 
 
 def test_tables_that_another_machine_makes_at_this_moment_are_waited_for(tmp_path, monkeypatch):
@@ -338,7 +337,7 @@ def test_every_request_to_a_database_is_patient(tmp_path, monkeypatch):
         return original()
 
     monkeypatch.setattr(storage.scoped_session, "registry", flaky)
-    trial = asked_trial(study)
+    trial = ask_trial(study)
     assert 0 <= trial.suggest_float("x", 0, 1) <= 1
     trial.report(1.0, 1)
     trial.set_user_attr("a", 1)
@@ -351,7 +350,7 @@ def test_a_result_whose_receipt_was_lost_counts_as_told(tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     storage = database(tmp_path)
     study = optuna.create_study(study_name="s", storage=storage)
-    trial = asked_trial(study)
+    trial = ask_trial(study)
     original = optuna.storages.RDBStorage.set_trial_state_values
     lost = iter([True, False, False])
 

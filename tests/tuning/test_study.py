@@ -20,13 +20,13 @@ from optuna.trial import TrialState
 
 from tests.tuning.worker_objectives import cheap, made_settings
 from tuning.commands.compare import comparison_table, optimism_line, score_matrix
-from tuning.commands.identity import check_identity, created_or_joined, identity_of
 from tuning.report import data as report_data
 from tuning.storage import Address, open_storage
-from tuning.storage.patience import Patience
+from tuning.storage.database import Patience
 from tuning.study import main
-from tuning.worker import Worker
+from tuning.worker.identity import check_identity, create_or_join, identity_of
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = ["run", "--env", "CartPole-v1", "--study", "s", "--budget", "100000"]
@@ -121,7 +121,7 @@ def opened(settings):
 
 def worked(settings, stages=("search", "finalists", "test")):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    created_or_joined(settings, opened(settings), [])
+    create_or_join(settings, opened(settings), [])
     Worker(settings, StopSignals()).work(stages)
 
 
@@ -139,7 +139,7 @@ def test_a_wrong_name_names_the_right_ones(tmp_path, capsys):
 def test_a_study_without_a_completed_trial_is_told_cleanly(tmp_path, capsys):
     settings = made_settings(tmp_path)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = created_or_joined(settings, opened(settings), [])
+    study = create_or_join(settings, opened(settings), [])
     for _ in range(5):
         study.tell(study.ask(), state=TrialState.FAIL)
     line = refused(capsys, ["export", *place(tmp_path)])
@@ -196,8 +196,8 @@ def test_compare_runs_further_seeds_and_shows_intervals(tmp_path, capsys, monkey
 
 def test_a_study_is_joined_by_who_asks_for_the_same(tmp_path):
     settings = made_settings(tmp_path)
-    one = created_or_joined(settings, opened(settings), [])
-    two = created_or_joined(made_settings(tmp_path, budget=50_000, heartbeat=5), opened(settings), [])
+    one = create_or_join(settings, opened(settings), [])
+    two = create_or_join(made_settings(tmp_path, budget=50_000, heartbeat=5), opened(settings), [])
     assert one._study_id == two._study_id
     assert two.user_attrs["budget"] == 50_000  # a budget may grow
 
@@ -216,13 +216,13 @@ def test_a_study_is_joined_by_who_asks_for_the_same(tmp_path):
 )
 def test_going_on_with_another_study_is_refused_and_the_difference_named(tmp_path, change, message):
     settings = made_settings(tmp_path)
-    created_or_joined(settings, opened(settings), [])
+    create_or_join(settings, opened(settings), [])
     before = (tmp_path / "s.journal").read_bytes()
     changed = made_settings(tmp_path, **change)
     with pytest.raises(ValueError, match="^study 's' was created with " + message):
-        created_or_joined(changed, opened(settings), [])
+        create_or_join(changed, opened(settings), [])
     assert (tmp_path / "s.journal").read_bytes() == before
-    study = created_or_joined(changed, opened(settings), [], allow_changed=True)
+    study = create_or_join(changed, opened(settings), [], allow_changed=True)
     assert study.user_attrs["identity"] == identity_of(changed)
 
 
@@ -230,16 +230,16 @@ def test_a_changed_space_and_protocol_are_refused_by_their_key(tmp_path):
     from tuning.space import Dimension, Space
 
     settings = made_settings(tmp_path)
-    created_or_joined(settings, opened(settings), [])
+    create_or_join(settings, opened(settings), [])
     wider = Space("notes_ppo", (Dimension("learning_rate", "float", 1e-6, 1e-1, log=True),))
     with pytest.raises(ValueError, match=r"created with another search space \(key: learning_rate"):
-        created_or_joined(replace(settings, space=wider), opened(settings), [])
+        create_or_join(replace(settings, space=wider), opened(settings), [])
     more = Space("notes_ppo", (*settings.space.dimensions, Dimension("ent_coef", "float", 1e-8, 0.1, log=True)))
     with pytest.raises(ValueError, match=r"created with another search space \(key: ent_coef: none, now"):
-        created_or_joined(replace(settings, space=more), opened(settings), [])
+        create_or_join(replace(settings, space=more), opened(settings), [])
     protocol = replace(settings.protocol, test_seeds=(100, 101, 109))
     with pytest.raises(ValueError, match=r"created with another protocol \(key: test_seeds: \[100, 101, 102\], now"):
-        created_or_joined(replace(settings, protocol=protocol), opened(settings), [])
+        create_or_join(replace(settings, protocol=protocol), opened(settings), [])
 
 
 def test_an_unchanged_identity_passes_through_json():

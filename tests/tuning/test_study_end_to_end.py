@@ -12,9 +12,8 @@ import yaml
 
 from sb3_ppo_notes import NotesA2C
 from tuning.space.setup import baseline_setup
-from tuning.space.warm_starts import parsed_entry
-from tuning.worker.environments import training_environments
-from tuning.worker.objective import Run, build
+from tuning.space.warm_starts import parse_entry
+from tuning.worker.objective import TrainingRun, build, training_environments
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: So short that stock PPO's two rollouts of 2048 steps would run on for half as long again; A2C's are as long as they say.
@@ -62,9 +61,9 @@ def test_sixty_thousand_steps_of_cartpole_beat_sb3s_defaults(study):
 def test_what_is_exported_builds_what_was_tuned(study):
     entry = best(study)
     assert entry["n_timesteps"] == STEPS
-    setup = baseline_setup("best", "notes_a2c", parsed_entry(entry))
+    setup = baseline_setup("best", "notes_a2c", parse_entry(entry))
     env = training_environments("CartPole-v1", setup, 0)
-    model = build(Run(setup, "CartPole-v1", 0, STEPS, (STEPS,)), env)
+    model = build(TrainingRun(setup, "CartPole-v1", 0, STEPS, (STEPS,)), env)
     assert (model.n_steps, model.n_envs) == (entry["n_steps"], entry["n_envs"])
     env.close()
 

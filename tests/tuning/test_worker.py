@@ -11,17 +11,18 @@ from optuna.trial import TrialState
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from tests.tuning import worker_objectives as objectives
 from tests.tuning.worker_objectives import made_settings
-from tuning.commands.identity import created_or_joined
 from tuning.report.record import read_record, summary
+from tuning.selection.trials import search_scores
 from tuning.storage import Address, open_storage
-from tuning.storage.patience import Patience
-from tuning.worker import Worker
+from tuning.storage.database import Patience
+from tuning.storage.requeue import MOST_DEATHS, requeue
 from tuning.worker.budget import steps_used
-from tuning.worker.choice import search_scores
+from tuning.worker.identity import create_or_join
 from tuning.worker.queues import StudyStoppedError, environment_failure
-from tuning.worker.requeue import MOST_DEATHS, Reaper, requeue, whereabouts
+from tuning.worker.reaper import Reaper, process_identity
 from tuning.worker.settings import check_sampler, sampler_seed
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import Worker
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 RUNNING, WAITING = TrialState.RUNNING, TrialState.WAITING
@@ -39,7 +40,7 @@ def opened(settings):
 
 def created(settings, starts=()):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return created_or_joined(settings, opened(settings), starts)
+    return create_or_join(settings, opened(settings), starts)
 
 
 def worked(settings, signals=None, stages=("search", "finalists", "test")):
@@ -96,7 +97,7 @@ def test_max_trials_counts_what_is_complete_or_pruned_and_no_zombie(tmp_path):
     settings = made_settings(tmp_path, budget=None, max_trials=6)
     study = created(settings)
     zombie = study.ask()  # of a worker that was killed long ago
-    study._storage.set_trial_user_attr(zombie._trial_id, "worker", {**whereabouts(), "pid": 2**22 + 1})
+    study._storage.set_trial_user_attr(zombie._trial_id, "worker", {**process_identity(), "pid": 2**22 + 1})
     study = worked(settings)
     done = [trial for trial in study.trials if trial.state in (COMPLETE, PRUNED)]
     assert len(done) == 6
@@ -386,7 +387,7 @@ def reaper_of(study, grace=180.0):
 
 def test_the_trial_of_a_process_that_is_gone_is_reaped_at_once_and_queued_again(tmp_path):
     settings = made_settings(tmp_path)
-    study, trial = running(settings, {**whereabouts(), "pid": 2**22 + 1})
+    study, trial = running(settings, {**process_identity(), "pid": 2**22 + 1})
     assert reaper_of(study).reap() == [0]
     stale, retry = study.trials
     assert (stale.state, stale.user_attrs["reason"]) == (FAIL, "stale")
@@ -398,13 +399,13 @@ def test_the_trial_of_a_process_that_is_gone_is_reaped_at_once_and_queued_again(
 
 def test_a_process_id_that_was_given_again_is_another_process(tmp_path):
     settings = made_settings(tmp_path)
-    study, _ = running(settings, {**whereabouts(), "started": 1.0})
+    study, _ = running(settings, {**process_identity(), "started": 1.0})
     assert reaper_of(study).reap() == [0]
 
 
 def test_the_trial_of_a_living_process_is_left_alone(tmp_path):
     settings = made_settings(tmp_path)
-    study, _ = running(settings, whereabouts())
+    study, _ = running(settings, process_identity())
     reaper = reaper_of(study, grace=1e9)
     assert reaper.reap() == []
     assert reaper.reap() == []
@@ -413,15 +414,15 @@ def test_the_trial_of_a_living_process_is_left_alone(tmp_path):
 @pytest.mark.parametrize("other", [{"host": "elsewhere"}, {"boot": "before"}, {"namespace": "pid:[1]"}])
 def test_of_another_machine_or_container_a_process_id_says_nothing(tmp_path, monkeypatch, other):
     settings = made_settings(tmp_path)
-    study, trial = running(settings, {**whereabouts(), "pid": 2**22 + 1, "beat": 0, **other})
+    study, trial = running(settings, {**process_identity(), "pid": 2**22 + 1, "beat": 0, **other})
     clock = [0.0]
-    monkeypatch.setattr("tuning.worker.requeue.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("tuning.worker.requeue.time.time", lambda: 1e12, raising=False)
+    monkeypatch.setattr("tuning.worker.reaper.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tuning.worker.reaper.time.time", lambda: 1e12, raising=False)
     reaper = reaper_of(study)
     assert reaper.reap() == []
     clock[0] = 170.0
     assert reaper.reap() == []
-    study._storage.set_trial_user_attr(trial._trial_id, "worker", {**whereabouts(), **other, "beat": 1})
+    study._storage.set_trial_user_attr(trial._trial_id, "worker", {**process_identity(), **other, "beat": 1})
     clock[0] = 190.0  # it has given a sign of life since
     assert reaper.reap() == []
     clock[0] = 190.0 + 181.0
@@ -432,7 +433,7 @@ def test_a_trial_whose_worker_died_before_it_said_who_it_is_is_reaped_too(tmp_pa
     settings = made_settings(tmp_path)
     study, _ = running(settings, None)
     clock = [0.0]
-    monkeypatch.setattr("tuning.worker.requeue.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("tuning.worker.reaper.time.monotonic", lambda: clock[0])
     reaper = reaper_of(study)
     assert reaper.reap() == []
     clock[0] = 181.0
@@ -441,20 +442,20 @@ def test_a_trial_whose_worker_died_before_it_said_who_it_is_is_reaped_too(tmp_pa
 
 def test_a_trial_that_kills_its_workers_is_given_up(tmp_path):
     settings = made_settings(tmp_path)
-    study, _ = running(settings, {**whereabouts(), "pid": 2**22 + 1})
+    study, _ = running(settings, {**process_identity(), "pid": 2**22 + 1})
     for deaths in range(MOST_DEATHS + 1):
         reaper_of(study).reap()
         waiting = [trial for trial in study.trials if trial.state is WAITING]
         assert len(waiting) == (deaths < MOST_DEATHS)
         for trial in waiting:
             study._storage.set_trial_state_values(trial._trial_id, RUNNING)
-            study._storage.set_trial_user_attr(trial._trial_id, "worker", {**whereabouts(), "pid": 2**22 + 1})
+            study._storage.set_trial_user_attr(trial._trial_id, "worker", {**process_identity(), "pid": 2**22 + 1})
     assert [trial.state for trial in study.trials] == [FAIL] * (MOST_DEATHS + 1)
 
 
 def test_what_its_ender_did_not_live_to_queue_is_queued(tmp_path):
     settings = made_settings(tmp_path)
-    study, trial = running(settings, whereabouts())
+    study, trial = running(settings, process_identity())
     study._storage.set_trial_user_attr(trial._trial_id, "reason", "preempted")
     study._storage.set_trial_state_values(trial._trial_id, FAIL)  # and here it was killed
     reaper_of(study).reap()
@@ -463,7 +464,7 @@ def test_what_its_ender_did_not_live_to_queue_is_queued(tmp_path):
 
 def test_a_trial_that_two_workers_queued_again_is_run_once(tmp_path):
     settings = made_settings(tmp_path)
-    study, trial = running(settings, whereabouts())
+    study, trial = running(settings, process_identity())
     study._storage.set_trial_user_attr(trial._trial_id, "reason", "stale")
     study._storage.set_trial_state_values(trial._trial_id, FAIL)
     frozen = study.trials[0]

@@ -12,17 +12,17 @@ from tuning.selection import Protocol
 from tuning.space import Dimension, Space
 from tuning.space.setup import baseline_setup
 from tuning.worker.checkpoints import Progress
-from tuning.worker.objective import PreemptedError, Run, train
+from tuning.worker.objective import PreemptedError, TrainingRun, train
 from tuning.worker.settings import Settings
 
 BEST = 1e-3
 
 
-def learning_rate(run: Run) -> float:
+def learning_rate(run: TrainingRun) -> float:
     return float(str(run.setup.arguments.get("learning_rate", 3e-4)).removeprefix("lin_"))
 
 
-def value_at(run: Run, mark: int) -> float:
+def value_at(run: TrainingRun, mark: int) -> float:
     """Best at a learning rate of 1e-3, rising with the steps, a little luck in every seed."""
     digest = hashlib.sha256(f"{run.seed}/{run.eval_seed}/{learning_rate(run)}".encode()).digest()
     luck = int.from_bytes(digest[:4], "big") / 2**32

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from rich.table import Table
 
-from sb3_ppo_notes.formulas.statistics import bootstrap_interval, difference_of_iqms, iqm, probability_of_improvement
+from sb3_ppo_notes.formulas.statistics import bootstrap_interval, difference_of_iqms, probability_of_improvement
 from tuning.report.data import StudyRecord, TestedSetup
-
-RESAMPLE_SEED = 0
+from tuning.report.numbers import RESAMPLE_SEED, TUNED, arm_numbers, tuned_arm
 
 
 def score_matrix(name: str, arm: TestedSetup) -> np.ndarray:
-    """Scores of one arm, as the statistics take them.
-
-    :param name: of the argument, for the message.
-    :param arm: with its scores by seed.
-    :return: ``[runs, 1]``.
-    :raises ValueError: for fewer than two runs, or a score that is not finite.
-    """
+    """Scores of one arm as the statistics take them, ``[runs, 1]``; at least two, and finite."""
     scores = np.array([arm.scores[seed] for seed in sorted(arm.scores)], dtype=np.float64)[:, None]
     if len(scores) < 2:
         raise ValueError(
@@ -34,26 +25,18 @@ def score_matrix(name: str, arm: TestedSetup) -> np.ndarray:
 
 
 def comparison_table(record: StudyRecord) -> Table:
-    """The test's table: each arm's interquartile mean, and how the winner differs from it.
-
-    :param record: of a study whose test has run.
-    :return: for the terminal.
-    :raises ValueError: if it has not.
-    """
-    arms: Sequence[TestedSetup] = record.tested
-    if len(arms) < 2 or arms[0].name != "tuned":
+    """The table of the test: each arm's interquartile mean, and how the winner differs from it."""
+    arms = record.tested
+    if len(arms) < 2 or arms[0].name != TUNED:
         raise ValueError(f"study {record.name!r} has no test to compare: its test stage has not run")
     table = Table(title=f"{record.name}: test scores on {record.env_id}, {record.total_timesteps:,} steps a run")
     for column in ("arm", "runs", "IQM", "95 % interval", "tuned is better by", "95 % interval", "P(tuned > arm)"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     tuned = score_matrix("scores", arms[0])
     for arm in arms:
-        scores = score_matrix("scores", arm)
-        low, high = bootstrap_interval(iqm, [scores], np.random.default_rng(RESAMPLE_SEED))
-        row = [arm.name, str(len(scores)), f"{float(iqm(scores)):.1f}", f"[{low:.1f}, {high:.1f}]"]
-        if arm is arms[0]:
-            row += ["", "", ""]
-        else:
+        scores, numbers = score_matrix("scores", arm), arm_numbers(arm)
+        row = [arm.name, str(len(scores)), f"{numbers.iqm:.1f}", f"[{numbers.low:.1f}, {numbers.high:.1f}]"]
+        if arm is not arms[0]:
             generator = np.random.default_rng(RESAMPLE_SEED)
             low, high = bootstrap_interval(difference_of_iqms, [tuned, scores], generator)
             improvement = float(probability_of_improvement(tuned, scores))
@@ -67,13 +50,9 @@ def comparison_table(record: StudyRecord) -> Table:
 
 
 def optimism_line(record: StudyRecord) -> str:
-    """What is always said about a winner: how much of its tuning score was luck.
-
-    :param record: of a study whose test has run.
-    :return: one line.
-    """
-    tested = next((arm for arm in record.tested if arm.name == "tuned" and arm.scores), None)
-    if record.tuning_score is None or tested is None:
+    """The line that is always printed about a winner: how much of its tuning score was luck."""
+    arm = tuned_arm(record)
+    if record.tuning_score is None or arm is None:
         return "tuning score minus test score: not known before the test"
-    mean = float(np.mean(list(tested.scores.values())))
+    mean = arm_numbers(arm).mean
     return f"tuning score {record.tuning_score:.1f} minus test score {mean:.1f}: {record.tuning_score - mean:+.1f}"

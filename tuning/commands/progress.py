@@ -15,12 +15,8 @@ from tuning.report.record import summary
 EVERY_SECONDS = 2.0
 
 
-class StudyLine:
-    """The line: a bar of the budget on a terminal, the last state of it anywhere else.
-
-    :param study: of the search.
-    :param storage: opened.
-    """
+class StudyProgress:
+    """The line: a bar of the budget on a terminal, the last state of it anywhere else."""
 
     def __init__(self, study: optuna.Study, storage: BaseStorage):
         self._study, self._storage = study, storage
@@ -37,7 +33,7 @@ class StudyLine:
         self._task = self._bar.add_task("starts", total=study.user_attrs.get("budget"))
         self._last = -float("inf")
 
-    def __enter__(self) -> StudyLine:
+    def __enter__(self) -> StudyProgress:
         self._bar.start()
         return self
 
@@ -49,10 +45,7 @@ class StudyLine:
             self._console.print(self.text(summary(self._study, self._storage)), soft_wrap=True, highlight=False)
 
     def show(self, now: bool = False) -> None:
-        """Draw it, if it is time to.
-
-        :param now: whether or not it is.
-        """
+        """Draw it, if it is time to, or ``now``."""
         if self._bar.disable or (not now and time.monotonic() - self._last < EVERY_SECONDS):
             return
         self._last = time.monotonic()
@@ -60,15 +53,11 @@ class StudyLine:
         self._bar.update(self._task, description=self.text(state), completed=state["steps used"], refresh=True)
 
     def text(self, state: dict[str, object]) -> str:
-        """The line's words.
-
-        :param state: of :func:`~tuning.report.record.summary`.
-        :return: such as ``cartpole search: 12 complete, 3 pruned, 2 running, best 487.3, 1,200,000 steps left``.
-        """
-        words = [f"{state[name]} {name}" for name in ("complete", "pruned", "failed", "running") if state[name]]
-        words += [f"{state[name]} {name}" for name in ("finalist runs", "test runs") if state[name]]
+        """Such as ``cartpole search: 12 complete, 3 pruned, 2 running, best 487.3, 1,200,000 steps left``."""
+        parts = [f"{state[name]} {name}" for name in ("complete", "pruned", "failed", "running") if state[name]]
+        parts += [f"{state[name]} {name}" for name in ("finalist runs", "test runs") if state[name]]
         best, left = state["best so far"], state["budget left"]
-        words.append("no score yet" if best is None else f"best {best:.1f}")
+        parts.append("no score yet" if best is None else f"best {best:.1f}")
         if left is not None:
-            words.append(f"{left:,} steps left")
-        return f"{self._study.study_name} {state['stage']}: {', '.join(words)}"
+            parts.append(f"{left:,} steps left")
+        return f"{self._study.study_name} {state['stage']}: {', '.join(parts)}"

@@ -15,19 +15,18 @@ import tyro
 from optuna.storages import BaseStorage
 
 from tuning.commands.compare import comparison_table, optimism_line
-from tuning.commands.identity import IDENTITY, created_or_joined
-from tuning.commands.place import Place
-from tuning.commands.progress import StudyLine
-from tuning.commands.verbs import console, exit_code
+from tuning.commands.progress import StudyProgress
+from tuning.commands.verbs import StudyOptions, console, exit_code
 from tuning.report import write_report
 from tuning.report.record import read_record
 from tuning.selection import Protocol
 from tuning.space import Space
 from tuning.space.warm_starts import base_of, warm_starts, zoo_entry
 from tuning.storage import open_storage
-from tuning.storage.patience import Patience
-from tuning.worker.processes import quiet, run_workers
-from tuning.worker.queues import existing_study
+from tuning.storage.database import Patience
+from tuning.worker.identity import IDENTITY, create_or_join
+from tuning.worker.processes import run_workers, silence_optuna
+from tuning.worker.queues import find_study
 from tuning.worker.settings import Settings, baselines, check_sampler
 
 #: Seeds of two studies lie so far apart.
@@ -39,13 +38,13 @@ LONGEST_TRIAL, SHORTEST_TRIAL = 100_000, 1_000
 
 
 @dataclass
-class Run(Place):
+class Run(StudyOptions):
     """Search for a configuration that holds up, on this machine alone or together with others."""
 
     env: str = "CartPole-v1"
     """Id of a registered environment."""
     algo: Literal["notes_ppo", "notes_a2c"] = "notes_ppo"
-    """Which algorithm."""
+    """Algorithm to tune."""
     budget: int | None = None
     """Environment steps of search and finalists, all workers together; pruned and failed trials count too."""
     timeout: float | None = None
@@ -65,7 +64,7 @@ class Run(Place):
     warm_start: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
     """YAML files with configurations to start from, beside SB3's defaults and rl_zoo3's."""
     sampler: str = "tpe"
-    """Who suggests: tpe, random, gp, cma or qmc."""
+    """Sampler of the suggestions: tpe, random, gp, cma or qmc."""
     seed: int = 0
     """Of the suggestions, and of the block of seeds that runs are trained on."""
     finalists: int | None = None
@@ -86,30 +85,26 @@ class Run(Place):
     """Go on with a study although its space, environment or protocol has changed."""
 
     def __call__(self) -> int:
-        """Do it.
-
-        :return: 0, 1 if trials keep failing, 2 if their environment does, 130 or 143 after a signal.
-        :raises ValueError: for an option out of range, before anything is trained or written.
-        """
-        quiet()
+        """Run the study; the exit code is 1 if trials keep failing, 2 if their environment does."""
+        silence_optuna()
         self.study = self.study or re.sub(r"[^A-Za-z0-9._-]+", "-", self.env)
         entry = zoo_entry(self.env, self.algo)
         self._check()
-        address, name = self.address(), self.named()
+        address, name = self.address(), self.checked_name()
         storage: BaseStorage | None = None
         stored: dict[str, Any] = {}
         if not address.is_journal or address.path.exists():  # type: ignore[union-attr]
             storage = open_storage(address, self.heartbeat, Patience(self.patience))
-            there = existing_study(name, storage)
+            there = find_study(name, storage)
             stored = there.user_attrs.get(IDENTITY, {}) if there is not None else {}
         settings = self.settings(entry, stored)
         starts = warm_starts(self.env, settings.space, self.warm_start, settings.base)
         if address.is_sqlite and self.workers > 1:
             print("warning: SQLite is slow and fragile with several workers; use a journal file", file=sys.stderr)
         storage = storage or open_storage(address, self.heartbeat, Patience(self.patience))
-        study = created_or_joined(settings, storage, starts, self.allow_changed_config)
+        study = create_or_join(settings, storage, starts, self.allow_changed_config)
         settings.folder.mkdir(parents=True, exist_ok=True)
-        with StudyLine(study, storage) as line:
+        with StudyProgress(study, storage) as line:
             code = run_workers(settings, self.workers, line.show)
         record = read_record(study, storage, str(address))
         written = write_report(record, self.folder())
@@ -124,11 +119,8 @@ class Run(Place):
     def settings(self, entry: Mapping[str, Any], stored: Mapping[str, Any]) -> Settings:
         """The options as the workers take them.
 
-        :param entry: rl_zoo3's hyperparameters for the environment.
-        :param stored: the identity of the study if it exists: what was chosen for it then is not chosen anew because
-            the budget has grown.
-        :return: the settings.
-        :raises ValueError: for an option out of range.
+        ``stored`` is the identity of the study if it exists: what was chosen for it then is not chosen anew because the
+        budget has grown.
         """
         base = base_of(entry)
         if self.n_envs is not None:
@@ -198,7 +190,7 @@ class Run(Place):
         return protocol.fitted(self.budget / total)
 
     def _n_timesteps(self, entry: Mapping[str, Any]) -> int:
-        wanted = int(float(entry.get("n_timesteps", LONGEST_TRIAL)))
+        steps = int(float(entry.get("n_timesteps", LONGEST_TRIAL)))
         if self.budget is None:
-            return wanted
-        return max(SHORTEST_TRIAL, min(wanted, self.budget // RUNS_OF_A_BUDGET))
+            return steps
+        return max(SHORTEST_TRIAL, min(steps, self.budget // RUNS_OF_A_BUDGET))

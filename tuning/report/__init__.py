@@ -11,10 +11,9 @@ from typing import Any
 
 from sb3_ppo_notes.persistence.atomic import write_bytes
 from tuning.report.checklist import checklist
-from tuning.report.data import StudyRecord
+from tuning.report.data import StudyRecord, plain, without_passwords
 from tuning.report.export import best_yaml
-from tuning.report.files import plain, without_passwords
-from tuning.report.numbers import importances, optimism_of, ranked
+from tuning.report.numbers import importances, optimism_of, ranking
 from tuning.report.page import markdown, page
 from tuning.report.pictures import pictures_of
 from tuning.report.sections import sections_of
@@ -23,9 +22,7 @@ from tuning.report.sections import sections_of
 def write_report(record: StudyRecord, folder: str | Path) -> list[Path]:
     """Write trials.csv, study.json, report.html, report.md with its pictures, CHECKLIST.md and best.yml.
 
-    :param record: of the study; passwords in it are hidden in every file.
-    :param folder: made if it does not exist.
-    :return: the files; without ``best.yml`` while no trial has been completed.
+    Passwords are hidden in every file; without a completed trial there is no best.yml.
     """
     record, folder = without_passwords(record), Path(folder)
     pictures = pictures_of(record)
@@ -39,7 +36,7 @@ def write_report(record: StudyRecord, folder: str | Path) -> list[Path]:
         "study.json": study_json(record),
     }
     files |= {f"{name}.png": picture for name, picture in pictures.items()}
-    if ranked(record):
+    if ranking(record):
         files["best.yml"] = best_yaml(record)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -48,11 +45,7 @@ def write_report(record: StudyRecord, folder: str | Path) -> list[Path]:
 
 
 def trials_csv(record: StudyRecord) -> str:
-    """One row a trial: how it ended, its scores, its configuration, its evaluations.
-
-    :param record: of the study.
-    :return: the file's content.
-    """
+    """One row a trial: its end, its scores, its configuration, its evaluations."""
     names = list(dict.fromkeys(name for trial in record.trials for name in trial.configuration))
     marks = sorted({step for trial in record.trials for step in trial.evaluations})
     seeds = sorted({seed for trial in record.trials for seed in trial.finalist_scores})
@@ -84,13 +77,9 @@ def trials_csv(record: StudyRecord) -> str:
 
 
 def study_json(record: StudyRecord) -> str:
-    """The whole record, and what was computed from it.
-
-    :param record: of the study.
-    :return: the file's content.
-    """
+    """The whole record, and what was computed from it."""
     document: dict[str, Any] = plain(record)
     document["optimism"] = plain(optimism_of(record))
     document["importances"] = plain(importances(record))
-    document["ranking"] = [trial.number for trial in ranked(record)]
+    document["ranking"] = [trial.number for trial in ranking(record)]
     return json.dumps(document, indent=2, allow_nan=False) + "\n"

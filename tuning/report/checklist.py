@@ -1,4 +1,4 @@
-"""What one has to be told to believe a tuned result, filled in from the study.
+"""The questions that a reader of a tuned result asks, answered from the study.
 
 Source: the questions are those of Eimer, Lindauer, Raileanu (ICML 2023, arXiv:2306.01324), in our words.
 """
@@ -8,16 +8,12 @@ from __future__ import annotations
 import math
 
 from tuning.report.data import StudyRecord
-from tuning.report.numbers import arm_numbers, best_trial, optimism_of, outcomes, ranked
+from tuning.report.numbers import arm_numbers, best_trial, optimism_of, outcomes, ranking
 from tuning.report.sections import number
 
 
 def checklist(record: StudyRecord) -> str:
-    """``CHECKLIST.md``.
-
-    :param record: of the study.
-    :return: the file's content.
-    """
+    """``CHECKLIST.md``."""
     lines = [
         f"# Checklist for the study {record.name}",
         "",
@@ -80,7 +76,7 @@ def _on_tuning(record: StudyRecord) -> list[tuple[str, str]]:
 
 
 def _on_what_was_found(record: StudyRecord) -> list[tuple[str, str]]:
-    counts, trials, difference = outcomes(record), ranked(record), optimism_of(record)
+    counts, trials, difference = outcomes(record), ranking(record), optimism_of(record)
     arms = [arm_numbers(arm) for arm in record.tested if arm.scores]
     spread = "; ".join(
         f"{arm.name} {number(arm.mean)}"

@@ -1,9 +1,15 @@
-"""What a report is made from: a study as plain values, read from Optuna once."""
+"""The record of a study: plain values, read from Optuna once, from which all reports are made."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+PASSWORD = re.compile(r"(\w+://[^\s:/@]*):[^\s/]*@")
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class TrialRecord:
 class TestedSetup:
     """One arm of the final test: ``"tuned"``, ``"SB3 defaults"`` or ``"rl_zoo3"``, its scores by test seed.
 
-    :param learning_curves: evaluations by environment step, by test seed.
+    ``learning_curves`` holds evaluations by environment step, by test seed.
     """
 
     __test__ = False  # its name begins like a test's, which it is not
@@ -92,3 +98,34 @@ class StudyRecord:
     tested: tuple[TestedSetup, ...] = ()
     warm_start_problems: tuple[str, ...] = ()
     sampler: str = ""
+
+
+def without_passwords(value: Record) -> Record:
+    """The same with every ``scheme://user:password@host`` made ``scheme://user:***@host``."""
+    return _clean(value)  # type: ignore[no-any-return]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it; NaN and infinity become ``None``, keys become strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return PASSWORD.sub(r"\1:***@", value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: _clean(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_clean(item) for item in value)
+    return value

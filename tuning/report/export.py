@@ -8,21 +8,16 @@ from typing import Any
 
 import yaml
 
-from sb3_ppo_notes.configs.rules import rule_as_words
+from sb3_ppo_notes.configs.rules import rule_as_data
+from sb3_ppo_notes.configs.values import ACTIVATIONS
 from sb3_ppo_notes.persistence.atomic import write_text
-from tuning.report.data import StudyRecord
-from tuning.report.files import without_passwords
-from tuning.report.numbers import arm_numbers, best_trial, optimism_of
+from tuning.report.data import StudyRecord, without_passwords
+from tuning.report.numbers import arm_numbers, best_trial, optimism_of, tuned_arm
 from tuning.space.setup import RULE_ARGUMENTS, constructor_arguments, plain_arguments, zoo_algorithm
 
 
 def best_entry(record: StudyRecord) -> dict[str, Any]:
-    """The winner's hyperparameters by rl_zoo3's keys.
-
-    :param record: of the study.
-    :return: environments, normaliser and constructor arguments, as YAML holds them.
-    :raises ValueError: if there is no completed trial.
-    """
+    """The winner's hyperparameters by rl_zoo3's keys, as YAML holds them."""
     configuration = best_trial(record).configuration
     n_envs = int(record.base.get("n_envs", 1))
     arguments = plain_arguments(configuration, n_envs, record.base, record.algo)
@@ -41,21 +36,16 @@ def best_entry(record: StudyRecord) -> dict[str, Any]:
     if arguments.get("policy_kwargs"):
         entry["policy_kwargs"] = _expression(arguments["policy_kwargs"])
     if rule is not None:
-        entry["rule"] = rule_as_words(rule)
+        entry["rule"] = rule_as_data(rule)
     return entry
 
 
 def best_yaml(record: StudyRecord) -> str:
-    """``best.yml``: the environment's id and its hyperparameters, with where they come from as comments.
-
-    :param record: of the study.
-    :return: the file's content.
-    :raises ValueError: if there is no completed trial.
-    """
+    """``best.yml``: the environment's id and its hyperparameters, with where they come from as comments."""
     record = without_passwords(record)
     best, entry = best_trial(record), best_entry(record)
     lines = [f"# {record.algo}, trial {best.number} of study {record.name}, {record.total_timesteps:,} steps a run"]
-    tuned = next((arm for arm in record.tested if arm.name == "tuned" and arm.scores), None)
+    tuned = tuned_arm(record)
     if record.winner is None:
         lines.append("# the finalists have not run: picked for one noisy score, which is too optimistic")
     elif tuned is None:
@@ -72,18 +62,12 @@ def best_yaml(record: StudyRecord) -> str:
         lines.append("# 'rule' is NotesPPO's and NotesA2C's: stock SB3, and so rl_zoo3, refuses it")
     else:
         lines.append(f"# or: python -m rl_zoo3.train --algo {zoo} --env {record.env_id} -conf best.yml")
-    words = yaml.safe_dump({record.env_id: entry}, sort_keys=False, allow_unicode=True, width=1000)
-    return "\n".join(line.replace("\n", " ") for line in lines) + "\n" + words
+    document = yaml.safe_dump({record.env_id: entry}, sort_keys=False, allow_unicode=True, width=1000)
+    return "\n".join(line.replace("\n", " ") for line in lines) + "\n" + document
 
 
 def write_best(record: StudyRecord, folder: str | Path) -> Path:
-    """Write ``best.yml``.
-
-    :param record: of the study.
-    :param folder: made if it does not exist.
-    :return: the file's path.
-    :raises ValueError: if there is no completed trial; nothing is written then.
-    """
+    """Write ``best.yml``; without a completed trial an error says so, and nothing is written."""
     content = best_yaml(record)
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder) / "best.yml"
@@ -92,11 +76,12 @@ def write_best(record: StudyRecord, folder: str | Path) -> Path:
 
 
 def _expression(value: Any, name: str = "") -> str:
-    """The words that rl_zoo3's loader, and ours, read as this value; names of classes are not quoted."""
+    """The expression that rl_zoo3's loader, and ours, read as this value; names of classes are not quoted."""
     if isinstance(value, Mapping):
         return "dict(" + ", ".join(f"{key}={_expression(item, str(key))}" for key, item in value.items()) + ")"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_expression(item) for item in value) + "]"
     if isinstance(value, str) and name.endswith(("_fn", "_class")):
-        return value if value == "RMSpropTFLike" else f"nn.{value}"
+        module = "nn." if value in ACTIVATIONS else "" if value == "RMSpropTFLike" else "th.optim."
+        return module + value
     return repr(value)

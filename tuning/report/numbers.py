@@ -1,4 +1,4 @@
-"""What a report says, computed from the record of a study."""
+"""The numbers of a report, computed from the record of a study."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ TUNED = "tuned"
 RESAMPLE_SEED = 0
 
 
-def ranked(record: StudyRecord) -> list[TrialRecord]:
+def ranking(record: StudyRecord) -> list[TrialRecord]:
     """The completed trials that did not diverge: finalists first, by the mean over their fresh seeds, then by score.
 
-    :param record: of the study.
-    :return: best first; the winner, if there is one, is the first.
+    The winner, if there is one, is the first.
     """
     complete = [trial for trial in record.trials if trial.score is not None and trial.state == "complete"]
 
@@ -36,13 +35,8 @@ def ranked(record: StudyRecord) -> list[TrialRecord]:
 
 
 def best_trial(record: StudyRecord) -> TrialRecord:
-    """The winner; before the finalists have decided, the best of the search.
-
-    :param record: of the study.
-    :return: a completed trial.
-    :raises ValueError: "study 'x' has no completed trial (5 failed, 2 pruned) - see report.md".
-    """
-    trials = ranked(record)
+    """The winner; before the finalists have decided, the best of the search."""
+    trials = ranking(record)
     if not trials:
         counts = outcomes(record)
         others = ", ".join(f"{counts[name]} {name}" for name in counts if counts[name]) or "no trials at all"
@@ -51,24 +45,15 @@ def best_trial(record: StudyRecord) -> TrialRecord:
 
 
 def outcomes(record: StudyRecord) -> Counter[str]:
-    """How many trials ended how.
-
-    :param record: of the study.
-    :return: counts by state; diverged ones apart from complete ones.
-    """
+    """Counts of trials by state; diverged ones apart from complete ones."""
     return Counter("diverged" if trial.reason == "diverged" else trial.state for trial in record.trials)
 
 
 @dataclass(frozen=True)
 class ArmNumbers:
-    """One arm of the test.
+    """One arm of the test: its scores, their mean, and their interquartile mean with its 95 % interval.
 
-    :param name: of the arm.
-    :param scores: one a test seed.
-    :param mean: of them; return units.
-    :param iqm: their interquartile mean.
-    :param low: lower end of the 95 % interval of the interquartile mean; NaN for a single seed.
-    :param high: its upper end.
+    The interval is NaN for a single seed.
     """
 
     name: str
@@ -80,11 +65,7 @@ class ArmNumbers:
 
 
 def arm_numbers(arm: TestedSetup) -> ArmNumbers:
-    """The numbers of one arm of the test.
-
-    :param arm: with at least one finite score.
-    :return: its means and interval.
-    """
+    """The numbers of one arm of the test."""
     scores = np.array([arm.scores[seed] for seed in sorted(arm.scores)])[:, None]
     low = high = float("nan")
     if len(scores) > 1:
@@ -95,40 +76,36 @@ def arm_numbers(arm: TestedSetup) -> ArmNumbers:
     )
 
 
-def optimism_of(record: StudyRecord) -> float | None:
-    """Tuning score minus test score of the winner.
+def tuned_arm(record: StudyRecord) -> TestedSetup | None:
+    """The winner's arm of the test, ``None`` before it has run."""
+    return next((arm for arm in record.tested if arm.name == TUNED and arm.scores), None)
 
-    :param record: of the study.
-    :return: return units; above 0 is too optimistic; ``None`` before the test.
-    """
-    tuned = next((arm for arm in record.tested if arm.name == TUNED and arm.scores), None)
-    if tuned is None or record.tuning_score is None:
+
+def optimism_of(record: StudyRecord) -> float | None:
+    """Tuning score minus test score of the winner; above 0 is too optimistic; ``None`` before the test."""
+    arm = tuned_arm(record)
+    if arm is None or record.tuning_score is None:
         return None
-    return optimism(record.tuning_score, list(tuned.scores.values()))
+    return optimism(record.tuning_score, list(arm.scores.values()))
 
 
 def tried_space(record: StudyRecord) -> Space:
-    """The space of a study with all that its trials tried while it had another one.
-
-    :param record: of the study.
-    :return: a space that each completed trial lies in.
-    """
+    """The space of a study with all that its trials tried while it had another one."""
     space = Space.from_fingerprint(record.space, record.algo)
-    return space.covering([trial.configuration for trial in ranked(record)])
+    return space.widen([trial.configuration for trial in ranking(record)])
 
 
 def importances(record: StudyRecord) -> dict[str, float]:
-    """How much each parameter has to do with being among the best: Optuna's PED-ANOVA.
+    """Share of each parameter in what tells the best trials from the others (Optuna's PED-ANOVA), largest first.
 
-    :param record: of the study.
-    :return: shares that sum to 1, largest first; {} for fewer than four completed trials, which say nothing.
+    Fewer than four completed trials say nothing, and give {}.
     """
-    asked = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
-    trials = [trial for trial in ranked(record) if all(one.name in trial.configuration for one in asked)]
+    dimensions = [dimension for dimension in tried_space(record).dimensions if not dimension.is_fixed]
+    trials = [trial for trial in ranking(record) if all(one.name in trial.configuration for one in dimensions)]
     scores = {trial.score for trial in trials}
-    if len(trials) < 4 or len(scores) < 2 or not asked:
+    if len(trials) < 4 or len(scores) < 2 or not dimensions:
         return {}
-    distributions = {one.name: distribution_of(one) for one in asked}
+    distributions = {one.name: distribution_of(one) for one in dimensions}
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from tuning.report.data import StudyRecord, TrialRecord
-from tuning.report.numbers import arm_numbers, importances, ranked, tried_space
+from tuning.report.numbers import arm_numbers, importances, ranking, tried_space
 from tuning.space.dimensions import Dimension
 
 # Okabe and Ito's colours, told apart by the colour-blind too.
@@ -23,12 +23,8 @@ ARM_COLORS = (BLUE, ORANGE, GREEN, PINK)
 
 
 def pictures_of(record: StudyRecord) -> dict[str, bytes]:
-    """All pictures that there is something to show on.
-
-    :param record: of the study.
-    :return: PNGs by name.
-    """
-    drawn = {
+    """All pictures for which there are data, as PNGs by name."""
+    figures = {
         "test_seeds": _test_strip(record),
         "test_learning_curves": _test_curves(record),
         "history": _history(record),
@@ -36,7 +32,7 @@ def pictures_of(record: StudyRecord) -> dict[str, bytes]:
         "importances": _importances(record),
         "parallel_coordinates": _parallel_coordinates(record),
     }
-    return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
+    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
 
 
 def _png(figure: Figure) -> bytes:
@@ -125,12 +121,12 @@ def _search_curves(record: StudyRecord) -> Figure | None:
     if not trials:
         return None
     figure, axes = _figure(7, 3.6)
-    top = {trial.number for trial in ranked(record)[:5]}
-    labelled = set()
+    top = {trial.number for trial in ranking(record)[:5]}
+    labels = set()
     for trial in sorted(trials, key=lambda trial: (trial.number in top, trial.number == record.winner)):
-        words, style = _curve_style(trial, top, record.winner)
-        label = None if words in labelled else words
-        labelled.add(words)
+        kind, style = _curve_style(trial, top, record.winner)
+        label = None if kind in labels else kind
+        labels.add(kind)
         steps = sorted(trial.evaluations)
         axes.plot(steps, [trial.evaluations[step] for step in steps], label=label, **style)
     axes.set_xlabel("environment steps")
@@ -169,7 +165,9 @@ def _importances(record: StudyRecord) -> Figure | None:
 
 def _parallel_coordinates(record: StudyRecord) -> Figure | None:
     dimensions = [one for one in tried_space(record).dimensions if not one.is_fixed]
-    trials = [trial for trial in reversed(ranked(record)) if all(one.name in trial.configuration for one in dimensions)]
+    trials = [
+        trial for trial in reversed(ranking(record)) if all(one.name in trial.configuration for one in dimensions)
+    ]
     if len(trials) < 2 or len(dimensions) < 2:
         return None
     figure, axes = _figure(max(8.0, 0.95 * len(dimensions)), 4.4)
@@ -184,8 +182,8 @@ def _parallel_coordinates(record: StudyRecord) -> Figure | None:
         axes.plot(range(len(dimensions)), heights, **line)
     for place, one in enumerate(dimensions):
         axes.axvline(place, color=GREY, linewidth=0.8, zorder=0)
-        for height, words in _ticks(one):
-            axes.text(place + 0.03, height, words, fontsize=7, va="center", zorder=4, backgroundcolor="#FFFFFFB0")
+        for height, label in _ticks(one):
+            axes.text(place + 0.03, height, label, fontsize=7, va="center", zorder=4, backgroundcolor="#FFFFFFB0")
     axes.set_xticks(range(len(dimensions)), [one.name for one in dimensions], rotation=35, ha="right", fontsize=8)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -195,7 +193,7 @@ def _parallel_coordinates(record: StudyRecord) -> Figure | None:
 
 
 def _height(dimension: Dimension, value: Any) -> float:
-    """Where a value lies on its axis, in [0, 1]."""
+    """The place of a value on its axis, in [0, 1]."""
     if dimension.kind == "choice":
         return dimension.choices.index(value) / max(len(dimension.choices) - 1, 1)
     low, high, value = (math.log(one) if dimension.log else one for one in (dimension.low, dimension.high, value))

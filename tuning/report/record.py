@@ -11,21 +11,19 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning.commands.identity import IDENTITY
 from tuning.report.data import StudyRecord, TestedSetup, TrialRecord
 from tuning.selection import Choice, Protocol
+from tuning.selection.trials import arm_of, choose_winner, job_scores, key_of, search_scores
 from tuning.worker.budget import steps_used
-from tuning.worker.choice import chosen, job_scores, search_scores
+from tuning.worker.identity import IDENTITY
 from tuning.worker.queues import (
     FINALISTS,
     TEST,
-    arm_of,
-    existing_study,
-    failed,
-    key_of,
+    find_study,
+    has_error,
     never_ran,
 )
-from tuning.worker.requeue import is_dead
+from tuning.worker.reaper import is_dead
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -36,15 +34,9 @@ STATES = {
 }
 
 
-def opened_study(name: str, storage: BaseStorage) -> optuna.Study:
-    """A study that must be there.
-
-    :param name: of the study.
-    :param storage: opened.
-    :return: the study.
-    :raises ValueError: if there is none of that name, naming those that are there.
-    """
-    study = existing_study(name, storage)
+def open_study(name: str, storage: BaseStorage) -> optuna.Study:
+    """A study that must be there; the error names those that are."""
+    study = find_study(name, storage)
     if study is None or IDENTITY not in study.user_attrs:
         names = sorted(
             other.study_name for other in storage.get_all_studies() if not other.study_name.endswith((FINALISTS, TEST))
@@ -56,22 +48,13 @@ def opened_study(name: str, storage: BaseStorage) -> optuna.Study:
 
 
 def protocol_of(study: optuna.Study) -> Protocol:
-    """The protocol that a study was made with.
-
-    :param study: read.
-    :return: its seeds, marks and so on.
-    """
+    """The protocol that a study was made with."""
     return Protocol.from_fingerprint(study.user_attrs[IDENTITY]["protocol"])
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The trials of the three stages.
-
-    :param search: trials of the search, as far as they ran.
-    :param finalists: runs of the finalists.
-    :param test: runs of the test.
-    """
+    """The trials of the three stages, as far as they ran."""
 
     search: list[FrozenTrial]
     finalists: list[FrozenTrial]
@@ -79,29 +62,18 @@ class Stages:
 
 
 def stages_of(study: optuna.Study, storage: BaseStorage) -> Stages:
-    """All trials of a study.
-
-    :param study: of the search.
-    :param storage: opened.
-    :return: its trials, and those of its finalists and test.
-    """
-    others = [existing_study(study.study_name + suffix, storage) for suffix in (FINALISTS, TEST)]
-    found = [other.get_trials(deepcopy=False) if other is not None else [] for other in others]
+    """All trials of a study."""
+    others = [find_study(study.study_name + suffix, storage) for suffix in (FINALISTS, TEST)]
+    further = [other.get_trials(deepcopy=False) if other is not None else [] for other in others]
     search = [trial for trial in study.get_trials(deepcopy=False) if not never_ran(trial)]
-    return Stages(search, *([trial for trial in trials if not never_ran(trial)] for trials in found))
+    return Stages(search, *([trial for trial in trials if not never_ran(trial)] for trials in further))
 
 
 def read_record(study: optuna.Study, storage: BaseStorage, where: str) -> StudyRecord:
-    """Everything that reports are made from.
-
-    :param study: of the search.
-    :param storage: opened.
-    :param where: the storage, its password hidden.
-    :return: plain values.
-    """
+    """Everything that reports are made from; ``where`` is the storage, its password hidden."""
     stages, attributes = stages_of(study, storage), study.user_attrs
     identity, protocol = attributes[IDENTITY], protocol_of(study)
-    choice = chosen(stages.search, stages.finalists, protocol)
+    choice = choose_winner(stages.search, stages.finalists, protocol)
     reruns: dict[int, dict[int, float]] = defaultdict(dict)
     for (arm, seed), score in job_scores(stages.finalists, protocol).items():
         reruns[int(arm.rpartition(" ")[2])][seed] = score
@@ -153,7 +125,7 @@ def _tested(trials: Sequence[FrozenTrial], protocol: Protocol, choice: Choice | 
     curves: dict[str, dict[int, dict[int, float]]] = defaultdict(dict)
     by_key = {key_of(trial): trial for trial in trials if trial.state is TrialState.COMPLETE}
     for (arm, seed), score in sorted(job_scores(trials, protocol).items()):
-        # Of an earlier winner, before the search was gone on with, there may be runs too.
+        # A continued search may have runs of an earlier winner, too.
         if arm == winner or not arm.startswith("trial "):
             name = "tuned" if arm == winner else arm
             scores[name][seed] = score
@@ -169,12 +141,7 @@ def _seconds(trials: Sequence[FrozenTrial]) -> float:
 
 
 def summary(study: optuna.Study, storage: BaseStorage) -> dict[str, Any]:
-    """How a study goes, in a few numbers.
-
-    :param study: of the search.
-    :param storage: opened.
-    :return: by name, in the order in which they are shown.
-    """
+    """The state of a study in a few numbers, in the order in which they are shown."""
     stages = stages_of(study, storage)
     every = [*stages.search, *stages.finalists, *stages.test]
     running = [trial for trial in every if trial.state is TrialState.RUNNING]
@@ -186,7 +153,7 @@ def summary(study: optuna.Study, storage: BaseStorage) -> dict[str, Any]:
         "complete": count[TrialState.COMPLETE],
         "pruned": count[TrialState.PRUNED],
         "diverged": sum(bool(trial.user_attrs.get("diverged")) for trial in stages.search),
-        "failed": sum(map(failed, every)),
+        "failed": sum(map(has_error, every)),
         "waiting": sum(trial.state is TrialState.WAITING for trial in every),
         "running": len(running),
         "stale": sum(is_dead(trial.user_attrs.get("worker", {})) for trial in running),

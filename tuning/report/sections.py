@@ -9,25 +9,17 @@ from dataclasses import dataclass
 
 from tuning.report.data import StudyRecord, TrialRecord
 from tuning.report.export import best_yaml
-from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranked
+from tuning.report.numbers import arm_numbers, importances, optimism_of, outcomes, ranking
 
 STATES = ("complete", "diverged", "pruned", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section.
-
-    :param title: its heading.
-    :param words: paragraphs.
-    :param header: of its table.
-    :param rows: of its table.
-    :param pictures: names of PNGs.
-    :param code: shown as it is.
-    """
+    """One section: paragraphs, a table, names of PNGs, and code that is shown as it is."""
 
     title: str
-    words: tuple[str, ...] = ()
+    paragraphs: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     pictures: tuple[str, ...] = ()
@@ -35,13 +27,8 @@ class Section:
 
 
 def sections_of(record: StudyRecord, pictures: Sequence[str]) -> list[Section]:
-    """The report, section by section.
-
-    :param record: of the study.
-    :param pictures: names of those that could be drawn.
-    :return: sections in their order; those with nothing to show are left out.
-    """
-    found = [
+    """The report, section by section; those with nothing to show are left out."""
+    sections = [
         _headline(record),
         _test(record),
         _winner(record),
@@ -67,56 +54,54 @@ def sections_of(record: StudyRecord, pictures: Sequence[str]) -> list[Section]:
         _failures(record),
         _settings(record),
     ]
-    shown = []
-    for section in found:
+    filled = []
+    for section in sections:
         there = tuple(name for name in section.pictures if name in pictures)
         if section.pictures and not there and not section.rows:
             continue
-        shown.append(Section(section.title, section.words, section.header, section.rows, there, section.code))
-    return shown
+        filled.append(Section(section.title, section.paragraphs, section.header, section.rows, there, section.code))
+    return filled
 
 
 def number(value: float | None) -> str:
-    """A number for a table.
-
-    :param value: or ``None``.
-    :return: four digits; ``"-"`` for none.
-    """
+    """A number for a table: four digits; ``"-"`` for none."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def _headline(record: StudyRecord) -> Section:
-    trials = ranked(record)
+    trials = ranking(record)
     counts = outcomes(record)
-    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none yet"
-    words = [f"{record.algo} on {record.env_id}, {record.total_timesteps:,} environment steps a run. Trials: {told}."]
+    ends = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "none yet"
+    paragraphs = [
+        f"{record.algo} on {record.env_id}, {record.total_timesteps:,} environment steps a run. Trials: {ends}."
+    ]
     if not trials:
-        words.append("No trial has been completed, so there is no winner. What failed is listed below.")
-        return Section("Result", tuple(words))
+        paragraphs.append("No trial has been completed, so there is no winner. What failed is listed below.")
+        return Section("Result", tuple(paragraphs))
     if record.winner is None:
-        words.append(
+        paragraphs.append(
             f"The search's best so far is trial {trials[0].number} with {number(trials[0].score)}. That is one lucky "
             "seed among many and says little: the finalists have not all run again on fresh seeds."
         )
-        return Section("Result", tuple(words))
+        return Section("Result", tuple(paragraphs))
     arms = {arm.name: arm_numbers(arm) for arm in record.tested if arm.scores}
     if "tuned" not in arms:
-        words.append(
+        paragraphs.append(
             f"The winner is trial {record.winner} with a tuning score of {number(record.tuning_score)}. It has not "
             "been tested yet on seeds that nobody tuned on; until then, expect less than that."
         )
-        return Section("Result", tuple(words))
+        return Section("Result", tuple(paragraphs))
     tuned = arms["tuned"]
     others = [f"{name} {number(arm.mean)}" for name, arm in arms.items() if name != "tuned"]
     against = f", against {' and '.join(others)}" if others else ""
-    words.append(
+    paragraphs.append(
         f"The winner, trial {record.winner}, scores {number(tuned.mean)} on {len(tuned.scores)} seeds that nobody "
         f"tuned on{against}."
     )
-    words.append(_optimism_words(record))
-    return Section("Result", tuple(words))
+    paragraphs.append(_optimism_words(record))
+    return Section("Result", tuple(paragraphs))
 
 
 def _optimism_words(record: StudyRecord) -> str:
@@ -154,14 +139,14 @@ def _test(record: StudyRecord) -> Section:
 
 
 def _winner(record: StudyRecord) -> Section:
-    if not ranked(record):
+    if not ranking(record):
         return Section("The configuration", pictures=("none",))
     title = "The winning configuration (best.yml)" if record.winner is not None else "The best configuration so far"
     return Section(title, code=best_yaml(record))
 
 
 def _top(record: StudyRecord) -> Section:
-    trials = ranked(record)[:10]
+    trials = ranking(record)[:10]
     names = [name for name in record.space if len({str(trial.configuration.get(name)) for trial in trials}) > 1]
     rows = tuple(
         (
@@ -198,13 +183,13 @@ def _value(value: object) -> str:
 
 def _importances(record: StudyRecord) -> Section:
     rows = tuple((name, f"{100 * share:.1f} %") for name, share in importances(record).items())
-    words = (
+    text = (
         "How much each parameter has to do with being among the best trials (PED-ANOVA). With few trials this is a "
         "hint, no more; it says nothing of which value is good."
         if rows
         else "Too few completed trials to say."
     )
-    return Section("Which parameters matter", (words,), ("parameter", "share") if rows else (), rows, ("importances",))
+    return Section("Which parameters matter", (text,), ("parameter", "share") if rows else (), rows, ("importances",))
 
 
 def _budget(record: StudyRecord) -> Section:

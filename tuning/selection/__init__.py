@@ -30,14 +30,14 @@ from tuning.selection.decisions import (
 )
 from tuning.selection.protocol import Protocol
 
-Evaluator = Callable[[Any, int, float], float]
+ScoreFunction = Callable[[Any, int, float], float]
 
 __all__ = [
     "Candidate",
     "Choice",
-    "Evaluator",
     "Protocol",
-    "Run",
+    "ScoreFunction",
+    "SearchRun",
     "Selected",
     "choose",
     "finalist_round",
@@ -53,14 +53,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of the search.
-
-    :param index: of its configuration.
-    :param evaluations: one a mark, as far as it got.
-    :param used: its compute, in full runs.
-    :param outcome: ``"complete"``, ``"pruned"`` or ``"diverged"``.
-    """
+class SearchRun:
+    """One run of the search: an evaluation a mark, as far as it got, and its compute in full runs."""
 
     index: int
     evaluations: tuple[float, ...]
@@ -69,18 +63,13 @@ class Run:
 
 
 def search(
-    configurations: Sequence[Any], evaluator: Evaluator, budget: float, protocol: Protocol, rng: np.random.Generator
-) -> list[Run]:
-    """Try configurations in random order, each on one seed, until the budget is spent.
+    configurations: Sequence[Any], evaluator: ScoreFunction, budget: float, protocol: Protocol, rng: np.random.Generator
+) -> list[SearchRun]:
+    """Try configurations in random order, each on one seed, until the budget (in full runs) is spent.
 
-    :param configurations: what to try; at most each once.
-    :param evaluator: called at every mark of a run in turn.
-    :param budget: compute, in full runs. No run is begun that could exceed it.
-    :param protocol: the rules.
-    :param rng: decides the order.
-    :return: the runs in their order.
+    No run is begun that could exceed it.
     """
-    runs: list[Run] = []
+    runs: list[SearchRun] = []
     used = 0.0
     for place, index in enumerate(rng.permutation(len(configurations))):
         if used + 1 > budget + 1e-9:
@@ -94,17 +83,9 @@ def search(
 
 
 def finalists(
-    configurations: Sequence[Any], runs: Sequence[Run], evaluator: Evaluator, protocol: Protocol
+    configurations: Sequence[Any], runs: Sequence[SearchRun], evaluator: ScoreFunction, protocol: Protocol
 ) -> list[Candidate]:
-    """Run the best completed runs of the search again on fresh seeds.
-
-    :param configurations: as in the search.
-    :param runs: of the search.
-    :param evaluator: as in the search.
-    :param protocol: the rules.
-    :return: the finalists with all their scores.
-    :raises ValueError: if no run of the search was completed.
-    """
+    """Run the best completed runs of the search again on fresh seeds."""
     complete = {run.index: run for run in runs if run.outcome == "complete"}
     scores = {index: run_score(run.evaluations, protocol) for index, run in complete.items()}
     evaluations = {index: [list(complete[index].evaluations)] for index in pick_finalists(scores, protocol)}
@@ -121,27 +102,15 @@ def finalists(
             evaluations[index].append(list(run.evaluations) if run.outcome == "complete" else [floor])
 
 
-def test(configuration: Any, evaluator: Evaluator, protocol: Protocol) -> tuple[float, ...]:
-    """Scores on the seeds nobody tuned on.
-
-    :param configuration: the winner's, or a baseline's.
-    :param evaluator: as in the search.
-    :param protocol: the test seeds.
-    :return: one score a test seed.
-    """
+def test(configuration: Any, evaluator: ScoreFunction, protocol: Protocol) -> tuple[float, ...]:
+    """Scores of a configuration on the seeds nobody tuned on, one each."""
     runs = [_run(0, configuration, seed, evaluator, protocol, None) for seed in protocol.test_seeds]
     return tuple(run_score(run.evaluations, protocol) for run in runs)
 
 
 @dataclass(frozen=True)
 class Selected:
-    """What :func:`select` found.
-
-    :param index: of the winning configuration.
-    :param score: its tuning score.
-    :param choice: the winner as its candidates were compared.
-    :param used: compute, in full runs.
-    """
+    """The winner of :func:`select`: its index, its tuning score, and the compute in full runs that both stages took."""
 
     index: int
     score: float
@@ -150,7 +119,7 @@ class Selected:
 
 
 def select(
-    configurations: Sequence[Any], evaluator: Evaluator, budget: float, protocol: Protocol, rng: np.random.Generator
+    configurations: Sequence[Any], evaluator: ScoreFunction, budget: float, protocol: Protocol, rng: np.random.Generator
 ) -> Selected:
     """Search and finalists together; the test is not part of it, its seeds stay untouched.
 
@@ -179,20 +148,20 @@ def _run(
     index: int,
     configuration: Any,
     seed: int,
-    evaluator: Evaluator,
+    evaluator: ScoreFunction,
     protocol: Protocol,
     others: Sequence[Sequence[float]] | None,
-) -> Run:
+) -> SearchRun:
     """One run, mark by mark; pruned against ``others``, unless they are ``None``."""
     evaluations: list[float] = []
     for mark in protocol.marks:
         score = float(evaluator(configuration, seed, mark))
         if not math.isfinite(score):
-            return Run(index, tuple(evaluations), mark, "diverged")
+            return SearchRun(index, tuple(evaluations), mark, "diverged")
         evaluations.append(score)
         if others is not None and should_prune(evaluations, others, protocol):
-            return Run(index, tuple(evaluations), mark, "pruned")
-    return Run(index, tuple(evaluations), 1.0, "complete")
+            return SearchRun(index, tuple(evaluations), mark, "pruned")
+    return SearchRun(index, tuple(evaluations), 1.0, "complete")
 
 
 def _candidate(index: int, seen: list[list[float]], protocol: Protocol) -> Candidate:

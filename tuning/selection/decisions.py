@@ -15,13 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def run_score(evaluations: Sequence[float], protocol: Protocol) -> float:
-    """The mean of a run's last evaluations: where it arrived, without the noise of any single one.
-
-    :param evaluations: one a mark, the first mark first; those so far.
-    :param protocol: its ``n_averaged`` says how many count.
-    :return: their mean; return units.
-    :raises ValueError: if there is none, or one of them is not finite.
-    """
+    """The mean of a run's last evaluations: where it arrived, without the noise of any single one."""
     if not len(evaluations):
         raise ValueError("evaluations must hold at least 1 score, got none")
     last = [float(score) for score in evaluations[-protocol.n_averaged :]]
@@ -31,16 +25,11 @@ def run_score(evaluations: Sequence[float], protocol: Protocol) -> float:
 
 
 def should_prune(evaluations: Sequence[float], others: Sequence[Sequence[float]], protocol: Protocol) -> bool:
-    """Whether a run is to stop: below the median of those that got as far, at any mark from ``prune_from`` on.
+    """True if a run is below the median of those that got as far, at any mark from ``prune_from`` on.
 
     Runs that were stopped earlier do not count at later marks, so that the bar rises. A run that equals the median goes
     on: while a sparse task gives everybody the same score, nobody is stopped. Too early a cut costs more than it saves,
     since learning curves cross.
-
-    :param evaluations: of this run so far, one a mark.
-    :param others: those of all other runs so far, finished or not, pruned ones included.
-    :param protocol: the marks, and from where on.
-    :return: whether to stop it now.
     """
     reached = len(evaluations)
     if not reached or reached >= len(protocol.marks) or protocol.marks[reached - 1] < protocol.prune_from:
@@ -54,12 +43,10 @@ def should_prune(evaluations: Sequence[float], others: Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A finalist.
+    """A finalist; ``key`` names it, such as a trial's number.
 
-    :param key: whatever names it, such as a trial's number.
-    :param search_score: its score in the search; return units.
-    :param finalist_scores: its scores on the finalists' seeds so far, in their order.
-    :param area: mean of all evaluations of its run in the search: settles what would be a tie, for who learned sooner.
+    ``area`` is the mean of all evaluations of its run in the search: it settles what would be a tie, for the one that
+    learned sooner.
     """
 
     key: Any
@@ -68,11 +55,7 @@ class Candidate:
     area: float = 0.0
 
     def cautious_mean(self, caution: float) -> float:
-        """The mean of all scores, minus a share of its standard error: of two equals the steadier one is ahead.
-
-        :param caution: the share, in standard errors.
-        :return: return units.
-        """
+        """The mean of all scores, minus a share of its standard error: of two equals the steadier one is ahead."""
         scores = np.array([self.search_score, *self.finalist_scores])
         return float(scores.mean()) - caution * _standard_error(scores)
 
@@ -81,10 +64,8 @@ class Candidate:
 class Choice:
     """The winner among the candidates.
 
-    :param key: of the winner.
-    :param score: its tuning score: the mean over the finalists' seeds alone; it was picked for its search score.
-    :param standard_error: of that mean; NaN for a single seed.
-    :param n_seeds: how many seeds it is the mean of; 0 if there were no fresh ones, and ``score`` is the search's.
+    ``score`` is the mean over the ``n_seeds`` finalists' seeds alone, as it was picked for its search score, which it
+    is if there were none; its ``standard_error`` is NaN for a single seed.
     """
 
     key: Any
@@ -94,24 +75,15 @@ class Choice:
 
 
 def pick_finalists(scores: Mapping[Key, float], protocol: Protocol) -> list[Key]:
-    """The keys of the best completed runs.
-
-    :param scores: of completed runs that did not diverge, by key; equal ones are taken in this order.
-    :param protocol: how many.
-    :return: at most ``n_finalists`` keys, best first.
-    """
+    """The keys of the best completed runs, best first; equal scores keep their order."""
     return sorted(scores, key=lambda key: -scores[key])[: protocol.n_finalists]
 
 
 def finalist_round(candidates: Sequence[Candidate], protocol: Protocol) -> list[tuple[Any, int]]:
-    """Which finalist runs are due now. Call it again when they are done, until nothing is due.
+    """Pairs of key and seed of the finalist runs that are due now, until nothing is due and the winner can be chosen.
 
     All finalists run on the first fresh seed, all but the worst on the second, and so on down to two: seeds go where
     the decision is still open.
-
-    :param candidates: the finalists with what is known of them.
-    :param protocol: how many are left at which seed.
-    :return: pairs of key and seed; empty when the winner can be chosen.
     """
     alive = list(candidates)
     for place, seed in enumerate(protocol.finalist_seeds):
@@ -123,13 +95,7 @@ def finalist_round(candidates: Sequence[Candidate], protocol: Protocol) -> list[
 
 
 def choose(candidates: Sequence[Candidate], protocol: Protocol) -> Choice:
-    """The winner: among those that ran on most seeds, the best cautious mean.
-
-    :param candidates: the finalists; the search's completed runs, if there are no finalists' seeds.
-    :param protocol: how cautious.
-    :return: the winner and its score.
-    :raises ValueError: if there is no candidate.
-    """
+    """The winner: among those that ran on most seeds, the best cautious mean."""
     if not candidates:
         raise ValueError("candidates must hold at least 1 completed run, got none")
     n_seeds = max(len(candidate.finalist_scores) for candidate in candidates)
@@ -141,12 +107,7 @@ def choose(candidates: Sequence[Candidate], protocol: Protocol) -> Choice:
 
 
 def optimism(tuning_score: float, test_scores: Sequence[float]) -> float:
-    """How much better the winner looked while tuning than it is.
-
-    :param tuning_score: of the winner; return units.
-    :param test_scores: of the winner on seeds nobody tuned on.
-    :return: tuning score minus mean test score; above 0 is too optimistic.
-    """
+    """Tuning score minus mean test score: how much better the winner looked while tuning than it is."""
     return tuning_score - math.fsum(test_scores) / len(test_scores)
 
 
@@ -154,8 +115,8 @@ def _best(candidates: Sequence[Candidate], n_seeds: int, protocol: Protocol) -> 
     """The candidates by what was known of them after so many fresh seeds, best first."""
 
     def rank(candidate: Candidate) -> tuple[float, float]:
-        known = Candidate(candidate.key, candidate.search_score, candidate.finalist_scores[:n_seeds])
-        return -known.cautious_mean(protocol.caution), -candidate.area
+        so_far = Candidate(candidate.key, candidate.search_score, candidate.finalist_scores[:n_seeds])
+        return -so_far.cautious_mean(protocol.caution), -candidate.area
 
     return sorted(candidates, key=rank)
 

@@ -55,11 +55,7 @@ class Protocol:
             raise ValueError(f"caution must be >= 0 and finite, got {self.caution}")
 
     def finalists_at(self, place: int) -> int:
-        """How many finalists run on a fresh seed: one fewer on each, down to two.
-
-        :param place: of the seed in ``finalist_seeds``, from 0.
-        :return: a number of runs.
-        """
+        """The number of finalists on a fresh seed, counted from 0: one fewer on each, down to two."""
         return max(self.n_finalists - place, min(self.n_finalists, 2))
 
     @property
@@ -70,8 +66,7 @@ class Protocol:
     def fitted(self, full_runs: float) -> Protocol:
         """The same rules with fewer finalists or seeds, where the finalists would take more than 30 % of the compute.
 
-        :param full_runs: compute of search and finalists together, in full runs.
-        :return: this protocol, or a smaller one; without finalists' seeds if there is not even enough for two runs.
+        ``full_runs`` is the compute of search and finalists together; below two runs of finalists there are none.
         """
         for n_finalists in range(self.n_finalists, 1, -1):
             for n_seeds in range(len(self.finalist_seeds), 0, -1):
@@ -85,9 +80,7 @@ class Protocol:
     def marks_in_steps(self, total_timesteps: int) -> tuple[int, ...]:
         """The marks in environment steps, so that runs with other rollouts are measured at the same ones.
 
-        :param total_timesteps: of a full run.
-        :return: rising numbers; the last is exactly ``total_timesteps``.
-        :raises ValueError: if two marks would fall on one step.
+        The last is exactly ``total_timesteps``; two marks on one step are refused.
         """
         steps = tuple(round(mark * total_timesteps) for mark in self.marks)
         if steps[0] < 1 or len(set(steps)) < len(steps):
@@ -97,20 +90,13 @@ class Protocol:
         return steps
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a resumed study compares.
-
-        :return: JSON-able values by name.
-        """
+        """The protocol as JSON-able values: a resumed study compares them."""
         values = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_fingerprint(cls, values: dict[str, Any]) -> Protocol:
-        """The protocol that a fingerprint was taken of.
-
-        :param values: what :meth:`fingerprint` returned.
-        :return: an equal protocol.
-        """
+        """The protocol that a fingerprint was taken of."""
         settings: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
@@ -127,7 +113,7 @@ def _check_seeds(name: str, seeds: tuple[int, ...], *, may_be_empty: bool) -> No
         raise ValueError(f"{name} must hold at least 1 seed, got none")
 
 
-def _check_disjoint(taken: tuple[int, ...], seeds: tuple[int, ...], message: str) -> None:
-    twice = sorted(set(taken) & set(seeds))
+def _check_disjoint(others: tuple[int, ...], seeds: tuple[int, ...], message: str) -> None:
+    twice = sorted(set(others) & set(seeds))
     if twice:
         raise ValueError(message.format(twice))

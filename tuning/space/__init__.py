@@ -1,4 +1,4 @@
-"""What is searched: names, ranges and choices, by rl_zoo3's names, and what the update rules add to them."""
+"""The search space: names (rl_zoo3's), ranges and choices, and what the update rules add to them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tuning.space.defaults import ALGORITHMS, FURTHER, default_dimensions
-from tuning.space.dimensions import Dimension, Suggests, described_dimension
+from tuning.space.defaults import DIMENSIONS, FURTHER, LIMITS
+from tuning.space.dimensions import Dimension, Suggests, parse_dimension
 from tuning.space.rules import rule_choices
 
 Configuration = dict[str, Any]
@@ -23,12 +23,7 @@ __all__ = ["Configuration", "Dimension", "Space", "Suggests"]
 
 @dataclass(frozen=True)
 class Space:
-    """The parameters of one algorithm.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param dimensions: in the order in which they are asked of a trial.
-    :raises ValueError: for another algorithm, or a parameter given twice.
-    """
+    """The parameters of one algorithm, in the order in which a trial is asked for them."""
 
     algo: str
     dimensions: tuple[Dimension, ...]
@@ -42,139 +37,92 @@ class Space:
 
     @classmethod
     def default(cls, algo: str) -> Space:
-        """rl_zoo3's space, wide enough for SB3's defaults and most of rl_zoo3's tuned values, and what we add.
-
-        :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-        :return: the space.
-        :raises ValueError: for another algorithm.
-        """
+        """rl_zoo3's space, wide enough for SB3's defaults and most of rl_zoo3's tuned values, and what we add."""
         _check_algorithm(algo)
-        return cls(algo, default_dimensions(algo))
+        return cls(algo, DIMENSIONS[algo])
 
     @classmethod
     def from_yaml(cls, path: str | Path, algo: str) -> Space:
         """The default space, changed by a file: ``name: [choices]``, ``name: value`` or ``name: {low: 1, high: 2}``.
 
         With ``replace: true`` only what the file lists is searched.
-
-        :param path: of the file.
-        :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-        :return: the space.
-        :raises ValueError: naming the file and what is wrong in it.
         """
         _check_algorithm(algo)
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"space must be a readable YAML file, got {path}: {_one_line(error)}") from error
+        content = read_yaml("space", path)
         if not isinstance(content, dict):
             raise ValueError(f"space must map names to ranges, got {path} with {type(content).__name__}")
         replaces = content.pop("replace", False)
-        known = {dimension.name: dimension for dimension in default_dimensions(algo)}
-        allowed = {*known, *FURTHER[algo], *(f"rule.{slot}" for slot in rule_choices(algo))}
-        chosen = {} if replaces else dict(known)
+        defaults = {dimension.name: dimension for dimension in DIMENSIONS[algo]}
+        allowed = {*defaults, *FURTHER, *(f"rule.{slot}" for slot in rule_choices(algo))}
+        dimensions = {} if replaces else dict(defaults)
         for name, description in content.items():
             if name not in allowed:
                 raise ValueError(
                     f"space must name parameters of {algo}, got {name!r} (known: {', '.join(sorted(allowed))})"
                 )
             try:
-                dimension = described_dimension(name, description, known.get(name))
+                dimension = parse_dimension(name, description, defaults.get(name))
                 _check_meaning(dimension, algo)
             except ValueError as error:
                 raise ValueError(f"space {path}: {error}") from error
-            chosen[name] = dimension
-        return cls(algo, tuple(chosen.values()))
+            dimensions[name] = dimension
+        return cls(algo, tuple(dimensions.values()))
 
     def vary(self, slots: Sequence[str]) -> Space:
-        """The space with choices of the update rule as further parameters.
-
-        :param slots: ``"rule.policy_objective"``, ``"rule.value_objective"``, ``"rule.kl_controls"``, ...
-        :return: a larger space.
-        :raises ValueError: for an unknown slot.
-        """
-        known = {f"rule.{slot}": tuple(choices) for slot, choices in rule_choices(self.algo).items()}
+        """The space with choices of the update rule, such as ``rule.policy_objective``, as further parameters."""
+        choices = {f"rule.{slot}": tuple(names) for slot, names in rule_choices(self.algo).items()}
         for slot in slots:
-            if slot not in known:
-                raise ValueError(f"vary must be among {', '.join(known)}, got {slot!r}")
+            if slot not in choices:
+                raise ValueError(f"vary must be among {', '.join(choices)}, got {slot!r}")
         present = {dimension.name for dimension in self.dimensions}
-        new = [Dimension(slot, "choice", choices=known[slot]) for slot in dict.fromkeys(slots) if slot not in present]
+        new = [Dimension(slot, "choice", choices=choices[slot]) for slot in dict.fromkeys(slots) if slot not in present]
         return dataclasses.replace(self, dimensions=(*self.dimensions, *new))
 
     def fit(self, n_envs: int, total_timesteps: int) -> Space:
-        """The space without rollouts so long that fewer than two of them make a trial.
-
-        :param n_envs: environments side by side.
-        :param total_timesteps: of a trial.
-        :return: this space or a narrower one.
-        :raises ValueError: if not even the shortest rollout fits.
-        """
+        """The space without rollouts so long that fewer than two of them make a trial; refused if none is left."""
         most = total_timesteps // (2 * n_envs)
-        return dataclasses.replace(self, dimensions=tuple(_shortened(one, most) for one in self.dimensions))
+        return dataclasses.replace(self, dimensions=tuple(_shorten(one, most) for one in self.dimensions))
 
     def sample(self, trial: Suggests, names: Mapping[str, str] | None = None) -> Configuration:
-        """Ask a trial for a point. What is fixed is not asked, and not among ``trial.params``.
+        """Ask a trial for a point, under Optuna's ``names`` where they are not ours.
 
-        :param trial: of Optuna.
-        :param names: under which Optuna knows the parameters, where they are not ours.
-        :return: all parameters by name.
+        What is fixed is not asked, and not among ``trial.params``.
         """
         return {one.name: one.suggest(trial, (names or {}).get(one.name)) for one in self.dimensions}
 
-    def covering(self, configurations: Sequence[Mapping[str, Any]]) -> Space:
-        """The space, wide enough for points of the spaces that a study had before.
-
-        :param configurations: that were tried.
-        :return: this space or a wider one.
-        """
+    def widen(self, configurations: Sequence[Mapping[str, Any]]) -> Space:
+        """The space, wide enough for points of the spaces that a study had before."""
         dimensions = (
-            one.covering([tried[one.name] for tried in configurations if one.name in tried]) for one in self.dimensions
+            one.widen([tried[one.name] for tried in configurations if one.name in tried]) for one in self.dimensions
         )
         return dataclasses.replace(self, dimensions=tuple(dimensions))
 
     def random(self, rng: np.random.Generator) -> Configuration:
-        """A point drawn uniformly, on the logarithm where the range is.
-
-        :param rng: draws it.
-        :return: all parameters by name.
-        """
+        """A point drawn uniformly, on the logarithm where the range is."""
         return {dimension.name: dimension.random(rng) for dimension in self.dimensions}
 
     def complete(self, parameters: Mapping[str, Any]) -> Configuration:
-        """The point that a finished trial tried.
-
-        :param parameters: its ``trial.params``.
-        :return: the same with what is fixed.
-        :raises ValueError: if it is no point of this space.
-        """
+        """The point that a finished trial tried: its ``trial.params`` and what is fixed."""
         fixed = {dimension.name: dimension.fixed for dimension in self.dimensions if dimension.is_fixed}
         configuration = {**fixed, **parameters}
         self.validate(configuration)
         return configuration
 
     def validate(self, configuration: Mapping[str, Any], what: str = "configuration") -> None:
-        """Refuse what is no point of this space.
-
-        :param configuration: parameters by name.
-        :param what: first words of the message.
-        :raises ValueError: "warm start 'n_epochs'=7 outside one of 1, 5", or naming what is unknown or missing.
-        """
+        """Refuse what is no point of this space: "warm start 'n_epochs'=7 outside one of 1, 5"."""
         dimensions = {dimension.name: dimension for dimension in self.dimensions}
         for name, value in configuration.items():
             if name not in dimensions:
                 raise ValueError(f"{what} {name!r} is no parameter of the space ({', '.join(dimensions)})")
             if not dimensions[name].allows(value):
-                raise ValueError(f"{what} {name!r}={value!r} outside {dimensions[name].words()}")
+                raise ValueError(f"{what} {name!r}={value!r} outside {dimensions[name].range_text()}")
         missing = [name for name in dimensions if name not in configuration]
         if missing:
-            raise ValueError(f"{what} must give {missing[0]!r}, which the space has ({dimensions[missing[0]].words()})")
+            allowed = dimensions[missing[0]].range_text()
+            raise ValueError(f"{what} must give {missing[0]!r}, which the space has ({allowed})")
 
     def contains(self, configuration: Mapping[str, Any]) -> bool:
-        """Whether this is a point of the space.
-
-        :param configuration: parameters by name.
-        :return: whether :meth:`validate` accepts it.
-        """
+        """True if :meth:`validate` accepts it."""
         try:
             self.validate(configuration)
         except ValueError:
@@ -182,59 +130,55 @@ class Space:
         return True
 
     def fingerprint(self) -> dict[str, Any]:
-        """The space as JSON-able values: what a resumed study compares, key by key.
-
-        :return: lists of choices, or mappings with low and high, by parameter name.
-        """
-        return {dimension.name: dimension.described() for dimension in self.dimensions}
+        """The space as JSON-able values: what a resumed study compares, key by key."""
+        return {dimension.name: dimension.as_data() for dimension in self.dimensions}
 
     @classmethod
     def from_fingerprint(cls, values: Mapping[str, Any], algo: str) -> Space:
-        """The space that a fingerprint was taken of.
-
-        :param values: what :meth:`fingerprint` returned.
-        :param algo: of the space.
-        :return: an equal space.
-        """
-        return cls(algo, tuple(described_dimension(name, value, None) for name, value in values.items()))
+        """The space that a fingerprint was taken of."""
+        return cls(algo, tuple(parse_dimension(name, value, None) for name, value in values.items()))
 
 
 def _check_algorithm(algo: str) -> None:
-    if algo not in ALGORITHMS:
-        raise ValueError(f"algo must be one of {', '.join(ALGORITHMS)}, got {algo!r}")
+    if algo not in DIMENSIONS:
+        raise ValueError(f"algo must be one of {', '.join(DIMENSIONS)}, got {algo!r}")
 
 
 def _check_meaning(dimension: Dimension, algo: str) -> None:
     """Refuse ranges and choices that no model could be built from."""
-    limits = {**{one.name: one for one in default_dimensions(algo)}, **FURTHER[algo]}
+    limits = {**{one.name: one for one in DIMENSIONS[algo]}, **FURTHER}
     if dimension.name.startswith("rule."):
         slot = dimension.name.removeprefix("rule.")
         limits[dimension.name] = Dimension(dimension.name, "choice", choices=tuple(rule_choices(algo)[slot]))
-    hard = ALGORITHMS[algo].limits.get(dimension.name, limits[dimension.name])
+    hard = LIMITS.get(dimension.name, limits[dimension.name])
     values = dimension.choices if dimension.kind == "choice" else (dimension.low, dimension.high)
     if dimension.kind != "choice" and hard.kind == "choice":
         raise ValueError(f"{dimension.name} must be a list or one value, got a range")
     for value in values:
         if not hard.allows(value):
-            raise ValueError(f"{dimension.name} must be in {hard.words()}, got {value!r}")
+            raise ValueError(f"{dimension.name} must be in {hard.range_text()}, got {value!r}")
 
 
-def _shortened(dimension: Dimension, most: int) -> Dimension:
+def _shorten(dimension: Dimension, most: int) -> Dimension:
     if dimension.name not in ("n_steps", "n_steps_pow"):
         return dimension
     if dimension.kind == "choice":
         is_power = dimension.name.endswith("_pow")
-        kept = tuple(value for value in dimension.choices if (2**value if is_power else value) <= most)
-        if kept:
-            return dataclasses.replace(dimension, choices=kept)
+        choices = tuple(value for value in dimension.choices if (2**value if is_power else value) <= most)
+        if choices:
+            return dataclasses.replace(dimension, choices=choices)
     else:
         highest = min(int(dimension.high), (most.bit_length() - 1) if dimension.name.endswith("_pow") else most)
         if highest >= dimension.low:
             return dataclasses.replace(dimension, high=highest)
     raise ValueError(
-        f"total_timesteps must leave room for two rollouts of {dimension.name} {dimension.words()}, not {most}"
+        f"total_timesteps must leave room for two rollouts of {dimension.name} {dimension.range_text()}, not {most}"
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def read_yaml(what: str, path: str | Path) -> Any:
+    """The content of a YAML file."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{what} must be a readable YAML file, got {path}: {' '.join(str(error).split())}") from error

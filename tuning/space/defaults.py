@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.configs.values import linear_start
 from tuning.space.dimensions import Dimension
 
 CLASSES: dict[str, type[NotesPPO] | type[NotesA2C]] = {"notes_ppo": NotesPPO, "notes_a2c": NotesA2C}
 
 # rl_zoo3's names and, where SB3's own defaults or rl_zoo3's own tuned values lie in it, its ranges; wider where they do
-# not. The lower end of ent_coef and of one_minus_gae_lambda stands for 0 (see space_arguments.ZERO_AT).
+# not. The lower end of ent_coef and of one_minus_gae_lambda stands for 0 (see setup.ZERO_AT).
 SHARED = (
     Dimension("one_minus_gamma", "float", 1e-4, 0.1, log=True),
     Dimension("one_minus_gae_lambda", "float", 1e-4, 0.2, log=True),
@@ -44,43 +44,33 @@ A2C = (
     Dimension("normalize_advantage", "choice", choices=(False, True)),
 )
 
-_FURTHER = {
+#: Parameters that a file may search although the default space does not.
+FURTHER = {
     "sde_sample_freq": Dimension("sde_sample_freq", "int", -1, 1_000_000),
     "use_sde": Dimension("use_sde", "choice", choices=(False, True)),
 }
 
 
-class _Anything(Dimension):
-    """Limits of a list that may hold words beside numbers, such as ``lin_0.2``."""
+class _OrLinear(Dimension):
+    """Limits of a list that may hold linear schedules beside numbers, such as ``lin_0.2``."""
 
     def allows(self, value: object) -> bool:
-        """Whether a model could be built from it.
-
-        :param value: a number or a word.
-        :return: whether the number, or the number in the word, lies in the range; ``None`` if the range begins at 0.
-        """
-        if isinstance(value, str) and value.startswith("lin_"):
-            try:
-                value = float(value.removeprefix("lin_"))
-            except ValueError:
-                return False
-        return super().allows(value)
+        """True if the number, or the one after ``lin_``, lies in the range."""
+        start = linear_start(value)
+        return super().allows(value if start is None else start)
 
 
 class _OrNone(Dimension):
     """Limits of a list that may hold ``None`` beside numbers."""
 
     def allows(self, value: object) -> bool:
-        """Whether a model could be built from it.
-
-        :param value: a number or ``None``.
-        :return: whether it is ``None`` or lies in the range.
-        """
+        """As any dimension's, and ``None``."""
         return value is None or super().allows(value)
 
 
 _TINY = 1e-12
-_LIMITS = {
+#: The values that a model could be built from at all, where the default space is narrower.
+LIMITS = {
     "one_minus_gamma": Dimension("one_minus_gamma", "float", 0.0, 1.0),
     "one_minus_gae_lambda": Dimension("one_minus_gae_lambda", "float", 0.0, 1.0),
     "learning_rate": Dimension("learning_rate", "float", _TINY, 1e3),
@@ -92,46 +82,16 @@ _LIMITS = {
     "n_steps_pow": Dimension("n_steps_pow", "int", 0, 20),
     "batch_size_pow": Dimension("batch_size_pow", "int", 1, 20),
     "n_steps": Dimension("n_steps", "int", 1, 2**20),
-    "clip_range": _Anything("clip_range", "float", _TINY, 1e3),
+    "clip_range": _OrLinear("clip_range", "float", _TINY, 1e3),
     "n_epochs": Dimension("n_epochs", "int", 1, 1000),
     "target_kl": _OrNone("target_kl", "float", _TINY, 1e3),
 }
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """What is searched for one algorithm.
-
-    :param zoo_name: rl_zoo3's name of it.
-    :param dimensions: the default space.
-    :param limits: what a model could be built from at all, where the default space is narrower.
-    """
-
-    zoo_name: str
-    dimensions: tuple[Dimension, ...]
-    limits: dict[str, Dimension] = field(default_factory=lambda: dict(_LIMITS))
-
-
-ALGORITHMS = {"notes_ppo": Algorithm("ppo", PPO), "notes_a2c": Algorithm("a2c", A2C)}
-#: Parameters that a file may search although the default space does not.
-FURTHER = {"notes_ppo": _FURTHER, "notes_a2c": _FURTHER}
-
-
-def default_dimensions(algo: str) -> tuple[Dimension, ...]:
-    """The default space of an algorithm.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: its parameters.
-    """
-    return ALGORITHMS[algo].dimensions
+#: The default spaces.
+DIMENSIONS = {"notes_ppo": PPO, "notes_a2c": A2C}
 
 
 @cache
 def default_arguments(algo: str) -> Mapping[str, Any]:
-    """What the constructor takes where a setup says nothing: SB3's defaults.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: by name; what has no default is left out.
-    """
+    """The constructor's defaults, which are SB3's; an argument without one is left out."""
     parameters = inspect.signature(CLASSES[algo].__init__).parameters.values()
     return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}

@@ -15,41 +15,20 @@ class Suggests(Protocol):
     """The part of an ``optuna.Trial`` that sampling needs."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """As Optuna's.
-
-        :param name: of the parameter.
-        :param low: smallest value.
-        :param high: largest value.
-        :param log: whether to draw on the logarithm.
-        """
+        """As Optuna's."""
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """As Optuna's.
-
-        :param name: of the parameter.
-        :param low: smallest value.
-        :param high: largest value.
-        """
+        """As Optuna's."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """As Optuna's.
-
-        :param name: of the parameter.
-        :param choices: the values.
-        """
+        """As Optuna's."""
 
 
 @dataclass(frozen=True)
 class Dimension:
     """One parameter. A single choice, or a range of one number, is fixed: a trial is not asked for it.
 
-    :param name: rl_zoo3's, where it has one.
-    :param kind: a range of floats or ints, or a list of choices.
-    :param low: smallest value of a range.
-    :param high: largest value of a range.
-    :param log: whether a range of floats is searched on the logarithm.
-    :param choices: the values of a list: numbers, strings, flags or ``None``.
-    :raises ValueError: for a range or a list that cannot be.
+    ``log`` makes a range of floats logarithmic; ``choices`` are numbers, strings, flags or ``None``.
     """
 
     name: str
@@ -76,7 +55,7 @@ class Dimension:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether there is nothing to choose."""
+        """True if there is nothing to choose."""
         return len(self.choices) == 1 if self.kind == "choice" else self.low == self.high
 
     @property
@@ -87,12 +66,7 @@ class Dimension:
         return int(self.low) if self.kind == "int" else float(self.low)
 
     def suggest(self, trial: Suggests, name: str | None = None) -> Any:
-        """A trial's value.
-
-        :param trial: of Optuna.
-        :param name: under which Optuna knows the parameter, ``None`` for its own.
-        :return: the value.
-        """
+        """The value that a trial gets, under the name by which Optuna knows the parameter."""
         name = name or self.name
         if self.is_fixed:
             return self.fixed
@@ -103,11 +77,7 @@ class Dimension:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def random(self, rng: np.random.Generator) -> Any:
-        """A value drawn uniformly, on the logarithm where ``log``.
-
-        :param rng: draws it.
-        :return: the value, of a plain Python type.
-        """
+        """A value drawn uniformly, on the logarithm where ``log``; of a plain Python type."""
         if self.is_fixed:
             return self.fixed
         if self.kind == "choice":
@@ -115,15 +85,11 @@ class Dimension:
         if self.kind == "int":
             return int(rng.integers(int(self.low), int(self.high) + 1))
         low, high = (math.log(end) if self.log else end for end in (self.low, self.high))
-        drawn = float(rng.uniform(low, high))
-        return min(max(math.exp(drawn) if self.log else drawn, self.low), self.high)
+        value = float(rng.uniform(low, high))
+        return min(max(math.exp(value) if self.log else value, self.low), self.high)
 
     def allows(self, value: Any) -> bool:
-        """Whether a value lies in the dimension.
-
-        :param value: anything.
-        :return: whether it does; ``True`` is no number here.
-        """
+        """True if a value lies in the dimension; a flag is no number here."""
         if self.kind == "choice":
             return any(
                 value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices
@@ -133,17 +99,13 @@ class Dimension:
         return self._is_number(value) and self.low - slack <= value <= self.high + slack
 
     def _is_number(self, value: Any) -> bool:
-        """Whether a range of this kind could hold a value."""
+        """True if a range of this kind could hold the value."""
         if isinstance(value, bool) or not isinstance(value, int | float) or (self.log and value <= 0):
             return False
         return self.kind == "float" or int(value) == value
 
-    def covering(self, values: Sequence[Any]) -> Dimension:
-        """The dimension, wide enough for values that another space had.
-
-        :param values: that were tried.
-        :return: this dimension, or a wider one; a list of choices if a value is none of its kind.
-        """
+    def widen(self, values: Sequence[Any]) -> Dimension:
+        """The dimension, wide enough for values that another space had; a list if one is not of its kind."""
         outside = [value for value in dict.fromkeys(values) if not self.allows(value)]
         if not outside:
             return self
@@ -153,39 +115,29 @@ class Dimension:
             return dataclasses.replace(self, low=min(self.low, *outside), high=max(self.high, *outside))
         return Dimension(self.name, "choice", choices=tuple(dict.fromkeys(values)))
 
-    def words(self) -> str:
-        """The allowed values, for a message.
-
-        :return: ``"[0.1, 0.2]"`` or ``"one of 1, 5"``.
-        """
+    def range_text(self) -> str:
+        """The allowed values, for a message: ``"[0.1, 0.2]"`` or ``"one of 1, 5"``."""
         if self.kind == "choice":
             return "one of " + ", ".join(map(str, self.choices))
         return f"[{self.low:g}, {self.high:g}]"
 
-    def described(self) -> dict[str, Any] | list[Any]:
-        """The dimension as JSON or YAML holds it.
-
-        :return: a list of choices, or a mapping of low, high, kind and log.
-        """
+    def as_data(self) -> dict[str, Any] | list[Any]:
+        """The dimension as JSON or YAML holds it: a list of choices, or a mapping."""
         if self.kind == "choice":
             return list(self.choices)
         number = int if self.kind == "int" else float
         return {"kind": self.kind, "low": number(self.low), "high": number(self.high), "log": self.log}
 
 
-def described_dimension(name: str, description: Any, default: Dimension | None) -> Dimension:
+def parse_dimension(name: str, description: Any, default: Dimension | None) -> Dimension:
     """A dimension as a YAML file gives it: a list of choices, a mapping with low and high, or one fixed value.
 
-    :param name: of the parameter.
-    :param description: from the file.
-    :param default: what is left out is taken from here.
-    :return: the dimension.
-    :raises ValueError: for a mapping that is no range.
+    What a mapping leaves out is as in ``default``.
     """
     if isinstance(description, list):
-        return Dimension(name, "choice", choices=tuple(map(_number_or_word, description)))
+        return Dimension(name, "choice", choices=tuple(map(parse_number, description)))
     if not isinstance(description, Mapping):
-        return Dimension(name, "choice", choices=(_number_or_word(description),))
+        return Dimension(name, "choice", choices=(parse_number(description),))
     unknown = set(description) - {"low", "high", "log", "kind"}
     is_range = default is not None and default.kind != "choice"
     missing = set() if is_range else {"low", "high"} - set(description)
@@ -193,7 +145,7 @@ def described_dimension(name: str, description: Any, default: Dimension | None) 
         problem = f"got unknown key {min(unknown)!r}" if unknown else f"{min(missing)!r} is missing"
         raise ValueError(f"{name} must be a list, one value, or a mapping of low, high, log and kind; {problem}")
     low, high = (
-        _number_or_word(description[end]) if end in description else getattr(default, end) for end in ("low", "high")
+        parse_number(description[end]) if end in description else getattr(default, end) for end in ("low", "high")
     )
     both_ints = isinstance(low, int) and isinstance(high, int)
     kind = description.get(
@@ -205,7 +157,7 @@ def described_dimension(name: str, description: Any, default: Dimension | None) 
     return Dimension(name, kind, low, high, bool(log))
 
 
-def _number_or_word(value: Any) -> Any:
+def parse_number(value: Any) -> Any:
     """YAML reads 1e-4 (without a dot) as a word; here it is the number that was meant."""
     if not isinstance(value, str):
         return value

@@ -18,11 +18,7 @@ from tuning.space.dimensions import Dimension
 
 
 def distribution_of(dimension: Dimension) -> BaseDistribution:
-    """A parameter's values as Optuna describes them.
-
-    :param dimension: of a space.
-    :return: what a trial that is asked for it stores.
-    """
+    """A parameter's values as Optuna describes them."""
     if dimension.kind == "choice":
         return CategoricalDistribution(dimension.choices)
     if dimension.kind == "int":
@@ -31,14 +27,10 @@ def distribution_of(dimension: Dimension) -> BaseDistribution:
 
 
 def optuna_names(dimensions: Sequence[Dimension], trials: Sequence[FrozenTrial]) -> dict[str, str]:
-    """What each parameter is called in a study.
+    """Optuna's name of each parameter of a study, by ours.
 
-    Optuna lets the bounds of a range change, but neither choices nor the kind of a range: those that have changed
-    since the study began are another parameter, with the choices in its name.
-
-    :param dimensions: of the space.
-    :param trials: of the study.
-    :return: Optuna's name by ours.
+    Optuna lets the bounds of a range change, but neither choices nor the kind of a range: those that have changed since
+    the study began are another parameter, with the choices in its name.
     """
     names = {}
     for dimension in dimensions:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from stable_baselines3.common.utils import LinearSchedule
-
+from sb3_ppo_notes.configs.values import constructor_arguments
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rules import (
     GAE,
@@ -46,11 +45,7 @@ DESCRIBED = (ClippedSurrogate, GAE)
 
 @cache
 def rule_choices(algo: str) -> Mapping[str, Mapping[str, Any]]:
-    """What each slot of the rule may hold: stock's, ours, and what the recipes of this algorithm hold there.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: choices by name (a recipe's by the recipe's), by slot; ``None`` for stock's.
-    """
+    """The choices of each slot of the rule, by name: stock's (``None``), ours, and the recipes' of this algorithm."""
     stock = UpdateRule() if algo == "notes_ppo" else _a2c_rule()
     table: dict[str, dict[str, Any]] = {}
     for slot in (field.name for field in dataclasses.fields(UpdateRule)):
@@ -70,30 +65,21 @@ def rule_choices(algo: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def rule_of(slots: Mapping[str, str], arguments: Mapping[str, Any], algo: str) -> UpdateRule | None:
-    """The rule that named choices make, together with what SB3's arguments describe.
-
-    :param slots: names of choices by slot.
-    :param arguments: of the constructor; ``clip_range``, ``gae_lambda``, ``target_kl``, ``clip_range_vf`` and
-        ``normalize_advantage`` say what is stock.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: the rule, ``None`` if every choice is stock's.
-    """
+    """The rule that named choices make, together with what SB3's arguments describe; ``None`` if all are stock's."""
     chosen = {slot: rule_choices(algo)[slot][name] for slot, name in slots.items() if name != STOCK}
     if not chosen:
         return None
-    values = {**default_arguments(algo), **arguments}
+    values = {**default_arguments(algo), **constructor_arguments(arguments)}
     scope = "minibatch" if values["normalize_advantage"] else "none"
     described: dict[str, Any] = {
         "advantage_estimator": GAE(values["gae_lambda"]),
         "advantage_normalization": AdvantageNormalization(scope),  # type: ignore[arg-type]
-        "policy_objective": ClippedSurrogate(_schedule(values["clip_range"]))
-        if algo == "notes_ppo"
-        else PolicyGradient(),
+        "policy_objective": ClippedSurrogate(values["clip_range"]) if algo == "notes_ppo" else PolicyGradient(),
     }
-    if arguments.get("clip_range_vf") is not None:
-        described["value_objective"] = ClippedValueError(_schedule(arguments["clip_range_vf"]))
-    if arguments.get("target_kl") is not None:
-        described["kl_controls"] = (EarlyStop(arguments["target_kl"]),)
+    if values.get("clip_range_vf") is not None:
+        described["value_objective"] = ClippedValueError(values["clip_range_vf"])
+    if values.get("target_kl") is not None:
+        described["kl_controls"] = (EarlyStop(values["target_kl"]),)
     return UpdateRule(**{**described, **chosen})
 
 
@@ -108,9 +94,3 @@ def _a2c_rule() -> UpdateRule:
 def _without_own_optimizers(choice: Any) -> Any:
     """Separate optimisers have learning rates of their own, which no parameter of the search would reach."""
     return dataclasses.replace(choice, separate=None) if isinstance(choice, Optimization) else choice
-
-
-def _schedule(value: Any) -> Any:
-    if isinstance(value, str):
-        return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
-    return value

@@ -1,4 +1,4 @@
-"""From a point of the space to what trains: environments, normaliser, constructor arguments."""
+"""A point of the space as the setup of a run: environments, normaliser, constructor arguments."""
 
 from __future__ import annotations
 
@@ -7,27 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from torch import nn
-
-from sb3_ppo_notes.configs.rules import rule_from_words
-from tuning.space.defaults import ALGORITHMS, CLASSES, default_arguments
+from sb3_ppo_notes.configs.build import normalizer_arguments
+from sb3_ppo_notes.configs.rules import rule_from_data
+from sb3_ppo_notes.configs.values import with_classes
+from tuning.space.defaults import CLASSES, default_arguments
 from tuning.space.rules import rule_of
 
 #: rl_zoo3's networks by rl_zoo3's names.
 NET_ARCHS = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "elu": nn.ELU,
-    "leaky_relu": nn.LeakyReLU,
-}
-#: The only names that a word in policy_kwargs may stand for: nothing is evaluated.
-CLASSES_BY_NAME: dict[str, Any] = {
-    **{activation.__name__: activation for activation in ACTIVATIONS.values()},
-    **{name: getattr(nn, name) for name in ("SiLU", "GELU", "Sigmoid", "Softplus", "Mish")},
-    "RMSpropTFLike": RMSpropTFLike,
-}
+ACTIVATIONS = {"tanh": "Tanh", "relu": "ReLU", "elu": "ELU", "leaky_relu": "LeakyReLU"}
 #: Here a range on the logarithm, which cannot hold 0, ends: the end stands for 0.
 ZERO_AT = {"ent_coef": 1e-8, "one_minus_gae_lambda": 1e-4}
 #: Keys of an entry that describe the environments and not the model.
@@ -39,11 +27,9 @@ RULE_ARGUMENTS = ("clip_range", "clip_range_vf", "gae_lambda", "target_kl", "nor
 class Setup:
     """Everything that one run is built from; also of the baselines, which are no points of the space.
 
-    :param name: for tables: ``"trial 12"``, ``"SB3 defaults"``, ``"rl_zoo3"``.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param n_envs: environments side by side.
-    :param arguments: of the constructor of NotesPPO or NotesA2C, ``policy`` included, ``env`` and ``seed`` not.
-    :param normalize: arguments of ``VecNormalize`` with the gamma that is trained with, ``None`` for none.
+    ``name`` is for tables (``"trial 12"``, ``"SB3 defaults"``, ``"rl_zoo3"``); ``arguments`` are the constructor's,
+    with ``policy`` and without ``env`` and ``seed``; ``normalize`` holds arguments of ``VecNormalize``, with the gamma
+    that is trained with.
     """
 
     name: str
@@ -61,19 +47,12 @@ def constructor_arguments(
     What the configuration says goes before what the base says, and SB3's default is what neither says. ``batch_size``
     is the largest divisor of ``n_steps * n_envs`` up to the one asked for. ``policy_kwargs`` are merged: what the base
     says of the initial deviation, say, survives the search's network.
-
-    :param configuration: a point of the space, or its values alone.
-    :param n_envs: environments side by side.
-    :param base: what is not searched, by rl_zoo3's keys.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: by name, ``policy`` included, ``env`` and ``seed`` not.
-    :raises ValueError: for a key of the base that the constructor does not take.
     """
     arguments = plain_arguments(configuration, n_envs, base, algo)
-    arguments["policy_kwargs"] = _with_classes(arguments.get("policy_kwargs", {}))
+    arguments["policy_kwargs"] = with_classes(arguments.get("policy_kwargs", {}))
     slots = {name.removeprefix("rule."): value for name, value in configuration.items() if name.startswith("rule.")}
     written = (base or {}).get("rule")
-    rule = rule_of(slots, arguments, algo) or (rule_from_words(written) if written else None)
+    rule = rule_of(slots, arguments, algo) or (rule_from_data(written) if written else None)
     if rule is not None:
         arguments = {name: value for name, value in arguments.items() if name not in RULE_ARGUMENTS}
         arguments["rule"] = rule
@@ -83,81 +62,46 @@ def constructor_arguments(
 def plain_arguments(
     configuration: Mapping[str, Any], n_envs: int, base: Mapping[str, Any] | None, algo: str
 ) -> dict[str, Any]:
-    """:func:`constructor_arguments` in words and numbers, as a YAML file holds them; without the rule's choices.
-
-    :param configuration: a point of the space, or its values alone.
-    :param n_envs: environments side by side.
-    :param base: what is not searched, by rl_zoo3's keys.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: by name; classes by their names.
-    :raises ValueError: for a key of the base that the constructor does not take.
-    """
-    known = inspect.signature(CLASSES[algo].__init__).parameters
+    """:func:`constructor_arguments` as plain data, which a YAML file can hold; without the rule's choices."""
+    parameters = inspect.signature(CLASSES[algo].__init__).parameters
     arguments = {key: value for key, value in (base or {}).items() if key not in ENVIRONMENT_KEYS}
-    unknown = sorted(set(arguments) - set(known))
+    unknown = sorted(set(arguments) - set(parameters))
     if unknown:
         raise ValueError(f"base must hold arguments of {CLASSES[algo].__name__}, got {unknown[0]!r}")
     arguments.setdefault("policy", "MlpPolicy")
-    arguments |= _converted(configuration, algo)
+    arguments |= _convert(configuration, algo)
     network = _network(configuration)
     if network or "policy_kwargs" in arguments:
         arguments["policy_kwargs"] = {**(arguments.get("policy_kwargs") or {}), **network}
-    if "batch_size" in known:
+    if "batch_size" in parameters:
         default = default_arguments(algo)
         size = arguments.get("n_steps", default["n_steps"]) * n_envs
         arguments["batch_size"] = _divisor(size, arguments.get("batch_size", default["batch_size"]))
-    return {name: arguments[name] for name in known if name in arguments}
+    return {name: arguments[name] for name in parameters if name in arguments}
 
 
 def make_setup(name: str, algo: str, configuration: Mapping[str, Any], base: Mapping[str, Any]) -> Setup:
-    """A configuration on a base.
-
-    :param name: for tables.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param configuration: a point of the space.
-    :param base: what is not searched, by rl_zoo3's keys: n_envs, normalize, policy, policy_kwargs, use_sde, ...
-    :return: what trains.
-    """
+    """A configuration on a base, which holds what is not searched by rl_zoo3's keys: n_envs, normalize, policy, ..."""
     n_envs = int(base.get("n_envs", 1))
     arguments = constructor_arguments(configuration, n_envs, base, algo)
-    normalize = normalize_arguments(base.get("normalize"), {**default_arguments(algo), **arguments})
+    normalize = normalizer_arguments(base.get("normalize") or False, {})
+    if normalize is not None:
+        # Whatever gamma the base has for it: the returns that it scales are discounted as the model discounts them.
+        normalize["gamma"] = arguments.get("gamma", default_arguments(algo)["gamma"])
     return Setup(name, algo, n_envs, arguments, normalize)
 
 
 def baseline_setup(name: str, algo: str, entry: Mapping[str, Any]) -> Setup:
-    """A whole entry of rl_zoo3's, as it is; an empty one is SB3's defaults.
-
-    :param name: for tables.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param entry: as :func:`tuning.space.warm_starts.zoo_entry` gives it.
-    :return: what trains.
-    """
+    """A whole entry of rl_zoo3's, as it is; an empty one is SB3's defaults."""
     return make_setup(name, algo, {}, entry)
 
 
-def normalize_arguments(normalize: Any, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arguments of ``VecNormalize``: always with the gamma that the model is trained with.
-
-    :param normalize: ``True``, ``False``, ``None`` or a mapping of ``VecNormalize``'s arguments.
-    :param arguments: of the model, ``gamma`` among them.
-    :return: arguments by name, ``None`` for no normaliser.
-    """
-    if not normalize:
-        return None
-    given = dict(normalize) if isinstance(normalize, Mapping) else {}
-    return {**given, "gamma": arguments["gamma"]}
-
-
 def zoo_algorithm(algo: str) -> str:
-    """rl_zoo3's name of an algorithm.
-
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: ``"ppo"`` or ``"a2c"``.
-    """
-    return ALGORITHMS[algo].zoo_name
+    """rl_zoo3's name of an algorithm."""
+    return algo.removeprefix("notes_")
 
 
-def _converted(configuration: Mapping[str, Any], algo: str) -> dict[str, Any]:
+def _convert(configuration: Mapping[str, Any], algo: str) -> dict[str, Any]:
     converted: dict[str, Any] = {}
     for name, value in configuration.items():
         if name in ("net_arch", "activation_fn", "lr_schedule") or name.startswith("rule."):
@@ -182,27 +126,15 @@ def _network(configuration: Mapping[str, Any]) -> dict[str, Any]:
         units = NET_ARCHS[configuration["net_arch"]]
         network["net_arch"] = {"pi": list(units), "vf": list(units)}
     if "activation_fn" in configuration:
-        network["activation_fn"] = ACTIVATIONS[configuration["activation_fn"]].__name__
+        network["activation_fn"] = ACTIVATIONS[configuration["activation_fn"]]
     return network
 
 
-def _with_classes(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of classes replaced by the classes."""
-    found = {}
-    for name, value in (policy_kwargs or {}).items():
-        if isinstance(value, str) and (name.endswith("_fn") or name.endswith("_class")):
-            if value not in CLASSES_BY_NAME:
-                raise ValueError(f"{name} must be one of {', '.join(CLASSES_BY_NAME)}, got {value!r}")
-            value = CLASSES_BY_NAME[value]
-        found[name] = value
-    return found
-
-
-def _divisor(size: int, wanted: int) -> int:
+def _divisor(size: int, most: int) -> int:
     """The largest divisor of ``size`` up to ``wanted``, but 2 or more: a single advantage cannot be normalised."""
     if size < 2:
         return size
-    largest = next((divisor for divisor in range(min(wanted, size), 1, -1) if size % divisor == 0), None)
+    largest = next((divisor for divisor in range(min(most, size), 1, -1) if size % divisor == 0), None)
     return largest or next(divisor for divisor in range(2, size + 1) if size % divisor == 0)
 
 

@@ -1,4 +1,4 @@
-"""Where a search starts: SB3's defaults, rl_zoo3's tuned values, and the user's own."""
+"""Starting points of a search: SB3's defaults, rl_zoo3's tuned values, and the user's own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tuning.space import Configuration, Dimension, Space
+from sb3_ppo_notes.configs.values import linear_start
+from sb3_ppo_notes.configs.zoo import parse_dict
+from tuning.space import Configuration, Dimension, Space, read_yaml
 from tuning.space.defaults import CLASSES
+from tuning.space.dimensions import parse_number
 from tuning.space.setup import ACTIVATIONS, ENVIRONMENT_KEYS, NET_ARCHS, ZERO_AT, zoo_algorithm
-from tuning.space.words import parsed_words
 
 #: Keys that a run of ours cannot serve: they name code to import.
 UNSUPPORTED = ("env_wrapper", "vec_env_wrapper", "callback", "frame_stack", "env_kwargs", "monitor_kwargs")
@@ -23,12 +23,7 @@ UNSUPPORTED = ("env_wrapper", "vec_env_wrapper", "callback", "frame_stack", "env
 
 @dataclass(frozen=True)
 class WarmStart:
-    """One place to start from.
-
-    :param name: ``"SB3 defaults"``, ``"rl_zoo3"`` or the file's name.
-    :param configuration: a point of the space, ``None`` if it cannot be written as one.
-    :param problem: why not, ``""`` otherwise.
-    """
+    """One place to start from: a point of the space, or ``None`` and the reason why it cannot be written as one."""
 
     name: str
     configuration: Configuration | None
@@ -36,12 +31,9 @@ class WarmStart:
 
 
 def zoo_entry(env_id: str, algo: str) -> dict[str, Any]:
-    """rl_zoo3's hyperparameters for an environment: its YAML alone is read, nothing of it is imported or evaluated.
+    """rl_zoo3's hyperparameters for an environment; {} if it has none, or is not installed.
 
-    :param env_id: of the environment.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: by rl_zoo3's keys, classes by their names; {} if rl_zoo3 has none, or is not installed.
-    :raises ValueError: if the entry holds an expression that is more than names and numbers.
+    Its YAML alone is read, nothing of it is imported or evaluated. Classes stay names.
     """
     specification = importlib.util.find_spec("rl_zoo3")
     if specification is None or specification.origin is None:
@@ -49,29 +41,21 @@ def zoo_entry(env_id: str, algo: str) -> dict[str, Any]:
     path = Path(specification.origin).parent / "hyperparams" / f"{zoo_algorithm(algo)}.yml"
     if not path.exists():
         return {}
-    return parsed_entry(yaml.safe_load(path.read_text(encoding="utf-8")).get(env_id) or {})
+    return parse_entry(read_yaml("rl_zoo3", path).get(env_id) or {})
 
 
-def parsed_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry with its expressions, such as ``"dict(log_std_init=-2)"``, as plain values.
-
-    :param entry: by rl_zoo3's keys.
-    :return: the same, JSON-able.
-    :raises ValueError: for an expression that is more than names and numbers.
-    """
+def parse_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with its expressions, such as ``"dict(log_std_init=-2)"``, and words like ``1e-4`` as plain values."""
     return {
-        key: parsed_words(key, value) if key in ("normalize", "policy_kwargs") and isinstance(value, str) else value
+        key: parse_dict(value, key)
+        if key in ("normalize", "policy_kwargs") and isinstance(value, str)
+        else parse_number(value)
         for key, value in entry.items()
     }
 
 
 def base_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What a study takes from an entry for everything that it does not search.
-
-    :param entry: as :func:`zoo_entry` gives it.
-    :return: the entry without its number of steps.
-    :raises ValueError: for a key that names code to import.
-    """
+    """The part of an entry that is not searched. Keys that name code to import are refused."""
     for key in UNSUPPORTED:
         if key in entry:
             raise ValueError(
@@ -83,16 +67,11 @@ def base_of(entry: Mapping[str, Any]) -> dict[str, Any]:
 def warm_starts(
     env_id: str, space: Space, user_files: Sequence[str | Path] = (), base: Mapping[str, Any] | None = None
 ) -> list[WarmStart]:
-    """SB3's defaults, rl_zoo3's entry, and the user's files, as points of the space.
+    """SB3's defaults, rl_zoo3's entry if it has one, and the user's files, as points of the space.
 
-    What cannot be written as one is told, and never bent into it.
-
-    :param env_id: of the environment.
-    :param space: of the study.
-    :param user_files: YAML files: an entry in rl_zoo3's format, under the environment's id or alone.
-    :param base: of the study: what a user's file does not say is as here, and SB3's default if it is not here either.
-    :return: one each; rl_zoo3's only if it has an entry.
-    :raises ValueError: for a user's file that cannot be read, or lies outside the space.
+    An entry that is no point of it is reported and left out, never changed until it fits; in a user's file that is an
+    error. Such a file holds an entry in rl_zoo3's format, under the environment's id or alone; keys that it lacks are
+    as in ``base``, or else as in SB3.
     """
     sources: list[tuple[str, Mapping[str, Any], bool]] = [("SB3 defaults", {}, False)]
     entry = zoo_entry(env_id, space.algo)
@@ -113,20 +92,17 @@ def warm_starts(
 
 
 def as_configuration(entry: Mapping[str, Any], space: Space, what: str) -> Configuration:
-    """An entry as a point of the space; what it does not say is SB3's default.
+    """An entry, by SB3's names (``gamma``) or the space's (``one_minus_gamma``), as a point of the space.
 
-    :param entry: by SB3's names (``gamma``, ``n_steps``) or the space's (``one_minus_gamma``, ``n_steps_pow``).
-    :param space: of the study.
-    :param what: first words of a message.
-    :return: all parameters of the space.
-    :raises ValueError: "warm start 'gamma'=1.2 outside [0.97, 0.9999]", or naming an unknown key.
+    What it does not say is SB3's default. What lies outside is refused: "warm start 'gamma'=1.2 outside [0.97,
+    0.9999]".
     """
-    known = inspect.signature(CLASSES[space.algo].__init__).parameters
+    parameters = inspect.signature(CLASSES[space.algo].__init__).parameters
     names = {dimension.name for dimension in space.dimensions}
     for key in entry:
-        if key not in known and key not in names and key not in ENVIRONMENT_KEYS:
+        if key not in parameters and key not in names and key not in ENVIRONMENT_KEYS:
             raise ValueError(f"{what} {key!r} is neither a parameter of the space nor an argument of {space.algo}")
-    defaults = {name: parameter.default for name, parameter in known.items()}
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     configuration = {one.name: _value_of(one, entry, defaults, what) for one in space.dimensions}
     space.validate(configuration, what)
     return configuration
@@ -146,7 +122,7 @@ def _value_of(dimension: Dimension, entry: Mapping[str, Any], defaults: Mapping[
     if name == "activation_fn":
         return _activation(policy_kwargs.get("activation_fn", "Tanh"), what)
     if name == "lr_schedule":
-        return "linear" if isinstance(entry.get("learning_rate"), str) else "constant"
+        return "constant" if linear_start(entry.get("learning_rate")) is None else "linear"
     if name.startswith("rule."):
         return "stock"
     theirs = name.removeprefix("one_minus_").removesuffix("_pow")
@@ -160,13 +136,11 @@ def _value_of(dimension: Dimension, entry: Mapping[str, Any], defaults: Mapping[
 
 def _initial(dimension: Dimension, value: Any, what: str) -> Any:
     """The number that a schedule begins with; ``lr_schedule`` says whether it is one."""
-    try:
-        initial = float(value.removeprefix("lin_")) if isinstance(value, str) else value
-    except ValueError:
-        initial = value
+    start = linear_start(value)
+    initial = value if start is None else start
     if dimension.allows(initial):
         return initial
-    raise ValueError(f"{what} 'learning_rate'={value!r} outside {dimension.words()}")
+    raise ValueError(f"{what} 'learning_rate'={value!r} outside {dimension.range_text()}")
 
 
 def _exponent(dimension: Dimension, theirs: str, value: Any, what: str) -> int:
@@ -199,22 +173,17 @@ def _network(net_arch: Any, what: str) -> str:
 
 def _activation(name: str, what: str) -> str:
     for ours, activation in ACTIVATIONS.items():
-        if name in (ours, activation.__name__):
+        if name in (ours, activation):
             return ours
     raise ValueError(f"{what} 'activation_fn'={name!r} outside {', '.join(ACTIVATIONS)}")
 
 
 def _read(path: str | Path, env_id: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"warm start must be a readable YAML file, got {path}: {' '.join(str(error).split())}"
-        ) from error
+    content = read_yaml("warm start", path)
     if isinstance(content, dict) and isinstance(content.get(env_id), dict):
         content = content[env_id]
     if not isinstance(content, dict) or any(
         isinstance(value, dict) for key, value in content.items() if "-v" in str(key)
     ):
         raise ValueError(f"warm start must map names to values, under {env_id!r} or alone, got {path}")
-    return parsed_entry(content)
+    return parse_entry(content)

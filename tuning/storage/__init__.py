@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal file, or a database that many machines share."""
+"""Storage of a study: a journal file, or a database that many machines share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from optuna.storages import BaseStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from tuning.storage.database import PatientDatabase, open_database
+from tuning.storage.database import Patience, PatientDatabase, open_database
 from tuning.storage.journal import open_journal
-from tuning.storage.patience import Patience
 
 JOURNALS = (".log", ".journal")
 #: Drivers by database, the preferred first: the module, what SQLAlchemy calls it, and what to install.
@@ -30,30 +29,26 @@ LEAST_SECRET = 4
 
 
 class Address:
-    """A storage as the user gave it, and how to speak of it: never with its password.
-
-    :param text: a path that ends in .log or .journal, or a URL of a database.
-    :raises ValueError: if it is neither, or the database's driver is not installed.
-    """
+    """A storage as the user gave it, and how to speak of it: never with its password."""
 
     def __init__(self, text: str):
         self.path: Path | None = None
         self.url: URL | None = None
         if "://" not in text:
             if not text.endswith(JOURNALS) or Path(text).is_dir():
-                raise _not_understood(text)
+                raise _unknown_storage(text)
             self.path = Path(text).absolute()
         else:
             self.url = _with_driver(text)
 
     @property
     def is_journal(self) -> bool:
-        """Whether it is a file of our own kind and no database."""
+        """True for a file of our own kind, which is no database."""
         return self.path is not None
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is an SQLite file, which several writers get into each other's way with."""
+        """True for an SQLite file, which several writers get into each other's way with."""
         return self.url is not None and self.url.get_backend_name() == "sqlite"
 
     def __str__(self) -> str:
@@ -66,11 +61,7 @@ class Address:
         return f"Address({str(self)!r})"
 
     def hide(self, text: str) -> str:
-        """A text without the password, as it is written plainly or in a URL.
-
-        :param text: a message, a traceback.
-        :return: the same with ``***`` in the password's place.
-        """
+        """A text with ``***`` in the password's place, whether it is written plainly or in a URL."""
         if self.url is None:
             return text
         secrets = [str(self.url.password)] if self.url.password else []
@@ -85,7 +76,7 @@ class Address:
         return text
 
 
-def _not_understood(text: str) -> ValueError:
+def _unknown_storage(text: str) -> ValueError:
     hidden = re.sub(r"//.*@", f"//{HIDDEN}@", text)
     return ValueError(
         f"storage must be a file that ends in .log or .journal, or a URL that begins with sqlite:///, postgresql:// or "
@@ -98,13 +89,13 @@ def _with_driver(text: str) -> URL:
         url = make_url(text)
     except (ArgumentError, ValueError):
         # Not "from": SQLAlchemy's own message may hold a piece of the password.
-        raise _not_understood(text) from None
+        raise _unknown_storage(text) from None
     backend = url.get_backend_name()
     if backend not in DRIVERS:
-        raise _not_understood(text)
+        raise _unknown_storage(text)
     if "+" in url.drivername:
-        wanted = url.drivername.partition("+")[2]
-        drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == wanted) or ((wanted, wanted, wanted),)
+        name = url.drivername.partition("+")[2]
+        drivers = tuple(driver for driver in DRIVERS[backend] if driver[1] == name) or ((name, name, name),)
     else:
         drivers = DRIVERS[backend]
     for module, name, _ in drivers:
@@ -115,18 +106,12 @@ def _with_driver(text: str) -> URL:
 
 
 def open_storage(
-    address: Address, heartbeat: int, patience: Patience, must_exist: bool = False, is_known: bool = False
+    address: Address, heartbeat: int, patience: Patience, must_exist: bool = False, was_open: bool = False
 ) -> BaseStorage:
     """The storage, opened: a journal's torn end is repaired first, a database is waited for when it goes away.
 
-    :param address: where.
-    :param heartbeat: seconds between two signs of life of a running trial in a database.
-    :param patience: how long a database may be away.
-    :param must_exist: whether a journal or SQLite file that is not there is an error, and not made.
-    :param is_known: whether a database has been opened before, so that one that does not answer is away and not a
-        mistake.
-    :return: for Optuna.
-    :raises ValueError: if there is nothing, or nothing that can be opened.
+    ``heartbeat`` is in seconds. With ``must_exist`` a file that is not there is an error, and not made. A database that
+    ``was_open`` before and does not answer now is waited for; any other is a mistake in the address.
     """
     file = address.path
     if address.url is not None and address.is_sqlite and address.url.database not in (None, "", ":memory:"):
@@ -139,9 +124,9 @@ def open_storage(
         return open_journal(address.path)
     assert address.url is not None
     try:
-        if is_known:
-            return patience.call(_opened_database, address.url, heartbeat, patience)
-        return _opened_database(address.url, heartbeat, patience)
+        if was_open:
+            return patience.call(_open_database, address.url, heartbeat, patience)
+        return _open_database(address.url, heartbeat, patience)
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         reason = address.hide(str(getattr(error, "orig", None) or error)).strip().splitlines()
         raise ValueError(
@@ -149,7 +134,7 @@ def open_storage(
         ) from None
 
 
-def _opened_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
+def _open_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
     for _ in range(TABLE_ATTEMPTS):
         try:
             return open_database(url, heartbeat, patience)
@@ -160,9 +145,5 @@ def _opened_database(url: URL, heartbeat: int, patience: Patience) -> PatientDat
 
 
 def is_database(storage: BaseStorage) -> bool:
-    """Whether heartbeats are Optuna's own (by the database's clock).
-
-    :param storage: an opened one, or the cache that Optuna puts around it.
-    :return: ``True`` for a database.
-    """
+    """True if heartbeats are Optuna's own, by the database's clock; also of the cache that Optuna puts around it."""
     return isinstance(getattr(storage, "_backend", storage), PatientDatabase)

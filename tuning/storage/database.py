@@ -3,24 +3,75 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import time
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
-from tuning.storage.patience import Patience
-from tuning.worker.requeue_storage import requeue_stale
+from tuning.storage.requeue import requeue_stale
 
+T = TypeVar("T")
+#: Once asked to stop, a worker waits this long for the database to hear why.
+LAST_WORDS_SECONDS = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
 #: A trial whose heart has not beaten for so many intervals is dead.
 GRACE_BEATS = 3
-
-
 #: Of this process: what opened them mostly lives as long as the process, but not always.
 OPEN: set[PatientDatabase] = set()
+
+
+def is_away(error: BaseException) -> bool:
+    """True if the database cannot be reached just now; a request that was wrong is worth no second attempt."""
+    cause: BaseException | None = error.__cause__ if isinstance(error, StorageInternalError) else error
+    # The last of these: the connection was lost within a request of several parts, and an outer part noticed.
+    if isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
+        return True
+    return isinstance(cause, DBAPIError) and cause.connection_invalidated
+
+
+class Patience:
+    """Calls that wait for the database, each at most ``seconds``, all attempts together.
+
+    A worker that ``is_stopping`` does not wait longer than a few seconds.
+    """
+
+    def __init__(
+        self,
+        seconds: float = 600.0,
+        is_stopping: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+    ):
+        self.seconds = seconds
+        self.is_stopping = is_stopping
+        self.say = say
+
+    def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """The result of a function, which is called until the database answers."""
+        # The monotonic clock: a clock that is set back must not prolong the wait.
+        start, pause = time.monotonic(), FIRST_PAUSE
+        while True:
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:
+                waited = time.monotonic() - start
+                limit = min(self.seconds, LAST_WORDS_SECONDS) if self.is_stopping() else self.seconds
+                if not is_away(error) or waited >= limit:
+                    raise
+                if pause == FIRST_PAUSE:
+                    self.say("the storage is away; waiting for it")
+                time.sleep(min(pause, limit - waited))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                if pause > FIRST_PAUSE:
+                    self.say(f"the storage is back after {time.monotonic() - start:.0f} s")
+                return result
 
 
 def close_databases() -> None:
@@ -30,11 +81,7 @@ def close_databases() -> None:
 
 
 class PatientDatabase(RDBStorage):
-    """Optuna's storage; each request waits for a database that is away.
-
-    :param patience: how long.
-    :param arguments: of Optuna's class.
-    """
+    """Optuna's storage; each request waits for a database that is away."""
 
     def __init__(self, patience: Patience, **arguments: Any):
         # A wrong password or host shall be told at once: nobody waits before the first answer.
@@ -57,13 +104,7 @@ class PatientDatabase(RDBStorage):
             self.engine.dispose()
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """As Optuna's. A result whose receipt was lost with the connection counts as told.
-
-        :param trial_id: Optuna's.
-        :param state: new.
-        :param values: of the objective.
-        :return: whether it was this call that changed the state.
-        """
+        """As Optuna's. A result whose receipt was lost with the connection counts as told."""
         attempts = 0
 
         def attempt() -> bool:
@@ -104,21 +145,14 @@ for _name in PATIENT_METHODS.split():
 
 
 def stale_callback_name() -> str:
-    """What this version of Optuna calls the function that hears of dead trials: its name changed in 4.9."""
+    """The argument of this version of Optuna that hears of dead trials: its name changed in 4.9."""
     names = inspect.signature(RDBStorage.__init__).parameters
     new, old = "heartbeat_stale_trial_callback", "failed_trial_callback"
     return new if new in names else old
 
 
 def open_database(url: URL, heartbeat: int, patience: Patience) -> PatientDatabase:
-    """A database with heartbeats.
-
-    :param url: SQLAlchemy's.
-    :param heartbeat: seconds between two beats.
-    :param patience: how long it may be away.
-    :return: the storage, its tables made.
-    :raises sqlalchemy.exc.SQLAlchemyError: if it cannot be opened.
-    """
+    """A database with heartbeats, its tables made; ``heartbeat`` is seconds between two beats."""
     connect = {"timeout": 30} if url.get_backend_name() == "sqlite" else {"connect_timeout": 10}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

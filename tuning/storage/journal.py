@@ -12,25 +12,20 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 
+from sb3_ppo_notes.persistence.atomic import write_bytes
+
 #: A lock that nobody releases for so long belongs to a dead process.
 LOCK_GRACE_SECONDS = 30
 
 
 def journal_lock(path: Path) -> Any:
-    """Optuna's lock of a journal, so that its own tools and we keep out of each other's way.
-
-    :param path: absolute: the lock is a link to it, and a relative one would lead nowhere from another folder.
-    :return: a lock with ``acquire`` and ``release``.
-    """
+    """Optuna's lock of a journal, so that its own tools and we keep out of each other's way."""
     kind = JournalFileOpenLock if sys.platform == "win32" else JournalFileSymlinkLock
     return kind(str(path.absolute()), grace_period=LOCK_GRACE_SECONDS)
 
 
 class RepairingBackend(JournalFileBackend):
-    """Optuna's file, whose torn end is cut off before anything is appended to it.
-
-    :param path: of the journal.
-    """
+    """Optuna's file, whose torn end is cut off before anything is appended to it."""
 
     def __init__(self, path: Path):
         self._path = path.absolute()
@@ -43,10 +38,7 @@ class RepairingBackend(JournalFileBackend):
             lock.release()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """As Optuna's. A line after a torn one would make both unreadable, so the torn one goes first.
-
-        :param logs: records.
-        """
+        """As Optuna's. A line after a torn one would make both unreadable, so the torn one goes first."""
         lock = journal_lock(self._path)
         lock.acquire()
         try:
@@ -61,11 +53,7 @@ class RepairingBackend(JournalFileBackend):
 
 
 def cut_torn_tail(path: Path) -> Path | None:
-    """Cut a last line that does not end, and keep it in a file of its own. To be called under the journal's lock.
-
-    :param path: of the journal.
-    :return: the file that keeps the torn part, ``None`` if nothing was torn.
-    """
+    """Cut a last line that does not end, and keep it in a file of its own. To be called under the journal's lock."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size == 0:
@@ -77,11 +65,11 @@ def cut_torn_tail(path: Path) -> Path | None:
         while end > 0:
             begin = max(0, end - block)
             file.seek(begin)
-            found = file.read(end - begin).rfind(b"\n")
-            if found >= 0:
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
                 break
             end = begin
-        whole = begin + found + 1 if end > 0 else 0
+        whole = begin + newline + 1 if end > 0 else 0
         file.seek(whole)
         copy = _keep(path, file.read())
         file.truncate(whole)
@@ -94,11 +82,8 @@ def repair(path: Path) -> list[Path]:
     """Make a journal readable again; what is taken out of it is kept beside it. To be called under its lock.
 
     Nothing that a worker was told is written gets lost: a torn record was never acknowledged. Bytes only disappear at
-    the end and are blanked elsewhere, so that processes that are reading keep their place.
-
-    :param path: of the journal.
-    :return: the files that keep what was torn.
-    :raises ValueError: if a line in the middle is no record and holds none.
+    the end and are blanked elsewhere, so that processes that are reading keep their place. A line in the middle that is
+    no record and holds none is an error.
     """
     copies = [copy for copy in [cut_torn_tail(path)] if copy is not None]
     with path.open("r+b") as file:
@@ -136,16 +121,11 @@ def _is_record(line: bytes) -> bool:
 
 def _keep(path: Path, torn: bytes) -> Path:
     copy = path.with_name(f"{path.name}.torn-{time.time_ns()}")
-    copy.write_bytes(torn)
+    write_bytes(copy, torn)
     print(f"{path.name}: a torn record ({len(torn)} bytes) was cut off and is kept in {copy.name}", file=sys.stderr)
     return copy
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """A journal, repaired if need be, made if it is not there.
-
-    :param path: of the file.
-    :return: the storage.
-    :raises ValueError: if it is damaged beyond a torn line.
-    """
+    """A journal, repaired if need be, made if it is not there."""
     return JournalStorage(RepairingBackend(path))

@@ -15,20 +15,12 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def steps_used(trials: Iterable[FrozenTrial]) -> int:
-    """Environment steps that trials took, whatever became of them.
-
-    :param trials: complete, pruned, failed or running.
-    :return: environment steps.
-    """
+    """Environment steps that trials took, whatever became of them."""
     return sum(trial.user_attrs.get("env_steps", 0) for trial in trials)
 
 
 def whole_rollouts(total_timesteps: int, rollout: int) -> int:
     """Environment steps of a run: like SB3 it gathers whole rollouts.
-
-    :param total_timesteps: asked for.
-    :param rollout: environment steps of one rollout.
-    :return: environment steps taken.
 
     >>> whole_rollouts(5000, 2048)
     6144
@@ -37,29 +29,20 @@ def whole_rollouts(total_timesteps: int, rollout: int) -> int:
 
 
 def steps_left_of(trial: FrozenTrial, least: int) -> int:
-    """Environment steps that a running or waiting trial may still take.
-
-    :param trial: running, or queued again.
-    :param least: of a trial that has not said what it needs.
-    :return: environment steps, on top of those it has taken.
-    """
+    """Environment steps that a running or waiting trial may still take; ``least`` is the shortest trial's."""
     planned = trial.user_attrs.get("planned")
     if planned is None:
         return 2 * least  # rollouts are at most half a trial, so this is the most it can be
-    taken = trial.user_attrs.get("resumed_at", 0) + trial.user_attrs.get("env_steps", 0)
-    return max(0, int(planned) - int(taken))
+    done = trial.user_attrs.get("resumed_at", 0) + trial.user_attrs.get("env_steps", 0)
+    return max(0, int(planned) - int(done))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a search ends.
+    """The end of a search; at least one of the first three is given.
 
-    :param env_steps: of search and finalists together, ``None`` for no limit.
-    :param max_trials: complete and pruned trials of the search, ``None`` for no limit.
-    :param timeout: seconds of search, ``None`` for no limit.
-    :param n_reruns: runs that the finalists need, for which steps are kept back.
-    :param least: environment steps of a trial at least.
-    :raises ValueError: if there is no limit at all, or one is out of range.
+    ``env_steps`` covers search and finalists, ``max_trials`` complete and pruned trials, ``timeout`` seconds of search.
+    Steps for ``n_reruns`` runs of the finalists are kept back; ``least`` is what a trial takes at least.
     """
 
     env_steps: int | None
@@ -90,26 +73,18 @@ class Limits:
             )
 
     def is_time_over(self) -> bool:
-        """Whether the timeout has passed, by a clock that nobody can set."""
+        """True if the timeout has passed, by a clock that nobody can set."""
         return self.timeout is not None and time.monotonic() - self._start >= self.timeout
 
     def kept_for_finalists(self, trials: Iterable[FrozenTrial]) -> int:
-        """Environment steps that the finalists need, were they the longest trials so far.
-
-        :param trials: of the search that may run or have run.
-        :return: environment steps.
-        """
+        """Environment steps that the finalists need, were they the longest trials so far."""
         longest = max((trial.user_attrs.get("planned", 0) for trial in trials), default=0)
         return self.n_reruns * max(self.least, longest)
 
     def allow(self, trials: Sequence[FrozenTrial], number: int, planned: int, used_by_finalists: int = 0) -> bool:
-        """Whether a trial may run. Of trials that ask at the same time the one with the lower number goes first.
+        """True if a trial may run for ``planned`` more steps.
 
-        :param trials: of the search; the asking one has said what it needs.
-        :param number: of the asking trial.
-        :param planned: environment steps that it will take from now on.
-        :param used_by_finalists: environment steps that the finalists have taken already.
-        :return: ``False`` if steps or trials would become too many.
+        Of trials that ask at the same time the one with the lower number goes first.
         """
         others = [trial for trial in trials if trial.number != number]
         running = [trial for trial in others if trial.state is TrialState.RUNNING and _comes_before(trial, number)]
@@ -120,26 +95,17 @@ class Limits:
         if self.env_steps is None:
             return True
         promised = sum(steps_left_of(trial, self.least) for trial in [*running, *retries])
-        ran = [trial for trial in others if trial.user_attrs.get("admitted") or trial in retries]
+        runs = [trial for trial in others if trial.user_attrs.get("admitted") or trial in retries]
         own = [trial for trial in trials if trial.number == number]
-        kept = max(0, self.kept_for_finalists([*ran, *own]) - used_by_finalists)
-        return steps_used(others) + used_by_finalists + promised + planned + kept <= self.env_steps
+        reserve = max(0, self.kept_for_finalists([*runs, *own]) - used_by_finalists)
+        return steps_used(others) + used_by_finalists + promised + planned + reserve <= self.env_steps
 
     def has_room(self, trials: Sequence[FrozenTrial], used_by_finalists: int = 0) -> bool:
-        """Whether it makes sense to ask for a new trial.
-
-        :param trials: of the search.
-        :param used_by_finalists: environment steps that the finalists have taken already.
-        :return: ``False`` if the shortest one would be too much.
-        """
+        """True if the shortest trial would still fit, so that it makes sense to ask for one."""
         return self.allow(trials, len(trials), self.least, used_by_finalists)
 
     def left(self, used: int) -> int | None:
-        """Environment steps that are left.
-
-        :param used: by search and finalists.
-        :return: environment steps, ``None`` without a limit.
-        """
+        """Environment steps that are left."""
         return None if self.env_steps is None else max(0, self.env_steps - used)
 
 

@@ -1,4 +1,4 @@
-"""Where a run can go on, to the last bit, after its worker was stopped or killed."""
+"""Checkpoints, from which a run goes on to the last bit after its worker was stopped or killed."""
 
 from __future__ import annotations
 
@@ -20,26 +20,18 @@ PROGRESS = "progress.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
-
-    :param env_steps: taken.
-    :param evaluations: by environment step.
-    """
+    """Environment steps that a run has taken, and its evaluations by environment step."""
 
     env_steps: int = 0
     evaluations: dict[int, float] = field(default_factory=dict)
 
 
 class Checkpoints:
-    """Checkpoints of one trial, in a folder of its own; a retry finds those of the trials before it.
+    """Checkpoints of one trial, in a folder of its own; a retry reads those of the trials before it.
 
-    Each trial writes into its own: one that was given up for dead and is not shall not disturb its retry. A retry on
-    a machine that does not see the folder begins again.
-
-    :param folder: of all trials of a study.
-    :param number: of the trial.
-    :param history: numbers of the trials that it is a retry of, oldest first.
-    :param every_seconds: at most so often one is written while the run goes well.
+    Each trial writes into its own: one that was given up for dead and is not shall not disturb its retry. A retry on a
+    machine that does not see the folder begins again. ``history`` holds the numbers of the trials that it is a retry
+    of, oldest first.
     """
 
     def __init__(self, folder: Path, number: int, history: Sequence[int] = (), every_seconds: float = 30.0):
@@ -48,11 +40,7 @@ class Checkpoints:
         self._folders = [self._own, *(folder / f"trial-{earlier}" for earlier in reversed(history))]
 
     def save(self, model: Any, progress: Progress) -> None:
-        """Write one, whole or not at all. A full disk is a warning, and the run goes on.
-
-        :param model: between two steps.
-        :param progress: of its run.
-        """
+        """Write one, whole or not at all. A full disk is a warning, and the run goes on."""
         evaluations = {str(step): value for step, value in progress.evaluations.items()}
         try:
             self._own.mkdir(parents=True, exist_ok=True)
@@ -63,14 +51,10 @@ class Checkpoints:
             warnings.warn(f"a trial's checkpoint was not written ({error}); the run goes on", stacklevel=2)
 
     def restore(self, env: VecEnv) -> tuple[Any, Progress] | None:
-        """The model of the newest checkpoint that is whole.
-
-        :param env: the run's environments, built alike.
-        :return: the model and how far it is, ``None`` if there is none.
-        """
+        """The model of the newest checkpoint that is whole, and its progress."""
         for folder in self._folders:
-            written = self._written(folder)
-            if written is None:
+            stored = self._read_progress(folder)
+            if stored is None:
                 continue
             try:
                 with warnings.catch_warnings():
@@ -78,17 +62,17 @@ class Checkpoints:
                     model: Any = load_checkpoint(folder, env, device="cpu")
             except (ValueError, TypeError, OSError):
                 continue
-            done = {int(step): float(value) for step, value in written["evaluations"].items()}
+            done = {int(step): float(value) for step, value in stored["evaluations"].items()}
             evaluations = {step: value for step, value in sorted(done.items()) if step <= model.num_timesteps}
             return model, Progress(model.num_timesteps, evaluations)
         return None
 
     def env_steps(self) -> int:
         """Environment steps that need not be taken again."""
-        found = (self._written(folder) for folder in self._folders)
-        return next((int(written["env_steps"]) for written in found if written is not None), 0)
+        progresses = (self._read_progress(folder) for folder in self._folders)
+        return next((int(progress["env_steps"]) for progress in progresses if progress is not None), 0)
 
-    def _written(self, folder: Path) -> dict[str, Any] | None:
+    def _read_progress(self, folder: Path) -> dict[str, Any] | None:
         try:
             return dict(json.loads((folder / PROGRESS).read_text()))
         except (OSError, ValueError):

@@ -8,17 +8,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
-from sb3_ppo_notes.callbacks import EvaluationStoppedError
+from sb3_ppo_notes.callbacks import (
+    MAX_EPISODE_STEPS,
+    EvaluationStoppedError,
+    Evaluator,
+)
+from sb3_ppo_notes.configs.build import make_model
 from sb3_ppo_notes.formulas.checks import NonFiniteError
+from tuning.space.defaults import CLASSES
 from tuning.space.setup import Setup
 from tuning.worker.checkpoints import Checkpoints, Progress
-from tuning.worker.environments import Evaluator, training_environments
 
-ALGORITHMS = {"notes_ppo": NotesPPO, "notes_a2c": NotesA2C}
+#: Evaluation seeds of search, finalists and test lie so far apart, and so far from those of training (0, 1, ...).
+SEED_BLOCK = 100_000_000
+SEEDS_PER_RUN = 1_000
+RANDOM_EPISODES = 20
+MOST_ENVIRONMENTS = 16
 
 
 class PreemptedError(Exception):
@@ -26,17 +37,11 @@ class PreemptedError(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is to be trained and how it is measured.
+class TrainingRun:
+    """One training run, and its measurement.
 
-    :param setup: environments, normaliser, constructor arguments.
-    :param env_id: of the environment.
-    :param seed: of model and training environments.
-    :param total_timesteps: environment steps; whole rollouts are gathered, as SB3 does.
-    :param marks: environment steps at which it is evaluated, the last is the end.
-    :param n_eval_episodes: of each evaluation.
-    :param eval_seed: of the evaluation environments, which no training uses.
-    :param compile: whether to compile the update.
+    ``marks`` are the environment steps at which it is evaluated, the last is the end. ``eval_seed`` is of the
+    evaluation environments, which no training uses.
     """
 
     setup: Setup
@@ -50,64 +55,47 @@ class Run:
 
 
 class Control(Protocol):
-    """What a run tells while it goes, and hears: the worker's side."""
+    """The worker's side of a run: what a run reports, and asks."""
 
     checkpoints: Checkpoints
 
     def resume(self, progress: Progress) -> None:
-        """Take what the run starts with, before its first step.
-
-        :param progress: of the checkpoint it goes on from; of no steps if there is none.
-        """
+        """Take the progress that the run starts with, before its first step; of no steps without a checkpoint."""
 
     def report(self, step: int, value: float) -> None:
-        """Take an evaluation; raises to end the run.
-
-        :param step: environment step of the mark.
-        :param value: mean return over the episodes, in reward units.
-        """
+        """Take an evaluation at a mark; raises to end the run."""
 
     def count(self, env_steps: int) -> None:
-        """Take the environment steps so far.
-
-        :param env_steps: since the very beginning, those before a checkpoint included.
-        """
+        """Take the environment steps since the very beginning, those before a checkpoint included."""
 
     def is_stopping(self) -> bool:
-        """Whether the run shall write a checkpoint and raise :class:`PreemptedError`."""
+        """True if the run shall write a checkpoint and raise :class:`PreemptedError`."""
 
 
-Objective = Callable[[Run, Control], None]
+Objective = Callable[[TrainingRun, Control], None]
 
 
 def is_divergence(error: BaseException) -> bool:
-    """Whether an error says that training left the finite numbers, which is a result and no mistake in the code.
-
-    :param error: of a run.
-    :return: ``True`` for our own error, and torch's about the parameters of a distribution.
+    """True if training left the finite numbers (our own error, or torch's about the parameters of a distribution),
+    which is a result and no mistake in the code.
     """
     return isinstance(error, NonFiniteError) or (
         isinstance(error, ValueError) and "satisfy the constraint" in str(error)
     )
 
 
-def train(run: Run, control: Control) -> None:
-    """Train and evaluate.
-
-    :param run: what.
-    :param control: who listens.
-    :raises PreemptedError: if the worker is to stop; a checkpoint is written.
-    :raises NonFiniteError: if training diverged.
-    """
+def train(run: TrainingRun, control: Control) -> None:
+    """Train and evaluate; ``PreemptedError`` if the worker is to stop, once a checkpoint is written."""
     with contextlib.ExitStack() as resources:
         # Closed whatever happens: a study of a thousand trials must not run out of file descriptors.
         env = training_environments(run.env_id, run.setup, run.seed)
         resources.callback(env.close)
-        evaluator = Evaluator(run.env_id, run.n_eval_episodes, run.eval_seed, env)
+        n_envs = min(run.n_eval_episodes, MOST_ENVIRONMENTS)
+        evaluator = Evaluator(run.env_id, env, seed=run.eval_seed, n_episodes=run.n_eval_episodes, n_envs=n_envs)
         resources.callback(evaluator.close)
         model, progress = control.checkpoints.restore(env) or (build(run, env), Progress())
         control.resume(progress)
-        marks = Marks(run, control, evaluator, progress)
+        marks = EvaluateAtMarks(run, control, evaluator, progress)
         left = max(run.total_timesteps - progress.env_steps, 0)
         # Also without steps left: a signal in an evaluation may have come in the last rollout.
         if left > 0 or model._paused_at is not None:
@@ -121,27 +109,22 @@ def train(run: Run, control: Control) -> None:
             raise PreemptedError(f"stopped after {model.num_timesteps} environment steps")
 
 
-def build(run: Run, env: VecEnv) -> Any:
-    """The model of a run.
-
-    :param run: what is trained.
-    :param env: its environments.
-    :return: a NotesPPO or NotesA2C.
-    """
-    arguments = {"device": "cpu", **run.setup.arguments}
-    return ALGORITHMS[run.setup.algo](env=env, seed=run.seed, compile=run.compile, **arguments)
+def training_environments(env_id: str, setup: Setup, seed: int) -> VecEnv:
+    """Environments to learn in, with the normaliser of the setup."""
+    env = make_vec_env(env_id, n_envs=setup.n_envs, seed=seed)
+    return env if setup.normalize is None else VecNormalize(env, **setup.normalize)
 
 
-class Marks(BaseCallback):
-    """Evaluates at each mark, and writes checkpoints between two steps, where a run can go on exactly.
+def build(run: TrainingRun, env: VecEnv) -> Any:
+    """The model of a run."""
+    arguments = {"device": "cpu", **run.setup.arguments, "seed": run.seed, "compile": run.compile}
+    return make_model(CLASSES[run.setup.algo], arguments.pop("policy"), env, arguments)
 
-    :param run: what is trained.
-    :param control: who listens.
-    :param evaluator: measures.
-    :param progress: evaluations so far, of a run that goes on.
-    """
 
-    def __init__(self, run: Run, control: Control, evaluator: Evaluator, progress: Progress):
+class EvaluateAtMarks(BaseCallback):
+    """Evaluates at each mark, and writes checkpoints between two steps, where a run can go on exactly."""
+
+    def __init__(self, run: TrainingRun, control: Control, evaluator: Evaluator, progress: Progress):
         super().__init__()
         self.run, self.control, self.evaluator = run, control, evaluator
         self.evaluations = dict(progress.evaluations)
@@ -150,24 +133,16 @@ class Marks(BaseCallback):
         self._last_checkpoint = time.monotonic()
 
     def save(self, model: Any) -> None:
-        """Write a checkpoint.
-
-        :param model: between two steps.
-        """
+        """Write a checkpoint."""
         self.control.checkpoints.save(model, Progress(model.num_timesteps, dict(self.evaluations)))
         self._last_checkpoint = time.monotonic()
 
     def evaluate(self, model: Any, mark: int) -> bool:
-        """Evaluate once and report it.
-
-        :param model: in training.
-        :param mark: environment step of the report.
-        :return: ``False`` if a signal came first.
-        """
+        """Evaluate once and report it; ``False`` if a signal came first."""
         if mark in self.evaluations:
             return True
         try:
-            value = self.evaluator.evaluate(model)
+            value = self.evaluator.evaluate(model).mean_return
         except EvaluationStoppedError:
             return False
         self.evaluations[mark] = value
@@ -187,7 +162,7 @@ class Marks(BaseCallback):
         self.model.between_steps.append(self._between_steps)  # type: ignore[attr-defined]
 
     def _between_steps(self) -> bool:
-        if not self._on_step():  # what a signal ended in the run that is gone on with
+        if not self._on_step():  # the evaluation that a signal cut short in the run that this one resumes
             return False
         self.control.count(self.num_timesteps)
         if self.num_timesteps >= self.run.total_timesteps:
@@ -198,3 +173,30 @@ class Marks(BaseCallback):
         if time.monotonic() - self._last_checkpoint >= self.control.checkpoints.every_seconds:
             self.save(self.model)
         return True
+
+
+def evaluation_seed(stage: int, seed: int) -> int:
+    """The first seed of a run's evaluation environments; stage 0 is the search, 1 finalists, 2 test.
+
+    No other stage, and no training, uses it or the thousand after it.
+    """
+    return (SEED_BLOCK * (stage + 1) + SEEDS_PER_RUN * seed) % 2**32
+
+
+def random_floor(env_id: str, seed: int = 0) -> float:
+    """The lowest return of a policy that acts at random: a run that diverged is worth no more than this."""
+    env = gym.make(env_id)
+    env.action_space.seed(seed)
+    returns = []
+    for episode in range(RANDOM_EPISODES):
+        env.reset(seed=seed + episode)
+        total = 0.0
+        for _ in range(MAX_EPISODE_STEPS):  # an environment without a time limit may never end under random actions
+            _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            total += float(reward)
+            if terminated or truncated:
+                break
+        returns.append(total)
+    env.close()
+    finite = [value for value in returns if np.isfinite(value)]
+    return min(finite, default=0.0)

@@ -16,10 +16,10 @@ from optuna.exceptions import StorageInternalError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.storage import Address
 from tuning.storage.database import close_databases
-from tuning.worker import STAGES, Worker
 from tuning.worker.queues import StudyStoppedError
 from tuning.worker.settings import Settings
 from tuning.worker.signals import StopSignals
+from tuning.worker.worker import STAGES, Worker
 
 STOPPED, BAD_INPUT = 1, 2
 #: Of a worker whose trials fail by an error of the environment's own, which the process that started it tells.
@@ -31,18 +31,14 @@ MOST_RESTARTS = 3
 GRACE_SECONDS = 120.0
 
 
-def quiet() -> None:
+def silence_optuna() -> None:
     """Keep Optuna's own log to what is wrong: it repeats what we say, and each trial's parameters."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def worker_main(settings: Settings, stages: Sequence[str]) -> None:
-    """A worker process, from its start to its exit code.
-
-    :param settings: of the study.
-    :param stages: that it works on.
-    """
-    quiet()
+    """A worker process, from its start to its exit code."""
+    silence_optuna()
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C reaches the parent only, which passes it on once
     parent = multiprocessing.parent_process()
@@ -71,26 +67,21 @@ def worker_main(settings: Settings, stages: Sequence[str]) -> None:
 def run_workers(
     settings: Settings, n_workers: int, show: Callable[[], None], stages: Sequence[str] = STAGES, every: float = 0.5
 ) -> int:
-    """Let workers of this machine finish a study.
+    """Let workers of this machine finish a study; ``show`` is called now and then, to draw how it goes.
 
-    :param settings: of the study.
-    :param n_workers: processes.
-    :param show: called now and then, to draw how it goes.
-    :param stages: that they work on.
-    :param every: seconds between two looks at them.
-    :return: 0, 1 if the study was stopped or no worker is left, :data:`ENVIRONMENT_FAILED`, 130 or 143 after a signal.
+    Returns 0, 1 if the study was stopped or no worker is left, :data:`ENVIRONMENT_FAILED`, 130 or 143 after a signal.
     """
     context = multiprocessing.get_context("spawn")
 
-    def started() -> BaseProcess:
+    def start() -> BaseProcess:
         process = context.Process(target=worker_main, args=(settings, tuple(stages)))
         process.start()
         return process
 
     with StopSignals() as signals:
-        workers = [started() for _ in range(n_workers)]
+        workers = [start() for _ in range(n_workers)]
         try:
-            return _watched(workers, started, signals, show, every)
+            return _watch(workers, start, signals, show, every)
         finally:
             for worker in workers:
                 if worker.is_alive():
@@ -98,14 +89,14 @@ def run_workers(
                 worker.join()
 
 
-def _watched(
+def _watch(
     workers: list[BaseProcess],
-    started: Callable[[], BaseProcess],
+    start: Callable[[], BaseProcess],
     signals: StopSignals,
     show: Callable[[], None],
     every: float,
 ) -> int:
-    restarts, code, told_at = 0, 0, None
+    restarts, code, stop_time = 0, 0, None
     while any(worker.is_alive() for worker in workers):
         for place, worker in enumerate(workers):
             if worker.exitcode is None or worker.exitcode == 0:
@@ -115,16 +106,16 @@ def _watched(
                 print(
                     f"worker {worker.pid} was killed (signal {-worker.exitcode}); another one starts", file=sys.stderr
                 )
-                workers[place] = started()
+                workers[place] = start()
             elif worker.exitcode in FAILURES:
                 code = code or worker.exitcode
-        if (signals.is_stopping() or code) and told_at is None:
-            told_at = time.monotonic()
+        if (signals.is_stopping() or code) and stop_time is None:
+            stop_time = time.monotonic()
             for worker in workers:
                 if worker.is_alive() and worker.pid is not None:
                     # As the parent was told, so that the exit code is the same.
                     os.kill(worker.pid, signal.SIGINT if signals.exit_code == 130 else signal.SIGTERM)
-        if told_at is not None and time.monotonic() - told_at > GRACE_SECONDS:
+        if stop_time is not None and time.monotonic() - stop_time > GRACE_SECONDS:
             break
         show()
         time.sleep(every)

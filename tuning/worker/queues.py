@@ -16,9 +16,11 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from tuning.selection.trials import key_of
 from tuning.space.setup import Setup
+from tuning.storage.requeue import MOST_DEATHS
 from tuning.worker.budget import NEVER_RAN
-from tuning.worker.requeue import MOST_DEATHS, whereabouts
+from tuning.worker.reaper import process_identity
 
 FINALISTS, TEST = ".finalists", ".test"
 #: Workers that look for a run at the same moment take one of the next so many.
@@ -31,12 +33,7 @@ MOST_FAILURES = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the finalists or of the test.
-
-    :param arm: ``"trial 12"`` or a baseline's name.
-    :param seed: of the run.
-    :param setup: what is trained.
-    """
+    """One run of the finalists or of the test; an arm is ``"trial 12"`` or a baseline's name."""
 
     arm: str
     seed: int
@@ -48,66 +45,29 @@ class Job:
         return self.arm, self.seed
 
 
-def key_of(trial: FrozenTrial) -> tuple[str, int]:
-    """Which run a trial is.
-
-    :param trial: of the finalists or the test.
-    :return: arm and seed.
-    """
-    return trial.user_attrs["arm"], trial.user_attrs["seed"]
-
-
-def arm_of(number: int) -> str:
-    """The name of a trial of the search as an arm.
-
-    :param number: of the trial.
-    :return: ``"trial 12"``.
-    """
-    return f"trial {number}"
-
-
-def joined_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """A study, made unless it is there.
-
-    :param name: of the study.
-    :param storage: opened.
-    :return: the study, which maximises.
-    """
+def create_or_load_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study:
+    """A study, made unless it is there."""
     return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
 
 
-def existing_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study | None:
-    """A study that need not be there.
-
-    :param name: of the study.
-    :param storage: opened.
-    :return: the study, ``None`` if there is none.
-    """
+def find_study(name: str, storage: optuna.storages.BaseStorage) -> optuna.Study | None:
+    """The study of that name, ``None`` if there is none."""
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
 
 
-def asked_trial(study: optuna.Study) -> optuna.Trial:
-    """The next trial: the first that is queued, or a new one.
-
-    :param study: of the trial.
-    :return: running, nothing suggested yet.
-    """
+def ask_trial(study: optuna.Study) -> optuna.Trial:
+    """The next trial, the first that is queued or a new one: running, nothing suggested yet."""
     with warnings.catch_warnings():
         # Optuna beats its hearts in Study.optimize only; ours beat on their own.
         warnings.filterwarnings("ignore", message="Heartbeat of storage")
         return study.ask()
 
 
-def claimed_trial(study: optuna.Study, storage: optuna.storages.BaseStorage) -> FrozenTrial | None:
-    """The first queued trial that no other worker was faster to take.
-
-    :param study: of the trial.
-    :param storage: of the study.
-    :return: running, ``None`` if none is queued.
-    """
+def claim_trial(study: optuna.Study, storage: optuna.storages.BaseStorage) -> FrozenTrial | None:
+    """The first queued trial that no other worker was faster to take, now running."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         try:
             if storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
@@ -118,125 +78,75 @@ def claimed_trial(study: optuna.Study, storage: optuna.storages.BaseStorage) -> 
 
 
 def never_ran(trial: FrozenTrial) -> bool:
-    """Whether a trial was given up before it took a step: the budget did not suffice, or another was the same.
-
-    :param trial: any.
-    :return: ``True`` if it says nothing about the objective.
-    """
+    """True if a trial was given up before it took a step, and says nothing about the objective."""
     return trial.state is TrialState.FAIL and trial.user_attrs.get("reason") in NEVER_RAN
 
 
 def is_queued(trial: FrozenTrial) -> bool:
-    """Whether a trial waits to be run, or runs.
-
-    :param trial: any.
-    :return: ``False`` if it has ended.
-    """
+    """True if a trial waits to be run, or runs."""
     return trial.state in (TrialState.WAITING, TrialState.RUNNING)
 
 
 def missing_jobs(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> list[Job]:
-    """Runs that have no result and that nobody is at.
-
-    :param jobs: all runs.
-    :param trials: of the stage.
-    :return: those to begin.
-    """
-    taken = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
-    return [job for job in jobs if job.key not in taken]
+    """Runs that have no result and that nobody is at."""
+    busy = {key_of(trial) for trial in trials if is_queued(trial) or trial.state is TrialState.COMPLETE}
+    return [job for job in jobs if job.key not in busy]
 
 
 class StudyStoppedError(Exception):
-    """The objective fails: nothing is gained by running it again. Its message is the traceback.
-
-    :param text: the traceback.
-    :param by_environment: whether it is an environment's own error.
-    """
+    """The objective fails: nothing is gained by running it again. Its message is the traceback."""
 
     def __init__(self, text: str, by_environment: bool = False):
         super().__init__(text)
         self.by_environment = by_environment
 
 
-def stopped_by(trial: FrozenTrial) -> StudyStoppedError:
-    """The error that a failed trial stops its study with.
-
-    :param trial: failed by an error of its own.
-    :return: to be raised.
-    """
+def stop_error(trial: FrozenTrial) -> StudyStoppedError:
+    """The error that a failed trial stops its study with."""
     return StudyStoppedError(trial.user_attrs["error"], ENVIRONMENT_ERROR in trial.user_attrs)
 
 
 def environment_failure(trials: Sequence[FrozenTrial]) -> str | None:
-    """The newest error of an environment's own.
-
-    :param trials: of all stages.
-    :return: in one line, ``None`` if there was none.
-    """
-    ended = [trial for trial in trials if failed(trial) and trial.datetime_complete is not None]
+    """The newest error of an environment's own, in one line."""
+    ended = [trial for trial in trials if has_error(trial) and trial.datetime_complete is not None]
     ended.sort(key=lambda trial: trial.datetime_complete)  # type: ignore[arg-type, return-value]
     return next((str(t.user_attrs[ENVIRONMENT_ERROR]) for t in ended[::-1] if ENVIRONMENT_ERROR in t.user_attrs), None)
 
 
-def failed_too_often(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> StudyStoppedError | None:
-    """The last error of a run that keeps failing.
-
-    :param jobs: all runs.
-    :param trials: of the stage that ended since this worker began.
-    :return: to be raised, ``None`` if there is none.
-    """
+def repeated_failure(jobs: Sequence[Job], trials: Sequence[FrozenTrial]) -> StudyStoppedError | None:
+    """The error of a run that keeps failing, or whose workers keep dying; ``trials`` ended since this worker began."""
     for job in jobs:
         ended = [trial for trial in trials if trial.state is TrialState.FAIL and key_of(trial) == job.key]
-        failures = [trial for trial in ended if failed(trial)]
+        failures = [trial for trial in ended if has_error(trial)]
         if len(failures) >= MOST_FAILURES:
-            return stopped_by(failures[-1])
-        if any(trial.user_attrs.get("deaths", 0) >= MOST_DEATHS and died(trial) for trial in ended):
+            return stop_error(failures[-1])
+        if any(trial.user_attrs.get("deaths", 0) >= MOST_DEATHS and lost_its_worker(trial) for trial in ended):
             return StudyStoppedError(
                 f"the workers that ran {job.arm} on seed {job.seed} died, {MOST_DEATHS + 1} times (out of memory?)"
             )
     return None
 
 
-def failed(trial: FrozenTrial) -> bool:
-    """Whether a trial failed by an error of its own, and not because its worker went away.
-
-    :param trial: any.
-    :return: ``True`` for an error.
-    """
+def has_error(trial: FrozenTrial) -> bool:
+    """True if a trial failed by an error of its own, and not because its worker went away."""
     return trial.state is TrialState.FAIL and trial.user_attrs.get("reason") == "error"
 
 
-def died(trial: FrozenTrial) -> bool:
-    """Whether a trial ended with its worker.
-
-    :param trial: any.
-    :return: ``True`` if nobody told a reason.
-    """
+def lost_its_worker(trial: FrozenTrial) -> bool:
+    """True if a trial ended with its worker: nobody told a reason."""
     return trial.state is TrialState.FAIL and trial.user_attrs.get("reason", "stale") == "stale"
 
 
-def started_job(study: optuna.Study, storage: optuna.storages.BaseStorage, missing: Sequence[Job]) -> FrozenTrial:
-    """A trial for one of the runs that nobody is at.
-
-    :param study: of the stage.
-    :param storage: of the study.
-    :param missing: those runs. Workers that look at once mostly take different ones.
-    :return: running.
-    """
+def start_job(study: optuna.Study, storage: optuna.storages.BaseStorage, missing: Sequence[Job]) -> FrozenTrial:
+    """A trial for one of the missing runs; workers that look at once mostly take different ones."""
     job = missing[os.getpid() % min(len(missing), MOST_APART)]
-    attributes: dict[str, Any] = {"arm": job.arm, "seed": job.seed, "worker": whereabouts()}
+    attributes: dict[str, Any] = {"arm": job.arm, "seed": job.seed, "worker": process_identity()}
     template = optuna.create_trial(state=TrialState.RUNNING, user_attrs=attributes)
     return storage.get_trial(storage.create_new_trial(study._study_id, template))
 
 
 def is_surplus(trial: FrozenTrial, trials: Sequence[FrozenTrial], jobs: Sequence[Job]) -> bool:
-    """Whether nobody needs a run: it is another's already, or its arm is no finalist any more.
-
-    :param trial: just taken.
-    :param trials: of the stage.
-    :param jobs: all runs that are needed.
-    :return: ``True`` if it shall not be run.
-    """
+    """True if a run is another's already, or its arm is no finalist any more."""
     key = key_of(trial)
     if key not in {job.key for job in jobs}:
         return True

@@ -1,8 +1,9 @@
-"""What every worker of a study is told."""
+"""The settings of a study that each of its workers gets."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,34 +28,22 @@ SAMPLERS = {
     "qmc": ("QMCSampler", ("scipy",)),
 }
 STARTUP_TRIALS = 10
+#: Seconds that compiling takes with an empty cache; another configuration finds most of its code there only by luck.
+COLD_SECONDS = 12.0
+#: Seconds that compiling saves on one CPU thread, measured on CartPole with the default network: of each step of a
+#: minibatch, and of each step of the environments.
+SAVED_PER_MINIBATCH, SAVED_PER_STEP = 1.5e-3, 1.0e-3
 
 
 @dataclass(frozen=True)
 class Settings:
     """A study's rules and this machine's part in it.
 
-    :param study: its name.
-    :param storage: path or URL, with its password: not for printing.
-    :param folder: of this machine's checkpoints.
-    :param env_id: of the environment.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :param space: what is searched.
-    :param base: what is not tuned, by rl_zoo3's keys.
-    :param protocol: seeds, marks, finalists.
-    :param total_timesteps: of a full trial.
-    :param budget: environment steps of search and finalists, ``None`` for no limit.
-    :param max_trials: of the search, ``None`` for no limit.
-    :param timeout: seconds of search, ``None`` for no limit.
-    :param seed: of the suggestions.
-    :param sampler: a name of :data:`SAMPLERS`.
-    :param n_eval_episodes: of each evaluation.
-    :param compile: ``"auto"``, ``"on"`` or ``"off"``.
-    :param baselines: setups that the winner is tested against.
-    :param heartbeat: seconds between two signs of life.
-    :param patience: seconds that a database may be away.
-    :param checkpoint_seconds: seconds between two checkpoints of a run.
-    :param poll_seconds: between two looks at a storage that others work on.
-    :param objective: trains and evaluates one run.
+    ``storage`` holds the password: not for printing. ``folder`` is of this machine's checkpoints. ``base`` is what is
+    not tuned, by rl_zoo3's keys. ``budget`` counts environment steps of search and finalists, ``max_trials`` and
+    ``timeout`` (seconds) the search alone. ``heartbeat``, ``patience``, ``checkpoint_seconds`` and ``poll_seconds`` are
+    seconds: between two signs of life, that a database may be away, between two checkpoints of a run, between two looks
+    at a storage that others work on.
     """
 
     study: str
@@ -86,42 +75,45 @@ class Settings:
         return Limits(self.budget, self.max_trials, self.timeout, n_reruns, self.total_timesteps)
 
     def planned(self, setup: Setup) -> int:
-        """Environment steps of a whole run.
-
-        :param setup: of the run.
-        :return: environment steps.
-        """
+        """Environment steps of a whole run."""
         return whole_rollouts(self.total_timesteps, rollout_of(setup))
+
+    def compiles(self, setup: Setup) -> bool:
+        """True if the update of a run is to be compiled."""
+        return self.compile == "on" or (self.compile == "auto" and compiling_pays(setup, self.total_timesteps))
 
 
 def rollout_of(setup: Setup) -> int:
-    """Environment steps of a rollout.
-
-    :param setup: of a run.
-    :return: environment steps, over all its environments.
-    """
+    """Environment steps of a rollout, over all its environments."""
     return int({**default_arguments(setup.algo), **setup.arguments}["n_steps"]) * setup.n_envs
 
 
+def compiling_pays(setup: Setup, total_timesteps: int) -> bool:
+    """True if compiling saves more than it costs.
+
+    An estimate from counts and not from a stopwatch: compiled and eager runs differ by rounding, and the same study
+    must come out the same on a machine that happens to be busy.
+    """
+    arguments = {**default_arguments(setup.algo), **setup.arguments}
+    rollout = rollout_of(setup)
+    steps = whole_rollouts(total_timesteps, rollout)
+    batch = min(arguments.get("batch_size") or rollout, rollout)
+    minibatches = steps // rollout * arguments.get("n_epochs", 1) * math.ceil(rollout / batch)
+    saved: float = minibatches * SAVED_PER_MINIBATCH + steps // setup.n_envs * SAVED_PER_STEP
+    return saved > COLD_SECONDS
+
+
 def sampler_seed(seed: int, index: int) -> int:
-    """The seed of the suggestions of one trial.
+    """The seed of the suggestions of one trial; ``index`` counts the trials before it, retries left out.
 
-    Each trial has its own, so that a study that is taken up again goes on instead of repeating its first suggestions,
-    and two workers never suggest alike.
-
-    :param seed: of the study.
-    :param index: how many trials came before it, those that ran again not counted twice.
-    :return: below 2³².
+    Each trial has its own, so that a resumed study does not repeat its first suggestions, and two workers never suggest
+    alike.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:4], "big")
 
 
 def check_sampler(name: str) -> None:
-    """Refuse a sampler that is unknown, or whose libraries are not installed.
-
-    :param name: of :data:`SAMPLERS`.
-    :raises ValueError: saying what to install.
-    """
+    """Refuse a sampler that is unknown, or whose libraries are not installed."""
     if name not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
     for module in SAMPLERS[name][1]:
@@ -131,14 +123,8 @@ def check_sampler(name: str) -> None:
             raise ValueError(f"sampler {name!r} needs {module}: pip install {module}") from None
 
 
-def made_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseSampler:
-    """A sampler for one trial.
-
-    :param name: of :data:`SAMPLERS`.
-    :param seed: of :func:`sampler_seed`.
-    :param study_seed: of the study: a quasi-random sequence is one for all trials.
-    :return: Optuna's.
-    """
+def make_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseSampler:
+    """A sampler for one trial; a quasi-random sequence is one for all trials, and so seeded by the study's."""
     kind: Callable[..., optuna.samplers.BaseSampler] = getattr(optuna.samplers, SAMPLERS[name][0])
     if name == "qmc":
         return kind(seed=study_seed, scramble=True, warn_independent_sampling=False)
@@ -152,23 +138,12 @@ def made_sampler(name: str, seed: int, study_seed: int) -> optuna.samplers.BaseS
 
 
 def setup_of(settings: Settings, number: int, configuration: Configuration) -> Setup:
-    """What a trial's configuration trains.
-
-    :param settings: of the study.
-    :param number: of the trial.
-    :param configuration: a point of the space.
-    :return: its setup.
-    """
+    """The setup that a trial's configuration trains."""
     return make_setup(f"trial {number}", settings.algo, configuration, settings.base)
 
 
 def baselines(env_id: str, algo: str) -> tuple[Setup, ...]:
-    """What a winner is tested against: SB3's defaults, and rl_zoo3's values if it has any.
-
-    :param env_id: of the environment.
-    :param algo: ``"notes_ppo"`` or ``"notes_a2c"``.
-    :return: their setups.
-    """
+    """The setups that a winner is tested against: SB3's defaults, and rl_zoo3's values if it has any."""
     entry = zoo_entry(env_id, algo)
-    found = [baseline_setup("SB3 defaults", algo, {})]
-    return (*found, baseline_setup("rl_zoo3", algo, entry)) if entry else tuple(found)
+    entries: dict[str, dict[str, Any]] = {"SB3 defaults": {}} | ({"rl_zoo3": entry} if entry else {})
+    return tuple(baseline_setup(name, algo, content) for name, content in entries.items())

@@ -16,38 +16,36 @@ from optuna.trial import FrozenTrial, TrialState
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.selection import Protocol, run_score, should_prune
+from tuning.selection.trials import in_order
 from tuning.storage import is_database
-from tuning.storage.patience import is_away
+from tuning.storage.database import is_away
+from tuning.storage.requeue import requeue
 from tuning.worker.checkpoints import Checkpoints, Progress
-from tuning.worker.objective import Objective, PreemptedError, Run, is_divergence
+from tuning.worker.objective import Objective, PreemptedError, TrainingRun, is_divergence
 from tuning.worker.queues import ENVIRONMENT_ERROR
-from tuning.worker.requeue import requeue, whereabouts
+from tuning.worker.reaper import process_identity
 from tuning.worker.signals import StopSignals
 
 #: Characters of a traceback that are kept: its end says what happened. MySQL takes 64 KiB.
 TRACEBACK_CHARACTERS = 6000
 
 
-class Heart(threading.Thread):
+class Heartbeat(threading.Thread):
     """Shows that a trial's worker lives, however long a step takes, and whatever the storage answers.
 
-    :param storage: of the study.
-    :param trial_id: Optuna's.
-    :param seconds: between two beats.
-    :param orphaned: whether the process that started this one is gone.
-    :param signals: told to stop then.
+    If the process that started this one is gone (``is_orphaned``), the signals are told to stop.
     """
 
     def __init__(
-        self, storage: BaseStorage, trial_id: int, seconds: float, orphaned: Callable[[], bool], signals: StopSignals
+        self, storage: BaseStorage, trial_id: int, seconds: float, is_orphaned: Callable[[], bool], signals: StopSignals
     ):
         super().__init__(daemon=True, name=f"heart of trial {trial_id}")
         self._storage, self._trial_id, self._seconds = storage, trial_id, seconds
-        self._orphaned, self._signals = orphaned, signals
+        self._is_orphaned, self._signals = is_orphaned, signals
         self._ended = threading.Event()
-        self._worker = whereabouts()
+        self._worker = process_identity()
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> Heartbeat:
         self._storage.set_trial_user_attr(self._trial_id, "worker", {**self._worker, "beat": 0})
         if is_database(self._storage):
             self._storage.record_heartbeat(self._trial_id)  # type: ignore[attr-defined]
@@ -63,7 +61,7 @@ class Heart(threading.Thread):
         beat = 0
         while not self._ended.wait(self._seconds):
             beat += 1
-            if self._orphaned():
+            if self._is_orphaned():
                 self._signals.stop()
             try:
                 if is_database(self._storage):
@@ -77,24 +75,14 @@ class Heart(threading.Thread):
 
 
 class TrialControl:
-    """What a run tells its trial.
-
-    :param storage: of the study.
-    :param study: of the trial.
-    :param trial: running.
-    :param run: what is trained.
-    :param protocol: says when a run is pruned.
-    :param checkpoints: of the trial.
-    :param signals: say when to stop.
-    :param prunes: whether the run may be pruned.
-    """
+    """The trial that a run reports to."""
 
     def __init__(
         self,
         storage: BaseStorage,
         study: optuna.Study,
         trial: FrozenTrial,
-        run: Run,
+        run: TrainingRun,
         protocol: Protocol,
         checkpoints: Checkpoints,
         signals: StopSignals,
@@ -107,18 +95,11 @@ class TrialControl:
         self.resumed_at = 0
 
     def attribute(self, name: str, value: Any) -> None:
-        """Store something about the trial.
-
-        :param name: of the attribute.
-        :param value: JSON-able.
-        """
+        """Store something JSON-able about the trial."""
         self.storage.set_trial_user_attr(self.trial._trial_id, name, value)
 
     def resume(self, progress: Progress) -> None:
-        """The run goes on from a checkpoint: what it reported then is this trial's too.
-
-        :param progress: how far it is.
-        """
+        """The run goes on from a checkpoint: what it reported then is this trial's too."""
         self.resumed_at = progress.env_steps
         if progress.env_steps:
             self.attribute("resumed_at", progress.env_steps)
@@ -127,20 +108,11 @@ class TrialControl:
             self.storage.set_trial_intermediate_value(self.trial._trial_id, step, value)
 
     def count(self, env_steps: int) -> None:
-        """Environment steps taken.
-
-        :param env_steps: since the very beginning; a retry counts its own.
-        """
+        """Environment steps taken since the very beginning; a retry counts its own."""
         self.env_steps = max(0, env_steps - self.resumed_at)
 
     def report(self, step: int, value: float) -> None:
-        """An evaluation.
-
-        :param step: environment steps.
-        :param value: mean return.
-        :raises NonFiniteEnvironmentError: if it is not finite, before anybody is told.
-        :raises optuna.TrialPruned: if the run is worse than the others so far.
-        """
+        """Store an evaluation; raises if it is not finite, before anybody is told, or if the run is pruned."""
         if not math.isfinite(value):
             raise NonFiniteEnvironmentError(f"return must be finite, got {value} in the evaluation at step {step}")
         self.evaluations[step] = value
@@ -156,7 +128,7 @@ class TrialControl:
         return should_prune(in_order(self.evaluations), others, self.protocol)
 
     def is_stopping(self) -> bool:
-        """Whether the run shall stop at the next place where it can go on."""
+        """True if the run shall stop at the next place where it can go on."""
         return self.signals.is_stopping()
 
     def score(self) -> float:
@@ -167,23 +139,11 @@ class TrialControl:
         return float(run_score(in_order(self.evaluations), self.protocol))
 
 
-def in_order(evaluations: dict[int, float]) -> list[float]:
-    """Evaluations by environment step, as a list.
-
-    :param evaluations: by environment step.
-    :return: the first one first.
-    """
-    return [evaluations[step] for step in sorted(evaluations)]
-
-
 def finish(control: TrialControl, state: TrialState, value: float | None = None, **attributes: Any) -> None:
     """Tell a result.
 
-    :param control: of the trial.
-    :param state: complete, pruned or failed.
-    :param value: of a complete trial. A pruned one has that of its last evaluation, which is what Optuna's samplers
-        expect.
-    :param attributes: stored with it, before it: those of a finished trial cannot be changed.
+    Attributes are stored before it: those of a finished trial cannot be changed. A pruned trial has the value of its
+    last evaluation, which is what Optuna's samplers expect.
     """
     for name, content in {"env_steps": control.env_steps, **attributes}.items():
         control.attribute(name, content)
@@ -192,13 +152,8 @@ def finish(control: TrialControl, state: TrialState, value: float | None = None,
     control.storage.set_trial_state_values(control.trial._trial_id, state, None if value is None else [value])
 
 
-def tell_error(storage: BaseStorage, trial_id: int, text: str) -> None:
-    """Tell that a trial failed by an error in the code.
-
-    :param storage: of the study.
-    :param trial_id: Optuna's.
-    :param text: the traceback, without passwords.
-    """
+def store_error(storage: BaseStorage, trial_id: int, text: str) -> None:
+    """Tell that a trial failed by an error in the code; ``text`` is the traceback, without passwords."""
     storage.set_trial_user_attr(trial_id, "reason", "error")
     storage.set_trial_user_attr(trial_id, "error", text[-TRACEBACK_CHARACTERS:])
     storage.set_trial_state_values(trial_id, TrialState.FAIL)
@@ -207,14 +162,10 @@ def tell_error(storage: BaseStorage, trial_id: int, text: str) -> None:
 def run_trial(
     control: TrialControl, objective: Objective, floor: Callable[[], float], hide: Callable[[str], str]
 ) -> str:
-    """Run a trial and tell its result.
+    """Run a trial and tell its result; ``floor`` is the score of a run that diverged.
 
-    :param control: of the trial.
-    :param objective: trains and evaluates.
-    :param floor: the score of a run that diverged.
-    :param hide: takes passwords out of a text.
-    :return: ``"complete"``, ``"pruned"``, ``"diverged"``, ``"preempted"``, ``"taken over"``, or the traceback of a
-        failure.
+    Returns ``"complete"``, ``"pruned"``, ``"diverged"``, ``"preempted"``, ``"taken over"``, or the traceback of a
+    failure.
     """
     try:
         return _outcome(control, objective, floor, hide)
@@ -248,7 +199,7 @@ def _outcome(
             control.attribute("env_steps", control.env_steps)
             if (line := environment_error(error)) is not None:
                 control.attribute(ENVIRONMENT_ERROR, hide(line))
-            tell_error(control.storage, control.trial._trial_id, text)
+            store_error(control.storage, control.trial._trial_id, text)
             control.checkpoints.clear()
             return text
         why = dict(reason="diverged", diverged=True, error=hide(str(error)))
@@ -262,11 +213,7 @@ def _outcome(
     return outcome
 
 
-def worst(trials: Sequence[FrozenTrial]) -> float:
-    """The lowest evaluation of any trial.
-
-    :param trials: of a study.
-    :return: reward units, infinity if there is none.
-    """
+def lowest_evaluation(trials: Sequence[FrozenTrial]) -> float:
+    """The lowest evaluation of any trial, infinity if there is none."""
     values = [value for trial in trials for value in (*trial.intermediate_values.values(), *(trial.values or ()))]
     return min(values, default=float("inf"))

@@ -9,13 +9,13 @@ from torch.nn.functional import softplus
 def beta_parameters(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """The two shape parameters, both above 1.
 
-        α, β = 1 + softplus(z)
+        αᵢ = 1 + softplus(zᵢ)   βᵢ = 1 + softplus(z_{d+i})
 
     Above 1 the density has one mode inside the bounds; at or below 1 it would be infinite at one of them.
 
     Source: Chou, Maturana & Scherer 2017, section 4.
 
-    :param outputs: ``[N, 2·d]`` of the network: first the α of all dimensions, then the β.
+    :param outputs: ``[N, 2·d]``, z, of the network: first the α of all dimensions, then the β.
     :return: α and β, ``[N, d]`` each, > 1; dimensionless.
 
     >>> [round(part.item(), 4) for part in beta_parameters(th.zeros(1, 2))]
@@ -32,8 +32,8 @@ def log_beta_function(alpha: th.Tensor, beta: th.Tensor) -> th.Tensor:
 
     Source: Abramowitz & Stegun 6.2.2.
 
-    :param alpha: ``[N, d]``, > 0.
-    :param beta: ``[N, d]``, > 0.
+    :param alpha: ``[N, d]``, α > 0.
+    :param beta: ``[N, d]``, β > 0.
     :return: ``[N, d]``.
 
     >>> log_beta_function(th.ones(1, 1), th.ones(1, 1)).item()
@@ -52,9 +52,9 @@ def beta_log_prob(alpha: th.Tensor, beta: th.Tensor, actions: th.Tensor) -> th.T
 
     Source: Chou, Maturana & Scherer 2017 eq. 9.
 
-    :param alpha: ``[N, d]``, > 1.
-    :param beta: ``[N, d]``, > 1.
-    :param actions: ``[N, d]`` in [−1, 1].
+    :param alpha: ``[N, d]``, α > 1.
+    :param beta: ``[N, d]``, β > 1.
+    :param actions: ``[N, d]``, a, in [−1, 1].
     :return: ``[N]``; nats.
 
     >>> uniform = th.ones(1, 1)
@@ -70,14 +70,14 @@ def beta_log_prob(alpha: th.Tensor, beta: th.Tensor, actions: th.Tensor) -> th.T
 def beta_entropy(alpha: th.Tensor, beta: th.Tensor) -> th.Tensor:
     """Differential entropy on [−1, 1].
 
-        H = Σᵢ log B − (α−1)·ψ(α) − (β−1)·ψ(β) + (α+β−2)·ψ(α+β) + log 2
+        H = Σᵢ log B(α, β) − (α−1)·ψ(α) − (β−1)·ψ(β) + (α+β−2)·ψ(α+β) + log 2
 
     Unlike a Gaussian's it has a maximum: d·log 2, the uniform distribution, so an entropy bonus cannot push for ever.
 
     Source: Johnson, Kotz & Balakrishnan 1995, chapter 25.
 
-    :param alpha: ``[N, d]``, > 1.
-    :param beta: ``[N, d]``, > 1.
+    :param alpha: ``[N, d]``, α > 1.
+    :param beta: ``[N, d]``, β > 1.
     :return: ``[N]``, at most d·log 2; nats.
 
     >>> round(beta_entropy(th.ones(1, 1), th.ones(1, 1)).item(), 6)
@@ -96,8 +96,8 @@ def beta_kl(old_alpha: th.Tensor, old_beta: th.Tensor, new_alpha: th.Tensor, new
 
     Source: Rauber, Braun & Berns 2008.
 
-    :param old_alpha: ``[N, d]``.
-    :param old_beta: ``[N, d]``.
+    :param old_alpha: ``[N, d]``, α.
+    :param old_beta: ``[N, d]``, β.
     :param new_alpha: ``[N, d]``, α'.
     :param new_beta: ``[N, d]``, β'.
     :return: ``[N]``, >= 0; nats.
@@ -119,12 +119,12 @@ def beta_kl(old_alpha: th.Tensor, old_beta: th.Tensor, new_alpha: th.Tensor, new
 def beta_sample(alpha: th.Tensor, beta: th.Tensor) -> th.Tensor:
     """Random actions.
 
-        a = 2·g₁/(g₁+g₂) − 1 ,   g₁ ~ Gamma(α), g₂ ~ Gamma(β)
+        a = 2·g₁/(g₁+g₂) − 1 ,   g₁ ~ Gamma(α) ,   g₂ ~ Gamma(β)
 
     Source: Johnson, Kotz & Balakrishnan 1995, chapter 25.
 
-    :param alpha: ``[N, d]``, > 1.
-    :param beta: ``[N, d]``, > 1.
+    :param alpha: ``[N, d]``, α > 1.
+    :param beta: ``[N, d]``, β > 1.
     :return: ``[N, d]`` in [−1, 1].
 
     >>> abs(beta_sample(th.full((1, 1), 1e6), th.full((1, 1), 1e6)).item()) < 0.01
@@ -141,8 +141,8 @@ def beta_mean(alpha: th.Tensor, beta: th.Tensor) -> th.Tensor:
 
     Source: Johnson, Kotz & Balakrishnan 1995, chapter 25.
 
-    :param alpha: ``[N, d]``, > 1.
-    :param beta: ``[N, d]``, > 1.
+    :param alpha: ``[N, d]``, α > 1.
+    :param beta: ``[N, d]``, β > 1.
     :return: ``[N, d]`` in (−1, 1).
 
     >>> beta_mean(th.ones(1, 1), th.full((1, 1), 3.0)).item()

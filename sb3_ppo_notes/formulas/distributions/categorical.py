@@ -21,7 +21,7 @@ def log_probabilities(logits: th.Tensor, as_sb3: bool = True) -> th.Tensor:
 
     Source: softmax; ``torch.distributions.Categorical``.
 
-    :param logits: ``[N, n]``, any real numbers.
+    :param logits: ``[N, n]``, z, any real numbers.
     :param as_sb3: in the very operations of SB3, to the bit; else in one operation, to rounding.
     :return: ``[N, n]``, <= 0, whose exponentials sum to 1 in each row; nats.
 
@@ -34,7 +34,7 @@ def log_probabilities(logits: th.Tensor, as_sb3: bool = True) -> th.Tensor:
 def masked_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
     """Logits in which forbidden actions have next to no chance.
 
-        zᵢ  if the action is allowed, else −10⁸
+        zᵢ if mᵢ = 1 else −10⁸
 
     A large number and not −∞: differences of two infinities would be NaN. exp(−10⁸) is exactly 0, so a forbidden action
     is never drawn, adds nothing to the entropy and gets no gradient. With every action allowed nothing changes, not a
@@ -42,8 +42,8 @@ def masked_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
 
     Source: Huang & Ontañón 2020 (arXiv:2006.14171); sb3-contrib's ``MaskableCategorical``.
 
-    :param logits: ``[N, n]``.
-    :param masks: ``[N, n]`` bool, ``True`` where an action is allowed.
+    :param logits: ``[N, n]``, z.
+    :param masks: ``[N, n]`` bool, m: ``True`` where an action is allowed.
     :return: ``[N, n]``.
     :raises ValueError: if the shapes differ.
 
@@ -57,11 +57,13 @@ def masked_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
 def probabilities(log_probs: th.Tensor) -> th.Tensor:
     """Probabilities of the n actions.
 
-        pᵢ = exp(log pᵢ), as a softmax so that each row sums to 1
+        pᵢ ← pᵢ / Σⱼ pⱼ
+
+    As a softmax of the logarithms, so that each row sums to 1 to the last bit.
 
     Source: ``torch.distributions.Categorical.probs``.
 
-    :param log_probs: ``[N, n]``; nats.
+    :param log_probs: ``[N, n]``, log p; nats.
     :return: ``[N, n]`` in [0, 1].
 
     >>> probabilities(th.tensor([[0.0, 0.0]])).tolist()
@@ -73,14 +75,14 @@ def probabilities(log_probs: th.Tensor) -> th.Tensor:
 def categorical_log_prob(log_probs: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """Log-probability of the actions taken: the entry of each row that the action names.
 
-        log π(a|s) = (log p)ₐ          ∂/∂z = onehot(a) − p
+        log π(a|s) = log pₐ          ∂/∂z = onehot(a) − p
 
     The derivative is autograd's affair; log π itself is the logarithm of a probability, not a derivative.
 
     Source: ``torch.distributions.Categorical.log_prob``.
 
-    :param log_probs: ``[N, n]``; nats.
-    :param actions: ``[N]``, integers 0 … n−1 (any dtype).
+    :param log_probs: ``[N, n]``, log p; nats.
+    :param actions: ``[N]``, a, integers 0 … n−1 (any dtype).
     :return: ``[N]``, <= 0; nats.
 
     >>> categorical_log_prob(th.tensor([[-0.5, -1.0]]), th.tensor([1])).tolist()
@@ -99,7 +101,7 @@ def categorical_entropy(log_probs: th.Tensor) -> th.Tensor:
 
     Source: Shannon 1948; Mnih et al. 2016 (arXiv:1602.01783) section 4.2 for its use as a bonus.
 
-    :param log_probs: ``[N, n]``; nats.
+    :param log_probs: ``[N, n]``, log p; nats.
     :return: ``[N]`` in [0, log n]; nats.
 
     >>> categorical_entropy(log_probabilities(th.zeros(1, 2))).item()  # log 2
@@ -119,8 +121,8 @@ def categorical_kl(old_log_probs: th.Tensor, new_log_probs: th.Tensor) -> th.Ten
 
     Source: Kullback & Leibler 1951.
 
-    :param old_log_probs: ``[N, n]`` of the policy the actions were drawn from; nats.
-    :param new_log_probs: ``[N, n]`` of the policy being trained; nats.
+    :param old_log_probs: ``[N, n]``, log p_old of the policy the actions were drawn from; nats.
+    :param new_log_probs: ``[N, n]``, log p_new of the policy being trained; nats.
     :return: ``[N]``, >= 0; nats.
 
     >>> same = log_probabilities(th.zeros(1, 3))
@@ -143,7 +145,7 @@ def categorical_sample(log_probs: th.Tensor) -> th.Tensor:
     Source: ``torch.multinomial`` for one draw a row: the same race with the same random numbers of torch's global
     generator, without its checks.
 
-    :param log_probs: ``[N, n]``; nats.
+    :param log_probs: ``[N, n]``, log p; nats.
     :return: ``[N]`` int64.
 
     >>> categorical_sample(th.tensor([[0.0, -th.inf]])).tolist()
@@ -158,7 +160,7 @@ def categorical_mode(log_probs: th.Tensor) -> th.Tensor:
 
         a = argmaxᵢ pᵢ
 
-    :param log_probs: ``[N, n]``; nats.
+    :param log_probs: ``[N, n]``, log p; nats.
     :return: ``[N]`` int64.
 
     >>> categorical_mode(th.tensor([[-2.0, -0.1]])).tolist()
@@ -175,7 +177,7 @@ def multi_categorical_log_prob(components: Sequence[th.Tensor], actions: th.Tens
     Source: ``MultiCategoricalDistribution`` of Stable-Baselines3.
 
     :param components: for each component its ``[N, nⱼ]`` log-probabilities; nats.
-    :param actions: ``[N, J]``.
+    :param actions: ``[N, J]``, a.
     :return: ``[N]``; nats.
 
     >>> multi_categorical_log_prob((th.tensor([[-1.0]]), th.tensor([[-2.0]])), th.tensor([[0, 0]])).item()

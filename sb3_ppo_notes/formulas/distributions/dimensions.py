@@ -71,15 +71,15 @@ def largest_entropy(formulas: DistributionFormulas, parameters: Parameters) -> t
 def relative_entropy(entropies: th.Tensor, largest: th.Tensor) -> float:
     """Entropy as a share of the largest possible one, over all states.
 
-        Σ H(π(·|s)) / Σ H_max(s)
+        (Σₙ Hₙ) / (Σₙ H_max,ₙ)
 
     1: every state is left to chance. 0: every state is decided. A sum and not a mean of ratios: a state with a single
     allowed action has no entropy to lose and no weight. A density can be narrower than any point and goes below 0.
 
     Source: Shannon 1948, section 7.
 
-    :param entropies: ``[N]``; nats.
-    :param largest: ``[N]``; nats.
+    :param entropies: ``[N]``, H(π(·|s)); nats.
+    :param largest: ``[N]``, H_max; nats.
     :return: at most 1; NaN where nothing can be chosen at all. Dimensionless.
 
     >>> relative_entropy(th.tensor([0.5, 0.0]), th.tensor([1.0, 0.0]))

@@ -27,7 +27,7 @@ def broadcast_std(mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
     Source: ``DiagGaussianDistribution`` of Stable-Baselines3.
 
     :param mean: ``[N, d]``, for the shape; action units.
-    :param log_std: ``[d]``.
+    :param log_std: ``[d]``, log σ.
     :return: ``[N, d]``, > 0; action units.
 
     >>> broadcast_std(th.zeros(2, 1), th.zeros(1)).tolist()
@@ -43,8 +43,8 @@ def clamped_std(log_std: th.Tensor, bounds: tuple[float, float] = (-20.0, 2.0)) 
 
     Source: skrl's ``GaussianMixin`` and its bounds.
 
-    :param log_std: ``[N, d]``.
-    :param bounds: of the logarithm.
+    :param log_std: ``[N, d]``, log σ.
+    :param bounds: low and high, of the logarithm.
     :return: ``[N, d]``, > 0; action units.
 
     >>> clamped_std(th.tensor([[0.0, -1000.0]]), bounds=(0.0, 1.0)).tolist()
@@ -63,9 +63,9 @@ def gaussian_log_prob(mean: th.Tensor, std: th.Tensor, actions: th.Tensor) -> th
 
     Source: ``torch.distributions.Normal.log_prob``, in its order of operations.
 
-    :param mean: ``[N, d]``; action units.
-    :param std: ``[N, d]``, > 0; action units.
-    :param actions: ``[N, d]``; action units.
+    :param mean: ``[N, d]``, μ; action units.
+    :param std: ``[N, d]``, σ > 0; action units.
+    :param actions: ``[N, d]``, a; action units.
     :return: ``[N]``; nats.
 
     >>> one = th.ones(1, 1)
@@ -87,7 +87,7 @@ def gaussian_entropy(std: th.Tensor) -> th.Tensor:
 
     Source: Cover & Thomas, theorem 8.4.1; ``torch.distributions.Normal.entropy``.
 
-    :param std: ``[N, d]``, > 0; action units.
+    :param std: ``[N, d]``, σ > 0; action units.
     :return: ``[N]``; nats.
 
     >>> gaussian_entropy(th.ones(1, 1)).item()
@@ -99,17 +99,17 @@ def gaussian_entropy(std: th.Tensor) -> th.Tensor:
 def gaussian_kl(old_mean: th.Tensor, old_std: th.Tensor, new_mean: th.Tensor, new_std: th.Tensor) -> th.Tensor:
     """Exact KL(old ‖ new) of two diagonal Gaussians.
 
-        KL = Σᵢ ½·[(σ_old/σ)² + ((μ_old−μ)/σ)² − 1 − log (σ_old/σ)²]
+        KL = Σᵢ ½·[(σ_old/σ)² + ((μ_old−μ)/σ)² − 1 − 2·log(σ_old/σ)]
 
     Not symmetric: σ 1 → 2 costs 0.318, σ 2 → 1 costs 0.807. A tanh on both sides changes nothing (the divergence of two
     distributions is that of their images under one bijection).
 
     Source: ``torch.distributions.kl``; batch-ppo's ``diag_normal_kl``.
 
-    :param old_mean: ``[N, d]``; action units.
-    :param old_std: ``[N, d]``; action units.
-    :param new_mean: ``[N, d]``; action units.
-    :param new_std: ``[N, d]``; action units.
+    :param old_mean: ``[N, d]``, μ_old; action units.
+    :param old_std: ``[N, d]``, σ_old; action units.
+    :param new_mean: ``[N, d]``, μ; action units.
+    :param new_std: ``[N, d]``, σ; action units.
     :return: ``[N]``, >= 0; nats.
 
     >>> zero, one = th.zeros(1, 1), th.ones(1, 1)
@@ -129,8 +129,8 @@ def gaussian_sample(mean: th.Tensor, std: th.Tensor) -> th.Tensor:
     Source: the reparameterisation of Kingma & Welling 2013; ``Normal.rsample``, one draw of d numbers a row from
     torch's global generator.
 
-    :param mean: ``[N, d]``; action units.
-    :param std: ``[N, d]``; action units.
+    :param mean: ``[N, d]``, μ; action units.
+    :param std: ``[N, d]``, σ; action units.
     :return: ``[N, d]``; action units.
 
     >>> gaussian_sample(th.ones(1, 1), th.zeros(1, 1)).item()
@@ -143,7 +143,7 @@ def gaussian_sample(mean: th.Tensor, std: th.Tensor) -> th.Tensor:
 def state_dependent_std(latent: th.Tensor, weight_std: th.Tensor, epsilon: float = 1e-6) -> th.Tensor:
     """Standard deviation of gSDE's noise: features times random weights.
 
-        σᵢ(s) = √(Σₖ hₖ(s)²·wₖᵢ² + ε)        since  noise = h(s)·W ,  Wₖᵢ ~ N(0, wₖᵢ²)
+        σᵢ(s) = √(ε + Σₖ hₖ(s)²·wₖᵢ²)        the noise is hₖ(s)·Wₖᵢ, summed, with Wₖᵢ ~ N(0, wₖᵢ²)
 
     The noise is a *function of the state* until W is drawn again, so exploration is smooth in time instead of a new
     dice roll each step.
@@ -152,7 +152,7 @@ def state_dependent_std(latent: th.Tensor, weight_std: th.Tensor, epsilon: float
 
     :param latent: ``[N, k]``, h(s), without gradient: the noise must not train the features.
     :param weight_std: ``[k, d]``, w.
-    :param epsilon: keeps the root away from 0.
+    :param epsilon: ε, keeps the root away from 0.
     :return: ``[N, d]``, > 0; action units.
 
     >>> state_dependent_std(th.tensor([[3.0, 4.0]]), th.ones(2, 1), epsilon=0.0).item()
@@ -165,16 +165,17 @@ def state_dependent_std(latent: th.Tensor, weight_std: th.Tensor, epsilon: float
 def exploration_weight_std(log_std: th.Tensor, n_actions: int, use_expln: bool, epsilon: float = 1e-6) -> th.Tensor:
     """Standard deviations of gSDE's exploration weights.
 
-        w = exp(log w) ,   or with ``use_expln``   w = exp(log w) if log w <= 0 else log(1 + log w) + 1
+        w = exp(log w)          with ``use_expln``:
+        w = exp(log w) if log w ≤ 0 else log(1 + log w + ε) + 1
 
     The second grows like a logarithm, so that a large step cannot make the noise explode.
 
     Source: Raffin et al. 2021 (arXiv:2005.05719); ``StateDependentNoiseDistribution.get_std`` of Stable-Baselines3.
 
-    :param log_std: ``[k, d]``, or ``[k, 1]`` where one number serves all dimensions.
+    :param log_std: ``[k, d]``, log w, or ``[k, 1]`` where one number serves all dimensions.
     :param n_actions: d.
     :param use_expln: the slower growth.
-    :param epsilon: keeps the logarithm's argument off 0.
+    :param epsilon: ε, keeps the logarithm's argument off 0.
     :return: ``[k, d]``, > 0.
 
     >>> exploration_weight_std(th.zeros(1, 1), n_actions=2, use_expln=False).tolist()
@@ -194,7 +195,7 @@ def exploration_weight_std(log_std: th.Tensor, n_actions: int, use_expln: bool, 
 def state_dependent_noise(latent: th.Tensor, weights: th.Tensor, weights_per_env: th.Tensor) -> th.Tensor:
     """GSDE's noise for the current weights.
 
-        noise = h(s)·W
+        noiseᵢ = Σₖ hₖ(s)·Wₖᵢ
 
     Each environment has weights of its own, so that they explore differently; any other number of rows shares one
     matrix.
@@ -202,7 +203,7 @@ def state_dependent_noise(latent: th.Tensor, weights: th.Tensor, weights_per_env
     Source: Raffin et al. 2021 (arXiv:2005.05719); ``StateDependentNoiseDistribution.get_noise`` of Stable-Baselines3.
 
     :param latent: ``[N, k]``, h(s).
-    :param weights: ``[k, d]``.
+    :param weights: ``[k, d]``, W.
     :param weights_per_env: ``[B, k, d]``.
     :return: ``[N, d]``; action units.
 

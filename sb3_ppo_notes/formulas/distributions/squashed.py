@@ -22,7 +22,7 @@ def inverse_tanh(actions: th.Tensor) -> th.Tensor:
 
     Source: ``TanhBijector.inverse`` of Stable-Baselines3 (from Pyro).
 
-    :param actions: ``[N, d]`` in [−1, 1].
+    :param actions: ``[N, d]``, a, in [−1, 1].
     :return: ``[N, d]``, finite.
 
     >>> inverse_tanh(th.zeros(1, 1)).item()
@@ -36,17 +36,17 @@ def inverse_tanh(actions: th.Tensor) -> th.Tensor:
 def tanh_gaussian_log_prob(mean: th.Tensor, std: th.Tensor, actions: th.Tensor, epsilon: float = 1e-6) -> th.Tensor:
     """Log-density of a squashed action.
 
-        log π(a|s) = log N(x; μ, σ) − Σᵢ log(1 − tanh(xᵢ)² + ε) ,   x = atanh(a)
+        log π(a|s) = Σᵢ log N(xᵢ; μᵢ, σᵢ) − log(1 − tanh(xᵢ)² + ε) ,   x = atanh(a)
 
     The change of variables: where tanh is flat, much probability is pressed into little space and the density rises.
 
     Source: Haarnoja et al. 2018 (arXiv:1812.05905) appendix C; ``StateDependentNoiseDistribution`` of
     Stable-Baselines3.
 
-    :param mean: ``[N, d]`` before the tanh.
-    :param std: ``[N, d]``, > 0, before the tanh.
-    :param actions: ``[N, d]`` in [−1, 1].
-    :param epsilon: keeps the logarithm finite at the bounds.
+    :param mean: ``[N, d]``, μ, before the tanh.
+    :param std: ``[N, d]``, σ > 0, before the tanh.
+    :param actions: ``[N, d]``, a, in [−1, 1].
+    :param epsilon: ε, keeps the logarithm finite at the bounds.
     :return: ``[N]``; nats.
 
     >>> zero, one = th.zeros(1, 1), th.ones(1, 1)
@@ -77,14 +77,14 @@ def log_tanh_slope(unsquashed: th.Tensor) -> th.Tensor:
 def squashed_gaussian_log_prob(mean: th.Tensor, std: th.Tensor, actions: th.Tensor) -> th.Tensor:
     """Log-density of a squashed action, by the slope that does not cancel.
 
-        log π(a|s) = log N(x; μ, σ) − Σᵢ log(1 − tanh(xᵢ)²) ,   x = atanh(a)
+        log π(a|s) = Σᵢ log N(xᵢ; μᵢ, σᵢ) − log(1 − tanh(xᵢ)²) ,   x = atanh(a)
 
     Source: Haarnoja et al. 2018 (arXiv:1812.05905) appendix C.
     Deviation: SB3 adds ε = 1e-6 inside the logarithm (see :func:`tanh_gaussian_log_prob`, kept for gSDE).
 
-    :param mean: ``[N, d]`` before the tanh.
-    :param std: ``[N, d]``, > 0, before the tanh.
-    :param actions: ``[N, d]`` in [−1, 1].
+    :param mean: ``[N, d]``, μ, before the tanh.
+    :param std: ``[N, d]``, σ > 0, before the tanh.
+    :param actions: ``[N, d]``, a, in [−1, 1].
     :return: ``[N]``; nats.
 
     >>> zero, one = th.zeros(1, 1), th.ones(1, 1)
@@ -98,7 +98,7 @@ def squashed_gaussian_log_prob(mean: th.Tensor, std: th.Tensor, actions: th.Tens
 def squashed_gaussian_entropy(mean: th.Tensor, std: th.Tensor) -> th.Tensor:
     """Entropy of a squashed Gaussian, with the right gradient.
 
-        H = H(N(μ, σ)) + Σᵢ E[log(1 − tanh(μᵢ + σᵢ·ε)²)] ,   ε ~ N(0, 1)
+        H = Σᵢ H(N(μᵢ, σᵢ)) + E[log(1 − tanh(μᵢ + σᵢ·ε)²)] ,   ε ~ N(0, 1)
 
     The expectation is written over ε and not over actions (reparameterised), so that its gradient is the entropy's.
     SB3's −log π of the *old* actions has an expected gradient of zero at ratio 1 and regularises nothing. Each
@@ -107,8 +107,8 @@ def squashed_gaussian_entropy(mean: th.Tensor, std: th.Tensor) -> th.Tensor:
 
     Source: Kingma & Welling 2013 (arXiv:1312.6114) section 2.4; Abramowitz & Stegun 25.4.46.
 
-    :param mean: ``[N, d]`` before the tanh.
-    :param std: ``[N, d]``, > 0, before the tanh.
+    :param mean: ``[N, d]``, μ, before the tanh.
+    :param std: ``[N, d]``, σ > 0, before the tanh.
     :return: ``[N]``, at most d·log 2; nats.
 
     >>> round(squashed_gaussian_entropy(th.zeros(1, 1), th.full((1, 1), 1e-3)).item(), 3)  # tanh is the identity there

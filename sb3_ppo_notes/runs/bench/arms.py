@@ -69,7 +69,7 @@ class Arm:
 
     :param name: as the user writes it.
     :param interpreter: the Python that runs it.
-    :param spec: what ``bench_worker.Arm`` is made from.
+    :param spec: what ``worker.Subject`` is made from.
     """
 
     name: str
@@ -83,25 +83,14 @@ class Arm:
 
 
 def kind_of(algo: str, policy: str) -> str:
-    """Which algorithm it takes.
-
-    :param algo: ``"ppo"`` or ``"a2c"``.
-    :param policy: name of a policy.
-    :return: a key of ``HYPERPARAMETERS``.
-    """
+    """The key of ``HYPERPARAMETERS`` for an algorithm and the name of a policy."""
     return f"recurrent {algo}" if "Lstm" in policy else algo
 
 
-def parsed_names(argument: str, words: str, known: Sequence[str]) -> list[str]:
-    """Names separated by commas, each once.
+def parse_names(argument: str, words: str, known: Sequence[str]) -> list[str]:
+    """Names separated by commas, each once, in the user's order; an unknown one, or none, is refused.
 
-    :param argument: what the option is called.
-    :param words: what the user wrote.
-    :param known: the allowed names.
-    :return: the names, in the user's order.
-    :raises ValueError: for an unknown name, or none.
-
-    >>> parsed_names("peers", "sbx, sb3,sbx", ["sb3", "sbx"])
+    >>> parse_names("peers", "sbx, sb3,sbx", ["sb3", "sbx"])
     ['sbx', 'sb3']
     """
     names = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
@@ -114,12 +103,8 @@ def parsed_names(argument: str, words: str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def check_present_device(device: str) -> None:
-    """Refuse a device that PyTorch does not know or this machine does not have: nothing may be measured elsewhere.
-
-    :param device: as the user writes it.
-    :raises ValueError: if there is no such device here.
-    """
+def check_device(device: str) -> None:
+    """Refuse a device that PyTorch does not know or this machine does not have: nothing may be measured elsewhere."""
     try:
         if th.empty(0, device=device).is_meta:
             raise RuntimeError("it holds no numbers")
@@ -129,13 +114,7 @@ def check_present_device(device: str) -> None:
 
 
 def our_arm(name: str, algo: str, common: dict[str, Any]) -> Arm:
-    """One of our variants.
-
-    :param name: a key of ``OURS``.
-    :param algo: ``"ppo"`` or ``"a2c"``.
-    :param common: the part of the spec that is the same for every arm.
-    :return: the arm, run by this interpreter.
-    """
+    """One of our variants, run by this interpreter; ``common`` is the part of the spec that all arms share."""
     extras, vec_env = OURS[name]
     spec = {
         **common,
@@ -149,15 +128,7 @@ def our_arm(name: str, algo: str, common: dict[str, Any]) -> Arm:
 
 
 def peer_arm(name: str, kind: str, peer_python: Path | None, common: dict[str, Any]) -> Arm:
-    """A peer.
-
-    :param name: a key of ``PEERS``.
-    :param kind: as :func:`kind_of`.
-    :param peer_python: the interpreter to ask when this one lacks the package.
-    :param common: the part of the spec that is the same for every arm.
-    :return: the arm.
-    :raises ValueError: if the peer has no such algorithm or neither interpreter has the package.
-    """
+    """A peer, run by this interpreter if it has the package, else by ``peer_python``; refused if neither has."""
     peer = PEERS[name]
     if kind not in peer.classes:
         able = [other for other in PEERS if kind in PEERS[other].classes]

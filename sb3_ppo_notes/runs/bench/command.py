@@ -1,44 +1,41 @@
 """``bench``: how fast ours and the peers train on this machine, side by side."""
 
 import itertools
-import json
 import os
-import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes._atomic import write_text, write_whole
-from sb3_ppo_notes.algorithms.construction import check_policy, made_environment
+from sb3_ppo_notes._atomic import write_whole
+from sb3_ppo_notes.algorithms.construction import check_policy
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET
+from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.files import machine, write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
+from sb3_ppo_notes.persistence import GracefulStop
 from sb3_ppo_notes.runs.bench.arms import (
     HYPERPARAMETERS,
     OURS,
     PEERS,
     Arm,
-    check_present_device,
+    check_device,
     kind_of,
     our_arm,
-    parsed_names,
+    parse_names,
     peer_arm,
 )
 from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
 from sb3_ppo_notes.runs.bench.results import train_all
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
+from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar, table_console
 
-INTERRUPTED = 130
 LEAST_STEPS, ROLLOUTS = 8192, 4
-#: Of a file or a pipe, into which the table is printed; a terminal has its own width.
-COLUMNS = 100
+TURNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 
 @dataclass
@@ -53,9 +50,10 @@ class Bench:
     """Which algorithm."""
     policy: str = "MlpPolicy"
     """Name of a policy; one with Lstm is compared with sb3-contrib's RecurrentPPO."""
-    ours: str = "notes,notes+compile"
+    ours: str | None = None
     """Our variants, separated by commas: notes, notes+compile, notes+lean (environments in LeanVecEnv), notes+vector
-    (in Gymnasium's own vector environment), notes+lean+compile, notes+vector+compile."""
+    (in Gymnasium's own vector environment), notes+lean+compile, notes+vector+compile. If not given notes,notes+compile;
+    for a policy with Lstm, which is not compiled, notes. One that compiles and did not run so is an error."""
     peers: str = "sb3"
     """Who they are compared with, separated by commas: sb3, sb3-contrib, sbx. Ratios are to the first."""
     peer_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -83,27 +81,28 @@ class Bench:
     """Where bench.json and bench.png go."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Measure, print, write.
 
-        :return: 0, or 130 if it was interrupted.
-        :raises ValueError: for an option out of range, before anything is trained or written.
+        :return: 0; 130 after Ctrl-C, 143 after SIGTERM.
+        :raises ValueError: for an option out of range, before training; for a row that did not run as it is called.
         :raises OSError: if an arm fails.
         """
         arms = self._check()
-        try:
-            self._run(arms)
-        except KeyboardInterrupt:
-            print("interrupted: every arm is ended, nothing is written", file=sys.stderr)
-            return INTERRUPTED
+        with GracefulStop(raises=True) as stop:
+            try:
+                self._run(arms)
+            except KeyboardInterrupt:
+                print("interrupted: every arm is ended, nothing is written", file=sys.stderr)
+                return stop.exit_code or INTERRUPTED
         return 0
 
     def _check(self) -> list[Arm]:
         for name in ("n_envs", "rounds", "n_eval_episodes"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("seed", self.seed, minimum=0)
-        check_present_device(self.device)
+        check_device(self.device)
         check_policy(self.policy, NotesPPO.policy_aliases, None)
-        ours, peers = parsed_names("ours", self.ours, list(OURS)), parsed_names("peers", self.peers, list(PEERS))
+        ours, peers = parse_names("ours", self._ours(), list(OURS)), parse_names("peers", self.peers, list(PEERS))
         self._check_hyperparameters()
         folder = next(path for path in (self.outdir.absolute(), *self.outdir.absolute().parents) if path.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -111,7 +110,7 @@ class Bench:
             raise InvalidValueError(f"outdir must be a folder to write to, got {self.outdir}: {folder} is a {what}")
         if self.peer_python is not None and not os.access(self.peer_python, os.X_OK):
             raise InvalidValueError(f"peer_python must be a Python interpreter, got {self.peer_python}")
-        made_environment(self.env, verbose=0).close()
+        make_env(self.env, verbose=0).close()
         common: dict[str, Any] = {"env": self.env, "n_envs": self.n_envs, "policy": self.policy, "seed": self.seed}
         common["device"] = self.device
         common["arguments"] = self._hyperparameters()
@@ -120,6 +119,10 @@ class Bench:
             *(peer_arm(name, kind, self.peer_python, common) for name in peers),
             *(our_arm(name, self.algo, common) for name in ours),
         ]
+
+    def _ours(self) -> str:
+        default = "notes" if "Lstm" in self.policy else "notes,notes+compile"
+        return default if self.ours is None else self.ours
 
     def _check_hyperparameters(self) -> None:
         defaults = HYPERPARAMETERS[kind_of(self.algo, self.policy)]
@@ -153,11 +156,16 @@ class Bench:
 
     def _run(self, arms: list[Arm]) -> None:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        with progress((self.rounds + 1) * len(arms)) as tell:
+        # Drawn between turns only, to take no time from anybody.
+        with ProgressBar((self.rounds + 1) * len(arms), columns=TURNS, auto_refresh=False) as bar:
+            turn = itertools.count()
+
+            def tell(arm: str, number: int) -> None:
+                text = f"{f'round {number}' if number else 'warm-up'}, {arm}"
+                bar.describe(text, completed=next(turn), refresh=True)
+
             results = train_all(arms, self.rounds, self._steps(), self._episodes(), self.cold_compile, tell)
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=COLUMNS)
+        console = table_console()
         where = "" if self.device == "cpu" else f", {self.device}"
         title = f"{self.algo.upper()} on {self.env}, {self.policy}, {self.n_envs} envs{where}"
         summaries = results.summaries()
@@ -172,7 +180,7 @@ class Bench:
             "machine": machine() | {"load_at_start": load},
             **results.document(),
         }
-        write_text(self.outdir / "bench.json", json.dumps(document, indent=2) + "\n")
+        write_json(self.outdir / "bench.json", document)
         write_whole(self.outdir / "bench.png", lambda path: draw_bars(summaries, title, path))
         console.print(f"written: {self.outdir}/bench.json, bench.png", soft_wrap=True)
 
@@ -189,41 +197,3 @@ class Bench:
             elif value is not None:
                 words += [f"--{name}", str(value)]
         return shlex.join(words)
-
-
-@contextmanager
-def progress(turns: int) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar over turns, shown on a terminal; drawn between turns only, to take no time from anybody.
-
-    :param turns: of all arms in all rounds.
-    :return: a context manager that gives what is to be called before each turn, with the arm and the round.
-    """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True, auto_refresh=False)
-    task = bar.add_task("libraries load", total=turns)
-    turn = itertools.count()
-
-    def tell(arm: str, number: int) -> None:
-        what = f"round {number}" if number else "warm-up"
-        bar.update(task, completed=next(turn), description=f"{what}, {arm}", refresh=True)
-
-    with bar:
-        yield tell
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers depend on beside the code.
-
-    :return: processors, and those that this process may use; system and processor, as it calls itself.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processors": os.cpu_count(),
-        "usable_processors": usable,
-        "processor": names[0] if names else platform.processor(),
-        "system": platform.platform(),
-    }

@@ -56,11 +56,7 @@ class Worker:
         )
 
     def send(self, command: str, **arguments: Any) -> None:
-        """Ask for something without waiting for the answer.
-
-        :param command: a method of ``bench_worker.Arm``.
-        :param arguments: its arguments.
-        """
+        """Call a method of ``worker.Subject`` without waiting for the answer."""
         self._asked.append(command)
         # A program that has gone cannot take it; receive() says so.
         with contextlib.suppress(BrokenPipeError):
@@ -68,9 +64,8 @@ class Worker:
             self._process.stdin.flush()  # type: ignore[union-attr]
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the answer.
+        """Wait for the answer to the oldest request that has none yet.
 
-        :return: the answer to the oldest request that has none yet.
         :raises WorkerError: if the program failed, with what it wrote to the standard error, or has gone.
         """
         line = self._process.stdout.readline()  # type: ignore[union-attr]
@@ -90,13 +85,7 @@ class Worker:
         return answer
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Ask and wait.
-
-        :param command: a method of ``bench_worker.Arm``.
-        :param arguments: its arguments.
-        :return: its answer.
-        :raises WorkerError: as :meth:`receive`.
-        """
+        """Call a method of ``worker.Subject`` and wait for its answer."""
         self.send(command, **arguments)
         return self.receive()
 
@@ -124,12 +113,11 @@ class Worker:
 
 
 @contextlib.contextmanager
-def running(arms: Sequence[Arm], caches: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
-    """Programs that load their libraries, all at once, by the names of their arms, for as long as the block runs.
+def start_workers(arms: Sequence[Arm], caches: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
+    """Programs by the names of their arms, for as long as the block runs; all load their libraries at once.
 
-    :param arms: what to train.
-    :param caches: folders of torch's compiled code, by arm, for those that shall not use the user's own.
-    :return: a context manager. Each worker still owes the answer to ``load``.
+    Each still owes the answer to ``load``. ``caches`` are folders for torch's compiled code, for the arms that shall
+    not use the user's own.
     """
     workers: dict[str, Worker] = {}
     try:

@@ -7,9 +7,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from sb3_ppo_notes.charts import PALETTE
 from sb3_ppo_notes.runs.bench.arms import OURS, PEERS, VEC_ENVS
 from sb3_ppo_notes.runs.bench.rounds import Summary
-from sb3_ppo_notes.runs.charts import PALETTE
 
 #: Ours blue, as in the learning curves; each peer its own of Okabe and Ito's other colours.
 COLORS = dict.fromkeys(OURS, PALETTE[0]) | dict(zip(PEERS, PALETTE[1:], strict=False))
@@ -24,16 +24,11 @@ IDLE_LOAD = 1.5
 
 
 def bench_table(summaries: Mapping[str, Summary], evaluations: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    """One row an arm, not wider than 100 columns.
-
-    :param summaries: by arm, in the order of the rows.
-    :param evaluations: ``mean`` and ``std`` of the return, by arm.
-    :param title: above the table.
-    :return: the table.
-    """
+    """One row an arm, not wider than 100 columns."""
     reference = next(iter(summaries))
-    table = Table(title=title, collapse_padding=True, pad_edge=False)
+    table = Table(title=title, padding=0)
     table.add_column("arm")
+    table.add_column("ran as")
     for heading in ("steps/s", "ratio", "lowest to\nhighest", "floor\nsteps/s", "% of\nfloor", "compile\ns"):
         table.add_column(heading, justify="right", style="bold" if heading == "ratio" else None)
     table.add_column(f"{summaries[reference].total_steps:,}\nsteps in s", justify="right")
@@ -44,6 +39,7 @@ def bench_table(summaries: Mapping[str, Summary], evaluations: Mapping[str, Mapp
             compiling, whole = f"{summary.cold_compile_seconds:.1f}/{compiling}", summary.cold_seconds_to_total
         table.add_row(
             arm.replace("+", " +"),
+            summary.ran_as or "",
             f"{summary.steps_per_second:,.0f}",
             f"{summary.ratio:.2f}x",
             "" if arm == reference else f"{short(summary.lowest_ratio)}..{short(summary.highest_ratio)}",
@@ -57,10 +53,7 @@ def bench_table(summaries: Mapping[str, Summary], evaluations: Mapping[str, Mapp
 
 
 def short(ratio: float) -> str:
-    """A ratio in at most four characters.
-
-    :param ratio: below 1000.
-    :return: with two decimals, one from 10 on.
+    """A ratio below 1000 in at most four characters.
 
     >>> short(0.531), short(11.54)
     ('0.53', '11.5')
@@ -69,13 +62,9 @@ def short(ratio: float) -> str:
 
 
 def footnotes(summaries: Mapping[str, Summary], rounds: int, n_eval_episodes: int, load: float | None) -> list[str]:
-    """What a reader must know to judge the table.
+    """Sentences without which the table cannot be judged.
 
-    :param summaries: by arm; the ratios are to the first.
-    :param rounds: measured.
-    :param n_eval_episodes: of each evaluation.
-    :param load: processes that wanted to run before the benchmark began, ``None`` if unknown.
-    :return: one sentence or two each.
+    ``load`` counts the processes that wanted to run before the benchmark began, ``None`` if unknown.
     """
     reference = next(iter(summaries))
     is_cold = any(summary.cold_compile_seconds is not None for summary in summaries.values())
@@ -85,7 +74,8 @@ def footnotes(summaries: Mapping[str, Summary], rounds: int, n_eval_episodes: in
         "highest of any round.",
         "floor: the environments alone, random actions. "
         f"compile: the warm-up beyond the same steps later ({cache}). "
-        f"return: one model, {n_eval_episodes} deterministic episodes, mean ± deviation.",
+        f"return: one model, {n_eval_episodes} deterministic episodes, mean ± deviation. "
+        "ran as: what carried out the gradient steps, as model.engine.report() says.",
     ]
     notes += [f"{name} differs: {PEERS[name].differs}." for name in summaries if name in PEERS and PEERS[name].differs]
     other_envs = {name: OURS[name][1] for name in summaries if name in OURS and OURS[name][1] in VEC_ENVS}
@@ -102,12 +92,7 @@ def footnotes(summaries: Mapping[str, Summary], rounds: int, n_eval_episodes: in
 
 
 def draw_bars(summaries: Mapping[str, Summary], title: str, path: Path) -> None:
-    """Draw one bar an arm and the floor, the environments alone: a mark, or a number at the edge if that is far off.
-
-    :param summaries: by arm, from the top down; the ratios are to the first.
-    :param title: of the picture.
-    :param path: the PNG.
-    """
+    """Draw one bar an arm and the floor, the environments alone: a mark, or a number at the edge if that is far off."""
     figure = Figure(figsize=(9, 1.4 + 0.5 * len(summaries)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -121,7 +106,7 @@ def draw_bars(summaries: Mapping[str, Summary], title: str, path: Path) -> None:
         # Beside its bar if there is room for half a line, else within.
         within = speed > 0.55 * end
         axes.annotate(
-            f"{speed:,.0f}  ({ratio_words(summary, is_reference=row == 0)})",
+            f"{speed:,.0f}  ({ratio_text(summary, is_reference=row == 0)})",
             (speed, row),
             xytext=(-5 if within else 5, 0),
             textcoords="offset points",
@@ -142,13 +127,8 @@ def draw_bars(summaries: Mapping[str, Summary], title: str, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def ratio_words(summary: Summary, is_reference: bool) -> str:
-    """The ratio and its range.
-
-    :param summary: of an arm.
-    :param is_reference: whether the ratio is to the arm itself.
-    :return: a few words.
-    """
+def ratio_text(summary: Summary, is_reference: bool) -> str:
+    """The ratio and its range."""
     if is_reference:
         return "1.00x"
     return f"{summary.ratio:.2f}x, {summary.lowest_ratio:.2f} to {summary.highest_ratio:.2f}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_ppo_notes.runs.bench.arms import Arm
-from sb3_ppo_notes.runs.bench.process import running
+from sb3_ppo_notes.runs.bench.process import start_workers
 from sb3_ppo_notes.runs.bench.rounds import Round, Summary, measure, summarize
 
 
@@ -31,18 +31,12 @@ class Results:
     evaluations: dict[str, dict[str, float]]
 
     def summaries(self) -> dict[str, Summary]:
-        """What the rounds come to.
-
-        :return: by arm.
-        """
+        """Medians, ratios and times by arm."""
         cold_seconds = {arm: run["seconds"] for arm, run in self.cold.items()}
         return {arm: summarize(self.rounds, arm, self.arms[0], cold_seconds.get(arm)) for arm in self.arms}
 
     def document(self) -> dict[str, Any]:
-        """All of it for ``bench.json``.
-
-        :return: numbers, strings, lists and dictionaries.
-        """
+        """All of it for ``bench.json``."""
         summaries = self.summaries()
         arms = {
             arm: {
@@ -68,31 +62,27 @@ def train_all(
 ) -> Results:
     """Measure the arms, each in a program of its own, all ended when this returns or raises.
 
-    :param arms: at least one.
-    :param rounds: at least 1, after one of warm-up.
-    :param steps: environment steps of an arm in a round.
-    :param episodes: arguments of the evaluation.
-    :param cold_compile: train what compiles once more before, with an empty cache that the rounds then use.
-    :param tell: called before each turn of the rounds with the arm and the round.
-    :return: all that was measured.
-    :raises WorkerError: if an arm fails.
+    With ``cold_compile`` what compiles is trained once more before, with an empty cache that the rounds then use.
+    ``tell`` is called before each turn with the arm and the round. One that fails, or did not run as called, is an
+    error.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         # One folder each: two variants may compile the same code, and the second would find the first one's.
         compiling = [arm for arm in arms if arm.compiles] if cold_compile else []
         caches = {arm.name: Path(folder, str(i)) for i, arm in enumerate(compiling)}
         cold = {arm.name: _train_once(arm, caches, steps) for arm in compiling}
-        with running(arms, caches) as workers:
+        with start_workers(arms, caches) as workers:
             # All load at the same time, which nothing is measured of; from here on one works and the others wait.
             loaded = {name: worker.receive() for name, worker in workers.items()}
             build_seconds = {name: worker.ask("build")["seconds"] for name, worker in workers.items()}
-            turns = measure(workers, rounds, steps, tell)
+            promises = {arm.name: "compiled" for arm in arms if arm.compiles}
+            turns = measure(workers, rounds, steps, tell, promises)
             evaluations = {name: worker.ask("evaluate", **episodes) for name, worker in workers.items()}
     return Results([arm.name for arm in arms], loaded, build_seconds, turns, cold, evaluations)
 
 
 def _train_once(arm: Arm, caches: dict[str, Path], steps: int) -> dict[str, Any]:
-    with running([arm], caches) as workers:
+    with start_workers([arm], caches) as workers:
         workers[arm.name].receive()
         built = workers[arm.name].ask("build")
         return workers[arm.name].ask("learn", steps=steps) | {"build_seconds": built["seconds"]}

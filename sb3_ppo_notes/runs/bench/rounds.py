@@ -4,7 +4,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from types import MappingProxyType
 from typing import Any, Protocol
+
+from sb3_ppo_notes.formulas.checks import InvalidValueError
 
 #: Steps of the environment-only loop in each round, at most: it is fast, and steady long before.
 FLOOR_STEPS = 16_384
@@ -14,12 +17,7 @@ class Asked(Protocol):
     """Something that trains when asked to: a ``Worker``, or a test's stand-in."""
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        """Answer.
-
-        :param command: a method of ``bench_worker.Arm``.
-        :param arguments: its arguments.
-        :return: its answer.
-        """
+        """Answer a request."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,8 @@ class Round:
     :param seconds: for them, on the worker's clock.
     :param cpu_seconds: processor time of all the worker's threads.
     :param floor_steps_per_second: of the environments alone.
+    :param ran_as: what carried out the gradient steps of the round's last update; ``None`` for a peer's.
+    :param report: ``model.engine.report()`` in words, likewise.
     """
 
     number: int
@@ -44,6 +44,8 @@ class Round:
     seconds: float
     cpu_seconds: float
     floor_steps_per_second: float
+    ran_as: str | None = None
+    report: str | None = None
 
     @property
     def steps_per_second(self) -> float:
@@ -67,6 +69,8 @@ class Summary:
     :param cores: processors kept busy, median.
     :param cold_compile_seconds: as ``compile_seconds``, of a warm-up with an empty cache; ``None`` if there was none.
     :param cold_seconds_to_total: as ``seconds_to_total``, likewise.
+    :param ran_as: what carried out the gradient steps from the end of the warm-up on, ``None`` for a peer's; more than
+        one name where it changed in between.
     """
 
     steps_per_second: float
@@ -81,18 +85,20 @@ class Summary:
     cores: float
     cold_compile_seconds: float | None = None
     cold_seconds_to_total: float | None = None
+    ran_as: str | None = None
 
 
-def measure(workers: Mapping[str, Asked], rounds: int, steps: int, tell: Callable[[str, int], None]) -> list[Round]:
+def measure(
+    workers: Mapping[str, Asked],
+    rounds: int,
+    steps: int,
+    tell: Callable[[str, int], None],
+    promises: Mapping[str, str] = MappingProxyType({}),
+) -> list[Round]:
     """Train each in turn while the others wait, ``rounds`` times after one round of warm-up.
 
-    Who begins moves on by one from round to round: a machine that warms up or slows down favours nobody.
-
-    :param workers: by the names of their arms, models built.
-    :param rounds: at least 1.
-    :param steps: environment steps of an arm in a round.
-    :param tell: called with the arm and the round before each turn.
-    :return: all rounds, in the order of time.
+    The first to begin moves on by one from round to round: a machine that warms up or slows down favours nobody.
+    ``promises`` are the executors that the arms' names promise; another one is a ``ValueError`` at once.
     """
     began = time.perf_counter()
     names = list(workers)
@@ -104,6 +110,7 @@ def measure(workers: Mapping[str, Asked], rounds: int, steps: int, tell: Callabl
             started = time.perf_counter() - began
             floor = workers[name].ask("floor", steps=min(steps, FLOOR_STEPS))
             learned = workers[name].ask("learn", steps=steps)
+            check_promise(name, promises.get(name), learned.get("ran_as"), learned.get("report"))
             results.append(
                 Round(
                     number=number,
@@ -114,20 +121,21 @@ def measure(workers: Mapping[str, Asked], rounds: int, steps: int, tell: Callabl
                     seconds=learned["seconds"],
                     cpu_seconds=learned["cpu_seconds"],
                     floor_steps_per_second=floor["steps"] / floor["seconds"],
+                    ran_as=learned.get("ran_as"),
+                    report=learned.get("report"),
                 )
             )
     return results
 
 
-def summarize(rounds: Sequence[Round], arm: str, reference: str, cold_seconds: float | None = None) -> Summary:
-    """Medians, ratios to another arm, and times.
+def check_promise(arm: str, promised: str | None, ran_as: str | None, report: str | None) -> None:
+    """Refuse to show a row under the name of what it did not do."""
+    if promised is not None and ran_as != promised:
+        raise InvalidValueError(f"ours must run as it is called, got {arm!r}, which is not {promised} here: {report}")
 
-    :param rounds: of all arms.
-    :param arm: whose.
-    :param reference: the arm that the ratios are to.
-    :param cold_seconds: of another warm-up, with an empty cache, of as many steps.
-    :return: the numbers of that arm.
-    """
+
+def summarize(rounds: Sequence[Round], arm: str, reference: str, cold_seconds: float | None = None) -> Summary:
+    """The numbers of one arm; ``cold_seconds`` of another warm-up of as many steps, with an empty cache."""
     warm_up, *steady = sorted((turn for turn in rounds if turn.arm == arm), key=lambda turn: turn.number)
     others = {turn.number: turn.steps_per_second for turn in rounds if turn.arm == reference}
     speed = median(turn.steps_per_second for turn in steady)
@@ -148,16 +156,15 @@ def summarize(rounds: Sequence[Round], arm: str, reference: str, cold_seconds: f
         cores=median(turn.cpu_seconds / turn.seconds for turn in steady),
         cold_compile_seconds=None if cold_seconds is None else compile_seconds(cold_seconds, warm_up.steps, speed),
         cold_seconds_to_total=None if cold_seconds is None else cold_seconds + seconds_after_warm_up,
+        # Where the warm-up ended the first round began.
+        ran_as=", ".join(dict.fromkeys(turn.ran_as for turn in [warm_up, *steady] if turn.ran_as)) or None,
     )
 
 
 def compile_seconds(seconds: float, steps: int, steps_per_second: float) -> float:
-    """What a first training run took beyond its steps.
+    """Seconds that a first training took beyond its steps at the speed of those after it.
 
-    :param seconds: it took.
-    :param steps: it trained.
-    :param steps_per_second: of the runs after it.
-    :return: seconds; slightly below 0 where nothing was compiled and the clock was lucky.
+    Slightly below 0 where nothing was compiled and the clock was lucky.
 
     >>> compile_seconds(seconds=9.0, steps=1000, steps_per_second=500.0)
     7.0

@@ -24,7 +24,7 @@ VERSIONED = ("sb3_ppo_notes", "stable_baselines3", "sb3_contrib", "sbx", "torch"
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC", "XLA_FLAGS")
 
 
-class Arm:
+class Subject:
     """What is measured: an algorithm with its environments.
 
     :param spec: ``module`` and ``class`` of the algorithm, its ``policy`` and further ``arguments``, ``env``,
@@ -39,10 +39,7 @@ class Arm:
         self.drawn_actions: list[Any] = []
 
     def load(self) -> dict[str, Any]:
-        """Import the libraries, with one thread.
-
-        :return: their versions, and what says that there is one thread.
-        """
+        """Import the libraries, with one thread; their versions, and what says that there is one thread."""
         if self.spec["import_from"]:
             sys.path.insert(0, self.spec["import_from"])
         import torch
@@ -57,10 +54,7 @@ class Arm:
         return {"versions": versions, "threads": {"torch": torch.get_num_threads(), **threads}}
 
     def build(self) -> dict[str, Any]:
-        """Make the model, and the environments that the floor is measured with.
-
-        :return: the seconds that the model with its own environments took.
-        """
+        """Make the model, and the environments that the floor is measured with; seconds for the first of them."""
         import numpy as np
 
         started = time.perf_counter()
@@ -77,11 +71,7 @@ class Arm:
         return {"seconds": seconds}
 
     def floor(self, steps: int) -> dict[str, Any]:
-        """Step environments of the same kind with random actions and do nothing else.
-
-        :param steps: environment steps, over all environments.
-        :return: the steps taken and the seconds they took.
-        """
+        """Step environments of the same kind with random actions and do nothing else."""
         n = -(-steps // self.spec["n_envs"])
         started = time.perf_counter()
         for i in range(n):
@@ -89,26 +79,27 @@ class Arm:
         return {"steps": n * self.spec["n_envs"], "seconds": time.perf_counter() - started}
 
     def learn(self, steps: int) -> dict[str, Any]:
-        """Train on.
-
-        :param steps: environment steps, over all environments.
-        :return: the steps taken, their seconds on the clock, and their seconds of all threads' processor time.
-        """
+        """Train on: steps, seconds on the clock, seconds of all threads' processor time, and what ran."""
         steps_before, cpu_before, started = self.model.num_timesteps, time.process_time(), time.perf_counter()
         self.model.learn(steps, reset_num_timesteps=False)
         return {
             "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu_before,
             "steps": self.model.num_timesteps - steps_before,
+            **self._execution(),
         }
 
-    def evaluate(self, episodes: int, seed: int) -> dict[str, Any]:
-        """Play deterministically in fresh environments.
+    def _execution(self) -> dict[str, str | None]:
+        """What carried out the last update's steps, and all that is said of it; nothing is known of a peer's."""
+        engine = getattr(self.model, "engine", None)
+        if engine is None:
+            return {"ran_as": None, "report": None}
+        report = engine.report()
+        names = dict.fromkeys(execution.name for execution in report.steps.values())
+        return {"ran_as": "/".join(names), "report": str(report)}
 
-        :param episodes: how many.
-        :param seed: of the environment.
-        :return: mean and standard deviation of the return; reward units.
-        """
+    def evaluate(self, episodes: int, seed: int) -> dict[str, Any]:
+        """Mean and deviation of the return of deterministic episodes in a fresh environment."""
         import numpy as np
         from stable_baselines3.common.env_util import make_vec_env
 
@@ -146,7 +137,7 @@ def main() -> None:
         command = request.pop("command")
         try:
             if command == "load":
-                arm = Arm(request.pop("spec"))
+                arm = Subject(request.pop("spec"))
             answer = getattr(arm, command)(**request)
         except Exception as error:
             traceback.print_exc()

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import difflib
 import importlib
 import inspect
 import os
@@ -13,11 +12,11 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.configs.run_config import ALGORITHMS
+from sb3_ppo_notes.envs.make import did_you_mean
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
 
-OURS: dict[str, Any] = {"ppo": NotesPPO, "a2c": NotesA2C}
 #: Arms with a name; ``sb3`` and ``notes`` are the ``-ppo`` or the ``-a2c`` of that name.
 NAMED = {
     "sb3-ppo": "stable_baselines3:PPO",
@@ -59,16 +58,12 @@ class Arm:
         return name if kind == "recipe" else None
 
 
-def parsed_arms(words: str, algo: str) -> list[Arm]:
-    """Arms separated by commas.
+def parse_arms(words: str, algo: str) -> list[Arm]:
+    """Arms separated by commas, the baseline first; what looks like ``name=value`` belongs to the arm before it.
 
-    :param words: ``"sb3,notes:clip_range=0.1,n_steps=64,recipe:skrl,my.module:Class"``. What looks like ``name=value``
-        belongs to the arm before it.
-    :param algo: ``"ppo"`` or ``"a2c"``, for the arms ``sb3`` and ``notes``.
-    :return: the arms, the baseline first.
     :raises ValueError: for an arm that is unknown or named twice, or fewer than two.
 
-    >>> [(arm.target, arm.overrides) for arm in parsed_arms("notes:gamma=0.9,n_steps=8,sb3", "a2c")]
+    >>> [(arm.target, arm.overrides) for arm in parse_arms("notes:gamma=0.9,n_steps=8,sb3", "a2c")]
     [('sb3_ppo_notes:NotesA2C', {'gamma': 0.9, 'n_steps': 8}), ('stable_baselines3:A2C', {})]
     """
     texts: list[str] = []
@@ -82,7 +77,7 @@ def parsed_arms(words: str, algo: str) -> list[Arm]:
     for text in texts:
         if texts.count(text) > 1:
             raise InvalidValueError(f"arms must differ, got {text!r} twice (--a-a compares an arm with itself)")
-    return [_parsed_arm(text, algo) for text in texts]
+    return [_parse_arm(text, algo) for text in texts]
 
 
 def _split(words: str) -> list[str]:
@@ -99,23 +94,22 @@ def _split(words: str) -> list[str]:
     return parts
 
 
-def _parsed_arm(text: str, algo: str) -> Arm:
+def _parse_arm(text: str, algo: str) -> Arm:
     # An argument is a name, "=" and whatever follows; a colon before it ends the arm's own name.
     match = re.fullmatch(r"(.*?)(?::(\s*[A-Za-z_]\w*\s*=.*))?", text, flags=re.S)
     name, options = match.groups() if match else (text, None)
     target = {"sb3": NAMED[f"sb3-{algo}"], "notes": NAMED[f"notes-{algo}"]}.get(name) or NAMED.get(name) or name
     if not options and text.partition(":")[0] in ("sb3", "notes", *NAMED) and ":" in text:
         raise InvalidValueError(f"arms must have options of the form name=value, got {text!r}")
-    arm = Arm(text, target, dict(_parsed_option(text, part) for part in _split(options or "") if part.strip()))
+    arm = Arm(text, target, dict(_parse_option(text, part) for part in _split(options or "") if part.strip()))
     if ":" not in target or (arm.recipe is not None and arm.recipe not in RECIPES):
-        known = ["sb3", "notes", *NAMED, *(f"recipe:{recipe}" for recipe in RECIPES)]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise InvalidValueError(f"arms must be of {', '.join(known)} or module:Class, got {name!r}{hint}")
+        names = ["sb3", "notes", *NAMED, *(f"recipe:{recipe}" for recipe in RECIPES)]
+        hint = did_you_mean(name, names, most=1)
+        raise InvalidValueError(f"arms must be of {', '.join(names)} or module:Class, got {name!r}{hint}")
     return arm
 
 
-def _parsed_option(arm: str, text: str) -> tuple[str, Any]:
+def _parse_option(arm: str, text: str) -> tuple[str, Any]:
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name.isidentifier() or not value:
         raise InvalidValueError(f"arms must have options of the form name=value, got {text!r} in {arm!r}")
@@ -125,49 +119,35 @@ def _parsed_option(arm: str, text: str) -> tuple[str, Any]:
 
 
 def arm_class(arm: Arm) -> type[BaseAlgorithm]:
-    """The algorithm.
-
-    :param arm: the arm.
-    :return: its class.
-    :raises ValueError: if there is no such class, or it is no algorithm of SB3's kind.
-    """
+    """The algorithm's class, imported; anything that is not of SB3's kind is refused."""
     if arm.recipe is not None:
-        ours: type[BaseAlgorithm] = OURS[RECIPES[arm.recipe].algorithm]
+        ours: type[BaseAlgorithm] = ALGORITHMS[RECIPES[arm.recipe].algorithm]
         return ours
     module, _, name = arm.target.rpartition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as ``python -m`` has it, and a console script has not
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        candidate = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise InvalidValueError(f"arms: {arm.name} cannot be imported: {error}") from error
-    if not inspect.isclass(found) or not issubclass(found, BaseAlgorithm):
-        raise InvalidValueError(f"arms must be algorithms of Stable-Baselines3's kind, got {arm.name!r}: {found!r}")
-    return found
+    if not inspect.isclass(candidate) or not issubclass(candidate, BaseAlgorithm):
+        raise InvalidValueError(f"arms must be algorithms of Stable-Baselines3's kind, got {arm.name!r}: {candidate!r}")
+    return candidate
 
 
 def family_of(arm: Arm) -> str | None:
-    """Whose tuned values it gets.
-
-    :param arm: the arm.
-    :return: a key of ``compare_tasks.ZOO``, ``None`` if it is none of these algorithms.
-    """
+    """The key of ``tuned.ZOO`` under which its tuned values stand, ``None`` if there are none."""
     names = [base.__name__ for base in arm_class(arm).__mro__]
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     return "ppo_lstm" if family == "ppo" and "Lstm" in str(arm.overrides.get("policy")) else family
 
 
 def check_options(arm: Arm) -> None:
-    """Refuse options that the arm's algorithm does not take, or that all arms have in common.
-
-    :param arm: the arm.
-    :raises ValueError: naming the option, and the nearest known one.
-    """
-    known = inspect.signature(arm_class(arm).__init__).parameters
+    """Refuse options that the arm's algorithm does not take, or that all arms have in common."""
+    names = inspect.signature(arm_class(arm).__init__).parameters
     for name in arm.overrides:
         if name in RESERVED:
             raise InvalidValueError(f"arms: {name} is the same for all arms and no option of one, got {arm.name!r}")
-        if name not in known and name not in OF_THE_TASK and "kwargs" not in known:
-            close = difflib.get_close_matches(name, [*known, *OF_THE_TASK], n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+        if name not in names and name not in OF_THE_TASK and "kwargs" not in names:
+            hint = did_you_mean(name, [*names, *OF_THE_TASK], most=1)
             raise InvalidValueError(f"arms: {arm.name} has no argument {name!r}{hint}")

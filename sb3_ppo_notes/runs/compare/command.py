@@ -3,17 +3,36 @@
 With ``--envs`` or ``--arms`` it compares any algorithms on any tasks and ends with a verdict.
 """
 
+import shlex
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch as th
 import tyro
+from rich.console import Console
 
-from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.runs.compare.experiment import experiment
-from sb3_ppo_notes.runs.compare.parity import Pair
-from sb3_ppo_notes.runs.interruption import exit_code, sigterm_raises
+from sb3_ppo_notes.callbacks.evaluation import CUT
+from sb3_ppo_notes.files import machine, usable_processors
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
+from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
+from sb3_ppo_notes.persistence import GracefulStop
+from sb3_ppo_notes.runs.compare.outcome import Outcome, apply_protocol
+from sb3_ppo_notes.runs.compare.output import show, write_files
+from sb3_ppo_notes.runs.compare.parity import SideBySide
+from sb3_ppo_notes.runs.compare.plan import Plan, make_plan
+from sb3_ppo_notes.runs.compare.pool import FOLDER, Key, check_outdir, count_done, run_all
+from sb3_ppo_notes.runs.compare.run import Run
+from sb3_ppo_notes.runs.console import INTERRUPTED
+
+#: What an option of a comparison with a verdict is that was not given.
+DEFAULTS: dict[str, Any] = {"arms": "sb3,notes", "seeds": 10, "n_eval_episodes": 100}
+#: Likewise without one.
+SIDE_BY_SIDE = {"total_timesteps": 50_000, "seeds": 3, "n_envs": 8, "n_eval_episodes": 20}
 
 
 @dataclass
@@ -54,39 +73,122 @@ class Compare:
     """Where comparison.json, learning_curves.png and learning_curves.csv go, for a verdict report.html and more."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Compare.
 
         :return: 0 if every parameter of every seed is equal, else 1. With a verdict: 1 if an arm is worse than the
             first, or the A/A check fails. 130 after Ctrl-C, 143 after SIGTERM.
         :raises ValueError: for an option out of range, before anything is trained or written.
         """
-        try:
-            with sigterm_raises():
-                return self._experiment() if self.envs is not None or self.arms is not None else self._pair()
-        except KeyboardInterrupt as interruption:
-            # An experiment that has begun to train says by itself what it keeps.
-            print("interrupted: nothing of it is kept", file=sys.stderr)
-            return exit_code(interruption)
+        with GracefulStop(raises=True) as stop:
+            try:
+                if self.envs is None and self.arms is None:
+                    return self._compare_side_by_side()
+                return self._experiment(stop)
+            except KeyboardInterrupt:
+                # An experiment that has begun to train says by itself what it keeps.
+                print("interrupted: nothing of it is kept", file=sys.stderr)
+                return stop.exit_code or INTERRUPTED
 
-    def _pair(self) -> int:
+    def _compare_side_by_side(self) -> int:
         for name in ("a_a", "resume", "jobs"):
             if getattr(self, name) is not None and getattr(self, name) is not False:
                 raise InvalidValueError(f"{name} needs --envs or --arms, got neither")
-        return Pair(
-            env=self.env,
-            algo=self.algo,
-            total_timesteps=50_000 if self.total_timesteps is None else self.total_timesteps,
-            seeds=3 if self.seeds is None else self.seeds,
-            n_envs=8 if self.n_envs is None else self.n_envs,
-            n_eval_episodes=20 if self.n_eval_episodes is None else self.n_eval_episodes,
-            recipes=self.recipes,
-            outdir=self.outdir,
-        )()
+        numbers = {name: getattr(self, name) for name in SIDE_BY_SIDE}
+        numbers = SIDE_BY_SIDE | {name: value for name, value in numbers.items() if value is not None}
+        return SideBySide(env=self.env, algo=self.algo, recipes=self.recipes, outdir=self.outdir, **numbers)()
 
-    def _experiment(self) -> int:
+    def _experiment(self, stop: GracefulStop) -> int:
         if self.recipes is not None:
             raise InvalidValueError(f"recipes must be written among the arms (recipe:skrl,…), got {self.recipes!r}")
         if self.envs is not None and self.env != type(self).env:
             raise InvalidValueError(f"env must be left out when there are envs, got {self.env!r}")
         options = {name: value for name, value in asdict(self).items() if name not in ("env", "recipes", "outdir")}
-        return experiment(options | {"envs": self.env if self.envs is None else self.envs}, self.outdir)
+        options["envs"] = self.env if self.envs is None else self.envs
+        options = {name: DEFAULTS.get(name) if value is None else value for name, value in options.items()}
+        return experiment(options, self.outdir, stop)
+
+
+def experiment(options: dict[str, Any], outdir: Path, stop: GracefulStop) -> int:
+    """Train every arm on every task with every seed, and judge them.
+
+    :return: 0; 1 if an arm is worse than the first or the A/A check fails; 130 after Ctrl-C, 143 after SIGTERM.
+    :raises ValueError: for an option out of range, before anything is trained or written.
+    """
+    th.set_num_threads(1)
+    _check(options, outdir)
+    names = ("arms", "envs", "algo", "seeds", "a_a", "total_timesteps", "n_envs", "n_eval_episodes")
+    plan = make_plan(**{name: options[name] for name in names})
+    runs = plan.runs()
+    # What an earlier attempt has left is read before anything is begun, so that it is refused before, too.
+    done_before = count_done(runs, outdir)
+    try:
+        outcome = _run_missing(plan, runs, options, outdir, done_before)
+        show(outcome, console := Console())
+        paths = write_files(outcome, outdir)
+    except KeyboardInterrupt:
+        done = count_done(runs, outdir)
+        print(
+            f"interrupted: {done} of {len(runs)} runs are done and kept; the same command with --resume goes on",
+            file=sys.stderr,
+        )
+        return stop.exit_code or INTERRUPTED
+    console.print(f"written: {outdir}/{', '.join(paths)}", soft_wrap=True, highlight=False)
+    return 1 if outcome.is_bad_news else 0
+
+
+def _run_missing(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Path, done_before: int) -> Outcome:
+    jobs = options["jobs"] or usable_processors()
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    records = run_all(runs, outdir, jobs)
+    for env in plan.envs:
+        check_playable([run for run in runs if run.env == env], records, outdir)
+        n_cut = sum(record.get("episodes_cut", 0) for key, record in records.items() if key[1] == env)
+        if n_cut:
+            print(f"note: {n_cut} episodes of {env} were {CUT}", file=sys.stderr)
+    about = {
+        "command": command(options, outdir),
+        "options": options | {"outdir": str(outdir)},
+        "machine": machine(),
+        "jobs": jobs,
+        "started": started.strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": time.perf_counter() - clock,
+        "runs_done_before": done_before,
+    }
+    return apply_protocol(plan, records, about)
+
+
+def check_playable(runs: Sequence[Run], records: Mapping[Key, dict[str, Any]], outdir: Path) -> None:
+    """Refuse to judge algorithms by a task that nobody could play. Its runs are removed: it may be mended.
+
+    :raises ValueError: if the environment ended every run by an error of its own, which is the message.
+    """
+    if not all(records[run.key].get("by_environment") for run in runs):
+        return
+    for run in runs:
+        (outdir / FOLDER / run.path).unlink()
+        (outdir / FOLDER / run.path).with_suffix(".log").unlink(missing_ok=True)
+    for folder in (outdir / FOLDER, outdir):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    raise InvalidValueError(records[runs[0].key]["error"])
+
+
+def _check(options: dict[str, Any], outdir: Path) -> None:
+    for name in ("n_eval_episodes", "total_timesteps", "n_envs", "jobs"):
+        if options[name] is not None:
+            check_integer(name, options[name], minimum=1)
+    check_integer("seeds", options["seeds"], minimum=2, because=" (one run says nothing of the next seed's)")
+    if options["a_a"]:
+        check_integer("seeds", options["seeds"], minimum=SEEDS_TO_REPORT, because=" with --a-a")
+    if options["resume"] and not (outdir / FOLDER).is_dir():
+        raise InvalidValueError(f"resume needs a folder with runs to go on with, got {outdir}")
+    check_outdir(outdir, options["resume"])
+
+
+def command(options: dict[str, Any], outdir: Path) -> str:
+    """The command line that does the same again."""
+    words = ["python", "-m", "sb3_ppo_notes", "compare"]
+    for name in ("envs", "arms", "algo", "seeds", "total_timesteps", "n_envs", "n_eval_episodes"):
+        if options[name] is not None:
+            words += [f"--{name.replace('_', '-')}", str(options[name])]
+    return shlex.join([*words, *(["--a-a"] if options["a_a"] else []), "--outdir", str(outdir)])

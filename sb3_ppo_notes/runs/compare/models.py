@@ -1,36 +1,22 @@
 """What an arm of a comparison is trained with on a task, and the model that is made from it."""
 
-import contextlib
-import importlib
 import inspect
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import gymnasium as gym
-from gymnasium import spaces
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
-from torch import nn
 
-from sb3_ppo_notes.algorithms.construction import made_environment
+from sb3_ppo_notes.configs.build import check_environment, make_model, normalizer_arguments, suggest_policy
 from sb3_ppo_notes.configs.tuned import is_atari, zoo_entry
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.policies.masks import METHOD
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.compare.arms import OURS, Arm, arm_class, check_options, family_of
-
-CLASSES: dict[str, Any] = {
-    **{"ReLU": nn.ReLU, "Tanh": nn.Tanh, "GELU": nn.GELU, "ELU": nn.ELU, "LeakyReLU": nn.LeakyReLU},
-    "RMSpropTFLike": RMSpropTFLike,
-}
-
+from sb3_ppo_notes.runs.compare.arms import Arm, arm_class, check_options, family_of
 
 #: What the zoo says of a task that is no argument of a constructor.
 OF_A_TASK = ("n_envs", "n_timesteps", "normalize", "policy", "atari")
@@ -57,19 +43,16 @@ class Settings:
 
 
 def settings_of(arm: Arm, env: str) -> Settings:
-    """What an arm is trained with on a task.
+    """Settings of an arm on a task: rl_zoo3's tuned values, else SB3's defaults; a recipe's own.
 
-    :param arm: the arm.
-    :param env: id of a registered environment.
-    :return: rl_zoo3's tuned values, else SB3's defaults; a recipe's own. The arm's own options come on top.
-    :raises ValueError: for an option that cannot be.
+    The arm's own options come on top; one that cannot be is refused.
     """
     source, tuned = _values_of(arm, env)
-    known = inspect.signature(arm_class(arm).__init__).parameters
-    lacking = sorted(set(tuned) - set(known) - set(OF_A_TASK)) if "kwargs" not in known else []
-    if lacking:
-        source += f", without {', '.join(lacking)}, which it does not take"
-    values = {name: value for name, value in tuned.items() if name not in lacking} | arm.overrides
+    parameters = inspect.signature(arm_class(arm).__init__).parameters
+    missing = sorted(set(tuned) - set(parameters) - set(OF_A_TASK)) if "kwargs" not in parameters else []
+    if missing:
+        source += f", without {', '.join(missing)}, which it does not take"
+    values = {name: value for name, value in tuned.items() if name not in missing} | arm.overrides
     if "policy_kwargs" in values:
         if not isinstance(values["policy_kwargs"], dict):
             raise InvalidTypeError(f"arms: policy_kwargs must be a dict, got {values['policy_kwargs']!r}")
@@ -79,9 +62,6 @@ def settings_of(arm: Arm, env: str) -> Settings:
     # Stock SB3 takes what there is instead of a larger batch, and ours refuses it: the same for both.
     if {"batch_size", "n_steps"} <= tuned.keys() and "batch_size" not in arm.overrides:
         values["batch_size"] = min(values["batch_size"], values["n_steps"] * n_envs)
-    if normalize is True:
-        # Rewards are divided by the deviation of the discounted return, so that the discount has to be the arm's.
-        normalize = {"gamma": values["gamma"]} if "gamma" in values else {}
     atari, policy = values.pop("atari", {}), values.pop("policy", None) or _policy_for(env, family_of(arm))
     values.pop("n_timesteps", None)
     return Settings(
@@ -89,7 +69,7 @@ def settings_of(arm: Arm, env: str) -> Settings:
         n_envs=n_envs,
         policy=policy,
         arguments=values,
-        normalize=None if normalize is False else normalize,
+        normalize=normalizer_arguments(normalize, values),
         atari=atari if is_atari(env) else None,
     )
 
@@ -106,19 +86,12 @@ def _values_of(arm: Arm, env: str) -> tuple[str, dict[str, Any]]:
 
 @cache
 def _policy_for(env: str, family: str | None) -> str:
-    space = _made(env).observation_space
-    dictionary, image = isinstance(space, spaces.Dict), is_image_space(space) or is_atari(env)
-    body = "MultiInput" if dictionary else "Cnn" if image else "Mlp"
-    return f"{body}{'Lstm' if family == 'ppo_lstm' else ''}Policy"
+    policy = suggest_policy(check_environment(env))
+    return policy.replace("Policy", "LstmPolicy") if family == "ppo_lstm" else policy
 
 
-def described(arm: Arm, settings: Settings) -> dict[str, str]:
-    """The settings as a reader wants to see them.
-
-    :param arm: the arm.
-    :param settings: of the arm on a task.
-    :return: values by name; what is not listed is the class's default.
-    """
+def describe_settings(arm: Arm, settings: Settings) -> dict[str, str]:
+    """The settings as a reader wants to see them; what is not listed is the class's default."""
     values = dict(settings.arguments)
     if arm.recipe is not None:
         recipe = RECIPES[arm.recipe]
@@ -129,88 +102,39 @@ def described(arm: Arm, settings: Settings) -> dict[str, str]:
     return {"class": arm.target, **{name: str(value) for name, value in values.items()}}
 
 
-def check_environment(env: str) -> None:
-    """Refuse an environment that cannot be made.
-
-    :param env: id of a registered environment.
-    :raises ValueError: if it is unknown.
-    """
-    _made(env)
-
-
-def _made(env: str) -> Any:
-    if is_atari(env):
-        with contextlib.suppress(ImportError):
-            gym.register_envs(importlib.import_module("ale_py"))
-    made = made_environment(env, verbose=0)
-    made.close()
-    return made
-
-
 def environments(env: str, settings: Settings, n_envs: int, seed: int) -> VecEnv:
-    """Fresh environments, not normalised.
-
-    :param env: id of a registered environment.
-    :param settings: whether they are wrapped as Atari's are.
-    :param n_envs: how many.
-    :param seed: of the first; the others count on.
-    :return: the environments.
-    """
+    """Fresh environments, not normalised; the first has the seed, the others count on."""
     if settings.atari is None:
         return make_vec_env(env, n_envs=n_envs, seed=seed)
-    _made(env)
+    check_environment(env)
     # The v5 names skip frames and repeat actions by themselves; the wrappers do so in the zoo.
     plain = dict(frameskip=1, repeat_action_probability=0.0) if env.startswith("ALE/") else {}
-    made = make_vec_env(env, n_envs, seed, env_kwargs=plain, wrapper_class=AtariWrapper, wrapper_kwargs=settings.atari)
-    return VecFrameStack(made, 4)
+    wrapper: dict[str, Any] = dict(wrapper_class=AtariWrapper, wrapper_kwargs=settings.atari)
+    return VecFrameStack(make_vec_env(env, n_envs, seed, env_kwargs=plain, **wrapper), 4)
 
 
 def build(arm: Arm, env: str, settings: Settings, seed: int) -> BaseAlgorithm:
-    """A model that is ready to learn, with its environments.
-
-    :param arm: the arm.
-    :param env: id of a registered environment.
-    :param settings: of the arm on that task.
-    :param seed: of all random generators.
-    :return: the model.
-    """
-    made = environments(env, settings, settings.n_envs, seed)
-    arguments = {name: _resolved(value) for name, value in settings.arguments.items()} | {"seed": seed, "device": "cpu"}
-    if arm.recipe is not None:
-        model: BaseAlgorithm = OURS[RECIPES[arm.recipe].algorithm].from_recipe(
-            arm.recipe, made, policy=settings.policy, **arguments
-        )
-        return model
-    if settings.normalize is not None:
-        made = VecNormalize(made, **settings.normalize)
-    return arm_class(arm)(settings.policy, made, **arguments)
-
-
-def _resolved(value: Any) -> Any:
-    """Named classes and schedules in the place of their names."""
-    if isinstance(value, dict):
-        return {name: _resolved(item) for name, item in value.items()}
-    if isinstance(value, str) and value.startswith("lin_"):
-        # Ends at exactly 0 also where the last rollout overshoots the budget; the zoo's own goes below.
-        return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
-    return CLASSES.get(value, value) if isinstance(value, str) else value
+    """A model that is ready to learn, with its environments."""
+    vec_env = environments(env, settings, settings.n_envs, seed)
+    if settings.normalize is not None and arm.recipe is None:
+        vec_env = VecNormalize(vec_env, **settings.normalize)
+    arguments = {**settings.arguments, "seed": seed, "device": "cpu"}
+    model: BaseAlgorithm = make_model(arm_class(arm), settings.policy, vec_env, arguments, arm.recipe)
+    return model
 
 
 def check_buildable(arm: Arm, env: str) -> Settings:
-    """Build the model once, so that a mistake is found before anything is trained.
+    """The arm's settings on a task, with which its model was built once: a mistake shows before anything is trained.
 
-    :param arm: the arm.
-    :param env: id of a registered environment.
-    :return: the arm's settings on that task.
     :raises ValueError: if it cannot be trained there, in the class's own words.
     """
     check_options(arm)
     settings = settings_of(arm, env)
     try:
         model = build(arm, env, settings, seed=0)
-        made: Any = model.env
-        has_masks = made.has_attr(METHOD)
-        made.close()
+        vec_env: Any = model.env
+        has_masks = vec_env.has_attr(METHOD)
+        vec_env.close()
     # Whatever a constructor raises: TypeError, ValueError, AssertionError, …
     except Exception as error:
         if environment_error(error) is not None:
@@ -223,10 +147,6 @@ def check_buildable(arm: Arm, env: str) -> Settings:
 
 
 def always_masks(model: BaseAlgorithm) -> bool:
-    """Whether a model asks its environments which actions are allowed.
-
-    :param model: of any class.
-    :return: true for sb3-contrib's ``MaskablePPO``, and for ours with ``action_masking``.
-    """
+    """True for a model that asks for allowed actions: sb3-contrib's ``MaskablePPO``, ours with ``action_masking``."""
     is_contrib = "MaskablePPO" in {base.__name__ for base in type(model).__mro__}
     return is_contrib or bool(getattr(model, "action_masking", False))

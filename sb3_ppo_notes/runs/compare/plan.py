@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sb3_ppo_notes.configs.build import check_environment
 from sb3_ppo_notes.configs.tuned import Scale, budget, scale
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.runs.compare.arms import Arm, family_of, parsed_arms
-from sb3_ppo_notes.runs.compare.models import Settings, check_buildable, check_environment
+from sb3_ppo_notes.runs.compare.arms import Arm, family_of, parse_arms
+from sb3_ppo_notes.runs.compare.models import Settings, check_buildable
 from sb3_ppo_notes.runs.compare.run import RANDOM, Run
 
 #: Episodes by which a random policy is measured where no scale is known.
@@ -37,10 +38,10 @@ class Plan:
     scales: Mapping[str, Scale]
 
     def runs(self) -> list[Run]:
-        """All runs, in their order.
+        """All runs in their order: seed by seed and task by task.
 
-        :return: seed by seed and task by task, so that an interrupted comparison has equally many runs of each arm; who
-            begins changes from seed to seed, so that a machine that warms up or slows down favours nobody.
+        So an interrupted comparison has equally many runs of each arm. The first to begin changes from seed to seed: a
+        machine that warms up or slows down favours nobody.
         """
         runs = [self._random_policy(env) for env in self.envs if self.scales[env].random is None]
         for seed in self.seeds:
@@ -57,7 +58,7 @@ class Plan:
         return Run(None, env, 0, 0, RANDOM_EPISODES, Settings(RANDOM, 1, RANDOM, {}, atari=atari))
 
 
-def planned(
+def make_plan(
     arms: str,
     envs: str,
     algo: str,
@@ -68,17 +69,8 @@ def planned(
     n_envs: int | None,
     n_eval_episodes: int,
 ) -> Plan:
-    """Make a plan, or say why there can be none.
+    """Make a plan, for which every arm has been built once on every task.
 
-    :param arms: separated by commas, the baseline first.
-    :param envs: ids of registered environments, separated by commas.
-    :param algo: ``"ppo"`` or ``"a2c"``, for the arms ``sb3`` and ``notes``.
-    :param seeds: how many.
-    :param a_a: whether to train the baseline with as many other seeds.
-    :param total_timesteps: environment steps of every run, ``None`` for what rl_zoo3 trains each task for.
-    :param n_envs: environments of every arm, ``None`` for its own number.
-    :param n_eval_episodes: of the evaluation after each training.
-    :return: the plan. Every arm has been built once for every task.
     :raises ValueError: for an unknown environment, arm or option, or an arm that cannot be trained on a task.
     """
     names = [name.strip() for name in envs.split(",") if name.strip()]
@@ -86,7 +78,7 @@ def planned(
         raise InvalidValueError(f"envs must be ids of environments separated by commas, each once, got {envs!r}")
     for name in names:
         check_environment(name)
-    parsed = parsed_arms(arms, algo)
+    parsed = parse_arms(arms, algo)
     if n_envs is not None:
         parsed = [Arm(arm.name, arm.target, {"n_envs": n_envs} | arm.overrides) for arm in parsed]
     settings = {(arm.name, env): check_buildable(arm, env) for arm in parsed for env in names}

@@ -1,21 +1,17 @@
 """The plots of a comparison's report, drawn from its rows, as figures that become SVG within the page or a PNG."""
 
-import io
-import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from sb3_ppo_notes.charts import PALETTE
 from sb3_ppo_notes.formulas.statistics import MARGIN
-from sb3_ppo_notes.runs.charts import PALETTE
 from sb3_ppo_notes.runs.compare.rows import Row
 
 #: Of a figure on a broad page, and of one on a telephone, whose letters would else be too small to read; inches.
@@ -28,27 +24,17 @@ TITLES = {
     "clip_fraction": "share of clipped ratios",
     "explained_variance": "explained variance",
 }
-# Text stays text: sharp at every size, found by the browser's search, and read aloud.
-SVG_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "comparison", "font.family": "sans-serif"}
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """How an arm's lines look.
-
-    :param index: of the arm; 0 is the baseline, drawn broad and pale, so that both are seen where they are the same.
-    :return: keyword arguments of Matplotlib.
-    """
+    """Lines of an arm; those of the baseline are broad and pale, so that both are seen where they are the same."""
     if index == 0:
         return dict(color=COLORS[0], linewidth=5.0, alpha=0.55, solid_capstyle="butt")
     return dict(color=COLORS[index % len(COLORS)], linewidth=1.6)
 
 
 def label(arm: str) -> str:
-    """An arm's name for a legend.
-
-    :param arm: as the user wrote it.
-    :return: the same, in at most 48 letters; Matplotlib takes what is between two dollar signs for mathematics.
-    """
+    """An arm's name for a legend, in at most 48 letters; between dollar signs Matplotlib would see mathematics."""
     return (arm if len(arm) <= 48 else arm[:47] + "…").replace("$", r"\$")
 
 
@@ -76,10 +62,25 @@ def _axes_grid(number: int, height: float, narrow: bool, share_names: bool = Fal
     columns = 1 if narrow else min(number, 2)
     rows = -(-number // columns)
     figure = Figure(figsize=(NARROW_WIDTH if narrow else WIDTH, height * rows), layout="constrained")
-    made = list(figure.subplots(rows, columns, squeeze=False, sharey=share_names).ravel())
-    for axes in made[number:]:
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=share_names).ravel())
+    for axes in panels[number:]:
         axes.remove()
-    return figure, made[:number]
+    return figure, panels[:number]
+
+
+def _step_axis(axes: Axes, name: str = "") -> None:
+    axes.set_xlabel(name)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.locator_params(axis="x", nbins=5)
+    _plain(axes)
+
+
+def _line(axes: Axes, rows: Sequence[Row], arm: str, index: int, across: str, middle: str) -> None:
+    """One arm's line and its band from ``low`` to ``high``."""
+    style, x = line_style(index), _column(rows, across)
+    low, high = _column(rows, "low"), _column(rows, "high")
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.plot(x, _column(rows, middle), label=label(arm), **style)
 
 
 def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
@@ -89,12 +90,7 @@ def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
 
 
 def verdict_figure(rows: Sequence[Row], narrow: bool = False) -> Figure:
-    """The two intervals that each verdict rests on.
-
-    :param rows: as ``interval_rows`` makes them, at least one.
-    :param narrow: whether one panel stands below the other.
-    :return: the figure.
-    """
+    """The two intervals that each verdict rests on, from at least one of ``interval_rows``."""
     figure, (left, right) = _axes_grid(2, 1.6 + 0.45 * len(rows), narrow, share_names=True)
     for axes, name in ((left, "difference"), (right, "improvement")):
         for place, row in enumerate(rows):
@@ -116,46 +112,22 @@ def verdict_figure(rows: Sequence[Row], narrow: bool = False) -> Figure:
 
 
 def learning_curves(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
-    """Training returns over environment steps, a panel for each task.
-
-    :param rows: as ``curve_rows`` makes them.
-    :param envs: the tasks.
-    :param arms: the baseline first.
-    :param narrow: whether the panels stand below one another.
-    :return: the figure.
-    """
+    """Training returns over environment steps, a panel for each task, from ``curve_rows``."""
     figure, panels = _axes_grid(len(envs), 3.0, narrow)
     for axes, env in zip(panels, envs, strict=True):
         for index, arm in enumerate(arms):
-            of_arm = _of(rows, env=env, arm=arm)
-            style, steps = line_style(index), _column(of_arm, "steps")
-            axes.fill_between(
-                steps, _column(of_arm, "low"), _column(of_arm, "high"), color=style["color"], alpha=0.15, linewidth=0
-            )
-            axes.plot(steps, _column(of_arm, "iqm"), label=label(arm), **style)
-        axes.set(title=env, xlabel="environment steps", ylabel="return while training")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="x", nbins=5)
-        _plain(axes)
+            _line(axes, _of(rows, env=env, arm=arm), arm, index, "steps", "iqm")
+        axes.set(title=env, ylabel="return while training")
+        _step_axis(axes, "environment steps")
     _legend(figure, panels[0], narrow)
     return figure
 
 
 def profiles(rows: Sequence[Row], arms: Sequence[str], narrow: bool = False) -> Figure:
-    """Share of runs above each score.
-
-    :param rows: as ``profile_rows`` makes them.
-    :param arms: the baseline first.
-    :param narrow: whether it is as broad as one panel of two.
-    :return: the figure.
-    """
+    """Share of runs above each score, from ``profile_rows``."""
     figure, (axes,) = _axes_grid(1, 3.4, narrow)
     for index, arm in enumerate(arms):
-        of_arm = _of(rows, arm=arm)
-        style, thresholds = line_style(index), _column(of_arm, "threshold")
-        bounds = _column(of_arm, "low"), _column(of_arm, "high")
-        axes.fill_between(thresholds, *bounds, color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(thresholds, _column(of_arm, "share"), label=label(arm), **style)
+        _line(axes, _of(rows, arm=arm), arm, index, "threshold", "share")
     axes.set(xlabel="score (0: random policy, 1: reference)", ylabel="share of runs above it", ylim=(-0.03, 1.03))
     _plain(axes)
     _legend(figure, axes, narrow)
@@ -163,14 +135,7 @@ def profiles(rows: Sequence[Row], arms: Sequence[str], narrow: bool = False) -> 
 
 
 def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
-    """Every run's final return, a dot each; a cross for one that failed.
-
-    :param rows: as ``run_rows`` makes them.
-    :param envs: the tasks.
-    :param arms: the baseline first.
-    :param narrow: whether the panels stand below one another.
-    :return: the figure.
-    """
+    """Every run's final return, a dot each; a cross for one that failed; from ``run_rows``."""
     figure, panels = _axes_grid(len(envs), 1.2 + 0.5 * len(arms), narrow, share_names=True)
     for axes, env in zip(panels, envs, strict=True):
         for place, arm in enumerate(arms):
@@ -192,28 +157,15 @@ def strips(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow
 
 
 def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str], narrow: bool = False) -> Figure:
-    """What the updates did on one task: KL, entropy, clip fraction, explained variance.
-
-    :param rows: as ``diagnostics_rows`` makes them.
-    :param env: the task.
-    :param arms: the baseline first.
-    :param narrow: whether the panels stand below one another.
-    :return: the figure.
-    """
+    """KL, entropy, clip fraction and explained variance on one task, from ``diagnostics_rows``."""
     figure, panels = _axes_grid(len(TITLES), 2.0 if narrow else 2.3, narrow)
     for axes, (metric, title) in zip(panels, TITLES.items(), strict=True):
         for index, arm in enumerate(arms):
-            of_arm = _of(rows, env=env, arm=arm, metric=metric)
-            style, steps = line_style(index), _column(of_arm, "steps")
-            bounds = _column(of_arm, "low"), _column(of_arm, "high")
-            axes.fill_between(steps, *bounds, color=style["color"], alpha=0.15, linewidth=0)
-            axes.plot(steps, _column(of_arm, "median"), label=label(arm), **style)
+            _line(axes, _of(rows, env=env, arm=arm, metric=metric), arm, index, "steps", "median")
         if not _of(rows, env=env, metric=metric):
             axes.text(0.5, 0.5, "no arm logs it", transform=axes.transAxes, ha="center", color="grey")
         axes.set_title(title, fontsize=10)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="x", nbins=5)
-        _plain(axes)
+        _step_axis(axes)
     for axes in panels[-1 if narrow else -2 :]:
         axes.set_xlabel("environment steps")
     figure.suptitle(env)
@@ -222,14 +174,7 @@ def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str], narrow: bool
 
 
 def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow: bool = False) -> Figure:
-    """Median steps per second, with its interval, and the seconds of a training.
-
-    :param rows: as ``speed_rows`` makes them.
-    :param envs: the tasks.
-    :param arms: the baseline first.
-    :param narrow: whether the panels stand below one another.
-    :return: the figure.
-    """
+    """Median steps per second, with its interval, and the seconds of a training, from ``speed_rows``."""
     figure, panels = _axes_grid(len(envs), 1.1 + 0.5 * len(arms), narrow, share_names=True)
     for axes, env in zip(panels, envs, strict=True):
         of_env = [_of(rows, env=env, arm=arm)[0] for arm in arms]
@@ -244,42 +189,12 @@ def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow
             axes.text(1.04 * longest, place, words, va="center", fontsize=9)
         _names(axes, arms, narrow)
         # Room for the words, to the right of every bar.
-        axes.set(title=env, xlabel="environment steps per second", xlim=(0, 1.45 * longest))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="x", nbins=5)
-        _plain(axes)
+        axes.set(title=env, xlim=(0, 1.45 * longest))
+        _step_axis(axes, "environment steps per second")
     return figure
 
 
-def svg(figure: Figure, name: str, described: str, kind: str) -> str:
-    """A figure as an element of a page.
-
-    :param figure: the figure.
-    :param name: unique in the page; begins every id.
-    :param described: what is to be seen, for those who do not see it.
-    :param kind: ``"broad"`` or ``"narrow"``: on which pages it is seen.
-    :return: one ``svg`` element that is as wide as its place and refers to nothing outside of the page.
-    """
-    stream = io.StringIO()
-    with matplotlib.rc_context(SVG_SETTINGS):
-        FigureCanvasSVG(figure)
-        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    # Within HTML an svg element needs neither prologue nor name spaces.
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    size = re.search(r'viewBox="[^"]*"', text)
-    head = f'<svg {size.group() if size else ""} class="plot {kind}" role="img" aria-label="{described}">'
-    return head + text[text.index(">") + 1 :].strip()
-
-
 def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a picture.
-
-    :param figure: the figure.
-    :param path: the PNG.
-    """
+    """Write a figure as a picture."""
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=120, format="png")

@@ -52,40 +52,19 @@ class Results:
     scales: Mapping[str, Scale]
 
     def record(self, arm: str, env: str, seed: int) -> dict[str, Any]:
-        """What one run did.
-
-        :param arm: who.
-        :param env: on which task.
-        :param seed: with which seed.
-        :return: its record.
-        """
+        """The record of one run."""
         return self.records[(arm, env, seed)]
 
     def is_failed(self, arm: str, env: str, seed: int) -> bool:
-        """Whether a run ended without a score.
-
-        :param arm: who.
-        :param env: on which task.
-        :param seed: with which seed.
-        :return: whether it raised, or was killed.
-        """
+        """True for a run that ended without a score: it raised, or was killed."""
         return bool(self.record(arm, env, seed)["status"] != FINISHED)
 
     def failures(self, arm: str) -> list[tuple[str, int]]:
-        """Which runs of an arm failed.
-
-        :param arm: who.
-        :return: task and seed of each.
-        """
+        """Task and seed of each run of an arm that failed."""
         return [(env, seed) for env in self.envs for seed in self.seeds if self.is_failed(arm, env, seed)]
 
     def returns(self, arm: str, env: str) -> FloatArray:
-        """Final scores; a run that failed has a random policy's.
-
-        :param arm: who.
-        :param env: on which task.
-        :return: ``[seeds]``; reward units.
-        """
+        """Final returns ``[seeds]``; a run that failed has a random policy's."""
         random = self.scales[env].random
         return np.array(
             [random if self.is_failed(arm, env, seed) else self.record(arm, env, seed)["score"] for seed in self.seeds],
@@ -93,24 +72,16 @@ class Results:
         )
 
     def scores(self, arm: str) -> FloatArray:
-        """Final scores on one scale.
-
-        :param arm: who.
-        :return: ``[seeds, tasks]``; normalised.
-        """
+        """Final scores on one scale, ``[seeds, tasks]``."""
         raw = np.stack([self.returns(arm, env) for env in self.envs], axis=1)
         low = np.array([self.scales[env].random for env in self.envs], dtype=float)
         high = np.array([self.scales[env].reference for env in self.envs], dtype=float)
         return normalized_scores(raw, low, high)
 
     def curves(self, arm: str, env: str, name: str) -> FloatArray:
-        """What was watched while it trained.
+        """The return, or a quantity of ``run.WATCHED``, while training: ``[seeds, POINTS]``, NaN where unknown.
 
-        :param arm: who.
-        :param env: on which task.
-        :param name: ``"return"``, or a key of ``compare_run.WATCHED``.
-        :return: ``[seeds, POINTS]``; NaN where nothing was seen. Returns have no gaps: each goes on until the next one
-            is known, and a run that failed has a random policy's.
+        Returns have no gaps: each goes on until the next one, and a run that failed has a random policy's.
         """
         rows = []
         for seed in self.seeds:
@@ -118,48 +89,31 @@ class Results:
             row = np.array(record.get("curves", {}).get(name, [None] * POINTS), dtype=float)
             if name == "return":
                 is_failed = self.is_failed(arm, env, seed)
-                row = without_gaps(row, float(self.scales[env].random or 0.0) if is_failed else record["score"])
+                row = fill_gaps(row, float(self.scales[env].random or 0.0) if is_failed else record["score"])
             rows.append(row)
         return np.stack(rows)
 
     def numbers(self, arm: str, env: str, name: str) -> FloatArray:
-        """A number of each run that finished.
-
-        :param arm: who.
-        :param env: on which task.
-        :param name: its name in the record, ``"steps_per_second"``, or ``"steps_per_cpu_second"``.
-        :return: ``[finished runs]``.
-        """
+        """A number of each run that finished, by its name in the record or one of the two speeds."""
         finished = [self.record(arm, env, seed) for seed in self.seeds if not self.is_failed(arm, env, seed)]
         if name in SPEEDS:
             return np.array([record["steps"] / record[SPEEDS[name]] for record in finished], dtype=float)
         return np.array([record[name] for record in finished], dtype=float)
 
-    def unlearnt(self) -> list[str]:
-        """Tasks without a published scale on which no arm does better than a random policy.
-
-        :return: their names.
-        """
+    def unlearnt_tasks(self) -> list[str]:
+        """Tasks without a published scale on which no arm does better than a random policy."""
         return [env for env in self.envs if self.scales[env].source == NO_SCALE]
 
 
 NO_SCALE = "none: no arm does better than a random policy"
 
 
-def completed_scales(
-    known: Mapping[str, Scale], arms: Sequence[str], seeds: Sequence[int], records: Mapping[Key, dict[str, Any]]
+def complete_scales(
+    scales: Mapping[str, Scale], arms: Sequence[str], seeds: Sequence[int], records: Mapping[Key, dict[str, Any]]
 ) -> dict[str, Scale]:
-    """The scales with what had to be measured.
-
-    :param known: by task, as far as it was known before.
-    :param arms: names.
-    :param seeds: of every arm on every task.
-    :param records: of all runs.
-    :return: by task, without ``None``.
-    :raises ValueError: if the random policy was to be measured and could not.
-    """
-    scales = {}
-    for env, scale in known.items():
+    """The scales with what had to be measured, without ``None``; refused if the random policy could not be measured."""
+    complete = {}
+    for env, scale in scales.items():
         random, reference, source = scale.random, scale.reference, scale.source
         if random is None:
             measured = records[(RANDOM, env, 0)]
@@ -174,68 +128,47 @@ def completed_scales(
         if reference <= random:
             # Any scale will do: there is nothing to be measured with it, and nothing is claimed.
             reference, source = random + 1.0, NO_SCALE
-        scales[env] = Scale(random, reference, source)
-    return scales
+        complete[env] = Scale(random, reference, source)
+    return complete
 
 
 def check_scores(records: Mapping[Key, dict[str, Any]]) -> None:
-    """Refuse records that say "finished" and have no number.
-
-    :param records: by arm, task and seed.
-    :raises NonFiniteError: naming the run.
-    """
+    """Refuse records that say "finished" and have no number."""
     for (arm, env, seed), record in records.items():
         score = record.get("score")
         if record["status"] == FINISHED and not (isinstance(score, int | float) and np.isfinite(score)):
             raise NonFiniteError(f"scores must be finite, got {score} for {arm} on {env}, seed {seed}")
 
 
-def without_gaps(curve: FloatArray, otherwise: float) -> FloatArray:
-    """A curve in which each value goes on until the next one, and the first one began at once.
+def fill_gaps(curve: FloatArray, otherwise: float) -> FloatArray:
+    """A curve ``[K]`` in which each value goes on until the next one, and the first one began at once.
 
-    :param curve: ``[K]``, NaN where nothing is known.
-    :param otherwise: for a curve of which nothing is known.
-    :return: ``[K]``.
+    ``otherwise`` stands in for a curve of NaN only.
 
-    >>> without_gaps(np.array([np.nan, 2.0, np.nan, 3.0]), otherwise=0.0).tolist()
+    >>> fill_gaps(np.array([np.nan, 2.0, np.nan, 3.0]), otherwise=0.0).tolist()
     [2.0, 2.0, 2.0, 3.0]
     """
-    known = np.flatnonzero(np.isfinite(curve))
-    if len(known) == 0:
+    places = np.flatnonzero(np.isfinite(curve))
+    if len(places) == 0:
         return np.full_like(curve, otherwise)
-    latest = np.maximum(np.searchsorted(known, np.arange(len(curve)), side="right") - 1, 0)
-    return np.asarray(curve[known[latest]])
+    latest = np.maximum(np.searchsorted(places, np.arange(len(curve)), side="right") - 1, 0)
+    return np.asarray(curve[places[latest]])
 
 
 def iqm_of_columns(values: FloatArray) -> FloatArray:
-    """Interquartile mean over seeds, point by point.
-
-    :param values: ``[..., seeds, points]``.
-    :return: ``[..., points]``.
-    """
+    """Interquartile mean over seeds, point by point: ``[..., seeds, points]`` to ``[..., points]``."""
     return np.stack([iqm(values[..., [point]]) for point in range(values.shape[-1])], axis=-1)
 
 
 def estimate(statistic: Callable[..., FloatArray], *arms: FloatArray, resamples: int = RESAMPLES_OF_PLOTS) -> Estimate:
-    """A statistic of one number, with its interval.
-
-    :param statistic: as ``bootstrap_interval`` takes it.
-    :param arms: ``[seeds, tasks]`` each, two seeds at least.
-    :param resamples: of the bootstrap.
-    :return: value and interval.
-    """
+    """A statistic of one number with its interval, from ``[seeds, tasks]`` each with two seeds at least."""
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     low, high = bootstrap_interval(statistic, arms, generator, resamples=resamples)
     return Estimate(float(statistic(*arms)), float(low), float(high))
 
 
 def estimates(statistic: Callable[..., FloatArray], values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """A statistic of many numbers, with an interval for each.
-
-    :param statistic: as ``bootstrap_interval`` takes it.
-    :param values: ``[seeds, points]``, two seeds at least.
-    :return: values, lower and upper ends, ``[points]`` each.
-    """
+    """A statistic of many numbers, from ``[seeds, points]``: values, lower and upper ends, ``[points]`` each."""
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     low, high = bootstrap_interval(statistic, [values], generator, resamples=RESAMPLES_OF_PLOTS)
     return np.asarray(statistic(values)), low, high

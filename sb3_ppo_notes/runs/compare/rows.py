@@ -1,9 +1,7 @@
 """The rows behind every plot of a comparison: what is drawn, and what goes into its CSV."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,24 +17,8 @@ Row = dict[str, Any]
 THRESHOLDS = 101
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write rows as CSV.
-
-    :param rows: all with the same names.
-    :param path: the file.
-    """
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def run_rows(results: Results) -> list[Row]:
-    """One row a run: its score, its speed, how it failed.
-
-    :param results: of all runs.
-    :return: rows.
-    """
+    """One row a run: its score, its speed, how it failed."""
     rows = []
     for arm in results.arms:
         scores, early = results.scores(arm), areas(results, arm)
@@ -64,13 +46,8 @@ def run_rows(results: Results) -> list[Row]:
     return rows
 
 
-def curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
-    """Learning curves: interquartile mean over seeds of the training returns, with pointwise intervals.
-
-    :param results: of all runs.
-    :param budgets: environment steps of a run, by task.
-    :return: rows.
-    """
+def curve_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
+    """Learning curves: interquartile mean over seeds of the training returns, with pointwise intervals."""
     rows = []
     for env in results.envs:
         for arm in results.arms:
@@ -82,10 +59,7 @@ def curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
 
 
 def grid(budget: int) -> list[int]:
-    """Where the points of a curve are.
-
-    :param budget: environment steps of a run.
-    :return: the ends of its equal parts; environment steps.
+    """The points of a curve: ends of equal parts of the budget; environment steps.
 
     >>> grid(100_000)[:2]
     [2500, 5000]
@@ -93,29 +67,20 @@ def grid(budget: int) -> list[int]:
     return [round(budget * (point + 1) / POINTS) for point in range(POINTS)]
 
 
-def seed_curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
-    """What each run showed while it trained, as it was.
-
-    :param results: of all runs.
-    :param budgets: environment steps of a run, by task.
-    :return: rows; nothing where nothing was seen.
-    """
+def seed_curve_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
+    """The curves of each run as they were; nothing where nothing was seen."""
     rows = []
     for arm, env in ((arm, env) for arm in results.arms for env in results.envs):
         for seed in results.seeds:
             curves = results.record(arm, env, seed).get("curves", {})
             for point, steps in enumerate(grid(budgets[env])):
-                seen = {name: curves.get(name, [None] * POINTS)[point] for name in ("return", *WATCHED)}
-                rows.append({"arm": arm, "env": env, "seed": seed, "steps": steps, **seen})
+                values = {name: curves.get(name, [None] * POINTS)[point] for name in ("return", *WATCHED)}
+                rows.append({"arm": arm, "env": env, "seed": seed, "steps": steps, **values})
     return rows
 
 
 def profile_rows(results: Results) -> list[Row]:
-    """Performance profiles: share of runs above each score, with pointwise intervals.
-
-    :param results: of all runs.
-    :return: rows.
-    """
+    """Performance profiles: share of runs above each score, with pointwise intervals."""
     scores = {arm: results.scores(arm) for arm in results.arms}
     together = np.concatenate(list(scores.values()))
     thresholds = np.linspace(min(together.min() - 0.02, 0.0), max(together.max() + 0.02, 1.0), THRESHOLDS)
@@ -129,38 +94,29 @@ def profile_rows(results: Results) -> list[Row]:
     return rows
 
 
-def diagnostics_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
-    """KL, entropy, clip fraction and explained variance while training: median and quartiles over seeds.
-
-    :param results: of all runs.
-    :param budgets: environment steps of a run, by task.
-    :return: rows; none where an algorithm does not log the quantity.
-    """
+def diagnostics_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
+    """KL, entropy, clip fraction and explained variance while training: median and quartiles over seeds."""
     rows = []
     for env, arm, name in ((env, arm, name) for env in results.envs for arm in results.arms for name in WATCHED):
         values = results.curves(arm, env, name)
         for point, steps in enumerate(grid(budgets[env])):
-            seen = values[np.isfinite(values[:, point]), point]
-            if len(seen):
-                low, median, high = np.quantile(seen, [0.25, 0.5, 0.75])
+            finite = values[np.isfinite(values[:, point]), point]
+            if len(finite):
+                low, median, high = np.quantile(finite, [0.25, 0.5, 0.75])
                 quartiles = {"median": float(median), "low": float(low), "high": float(high)}
                 rows.append({"env": env, "arm": arm, "metric": name, "steps": steps, **quartiles})
     return rows
 
 
 def speed_rows(results: Results) -> list[Row]:
-    """Median steps per second and seconds of a training, with an interval.
-
-    :param results: of all runs.
-    :return: rows; without numbers where no two runs finished.
-    """
+    """Median steps per second and seconds of a training, with an interval where two runs finished."""
     rows = []
     for env in results.envs:
         for arm in results.arms:
             speeds = results.numbers(arm, env, "steps_per_second")[:, np.newaxis]
-            found = estimate(_median, speeds) if len(speeds) >= 2 else None
+            result = estimate(_median, speeds) if len(speeds) >= 2 else None
             seconds = results.numbers(arm, env, "train_seconds")
-            numbers = (None, None, None) if found is None else tuple(found)
+            numbers = (None, None, None) if result is None else tuple(result)
             row = dict(zip(("steps_per_second", "low", "high"), numbers, strict=True))
             seconds_each = float(np.median(seconds)) if len(seconds) else None
             rows.append({"env": env, "arm": arm, "runs": len(speeds), **row, "train_seconds": seconds_each})
@@ -172,11 +128,7 @@ def _median(values: FloatArray) -> FloatArray:
 
 
 def interval_rows(judgements: Sequence[Judgement]) -> list[Row]:
-    """What each verdict rests on.
-
-    :param judgements: of all candidates.
-    :return: rows, of those with at least ten seeds.
-    """
+    """The intervals that each verdict rests on, of candidates with at least ten seeds."""
     return [
         {
             "candidate": judgement.candidate,

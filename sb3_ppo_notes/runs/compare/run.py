@@ -3,11 +3,9 @@
 import contextlib
 import faulthandler
 import hashlib
-import importlib.metadata
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import threading
 import time
@@ -16,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -24,17 +22,20 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ppo_notes._atomic import write_text
-from sb3_ppo_notes._version import __version__
-from sb3_ppo_notes.callbacks.evaluation import BoundedEpisodes, MaskedPredictor, play_episodes
-from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
+from sb3_ppo_notes import files
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    BoundedEpisodes,
+    MaskedPredictor,
+    play_episodes,
+    with_frozen_normalizers,
+)
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
-from sb3_ppo_notes.runs.charts import episodes_of
+from sb3_ppo_notes.policies.masks import METHOD, collect_masks
+from sb3_ppo_notes.runs.charts import Curve, episodes_of
 from sb3_ppo_notes.runs.compare.arms import Arm
 from sb3_ppo_notes.runs.compare.models import Settings, always_masks, build, environments
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
 
 #: Points of a learning curve: the budget in equal parts.
 POINTS = 40
@@ -85,10 +86,7 @@ class Run:
         return f"{arm[:40]}-{env[:40]}-{seed}-{hashlib.sha256(repr(self.key).encode()).hexdigest()[:8]}.json"
 
     def identity(self) -> dict[str, Any]:
-        """All that its result depends on.
-
-        :return: plain data; two runs of equal identity are the same run.
-        """
+        """All that its result depends on, as plain data."""
         document = asdict(self) | {"versions": versions()}
         loaded: dict[str, Any] = json.loads(json.dumps(document, default=str))
         return loaded
@@ -96,26 +94,12 @@ class Run:
 
 @cache
 def versions() -> dict[str, str]:
-    """Who is at work.
-
-    :return: version by package, of those that are installed.
-    """
-    found = {"python": platform.python_version(), "sb3_ppo_notes": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """What a run depends on beside its settings."""
+    return files.versions(PACKAGES)
 
 
 def main(run: Run, folder: Path, tell: Any) -> None:
-    """What the process does. It never raises: whatever happens is the run's result.
-
-    :param run: what to do.
-    :param folder: where its file goes, and what it prints; an existing one.
-    :param tell: a connection that takes the number of environment steps so far.
-    """
+    """The process: it never raises, because whatever happens is the run's result."""
     # Ctrl-C is for the one who started all runs; and no run outlives it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -127,7 +111,7 @@ def main(run: Run, folder: Path, tell: Any) -> None:
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
     th.set_num_threads(1)
-    record = performed(run, tell.send)
+    record = perform(run, tell.send)
     write_record(run, record, folder)
     if record["status"] == FINISHED or log.stat().st_size == 0:
         # Where open files cannot be removed it stays.
@@ -141,27 +125,20 @@ def _die_with(parent: Any) -> None:
 
 
 def write_record(run: Run, record: dict[str, Any], folder: Path) -> None:
-    """Keep what a run did: a file that is there whole or not at all.
-
-    :param run: the run.
-    :param record: what it did.
-    :param folder: an existing one.
-    """
-    document = {"run": run.identity(), **record}
-    write_text(folder / run.path, json.dumps(document) + "\n")
+    """Keep the record of a run: a file that is there whole or not at all."""
+    files.write_json(folder / run.path, {"run": run.identity(), **record}, indent=None)
 
 
-def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
-    """Do a run.
-
-    :param run: what to do.
-    :param tell: called now and then with the number of environment steps so far.
-    :return: its record: the scores, or how it failed.
-    """
+def perform(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
+    """The record of a run: its scores, or how it failed. ``tell`` hears the environment steps so far."""
     try:
         if run.arm is None:
             return {"status": FINISHED, **_random_policy(run)}
-        return {"status": FINISHED, **_trained(run, run.arm, tell)}
+        watch = _Watch(tell)
+        record, _, episodes = train(run, run.arm, watch)
+        curves = watch.curves(run.total_timesteps)
+        curves["return"] = bin_means(episodes.timesteps, episodes.returns, run.total_timesteps)
+        return {"status": FINISHED, **record, "curves": curves}
     # A run that raises has failed, and the others go on.
     except Exception as error:
         of_environment = environment_error(error)
@@ -170,40 +147,55 @@ def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
         return {"status": FAILED, "error": last, "traceback": traceback.format_exc(), "by_environment": by_environment}
 
 
-def _trained(run: Run, arm: Arm, tell: Callable[[int], object]) -> dict[str, Any]:
+class Trained(NamedTuple):
+    """A training that has come to its end, evaluated; its environments are closed."""
+
+    record: dict[str, Any]
+    model: BaseAlgorithm
+    curve: Curve
+
+    @property
+    def steps_per_second(self) -> float:
+        """Of the training alone."""
+        speed: float = self.record["steps"] / self.record["train_seconds"]
+        return speed
+
+
+def train(run: Run, arm: Arm, callback: BaseCallback, n_eval_envs: int = EVALUATION_ENVS) -> Trained:
+    """Train and evaluate.
+
+    :raises NonFiniteError: if the policy's return is no number.
+    """
     model = build(arm, run.env, run.settings, run.seed)
-    watch = _Watch(tell)
     started, processor = time.perf_counter(), time.process_time()
-    model.learn(run.total_timesteps, callback=watch)
+    model.learn(run.total_timesteps, callback=callback)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - processor
-    evaluated, n_cut = _evaluated(run, model)
-    score = float(np.mean(evaluated))
+    returns, n_cut = _evaluate(run, model, n_eval_envs)
+    score = float(np.mean(returns))
     if not np.isfinite(score):
-        raise NonFiniteError(f"score must be finite, got {score} over {len(evaluated)} episodes")
-    curves = watch.curves(run.total_timesteps)
-    timesteps, returns = episodes_of(model.env)  # type: ignore[arg-type]
-    curves["return"] = binned(timesteps, returns, run.total_timesteps)
+        raise NonFiniteError(f"score must be finite, got {score} over {len(returns)} episodes")
+    curve = Curve(arm.name, run.seed, *episodes_of(model.env))  # type: ignore[arg-type]
     model.env.close()  # type: ignore[union-attr]
-    return {
+    record = {
         "score": score,
-        "episode_returns": evaluated,
+        "episode_returns": returns,
         "episodes_cut": n_cut,
         "steps": int(model.num_timesteps),
         "train_seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "evaluation_seconds": time.perf_counter() - started - seconds,
         "parameters": digest(model),
-        "curves": curves,
     }
+    return Trained(record, model, curve)
 
 
-def _evaluated(run: Run, model: BaseAlgorithm) -> tuple[list[float], int]:
+def _evaluate(run: Run, model: BaseAlgorithm, most_envs: int) -> tuple[list[float], int]:
     """Returns of deterministic episodes, in environments that training never saw; equal for all arms of a seed.
 
     And how many of them had to be cut.
     """
-    n_envs = min(EVALUATION_ENVS, run.n_eval_episodes)
-    seed = EVALUATION_SEED_OFFSET + run.seed * EVALUATION_ENVS
+    n_envs = min(most_envs, run.n_eval_episodes)
+    seed = EVALUATION_SEED_OFFSET + run.seed * most_envs
     env = BoundedEpisodes(with_frozen_normalizers(environments(run.env, run.settings, n_envs, seed), model.env))
     policy: Any = MaskedPredictor(model, env) if always_masks(model) else model
     returns, _ = play_episodes(policy, env, run.n_eval_episodes)
@@ -219,7 +211,7 @@ def _random_policy(run: Run) -> dict[str, Any]:
     has_masks = isinstance(env.action_space, spaces.Discrete) and env.has_attr(METHOD)
     returns: list[float] = []
     while len(returns) < run.n_eval_episodes:
-        allowed = np.flatnonzero(gathered_masks(env)[0]) if has_masks else None
+        allowed = np.flatnonzero(collect_masks(env)[0]) if has_masks else None
         action = env.action_space.sample() if allowed is None else generator.choice(allowed)
         _, _, _, infos = env.step(np.array([action]))
         returns += [float(info["episode"]["r"]) for info in infos if "episode" in info]
@@ -228,11 +220,7 @@ def _random_policy(run: Run) -> dict[str, Any]:
 
 
 def digest(model: BaseAlgorithm) -> str:
-    """A fingerprint of all parameters.
-
-    :param model: a trained model.
-    :return: equal for two models of one architecture only if every parameter is equal bit for bit.
-    """
+    """A fingerprint of all parameters: equal for two models of one architecture only if they are, bit for bit."""
     fingerprint = hashlib.sha256()
     for tensor in model.policy.state_dict().values():
         fingerprint.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
@@ -240,15 +228,12 @@ def digest(model: BaseAlgorithm) -> str:
     return fingerprint.hexdigest()
 
 
-def binned(timesteps: Any, values: Any, total_timesteps: int) -> list[float | None]:
-    """Means over equal parts of the budget.
+def bin_means(timesteps: Any, values: Any, total_timesteps: int) -> list[float | None]:
+    """Means over equal parts of the budget, ``[POINTS]``; ``None`` where there is nothing, or NaN only.
 
-    :param timesteps: ``[K]``, when; environment steps.
-    :param values: ``[K]``, what.
-    :param total_timesteps: the budget; what is later counts for the last part.
-    :return: ``[POINTS]``, ``None`` where there is nothing, or NaN only.
+    Steps beyond the budget count for its last part.
 
-    >>> binned([10, 20, 800, 2000], [1.0, 3.0, 5.0, 7.0], total_timesteps=800)[:2]
+    >>> bin_means([10, 20, 800, 2000], [1.0, 3.0, 5.0, 7.0], total_timesteps=800)[:2]
     [2.0, None]
     """
     timesteps, values = np.asarray(timesteps, float), np.asarray(values, float)
@@ -285,13 +270,9 @@ class _Watch(BaseCallback):
         self._on_rollout_start()
 
     def curves(self, total_timesteps: int) -> dict[str, list[float | None]]:
-        """What was watched.
-
-        :param total_timesteps: the budget.
-        :return: ``[POINTS]`` by name.
-        """
+        """The quantities by name, ``[POINTS]`` each."""
         curves = {}
         for name, seen in self._seen.items():
             steps, values = zip(*seen, strict=True) if seen else ((), ())
-            curves[name] = binned(steps, values, total_timesteps)
+            curves[name] = bin_means(steps, values, total_timesteps)
         return curves

@@ -19,7 +19,7 @@ from sb3_ppo_notes.formulas.statistics import (
     optimality_gap,
     sample_efficiency_area,
 )
-from sb3_ppo_notes.runs.compare.phrases import headline, meaning, signed
+from sb3_ppo_notes.runs.compare.phrases import headline, meaning, with_sign
 from sb3_ppo_notes.runs.compare.results import BOOTSTRAP_SEED, Estimate, Results, estimate
 from sb3_ppo_notes.runs.compare.run import POINTS
 
@@ -87,12 +87,7 @@ class AACheck:
 
 
 def summary(results: Results, arm: str) -> Summary:
-    """One arm in numbers.
-
-    :param results: of all runs.
-    :param arm: who.
-    :return: its summary.
-    """
+    """One arm in numbers."""
     scores = results.scores(arm)
     return Summary(
         arm=arm,
@@ -104,12 +99,7 @@ def summary(results: Results, arm: str) -> Summary:
 
 
 def areas(results: Results, arm: str) -> FloatArray:
-    """How early the runs learnt: mean heights of their training curves.
-
-    :param results: of all runs.
-    :param arm: who.
-    :return: ``[seeds, tasks]``; normalised.
-    """
+    """Mean heights of the training curves, ``[seeds, tasks]``: how early the runs learnt."""
     columns = []
     for env in results.envs:
         scale = results.scales[env]
@@ -119,18 +109,13 @@ def areas(results: Results, arm: str) -> FloatArray:
 
 
 def judge(results: Results, candidate: str) -> Judgement:
-    """Apply the rule.
-
-    :param results: of all runs.
-    :param candidate: one of the arms.
-    :return: the verdict on it against the first arm.
-    """
+    """The verdict on a candidate against the first arm."""
     baseline, seeds = results.arms[0], len(results.seeds)
     numbers = None
     if seeds >= SEEDS_TO_REPORT:
         numbers = _compared(results.scores(candidate), results.scores(baseline), _failed(results, candidate, baseline))
     identical = are_identical(results, candidate, baseline)
-    verdict = None if numbers is None or results.unlearnt() else "as good" if identical else numbers.verdict
+    verdict = None if numbers is None or results.unlearnt_tasks() else "as good" if identical else numbers.verdict
     return Judgement(
         candidate=candidate,
         baseline=baseline,
@@ -155,13 +140,7 @@ def _failed(results: Results, candidate: str, baseline: str) -> tuple[int, int]:
 
 
 def are_identical(results: Results, one: str, other: str) -> bool:
-    """Whether two arms did the same, bit for bit.
-
-    :param results: of all runs.
-    :param one: an arm.
-    :param other: another.
-    :return: whether all parameters and all evaluation episodes of every run are equal. A run that failed equals none.
-    """
+    """Are all parameters and evaluation episodes of two arms equal, bit for bit? A run that failed equals none."""
     for env in results.envs:
         for seed in results.seeds:
             if results.is_failed(one, env, seed) or results.is_failed(other, env, seed):
@@ -181,28 +160,18 @@ def _speed_ratios(results: Results, candidate: str, baseline: str, name: str) ->
 
 
 def ratio_of_medians(ours: FloatArray, theirs: FloatArray) -> FloatArray:
-    """How many times the other the one is.
-
-    :param ours: ``[..., runs, 1]``.
-    :param theirs: ``[..., runs, 1]``.
-    :return: ``[...]``.
-    """
+    """Ratio of the medians over runs: ``[..., runs, 1]`` each to ``[...]``."""
     return np.asarray(np.median(ours, axis=(-2, -1)) / np.median(theirs, axis=(-2, -1)))
 
 
 def a_a_check(results: Results, others: Sequence[int]) -> AACheck:
-    """Compare the baseline with itself.
-
-    :param results: of all runs, those of the other seeds included.
-    :param others: seeds that no candidate was judged by.
-    :return: whether the rule finds the two groups of runs as good, and nothing more.
-    """
+    """Compare the baseline with itself, by seeds that no candidate was judged by."""
     arm = results.arms[0]
     again = Results([arm], results.envs, others, results.records, results.scales)
     failed_runs = (len(again.failures(arm)), len(results.failures(arm)))
     numbers = _compared(again.scores(arm), results.scores(arm), failed_runs)
     against = f"{arm} with seeds {others[0]} to {others[-1]} against {arm} with seeds {results.seeds[0]} to"
-    low, high = (signed(end) for end in numbers.difference_interval)
+    low, high = (with_sign(end) for end in numbers.difference_interval)
     say = partial(AACheck, arm, numbers=numbers)
     found = f"{against} {results.seeds[-1]}: {numbers.verdict}, difference between {low} and {high}"
     if numbers.verdict == "as good":

@@ -15,34 +15,32 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_ppo_notes._atomic import write_text
-from sb3_ppo_notes.algorithms.report import dump_last_update
+from sb3_ppo_notes.algorithms.logs import dump_last_update
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
-from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
+from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
+from sb3_ppo_notes.configs.run_config import KEYS, RunConfig, config_yaml, resolve_config
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
 from sb3_ppo_notes.persistence.storage import checkpoints_in
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.runs.interruption import INTERRUPTED
-from sb3_ppo_notes.runs.progress import StepsProgress
-from sb3_ppo_notes.runs.train.config import KEYS, RunConfig, settled, written
+from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
 from sb3_ppo_notes.runs.train.evaluation import Evaluation, evaluations_table
 from sb3_ppo_notes.runs.train.folder import (
     CHECKPOINTS,
     CONFIG,
     MODEL,
     VIDEOS,
-    checked_folder,
+    check_folders,
     deepest_folder,
     new_folder,
     remove_run,
     save_model,
 )
 from sb3_ppo_notes.runs.train.log import RunState, run_logger
-from sb3_ppo_notes.runs.train.model import built_model, check_environment, environment_factory
-from sb3_ppo_notes.runs.train.resume import Resumed, check_alone, check_run, resumed
+from sb3_ppo_notes.runs.train.resume import ResumedRun, check_alone, check_run, resume_run
 from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
 #: How many checkpoints of a run stay.
@@ -89,22 +87,22 @@ class Train:
     """Go on with the run in this folder where it was cut. Of the other options only --total-timesteps, for more."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Train.
 
         :return: 0; 130 after Ctrl-C, 143 after SIGTERM: the run can then be resumed.
         :raises ValueError: for an option out of range, before anything is trained or written.
         """
         th.set_num_threads(1)
         with GracefulStop() as stop:
-            return self._begun(stop) if self.resume is None else self._resumed(self.resume, stop)
+            return self._begin(stop) if self.resume is None else self._resume(self.resume, stop)
 
-    def _begun(self, stop: GracefulStop) -> int:
-        checked_folder(self.logdir, self.outdir)
-        config, notes = settled(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
+    def _begin(self, stop: GracefulStop) -> int:
+        check_folders(self.logdir, self.outdir)
+        config, notes = resolve_config(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
         if config.video_every is not None:
             render_headless()
-            check_environment(config, render=True)
-        model = built_model(config)
+            check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
+        model = build_model(config)
         console = Console()
         for note in notes:
             console.print(f"note: {note}", soft_wrap=True)
@@ -113,34 +111,34 @@ class Train:
         folder = self.outdir or new_folder(self.logdir, config.name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / CONFIG, written(config))
+            write_text(folder / CONFIG, config_yaml(config))
             (folder / CHECKPOINTS).mkdir()
             console.print(weights_table(model.policy, self.exclude))
             with FolderLock(folder / CHECKPOINTS):
-                return _trained(Resumed(config, model, RunState(), config.total_timesteps), folder, stop, console)
+                return _train(ResumedRun(config, model, RunState(), config.total_timesteps), folder, stop, console)
         except (Exception, SystemExit):
             if model._n_updates == 0:
                 remove_run(folder, existing)  # nothing was learned: the same command can be given again
             raise
 
-    def _resumed(self, folder: Path, stop: GracefulStop) -> int:
+    def _resume(self, folder: Path, stop: GracefulStop) -> int:
         check_alone(vars(self), vars(Train()))
         check_run(folder)
         with FolderLock(folder / CHECKPOINTS):
-            run = resumed(folder, self.total_timesteps)
+            run = resume_run(folder, self.total_timesteps)
             if run.config.video_every is not None:
                 render_headless()
             console = Console()
             console.print(str(run.model.resume_report), soft_wrap=True, markup=False, highlight=False)
-            return _trained(run, folder, stop, console)
+            return _train(run, folder, stop, console)
 
 
-def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -> int:
+def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console) -> int:
     """From where the run is to its end, or to a signal."""
     config, model = run.config, run.model
     is_new = model.on_resume is None
     begun_at = 0 if is_new else model.num_timesteps
-    with run_logger(folder, run.state, begun_at) as logger, StepsProgress(run.total_timesteps, begun_at) as progress:
+    with run_logger(folder, run.state, begun_at) as logger, ProgressBar(run.total_timesteps, begun_at) as progress:
         model.set_logger(logger)
         progress.describe(config.name)
         evaluation = Evaluation(
@@ -152,7 +150,7 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
             on_result=lambda result: progress.describe(f"{config.name} (return {result.mean:.1f})"),
         )
         keeping = ExactCheckpoint(config.checkpoint_every or sys.maxsize, keep=KEPT, path=folder / CHECKPOINTS)
-        own = [evaluation, *_asked_for(config, folder), run.state, keeping, StopOnSignal(stop)]
+        own = [evaluation, *_optional_callbacks(config, folder), run.state, keeping, StopOnSignal(stop)]
         callbacks = CallbackList([progress.callback(), *own])
         with _closing(model, own):
             try:
@@ -160,16 +158,16 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
                 is_in_rollout = model._paused_at is not None or model._unfinished_step is not None
                 is_cut = model.num_timesteps < run.total_timesteps or is_in_rollout
                 if stop.requested is not None and is_cut:
-                    return _interrupted(model, folder, stop.exit_code, console)
+                    return _leave_interrupted(model, folder, stop.exit_code, console)
                 if model.last_report is None:
                     dump_last_update(logger, model.num_timesteps)  # killed before learn could: no update was left
                 # The last update is in the files; what follows is a row of its own.
                 logger.name_to_value.clear()
                 _finish(run, folder, evaluation, callbacks, console)
             except EvaluationStoppedError:  # the last one, of a run that has made all its steps
-                return _interrupted(model, folder, stop.exit_code, console)
+                return _leave_interrupted(model, folder, stop.exit_code, console)
             except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
-                return _interrupted(model, folder, INTERRUPTED, console)
+                return _leave_interrupted(model, folder, INTERRUPTED, console)
             except (Exception, SystemExit) as error:
                 if model._n_updates > 0 and environment_error(error) is not None:
                     _leave(model, folder, "stopped by its environment", console)
@@ -177,7 +175,7 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
     return 0
 
 
-def _interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, console: Console) -> int:
+def _leave_interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, console: Console) -> int:
     _leave(model, folder, "interrupted", console)
     return code
 
@@ -191,7 +189,7 @@ def _leave(model: OnPolicyAlgorithm, folder: Path, what: str, console: Console) 
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _finish(run: Resumed, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
+def _finish(run: ResumedRun, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
     config, model = run.config, run.model
     save_model(model, folder)
     result = evaluation.evaluate()
@@ -233,7 +231,7 @@ def _close(model: OnPolicyAlgorithm, callbacks: Iterable[BaseCallback]) -> None:
     model.env.close()
 
 
-def _asked_for(config: RunConfig, folder: Path) -> list[BaseCallback]:
+def _optional_callbacks(config: RunConfig, folder: Path) -> list[BaseCallback]:
     callbacks: list[BaseCallback] = []
     if config.recipe is not None and RECIPES[config.recipe].stop_when == "all_succeeded":
         callbacks.append(StopWhenAllSucceeded(verbose=1))
@@ -242,17 +240,3 @@ def _asked_for(config: RunConfig, folder: Path) -> list[BaseCallback]:
         seed = config.seed + EVALUATION_SEED_OFFSET
         callbacks.append(VideoCallback(make, folder / VIDEOS, config.video_every, run=folder.name, seed=seed))
     return callbacks
-
-
-def build(env: str, algo: str, recipe: str | None, n_envs: int | None, seed: int) -> OnPolicyAlgorithm:
-    """A model that is ready to learn.
-
-    :param env: id of a registered environment.
-    :param algo: ``"ppo"`` or ``"a2c"``, if there is no recipe.
-    :param recipe: a key of ``RECIPES`` or ``None``.
-    :param n_envs: number of environments, ``None`` for the recipe's, or 8.
-    :param seed: of all random generators.
-    :return: the model.
-    """
-    options = dict(env=env, recipe=recipe, n_envs=n_envs, seed=seed, algo=None if recipe else algo)
-    return built_model(settled(None, options)[0])

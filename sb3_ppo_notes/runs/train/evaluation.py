@@ -10,10 +10,15 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import EvaluationStoppedError, evaluate_episodes
-from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.runs.train.folder import save_model, write_evaluations
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    EvaluationStoppedError,
+    evaluate_episodes,
+    own_environment,
+    synchronize_normalizers,
+)
+from sb3_ppo_notes.files import write_csv
+from sb3_ppo_notes.runs.train.folder import EVALUATIONS, save_model
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,12 @@ class Evaluation(BaseCallback):
     @property
     def results(self) -> list[Result]:
         """One an evaluation, the newest last."""
-        found: list[list[tuple[int, int, float, int]]] = []
+        results: list[list[tuple[int, int, float, int]]] = []
         for row in self._rows:
             if row[1] == 1:
-                found.append([])
-            found[-1].append(row)
-        return [_result(rows) for rows in found]
+                results.append([])
+            results[-1].append(row)
+        return [_result(rows) for rows in results]
 
     def close(self) -> None:
         """Close its environment."""
@@ -106,7 +111,6 @@ class Evaluation(BaseCallback):
     def evaluate(self) -> Result:
         """Evaluate now.
 
-        :return: what was found.
         :raises EvaluationStoppedError: if a signal came.
         """
         assert self._env is not None  # since training started
@@ -115,7 +119,7 @@ class Evaluation(BaseCallback):
         returns, lengths = evaluate_episodes(self.model, self._env, self.n_episodes)
         steps, best = self.model.num_timesteps, max((earlier.mean for earlier in self.results), default=-np.inf)
         self._rows += [(steps, number, *row) for number, row in enumerate(zip(returns, lengths, strict=True), start=1)]
-        write_evaluations(self._rows, self.folder)
+        write_csv(self.folder / EVALUATIONS, ("timesteps", "episode", "return", "length"), self._rows)
         result = self.results[-1]
         if self.every is not None and result.mean > best:
             save_model(self.model, self.folder, "best_model.zip", "best_normalizer.json")  # type: ignore[arg-type]
@@ -131,11 +135,7 @@ def _result(rows: Sequence[tuple[int, int, float, int]]) -> Result:
 
 
 def evaluations_table(results: Sequence[Result]) -> Table:
-    """One row an evaluation.
-
-    :param results: the oldest first.
-    :return: the table.
-    """
+    """One row an evaluation."""
     table = Table(title="evaluations")
     for heading in ("steps", "return", "+/-", "length"):
         table.add_column(heading, justify="right")

@@ -1,12 +1,10 @@
 """The folder of a run: what is in it, written whole or not at all."""
 
-import csv
 import json
 import pickle
 import shutil
 import time
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from sb3_ppo_notes._atomic import write_text, write_whole
 from sb3_ppo_notes.callbacks.video import file_name
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
+from sb3_ppo_notes.files import write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
 CONFIG, MODEL, NORMALIZER, EVALUATIONS, VIDEOS, CHECKPOINTS = (
@@ -31,13 +29,8 @@ CONFIG, MODEL, NORMALIZER, EVALUATIONS, VIDEOS, CHECKPOINTS = (
 )
 
 
-def checked_folder(logdir: Path, outdir: Path | None) -> None:
-    """Refuse folders that cannot hold a new run.
-
-    :param logdir: of many runs.
-    :param outdir: of this run alone, ``None`` for a new one in ``logdir``.
-    :raises ValueError: if one is a file, or the run's own folder holds something.
-    """
+def check_folders(logdir: Path, outdir: Path | None) -> None:
+    """Refuse folders that cannot hold a new run: files, or a run's own folder that holds something."""
     for name, folder in (("logdir", logdir), ("outdir", outdir)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise InvalidValueError(f"{name} must be a folder, got the file {folder}")
@@ -46,12 +39,7 @@ def checked_folder(logdir: Path, outdir: Path | None) -> None:
 
 
 def new_folder(logdir: Path, name: str) -> Path:
-    """Make the folder of a new run.
-
-    :param logdir: of many runs.
-    :param name: of the configuration.
-    :return: ``LOGDIR/<time>-<name>``, with a number where two runs begin in one second.
-    """
+    """Make the folder of a new run: ``LOGDIR/<time>-<name>``, with a number where two runs begin in one second."""
     logdir.mkdir(parents=True, exist_ok=True)
     stem = f"{time.strftime('%Y%m%dT%H%M%S')}-{file_name(name)}"
     number = 1
@@ -66,21 +54,13 @@ def new_folder(logdir: Path, name: str) -> Path:
 
 
 def deepest_folder(path: Path) -> Path:
-    """The part of a path that exists.
-
-    :param path: any.
-    :return: the path itself, or the nearest folder above it.
-    """
+    """The path itself, or the nearest folder above it that exists."""
     absolute = path.absolute()
     return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
 
 
 def remove_run(folder: Path, existing: Path) -> None:
-    """Remove a run, and the folders that were made for it.
-
-    :param folder: of the run.
-    :param existing: what was there before it began; it stays.
-    """
+    """Remove a run, and the folders that were made for it below ``existing``."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -93,26 +73,15 @@ def remove_run(folder: Path, existing: Path) -> None:
 
 
 def save_model(model: OnPolicyAlgorithm, folder: Path, name: str = MODEL, normalizer: str = NORMALIZER) -> None:
-    """Write a model, and the statistics of its normaliser if it has one.
-
-    :param model: to be saved.
-    :param folder: of the run.
-    :param name: the model's file, ending in ``.zip``.
-    :param normalizer: the statistics' file.
-    """
+    """Write a model, and the statistics of its normaliser if it has one."""
     statistics = normalizer_statistics(model.get_env())
     if statistics is not None:
-        write_text(folder / normalizer, json.dumps(statistics, indent=1) + "\n")
+        write_json(folder / normalizer, statistics, indent=1)
     model.save(folder / name)  # whole or not at all, too
 
 
 def load_weights(model: OnPolicyAlgorithm, path: Path) -> None:
-    """Give a model's policy the weights of a file. No pickle is read, so that the file can run nothing.
-
-    :param model: of the same configuration.
-    :param path: what :func:`save_model` wrote.
-    :raises ValueError: if the file is damaged, or of another network.
-    """
+    """Give a model's policy the weights of a file. No pickle is read, so that the file can run nothing."""
     try:
         states: dict[str, Any] = load_from_zip_file(path, device=model.device, load_data=False)[1]
         model.policy.load_state_dict(states["policy"])
@@ -122,11 +91,7 @@ def load_weights(model: OnPolicyAlgorithm, path: Path) -> None:
 
 
 def normalizer_statistics(env: VecEnv | None) -> dict[str, Any] | None:
-    """What the normaliser of the environments has learned, as plain numbers (which JSON keeps exactly).
-
-    :param env: training environments.
-    :return: ``None`` if there is no normaliser.
-    """
+    """The normaliser's statistics as plain numbers (which JSON keeps exactly), ``None`` if there is none."""
     wrapper = _normalizer(env)
     if isinstance(wrapper, StreamingNormalize):
         moments = {"observation": wrapper.observation_moments, "reward": wrapper.reward_moments}
@@ -143,12 +108,7 @@ def normalizer_statistics(env: VecEnv | None) -> dict[str, Any] | None:
 
 
 def load_normalizer(env: VecEnv | None, path: Path) -> None:
-    """Give the normaliser of environments the statistics of a file; it learns no more.
-
-    :param env: environments of the same configuration.
-    :param path: what :func:`save_model` wrote.
-    :raises ValueError: if the file is damaged or of other environments.
-    """
+    """Give the normaliser of environments the statistics of a file; it learns no more."""
     wrapper = _normalizer(env)
     if wrapper is None:
         return
@@ -192,9 +152,9 @@ def _numbers(rms: RunningMeanStd) -> dict[str, Any]:
     return {"mean": np.asarray(rms.mean).tolist(), "var": np.asarray(rms.var).tolist(), "count": float(rms.count)}
 
 
-def _check_shape(found: Any, expected: Any) -> None:
-    if np.shape(found) != np.shape(expected):
-        raise ValueError(f"shape {np.shape(found)} for {np.shape(expected)}")
+def _check_shape(value: Any, expected: Any) -> None:
+    if np.shape(value) != np.shape(expected):
+        raise ValueError(f"shape {np.shape(value)} for {np.shape(expected)}")
 
 
 def _normalizer(env: VecEnv | None) -> VecNormalize | StreamingNormalize | None:
@@ -203,19 +163,3 @@ def _normalizer(env: VecEnv | None) -> VecNormalize | StreamingNormalize | None:
             return env
         env = env.venv
     return None
-
-
-def write_evaluations(rows: Iterable[tuple[int, int, float, int]], folder: Path) -> None:
-    """Write all evaluated episodes.
-
-    :param rows: steps trained before, number of the episode, its return (reward units), its length (steps).
-    :param folder: of the run.
-    """
-
-    def write(path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["timesteps", "episode", "return", "length"])
-            writer.writerows(rows)
-
-    write_whole(folder / EVALUATIONS, write)

@@ -77,11 +77,6 @@ def run_logger(folder: Path, state: RunState, num_timesteps: int) -> Iterator[Lo
 
     What was logged after the checkpoint that a run goes on from is logged again: in the files it is left out, and
     TensorBoard is told not to show it.
-
-    :param folder: of the run.
-    :param state: how many rows there are; counts on.
-    :param num_timesteps: environment steps trained before, 0 for a new run.
-    :return: the logger.
     """
     _cut(folder / CSV, state.n_rows + 1 if state.n_rows else 0)
     _cut(folder / JSON, state.n_rows)

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.configs.build import build_model
+from sb3_ppo_notes.configs.run_config import RunConfig, resolve_config
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.persistence import CheckpointCorruptError, load_checkpoint
 from sb3_ppo_notes.persistence.model_state import configuration
 from sb3_ppo_notes.persistence.storage import Stored, checkpoints_in, read_checkpoint
-from sb3_ppo_notes.runs.train.config import RunConfig, settled
 from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG
 from sb3_ppo_notes.runs.train.log import RunState
-from sb3_ppo_notes.runs.train.model import built_model
 
 
-class Resumed(NamedTuple):
+class ResumedRun(NamedTuple):
     """A run that can go on.
 
     :param config: its configuration, as it was begun.
@@ -31,27 +31,17 @@ class Resumed(NamedTuple):
 
 
 def check_run(folder: Path) -> None:
-    """Refuse what is no run with checkpoints.
-
-    :param folder: given as the run's.
-    :raises ValueError: saying what is missing.
-    """
+    """Refuse what is no run with checkpoints, saying what is missing."""
     if not (folder / CONFIG).is_file():
         raise InvalidValueError(f"resume must be the folder of a run, with its {CONFIG}, got {folder}")
     if not checkpoints_in(folder / CHECKPOINTS):
         raise InvalidValueError(f"resume must be a run with {CHECKPOINTS} to go on from, got {folder}, which has none")
 
 
-def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
-    """Read a run. Nothing is written.
-
-    :param folder: of the run.
-    :param total_timesteps: that it shall make now; ``None`` for what it was to make.
-    :return: the run.
-    :raises ValueError: if it cannot go on, or is finished.
-    """
+def resume_run(folder: Path, total_timesteps: int | None) -> ResumedRun:
+    """Read a run; nothing is written. One that cannot go on, or is finished, is refused."""
     check_run(folder)
-    config, _ = settled(str(folder / CONFIG), {})
+    config, _ = resolve_config(str(folder / CONFIG), {})
     try:
         stored = read_checkpoint(folder / CHECKPOINTS)
     except CheckpointCorruptError as error:
@@ -64,17 +54,17 @@ def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
             f"resume must be a run that is not finished, got {folder}, which has made its "
             f"{stored.document['num_timesteps']:,} steps: --total-timesteps with more goes on"
         )
-    fresh = built_model(config)
+    fresh = build_model(config)
     assert fresh.env is not None
     with warnings.catch_warnings():
         # The report says it.
         warnings.filterwarnings("ignore", "a newer checkpoint was skipped")
         model = load_checkpoint(folder / CHECKPOINTS, fresh.env, device=config.device)
-    then, now = configuration(model), configuration(fresh)
+    before, now = configuration(model), configuration(fresh)
     for name in now:
-        if then.get(name) != now[name]:
+        if before.get(name) != now[name]:
             raise InvalidValueError(f"{name} must be in {folder / CONFIG} as the run was begun, and it is not")
-    return Resumed(config, model, state, total)
+    return ResumedRun(config, model, state, total)
 
 
 def _state(stored: Stored) -> RunState:
@@ -86,21 +76,16 @@ def _state(stored: Stored) -> RunState:
     return state
 
 
-def _total(stored: Stored, given: int | None) -> int:
+def _total(stored: Stored, asked: int | None) -> int:
     planned: int = stored.document["total_timesteps"]
-    if given is None:
+    if asked is None:
         return planned
-    check_integer("total_timesteps", given, minimum=planned, because=", what the run was to make")
-    return given
+    check_integer("total_timesteps", asked, minimum=planned, because=", what the run was to make")
+    return asked
 
 
 def check_alone(options: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Refuse options that a run which goes on has no use for.
-
-    :param options: of the command line.
-    :param defaults: what they are if nothing is said.
-    :raises ValueError: naming the first.
-    """
+    """Refuse options that a run which goes on has no use for."""
     for name, value in options.items():
         if name not in ("resume", "total_timesteps") and value != defaults[name]:
             raise InvalidValueError(f"{name} must be left out with resume, whose {CONFIG} counts, got {str(value)!r}")

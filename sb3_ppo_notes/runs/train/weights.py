@@ -12,11 +12,8 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError
 def count_weights(module: nn.Module, scope: str = "", exclude: str | None = None) -> int:
     """The number of trainable weights, as batch-ppo's ``count_weights`` tells it.
 
-    :param module: a network.
-    :param scope: only of the module of that path, ``"mlp_extractor.policy_net"``; empty for all.
-    :param exclude: a regular expression; weights whose names it matches from their beginning are left out.
-    :return: how many numbers are learned.
-    :raises ValueError: if ``exclude`` is no regular expression.
+    Only of the module at the path ``scope`` (``"mlp_extractor.policy_net"``); without those whose names the regular
+    expression ``exclude`` matches from their beginning.
 
     >>> count_weights(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 64), nn.Linear(64, 2)))
     4610
@@ -25,12 +22,7 @@ def count_weights(module: nn.Module, scope: str = "", exclude: str | None = None
 
 
 def weights_table(module: nn.Module, exclude: str | None = None) -> Table:
-    """One row a module.
-
-    :param module: a network.
-    :param exclude: see :func:`count_weights`.
-    :return: the table, with their sum.
-    """
+    """One row a module, and their sum."""
     table = Table(title="weights" if exclude is None else f"weights, without {exclude}")
     table.add_column("module")
     table.add_column("number", justify="right")

@@ -1,6 +1,5 @@
 """``visualize``: videos of a trained run, and one picture of them all."""
 
-import csv
 import inspect
 import os
 from dataclasses import dataclass, field, replace
@@ -13,14 +12,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, MAX_EPISODE_STEPS
 from sb3_ppo_notes.callbacks.video import Episode, Stage, file_name, render_headless
+from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
+from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
+from sb3_ppo_notes.files import write_csv
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.runs.train.config import ALGORITHMS, RunConfig, settled
 from sb3_ppo_notes.runs.train.folder import CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
-from sb3_ppo_notes.runs.train.model import built_model, check_environment, environment_factory
 from sb3_ppo_notes.runs.visualize.sheet import draw_contact_sheet
 
 
@@ -40,7 +39,7 @@ class Visualize:
     """An episode is cut after so many steps."""
 
     def __call__(self) -> int:
-        """Do it.
+        """Film.
 
         :return: 0.
         :raises ValueError: for an option out of range or a folder that holds no run, before anything is written.
@@ -68,8 +67,8 @@ class Visualize:
     def _film(self, config: RunConfig) -> list[Episode]:
         """All files, in a folder beside their place first: either all of them appear, or none."""
         render_headless()
-        check_environment(config, render=True)
-        model = built_model(_for_one_environment(config))
+        check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
+        model = build_model(_for_one_environment(config))
         load_weights(model, self.logdir / MODEL)
         load_normalizer(model.get_env(), self.logdir / NORMALIZER)
         seed = config.seed + EVALUATION_SEED_OFFSET if self.seed is None else self.seed
@@ -86,7 +85,10 @@ class Visualize:
             draw_contact_sheet(
                 filmed, f"{self.logdir.resolve().name} on {config.env}", Path(beside) / "contact_sheet.png"
             )
-            _write_episodes(filmed, Path(beside) / "episodes.csv")
+            rows = [
+                (n, one.episode_return, one.length, one.is_cut, one.path.name) for n, one in enumerate(filmed, start=1)
+            ]
+            write_csv(Path(beside) / "episodes.csv", ("episode", "return", "length", "is_cut", "file"), rows)
             for path in sorted(Path(beside).iterdir()):
                 os.replace(path, self.outdir / path.name)
         return filmed
@@ -103,12 +105,7 @@ class Visualize:
 
 
 def run_config(logdir: Path) -> RunConfig:
-    """The configuration of a finished run.
-
-    :param logdir: the run's folder.
-    :return: as it was trained.
-    :raises ValueError: if the folder cannot be read or holds no finished run.
-    """
+    """The configuration of the finished run in a folder, as it was trained."""
     if not logdir.is_dir():
         raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which is none")
     for name in (CONFIG, MODEL):
@@ -116,7 +113,7 @@ def run_config(logdir: Path) -> RunConfig:
             runs = sorted(path.parent.name for path in logdir.glob(f"*/{MODEL}"))
             hint = f"; it holds the runs {', '.join(runs)}" if runs else ""
             raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which has no {name}{hint}")
-    return settled(str(logdir / CONFIG), {})[0]
+    return resolve_config(str(logdir / CONFIG), {})[0]
 
 
 def _for_one_environment(config: RunConfig) -> RunConfig:
@@ -127,11 +124,3 @@ def _for_one_environment(config: RunConfig) -> RunConfig:
         n_steps = inspect.signature(ALGORITHMS[config.algo].__init__).parameters["n_steps"].default
     n_steps = config.hyperparameters.get("n_steps", n_steps) * (config.n_envs or 1)
     return replace(config, n_envs=1, hyperparameters=config.hyperparameters | {"n_steps": n_steps})
-
-
-def _write_episodes(episodes: list[Episode], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["episode", "return", "length", "is_cut", "file"])
-        for number, episode in enumerate(episodes, start=1):
-            writer.writerow([number, episode.episode_return, episode.length, episode.is_cut, episode.path.name])

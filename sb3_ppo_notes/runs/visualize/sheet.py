@@ -21,12 +21,9 @@ WIDTH_OF_A_PICTURE = 2.2  # inches
 
 
 def draw_contact_sheet(episodes: Sequence[Episode], title: str, path: Path) -> None:
-    """Draw the first, quarter, half, three-quarter and last frame of an episode, a row each.
+    """Draw the first, quarter, half, three-quarter and last frame of an episode, a row each, at most ``MAX_ROWS``.
 
-    :param episodes: at least one, of which the first ``MAX_ROWS`` are drawn; the frames are read from their files, as a
-        viewer will see them.
-    :param title: above all.
-    :param path: the PNG.
+    The frames are read from their files, as a viewer will see them.
     """
     if len(episodes) > MAX_ROWS:
         title = f"{title}, the first {MAX_ROWS} of {len(episodes)} episodes"
@@ -51,34 +48,24 @@ def draw_contact_sheet(episodes: Sequence[Episode], title: str, path: Path) -> N
 
 
 def steps_of(episode: Episode) -> list[int]:
-    """The steps after which an episode is shown: none, a quarter, a half, three quarters, all.
-
-    :param episode: of any length.
-    :return: five steps, ascending.
-    """
+    """The five steps after which an episode is shown: none, a quarter, a half, three quarters, all."""
     return [episode.length * part // (COLUMNS - 1) for part in range(COLUMNS)]
 
 
 def frames_at(path: Path, indices: Sequence[int]) -> list[np.ndarray]:
-    """Some frames of a video.
-
-    :param path: an mp4.
-    :param indices: which, ascending.
-    :return: ``[height, width, 3]`` each, 0 to 1.
-    :raises ValueError: if the video is shorter.
-    """
+    """Some frames of an mp4, ``[height, width, 3]`` each, 0 to 1; a video that is shorter is refused."""
     chosen = "+".join(f"eq(n\\,{index})" for index in sorted(set(indices)))
     with TemporaryDirectory() as folder:
         ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-vf", f"select={chosen}"]
         # Without passthrough it would fill the gaps between the chosen frames.
         command = [*ffmpeg, "-fps_mode", "passthrough", f"{folder}/%d.png"]
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        found = {
+        frames = {
             index: imread(png)
             for number, index in enumerate(sorted(set(indices)), start=1)
             if (png := Path(folder) / f"{number}.png").exists()
         }
-    if len(found) < len(set(indices)):
+    if len(frames) < len(set(indices)):
         line = " ".join(result.stderr.split()) or "it is shorter"
         raise InvalidValueError(f"{path.name} must have the frames {list(indices)} ({line[:150]})")
-    return [found[index] for index in indices]
+    return [frames[index] for index in indices]

@@ -1,0 +1,215 @@
+"""Plain data as environments and models: for ``train``, ``compare`` and ``bench``, and for tuning."""
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
+
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig
+from sb3_ppo_notes.configs.tuned import is_atari
+from sb3_ppo_notes.configs.values import constructor_arguments, wrap_function
+from sb3_ppo_notes.envs import LeanVecEnv
+from sb3_ppo_notes.envs.errors import is_wrong_call
+from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.recipes import RECIPES
+
+
+def build_model(config: RunConfig) -> NotesOnPolicyAlgorithm:
+    """A model that is ready to learn, with its environments.
+
+    :param config: of the run.
+    :return: NotesPPO or NotesA2C.
+    :raises ValueError: for a value that cannot be, or a package that is not installed; named.
+    """
+    check_environment(config.env, config.env_kwargs, config.env_wrapper)
+    env = _training_environments(config)
+    policy = config.policy
+    if policy is not None:
+        check_policy(policy, env.observation_space)
+    elif config.recipe is None:
+        policy = suggest_policy(env.observation_space)
+    arguments = dict(config.hyperparameters, seed=config.seed, device=config.device)
+    model: NotesOnPolicyAlgorithm = make_model(ALGORITHMS[config.algo], policy, env, arguments, config.recipe)
+    return model
+
+
+def make_model(
+    algorithm: Any, policy: str | None, env: VecEnv, arguments: Mapping[str, Any], recipe: str | None = None
+) -> Any:
+    """A model of any class.
+
+    :param algorithm: SB3's, sb3-contrib's, ours or a user's.
+    :param policy: its name; ``None`` for the recipe's.
+    :param env: to learn in.
+    :param arguments: of the constructor, plain data for :func:`.values.constructor_arguments`.
+    :param recipe: a key of ``RECIPES``, whose values the arguments come on top of; ``None`` for none.
+    :return: the model.
+    :raises ValueError: for a value that cannot be.
+    """
+    arguments = constructor_arguments(arguments)
+    if recipe is None:
+        return algorithm(policy, env, **arguments)
+    return algorithm.from_recipe(recipe, env, **({} if policy is None else {"policy": policy}), **arguments)
+
+
+def normalizer_arguments(normalize: bool | Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Arguments of ``VecNormalize``, with the model's discount: the return whose deviation it takes is discounted.
+
+    :param normalize: whether to normalise, or with which arguments.
+    :param arguments: of the model.
+    :return: ``None`` for no normaliser.
+
+    >>> normalizer_arguments({"norm_obs": False}, {"gamma": 0.9}), normalizer_arguments(False, {})
+    ({'gamma': 0.9, 'norm_obs': False}, None)
+    """
+    if normalize is False:
+        return None
+    gamma = {"gamma": arguments["gamma"]} if "gamma" in arguments else {}
+    return gamma | (dict(normalize) if isinstance(normalize, Mapping) else {})
+
+
+def _training_environments(config: RunConfig) -> VecEnv:
+    env = make_vec_env(
+        config.env,
+        n_envs=config.n_envs or 1,
+        seed=config.seed,
+        wrapper_class=wrap_function(config.env_wrapper),
+        env_kwargs=config.env_kwargs,
+        vec_env_cls=LeanVecEnv,
+    )
+    of_recipe = {} if config.recipe is None else RECIPES[config.recipe].hyperparameters
+    normalize = normalizer_arguments(config.normalize or False, of_recipe | config.hyperparameters)
+    if normalize is not None:
+        env = VecNormalize(env, **normalize)
+    # In rl_zoo3's order: what is stacked is normalised already.
+    return env if config.frame_stack is None else VecFrameStack(env, config.frame_stack)
+
+
+def environment_factory(config: RunConfig, render: bool = False) -> Callable[[], gym.Env]:
+    """How one environment like those of the training is made, without a VecEnv around it.
+
+    :param config: of the run.
+    :param render: whether it shall render pictures.
+    :return: a function; its environment counts raw rewards.
+    """
+    mode = {"render_mode": "rgb_array"} if render else {}
+    wrap = wrap_function(config.env_wrapper)
+
+    def make() -> gym.Env:
+        env = Monitor(gym.make(config.env, **config.env_kwargs | mode))
+        return env if wrap is None else wrap(env)
+
+    return make
+
+
+def check_environment(
+    env: str, env_kwargs: Mapping[str, Any] | None = None, env_wrapper: Any = (), render: bool = False
+) -> spaces.Space[Any]:
+    """Refuse an environment that does not exist, or needs what is not installed.
+
+    :param env: id of a registered environment.
+    :param env_kwargs: its arguments.
+    :param env_wrapper: see :func:`.values.wrap_function`.
+    :param render: whether it will have to render.
+    :return: the space of its observations, not wrapped.
+    :raises ValueError: in one line that says what to do.
+    """
+    kwargs = dict(env_kwargs or {})
+    if is_atari(env) and importlib.util.find_spec("ale_py") is not None:
+        gym.register_envs(importlib.import_module("ale_py"))
+    elif is_atari(env):
+        raise InvalidValueError(needs(env, "gymnasium[atari]"))
+    if "atari_wrappers" in str(env_wrapper) and importlib.util.find_spec("cv2") is None:
+        raise InvalidValueError(needs(env, "opencv-python"))
+    try:
+        made = make_env(gym.make(env, **kwargs), verbose=0)
+        made.close()
+        if render:
+            _check_rendering(env, kwargs)
+    except gym.error.DependencyNotInstalled as error:
+        package = re.search(r"gymnasium\[[\w-]+\]", str(error))
+        if package is None:
+            raise
+        raise InvalidValueError(needs(env, package.group())) from error
+    except gym.error.NameNotFound:
+        make_env(env, verbose=0)  # refuses it with a suggestion
+        raise
+    except TypeError as error:
+        if not kwargs or not is_wrong_call(error):
+            raise
+        raise InvalidValueError(
+            f"env_kwargs must be arguments of {env}, got {kwargs} ({error.__cause__ or error})"
+        ) from error
+    wrap_function(list(env_wrapper) if isinstance(env_wrapper, tuple) else env_wrapper)
+    space: spaces.Space[Any] = made.observation_space
+    return space
+
+
+def _check_rendering(env: str, kwargs: dict[str, Any]) -> None:
+    """Draw one picture. Renderers have errors of many kinds, and some come with the first picture only."""
+    made = gym.make(env, **kwargs | {"render_mode": "rgb_array"})
+    made.reset()
+    try:
+        made.render()
+    except gym.error.DependencyNotInstalled:
+        raise
+    except Exception as error:
+        if "mujoco" not in type(error).__module__:
+            raise
+        raise InvalidValueError(
+            f"env {env!r} cannot be rendered here: {' '.join(str(error).split())} "
+            "(without a display MuJoCo wants MUJOCO_GL=egl or osmesa)"
+        ) from error
+    made.close()
+
+
+def needs(env: str, package: str) -> str:
+    """The one line about a package that is missing.
+
+    :param env: which environment needs it.
+    :param package: as pip knows it.
+    :return: what to do.
+    """
+    return f"env {env!r} needs a package that is not installed: pip install {package!r}"
+
+
+def suggest_policy(space: spaces.Space[Any]) -> str:
+    """The policy that fits observations.
+
+    :param space: of the observations.
+    :return: its name.
+
+    >>> suggest_policy(spaces.Box(0.0, 1.0, (4,)))
+    'MlpPolicy'
+    """
+    if isinstance(space, spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
+
+
+def check_policy(policy: str, space: spaces.Space[Any]) -> None:
+    """Refuse a policy that cannot see.
+
+    :param policy: its name.
+    :param space: of the observations.
+    :raises ValueError: if it is for other observations.
+    """
+    is_fitting = {
+        "Multi": isinstance(space, spaces.Dict),
+        # With normalize_images=False they are numbers between 0 and 1.
+        "Cnn": is_image_space(space, normalized_image=True),
+        "Mlp": not isinstance(space, spaces.Dict),
+    }
+    kind = next((kind for kind in is_fitting if policy.startswith(kind)), None)
+    if kind is not None and not is_fitting[kind]:
+        raise InvalidValueError(f"policy must be one for observations of {space}, got {policy!r}")
