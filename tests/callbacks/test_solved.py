@@ -6,7 +6,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import StopWhenSolved
-from sb3_ppo_notes.callbacks.solved import stated_threshold
+from sb3_ppo_notes.callbacks.stopping import stated_threshold
 from tests.callbacks.counting import CountingEnv, counting, equal_parameters
 
 SIZES = dict(n_steps=8, device="cpu", seed=3)
