@@ -35,7 +35,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
-from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
+from sb3_ppo_notes.policies.masks import METHOD, collect_masks
 from sb3_ppo_notes.rollouts.pausing import is_stopping
 
 #: An id, a function that makes one environment, or a VecEnv.
@@ -244,7 +244,7 @@ class MaskedPredictor:
         :param kwargs: as the model's ``predict``.
         :return: both.
         """
-        masks = gathered_masks(self._env)
+        masks = collect_masks(self._env)
         result: tuple[np.ndarray, Any] = self._model.predict(observation, *args, action_masks=masks, **kwargs)
         return result
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch as th
+from sb3_ppo_notes.engine.stacks import towers_of
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.engine import recorded
-from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.kernels import dense, lstm
 from sb3_ppo_notes.kernels.dense import Stack
 from tests import environments

@@ -80,7 +80,7 @@ def cut(monkeypatch):
     """Run a command that a signal cuts."""
 
     def run(at, command, number=signal.SIGTERM):
-        own = train._asked_for
+        own = train._optional_callbacks
         with monkeypatch.context() as patch:
             patch.setattr(train, "_asked_for", lambda *arguments: [*own(*arguments), SignalAt(at, number)])
             return command()

@@ -162,7 +162,7 @@ class EvaluateAtMarks(BaseCallback):
         self.model.between_steps.append(self._between_steps)  # type: ignore[attr-defined]
 
     def _between_steps(self) -> bool:
-        if not self._on_step():  # what a signal ended in the run that is gone on with
+        if not self._on_step():  # the evaluation that a signal cut short in the run that this one resumes
             return False
         self.control.count(self.num_timesteps)
         if self.num_timesteps >= self.run.total_timesteps:

@@ -96,12 +96,12 @@ class Evaluation(BaseCallback):
     @property
     def results(self) -> list[Result]:
         """One an evaluation, the newest last."""
-        found: list[list[tuple[int, int, float, int]]] = []
+        results: list[list[tuple[int, int, float, int]]] = []
         for row in self._rows:
             if row[1] == 1:
-                found.append([])
-            found[-1].append(row)
-        return [_result(rows) for rows in found]
+                results.append([])
+            results[-1].append(row)
+        return [_result(rows) for rows in results]
 
     def close(self) -> None:
         """Close its environment."""
