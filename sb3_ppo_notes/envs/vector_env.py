@@ -59,7 +59,7 @@ class GymnasiumVecEnv(VecEnv):
         self.env = env
         self._reset_by_mask = resets_by_mask(env, reset_mask)
         self._layout = _Layout(env.single_observation_space)
-        self._begin, self._finish = _halves_of_a_step(env)
+        self._begin, self._finish = _step_halves(env)
         self._pending = False
         self._actions: Any = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
@@ -310,7 +310,7 @@ def make_gymnasium_vec(
     return vec_env
 
 
-def _halves_of_a_step(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Callable[[], Any] | None]:
+def _step_halves(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Callable[[], Any] | None]:
     """What begins a step and what waits for it, where an environment can do both; a wrapper has neither."""
     if isinstance(env, AsyncVectorEnv):
         return env.step_async, env.step_wait
