@@ -300,3 +300,12 @@ def _glossary() -> str:
             yield f'<tr data-words="{escaped(found_by)}">{cells}<td>{escaped(term.symbol)}</td><td>{link}</td></tr>'
 
     return _table([*LANGUAGE_NAMES.values(), "symbol", "note"], rows())
+
+
+def markdown_table() -> str:
+    """The questions with the notes' names, for ``docs/read.md``.
+
+    :return: Markdown.
+    """
+    rows = [f"| {note.question} | `{name}` |" for name, note in NOTES.items()]
+    return "\n".join(["| you ask | the note |", "|---|---|", *rows])
