@@ -25,7 +25,6 @@ MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
 FILES = "tests/parity/test_files.py::"
 LSTM = "tests/kernels/test_lstm.py::"
-DENSE = "tests/kernels/test_dense.py::"
 SCRIPT = "tests/engine/test_script.py::"
 SCRIPTED = "tests/engine/test_recorded.py::"
 WATCHING = "tests/algorithms/test_watching.py::"
@@ -1119,27 +1118,6 @@ MUTANTS = [
         "            eager.source = self._sources\n",
         "            eager.source = ()\n",
         SCRIPTED + "test_a_formula_that_was_replaced_is_asked",
-    ),
-    Mutant(
-        "a layer on a memory forgets its bias (C)",
-        "kernels/_lstm_kernel.h",
-        "memcpy(y[row], layer->b, sizeof(float) * M);",
-        "memset(y[row], 0, sizeof(float) * M);",
-        DENSE + "test_it_is_pytorchs_there_and_back",
-    ),
-    Mutant(
-        "a layer on a memory has a straight activation on the way back (C)",
-        "kernels/_lstm_kernel.h",
-        "const VEC tanh = slope * (1.0f - output * output);",
-        "const VEC tanh = slope;",
-        DENSE + "test_it_is_pytorchs_there_and_back",
-    ),
-    Mutant(
-        "the layers on a memory are taken in the wrong order",
-        "kernels/lstm_sequences.py",
-        "d_layers = [*d_own, *d_layers]",
-        "d_layers = [*d_layers, *d_own]",
-        DENSE + "test_gradients_on_a_memory_are_those_without_it",
     ),
     Mutant(
         "a learning rate of 0 refused",

@@ -53,7 +53,9 @@ th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; 
 .equation { padding: .5rem .8rem; margin: .4rem 0; background: var(--sheet); border-left: .2rem solid var(--line); }
 .equation p { margin: .25rem 0; white-space: nowrap; }
 .said { color: var(--said); white-space: normal; }
-math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", math; font-size: 1.08em; }
+/* One of them comes with macOS, Windows and most Linux desktops: without such a font indices are not lowered. */
+math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", "Libertinus Math",
+  math; font-size: 1.08em; }
 math { margin-right: 1.2em; } figure { margin: 1rem 0; } svg text { font-family: system-ui, sans-serif; }
 svg.plot { display: block; width: 100%; max-width: 36rem; height: auto; } code { overflow-wrap: anywhere; }
 pre, code { font: .84rem/1.45 ui-monospace, "SF Mono", Consolas, "DejaVu Sans Mono", monospace; }

@@ -367,6 +367,14 @@ def test_many_short_sequences_are_pack_sequences_in_no_time():
     assert lanes.max() + 1 < 0.6 * len(lengths)
 
 
+def test_a_remember_of_the_users_own_is_called_as_ever():
+    model = small()
+    original, calls = model.policy.remember, []
+    model.policy.remember = lambda features, recurrence: calls.append(0) or original(features, recurrence)
+    model.learn(64)
+    assert calls
+
+
 @pytest.mark.parametrize("name", ["batch_first", "bidirectional", "proj_size"])
 def test_memory_options_that_would_change_shapes_are_refused(name):
     small(policy_kwargs=dict(lstm_kwargs={name: 0 if name == "proj_size" else False}))
