@@ -93,13 +93,13 @@ def _value(node: ast.expr) -> Any:
         case ast.Attribute(value=ast.Name(id="nn"), attr=name) if name in ACTIVATIONS:
             return name
         case ast.Attribute(value=ast.Attribute(value=ast.Name(id="nn" | "th" | "torch")), attr=name):
-            return _named(name)
+            return _class_name(name)
         case ast.Name(id=name):
-            return _named(name)
+            return _class_name(name)
     raise ValueError("neither a literal nor a known name")
 
 
-def _named(name: str) -> str:
+def _class_name(name: str) -> str:
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown name {name}")
     return name
