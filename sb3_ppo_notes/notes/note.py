@@ -35,9 +35,9 @@ import numpy as np
 import torch as th
 from matplotlib.figure import Figure
 
+from sb3_ppo_notes.charts import INK
+
 LANGUAGES = ("en", "ja", "fr", "ko")
-#: Drawn where the page's own ink belongs: black on a light page, white on a dark one.
-INK = "#1c1f23"
 STYLE: Any = {
     "axes.edgecolor": INK,
     "axes.facecolor": "none",

@@ -17,7 +17,7 @@ from sb3_ppo_notes.pages import escaped
 Target = tuple[str, str]
 STYLE = """
 body { max-width: 84rem; }
-nav.bar { font-size: .92rem; color: var(--pale); margin: .2rem 0 1rem; }
+nav.bar { display: block; font-size: .92rem; color: var(--pale); margin: .2rem 0 1rem; }
 .section { display: grid; grid-template-columns: minmax(0, 27rem) minmax(0, 1fr); gap: 0 1.4rem;
   align-items: start;
   border-top: 1px solid var(--line); padding: .8rem 0; }

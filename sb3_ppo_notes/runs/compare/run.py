@@ -23,11 +23,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import files
-from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, BoundedEpisodes, MaskedPredictor, play_episodes
-from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    BoundedEpisodes,
+    MaskedPredictor,
+    play_episodes,
+    with_frozen_normalizers,
+)
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
+from sb3_ppo_notes.policies.masks import METHOD, collect_masks
 from sb3_ppo_notes.runs.charts import Curve, episodes_of
 from sb3_ppo_notes.runs.compare.arms import Arm
 from sb3_ppo_notes.runs.compare.models import Settings, always_masks, build, environments
@@ -198,7 +203,7 @@ def _random_policy(run: Run) -> dict[str, Any]:
     has_masks = isinstance(env.action_space, spaces.Discrete) and env.has_attr(METHOD)
     returns: list[float] = []
     while len(returns) < run.n_eval_episodes:
-        allowed = np.flatnonzero(gathered_masks(env)[0]) if has_masks else None
+        allowed = np.flatnonzero(collect_masks(env)[0]) if has_masks else None
         action = env.action_space.sample() if allowed is None else generator.choice(allowed)
         _, _, _, infos = env.step(np.array([action]))
         returns += [float(info["episode"]["r"]) for info in infos if "episode" in info]

@@ -10,8 +10,13 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError, evaluate_episodes
-from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    EvaluationStoppedError,
+    evaluate_episodes,
+    own_environment,
+    synchronize_normalizers,
+)
 from sb3_ppo_notes.files import write_csv
 from sb3_ppo_notes.runs.train.folder import EVALUATIONS, save_model
 
