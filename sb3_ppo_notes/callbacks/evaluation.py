@@ -46,7 +46,7 @@ EVALUATION_SEED_OFFSET = 10_000
 MAX_EPISODE_STEPS = 10_000
 #: Attributes of environments that have one: Gymnasium's TimeLimit, and ALE, which ends a game after 108,000 frames.
 TIME_LIMITS = ("_max_episode_steps", "ale")
-#: What is said of an episode that was cut.
+#: Said of an episode that was cut.
 CUT = (
     f"cut after MAX_EPISODE_STEPS = {MAX_EPISODE_STEPS:,} steps (sb3_ppo_notes.callbacks): the environment has no time "
     "limit, and gets one by gymnasium.wrappers.TimeLimit, or by max_episode_steps where it is registered"
@@ -139,7 +139,7 @@ def evaluate_episodes(
     :return: ``n_episodes`` of them.
     :raises EvaluationStoppedError: if the process was asked to stop.
     """
-    with untouched_generators():
+    with preserve_generators():
         return play_episodes(predictor(model, env) if masks else model, env, n_episodes, is_stopping)
 
 
@@ -159,7 +159,7 @@ class MaskableEvalCallback(EvalCallback):
     and the training; a resumed run begins with that evaluation, in other episodes.
     """
 
-    #: Whether a signal has ended an evaluation.
+    #: A signal has ended an evaluation.
     _is_due: bool = False
 
     def _on_training_start(self) -> None:
@@ -173,8 +173,8 @@ class MaskableEvalCallback(EvalCallback):
         model, env = self.model, self.eval_env
         if model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, env)
-        self.model, self.eval_env = _Synchronized(_masked(model, env)), BoundedEpisodes(env)  # type: ignore[assignment]
-        restore = remembered_generators()
+        self.model, self.eval_env = _Synchronized(_with_masks(model, env)), BoundedEpisodes(env)  # type: ignore[assignment]
+        restore = remember_generators()
         self._is_due = False
         try:
             return super()._on_step()
@@ -192,11 +192,11 @@ class MaskableEvalCallback(EvalCallback):
         :param model: trained with or without masks.
         :return: both; reward units.
         """
-        episodes = play_episodes(_masked(model, self.eval_env), self.eval_env, self.n_eval_episodes)
+        episodes = play_episodes(_with_masks(model, self.eval_env), self.eval_env, self.n_eval_episodes)
         return episodes.mean_return, episodes.std_return
 
 
-def _masked(model: Any, env: VecEnv) -> Any:
+def _with_masks(model: Any, env: VecEnv) -> Any:
     return MaskedPredictor(model, env) if env.has_attr(METHOD) else model
 
 
@@ -339,20 +339,20 @@ class BoundedEpisodes(VecEnvWrapper):
 
 
 @contextmanager
-def untouched_generators() -> Iterator[None]:
+def preserve_generators() -> Iterator[None]:
     """Give Python's, NumPy's and torch's global generators back as they were.
 
     An environment may draw from them, and SB3 seeds a VecEnv without a seed from NumPy's: the next minibatches of the
     training would then be others.
     """
-    restore = remembered_generators()
+    restore = remember_generators()
     try:
         yield
     finally:
         restore()
 
 
-def remembered_generators() -> Callable[[], None]:
+def remember_generators() -> Callable[[], None]:
     """A function that puts Python's, NumPy's and torch's global generators back to where they are now."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the generator that SB3 uses)
     cpu, cuda = th.get_rng_state(), th.cuda.get_rng_state_all() if th.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
@@ -383,10 +383,10 @@ def own_environment(env: Environment, training_env: VecEnv, seed: int, n_envs: i
     :raises ValueError: if the policy would see something else there than in training.
     """
     if isinstance(env, VecEnv):
-        own = _frozen(env, training_env)
+        own = _freeze(env, training_env)
     elif isinstance(env, str) or callable(env):
-        with untouched_generators():
-            own = _wrapped_like(DummyVecEnv([lambda: _monitored(env)] * n_envs), training_env)
+        with preserve_generators():
+            own = _wrap_like(DummyVecEnv([lambda: _with_monitor(env)] * n_envs), training_env)
     else:
         raise InvalidTypeError(f"env must be an id, a function that makes an environment, or a VecEnv, got {env!r}")
     if own.observation_space != training_env.observation_space or own.action_space != training_env.action_space:
@@ -409,7 +409,7 @@ def with_frozen_normalizers(env: VecEnv, training_env: VecEnv | None) -> VecEnv:
     if training_env is None:
         return env
     for wrapper in _normalizers(training_env):
-        env = _frozen_copy(wrapper, env)
+        env = _copy_frozen(wrapper, env)
     synchronize_normalizers(training_env, env)
     return env
 
@@ -430,7 +430,7 @@ def synchronize_normalizers(training_env: VecEnv, env: VecEnv) -> None:
                 own.obs_rms = deepcopy(theirs.obs_rms)
 
 
-def _monitored(env: str | Callable[[], gym.Env]) -> gym.Env:
+def _with_monitor(env: str | Callable[[], gym.Env]) -> gym.Env:
     made = gym.make(env) if isinstance(env, str) else env()
     # The Monitor belongs under wrappers that change rewards; whoever gives a function may have put it there.
     return made if is_wrapped(made, Monitor) else Monitor(made)
@@ -449,11 +449,11 @@ def _wrappers(env: VecEnv) -> list[VecEnvWrapper]:
     return wrappers[::-1]
 
 
-def _wrapped_like(env: VecEnv, training_env: VecEnv) -> VecEnv:
+def _wrap_like(env: VecEnv, training_env: VecEnv) -> VecEnv:
     """The wrappers that shape observations, in the training's order. Those of rewards are left out: raw returns."""
     for wrapper in _wrappers(training_env):
         if isinstance(wrapper, VecNormalize | StreamingNormalize):
-            env = _frozen_copy(wrapper, env)
+            env = _copy_frozen(wrapper, env)
         elif isinstance(wrapper, VecFrameStack):
             env = VecFrameStack(env, wrapper.stacked_obs.n_stack, _channels_order(wrapper.stacked_obs))
         elif isinstance(wrapper, VecTransposeImage):
@@ -467,7 +467,7 @@ def _channels_order(stacked: StackedObservations[Any]) -> Any:
     return "first" if stacked.channels_first else "last"
 
 
-def _frozen(env: VecEnv, training_env: VecEnv) -> VecEnv:
+def _freeze(env: VecEnv, training_env: VecEnv) -> VecEnv:
     theirs = _normalizers(training_env)
     if not _normalizers(env):
         env = with_frozen_normalizers(env, training_env)
@@ -483,7 +483,7 @@ def _frozen(env: VecEnv, training_env: VecEnv) -> VecEnv:
     return VecTransposeImage(env) if is_transposed else env
 
 
-def _frozen_copy(wrapper: VecNormalize | StreamingNormalize, env: VecEnv) -> VecEnv:
+def _copy_frozen(wrapper: VecNormalize | StreamingNormalize, env: VecEnv) -> VecEnv:
     if isinstance(wrapper, StreamingNormalize):
         return StreamingNormalize(env, wrapper.clip_observation, wrapper.clip_reward, training=False)
     return VecNormalize(

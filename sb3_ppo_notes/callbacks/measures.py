@@ -109,7 +109,7 @@ class Layer(NamedTuple):
 
 
 @contextmanager
-def watched_layers(policy: nn.Module) -> Iterator[list[Layer]]:
+def record_layers(policy: nn.Module) -> Iterator[list[Layer]]:
     """A list that grows by one entry a layer and call while this is open. The hooks are gone afterwards."""
     layers: list[Layer] = []
 
@@ -140,7 +140,7 @@ def network_measures(probe: Probe) -> Measures:
     policy: Any = probe.policy
     is_training = policy.training
     policy.set_training_mode(False)
-    with th.no_grad(), watched_layers(policy) as layers:
+    with th.no_grad(), record_layers(policy) as layers:
         latent = latents(policy, probe.states.observations, probe.states.recurrence).pi
     policy.set_training_mode(is_training)
     if not layers:

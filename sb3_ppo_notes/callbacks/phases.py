@@ -14,8 +14,8 @@ from sb3_ppo_notes.callbacks.evaluation import (
     FinishedEpisodes,
     own_environment,
     predictor,
+    preserve_generators,
     synchronize_normalizers,
-    untouched_generators,
 )
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_flag, check_integer
 from sb3_ppo_notes.rollouts.pausing import is_stopping
@@ -246,7 +246,7 @@ class PhasesCallback(BaseCallback):
         before, n_reported = deepcopy(self.loop.get_state()), len(self._reported)
         end = self.loop.step + phase.steps
         model = predictor(self.model, env)
-        with untouched_generators():
+        with preserve_generators():
             synchronize_normalizers(self.training_env, env)
             # Anew each time: one that is made again after a signal shall be of the same episodes.
             env.seed((self._seed + self.loop.step) % 2**32)

@@ -56,7 +56,7 @@ class StopWhenSolved(BaseCallback):
         self.threshold = threshold
         self.n_episodes = n_episodes
         self.every = every
-        #: Whether the threshold was reached.
+        #: The threshold was reached.
         self.is_solved = False
         self._env, self._seed = env, seed
         self._own_env: VecEnv | None = None
@@ -66,7 +66,7 @@ class StopWhenSolved(BaseCallback):
         self.is_solved = False
         self._returns.clear()
         self._finished = FinishedEpisodes(self.training_env)
-        self._threshold = stated_threshold(self.training_env) if self.threshold is None else float(self.threshold)
+        self._threshold = spec_threshold(self.training_env) if self.threshold is None else float(self.threshold)
         if self._env is not None and self._own_env is None:
             self._own_env = own_environment(self._env, self.training_env, self._seed)
         self._last_count = self.num_timesteps // self.every
@@ -136,7 +136,7 @@ class StopWhenAllSucceeded(BaseCallback):
         return False
 
 
-def stated_threshold(env: VecEnv) -> float:
+def spec_threshold(env: VecEnv) -> float:
     """The return at which an environment's own spec calls it solved."""
     spec = env.get_attr("spec")[0]
     threshold = getattr(spec, "reward_threshold", None)

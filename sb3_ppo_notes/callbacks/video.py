@@ -23,8 +23,8 @@ from sb3_ppo_notes.callbacks.evaluation import (
     MAX_EPISODE_STEPS,
     own_environment,
     predictor,
+    preserve_generators,
     synchronize_normalizers,
-    untouched_generators,
 )
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 
@@ -88,7 +88,7 @@ class VideoCallback(BaseCallback):
         self.n_episodes = n_episodes
         self.max_steps = max_steps
         self.run = run or f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
-        #: What was filmed so far, the oldest first.
+        #: Films so far, the oldest first.
         self.episodes: list[Episode] = []
         self._env, self._seed = env, seed
         self._stage: Stage | None = None
@@ -142,14 +142,14 @@ class Stage:
         #: The environment's id, or the name of its class.
         self.name: str = spec.id if spec is not None else type(self._filmed.unwrapped).__name__
         self.fps = float(self._filmed.metadata.get("render_fps") or 30)
-        with untouched_generators():
+        with preserve_generators():
             self.env.reset()
             self._filmed.picture()  # to find out now whether it can
 
     def _set_up(self) -> None:
-        self.env = own_environment(self._made, self._training_env, self._seed)
+        self.env = own_environment(self._make_env, self._training_env, self._seed)
 
-    def _made(self) -> gym.Env:
+    def _make_env(self) -> gym.Env:
         make = self._make
         made = gym.make(make, render_mode="rgb_array") if isinstance(make, str) else make()
         if made.render_mode != "rgb_array":
@@ -159,15 +159,15 @@ class Stage:
 
     def film(self, model: BaseAlgorithm, path: Path, seed: int, max_steps: int = MAX_EPISODE_STEPS) -> Episode:
         """Film one episode of the deterministic policy, cut after ``max_steps``; nothing of the model changes."""
-        with untouched_generators(), video_file(path, self.fps) as add_frame:
-            episode = self._played(model, path, seed, max_steps, add_frame)
+        with preserve_generators(), video_file(path, self.fps) as add_frame:
+            episode = self._play(model, path, seed, max_steps, add_frame)
         if episode.is_cut:
             # Atari's wrapper goes on with an unfinished game after a reset; a new environment does not.
             self.env.close()
             self._set_up()
         return episode
 
-    def _played(
+    def _play(
         self, model: BaseAlgorithm, path: Path, seed: int, max_steps: int, add_frame: Callable[[np.ndarray], None]
     ) -> Episode:
         env, acting, filmed = self.env, predictor(model, self.env), self._filmed

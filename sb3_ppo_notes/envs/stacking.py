@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
 
-def stacked(observations: Sequence[Any], space: spaces.Space[Any]) -> VecEnvObs:
+def stack_observations(observations: Sequence[Any], space: spaces.Space[Any]) -> VecEnvObs:
     """Observations of single environments as a batch ``[B, ...]``, or a dict or tuple of such arrays."""
     check_shapes_of_observations(observations, space)
     if isinstance(space, spaces.Dict):

@@ -12,7 +12,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_ppo_notes.envs.restarts import RestartBudget
-from sb3_ppo_notes.envs.stacking import stacked
+from sb3_ppo_notes.envs.stacking import stack_observations
 from sb3_ppo_notes.envs.worker_errors import EnvWorkerError
 from sb3_ppo_notes.envs.workers import Limits, Worker, stop
 from sb3_ppo_notes.formulas.checks import (
@@ -92,17 +92,17 @@ class SupervisedVecEnv(VecEnv):
         self._set_attributes: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         self._last_observations: list[Any] = [None] * n_envs
         self._first_seeds: list[int | None] = [None] * n_envs
-        self._begun_anew: dict[int, tuple[Any, dict[str, Any], EnvWorkerError]] = {}
+        self._replacements: dict[int, tuple[Any, dict[str, Any], EnvWorkerError]] = {}
         try:
             for index in range(n_envs):
-                self._workers.append(self._started(index))
+                self._workers.append(self._start_worker(index))
             (observation_space, action_space), *_ = [worker.receive() for worker in self._workers]
             super().__init__(n_envs, observation_space, action_space)
         except BaseException:
             self.close()
             raise
 
-    def _started(self, index: int) -> Worker:
+    def _start_worker(self, index: int) -> Worker:
         return Worker(self._context, index, self.env_fns[index], self.limits)
 
     def reset(self) -> VecEnvObs:
@@ -117,14 +117,14 @@ class SupervisedVecEnv(VecEnv):
                     raise broken[index]
                 results.append(self._workers[index].receive())
             except EnvWorkerError as error:
-                results.append(self._built_anew(index, error, self._seeds[index], self._options[index]))
+                results.append(self._rebuild(index, error, self._seeds[index], self._options[index]))
         self._first_seeds = [
             new if new is not None else old for new, old in zip(self._seeds, self._first_seeds, strict=True)
         ]
         self._reset_seeds()
         self._reset_options()
         self._last_observations, self.reset_infos = [list(column) for column in zip(*results, strict=True)]
-        return stacked(self._last_observations, self.observation_space)
+        return stack_observations(self._last_observations, self.observation_space)
 
     def _drop_step(self) -> dict[int, EnvWorkerError]:
         """Read the answers that nobody wants any more; what broke meanwhile, by environment."""
@@ -138,7 +138,7 @@ class SupervisedVecEnv(VecEnv):
                 if error.kind is None:
                     broken[worker.index] = error
         self.waiting = False
-        self._begun_anew.clear()
+        self._replacements.clear()
         return broken
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -147,7 +147,7 @@ class SupervisedVecEnv(VecEnv):
             raise InvalidValueError(f"actions must be one for each of {self.num_envs} environments, got {len(actions)}")
         for index, (worker, action) in enumerate(zip(self._workers, actions, strict=True)):
             # An environment that has just begun anew has nothing to do with an action for the lost one.
-            if index not in self._begun_anew:
+            if index not in self._replacements:
                 worker.send("step", action)
         self.waiting = True
 
@@ -158,30 +158,30 @@ class SupervisedVecEnv(VecEnv):
         results = []
         for index in range(self.num_envs):
             try:
-                if index not in self._begun_anew:
+                if index not in self._replacements:
                     results.append(self._workers[index].receive())
                     continue
             except EnvWorkerError as error:
-                self._begin_anew(index, error)
+                self._replace(index, error)
             results.append(self._end_of_lost_episode(index))
         self.waiting = False
         observations, rewards, dones, infos, reset_infos = (list(column) for column in zip(*results, strict=True))
         self.reset_infos, self._last_observations = reset_infos, observations
-        return stacked(observations, self.observation_space), np.stack(rewards), np.stack(dones), infos
+        return stack_observations(observations, self.observation_space), np.stack(rewards), np.stack(dones), infos
 
     # -- what breaks ------------------------------------------------------------------------------------------
 
-    def _begin_anew(self, index: int, error: EnvWorkerError) -> None:
+    def _replace(self, index: int, error: EnvWorkerError) -> None:
         """Replace a broken environment; its first observation is kept until the lost episode has been ended."""
         seed = self._first_seeds[index]
         if seed is not None:
             # Another one than the lost environment's: with the same it might run into the same fault for ever.
             seed = int(np.random.SeedSequence((seed, self.restarts + 1)).generate_state(1)[0])
-        observation, info = self._built_anew(index, error, seed, {})
-        self._begun_anew[index] = observation, info, error
+        observation, info = self._rebuild(index, error, seed, {})
+        self._replacements[index] = observation, info, error
 
     def _end_of_lost_episode(self, index: int) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
-        observation, reset_info, error = self._begun_anew.pop(index)
+        observation, reset_info, error = self._replacements.pop(index)
         info = {
             "env_restarted": True,
             "env_error": str(error),
@@ -190,14 +190,14 @@ class SupervisedVecEnv(VecEnv):
         }
         return observation, 0.0, True, info, reset_info
 
-    def _built_anew(self, index: int, error: EnvWorkerError, seed: int | None, options: Any) -> Any:
+    def _rebuild(self, index: int, error: EnvWorkerError, seed: int | None, options: Any) -> Any:
         """First observation and info of an environment that takes a broken one's place."""
         pause = FIRST_PAUSE
         while True:
             self._spend_restart(index, error)
             self._workers[index].kill()
             try:
-                worker = self._workers[index] = self._started(index)
+                worker = self._workers[index] = self._start_worker(index)
                 worker.receive()
                 for name, value in self._set_attributes[index].items():
                     worker.call("set_attr", (name, value))
@@ -219,7 +219,7 @@ class SupervisedVecEnv(VecEnv):
 
     @property
     def restarts(self) -> int:
-        """How many times an environment has been built anew so far."""
+        """Environments built anew so far."""
         return self.budget.total
 
     def _end(self, error: EnvWorkerError) -> NoReturn:
@@ -257,7 +257,7 @@ class SupervisedVecEnv(VecEnv):
                     # The environment refused, and is as well as before. The others' answers are still to be read.
                     failure = failure or error
                     continue
-                self._begin_anew(index, error)
+                self._replace(index, error)
                 answers.append(self._workers[index].call(command, data))
         if failure is not None:
             raise failure

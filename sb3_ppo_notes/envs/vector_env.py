@@ -59,7 +59,7 @@ class GymnasiumVecEnv(VecEnv):
         self.env = env
         self._reset_by_mask = resets_by_mask(env, reset_mask)
         self._layout = _Layout(env.single_observation_space)
-        self._begin, self._finish = _halves_of_a_step(env)
+        self._begin, self._finish = _step_halves(env)
         self._pending = False
         self._actions: Any = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
@@ -310,8 +310,8 @@ def make_gymnasium_vec(
     return vec_env
 
 
-def _halves_of_a_step(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Callable[[], Any] | None]:
-    """What begins a step and what waits for it, where an environment can do both; a wrapper has neither."""
+def _step_halves(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Callable[[], Any] | None]:
+    """Functions that begin a step and that wait for it, where an environment has both; a wrapper has neither."""
     if isinstance(env, AsyncVectorEnv):
         return env.step_async, env.step_wait
     if is_envpool(env) or is_atari(env):
@@ -320,7 +320,7 @@ def _halves_of_a_step(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Cal
 
 
 class _Layout:
-    """How a batch of observations is made of arrays: of one, or of one for each part of a Dict or Tuple space."""
+    """The arrays of a batch of observations: one, or one for each part of a Dict or Tuple space."""
 
     def __init__(self, space: spaces.Space[Any]):
         # Asked once: isinstance() of a Dict space costs as much as a copy of eight observations.

@@ -62,13 +62,13 @@ class WorkerTraceback(Exception):
         return f"\n\n{self.text}"
 
 
-def raised_in_worker(index: int, doing: str, kind: str, text: str, traceback: str) -> EnvWorkerError:
+def exception_error(index: int, doing: str, kind: str, text: str, traceback: str) -> EnvWorkerError:
     """The error of an environment that raised."""
     line = " ".join(text.split())
     return EnvWorkerError(f"environment {index} raised {kind} in {doing}: {line}", index, traceback, kind=kind)
 
 
-def died(index: int, doing: str, exitcode: int | None) -> EnvWorkerError:
+def death_error(index: int, doing: str, exitcode: int | None) -> EnvWorkerError:
     """The error of an environment whose process has ended, by a code that may not be known."""
     what = f"exited with code {exitcode}"
     if exitcode is None:
@@ -80,14 +80,14 @@ def died(index: int, doing: str, exitcode: int | None) -> EnvWorkerError:
     return EnvWorkerError(f"environment {index}: its process {what} in {doing}", index, None, exitcode)
 
 
-def too_late(index: int, doing: str, seconds: float, argument: str) -> EnvWorkerTimeoutError:
+def timeout_error(index: int, doing: str, seconds: float, argument: str) -> EnvWorkerTimeoutError:
     """The error of an environment that does not answer; ``argument`` is the limit's name."""
     return EnvWorkerTimeoutError(
         f"environment {index} did not answer {doing} within {argument}={seconds:g} s; its process was killed", index
     )
 
 
-def unreadable(index: int, doing: str, error: Exception) -> EnvWorkerError:
+def unreadable_error(index: int, doing: str, error: Exception) -> EnvWorkerError:
     """The error of an environment whose answer cannot be unpickled here."""
     kind = type(error).__name__
     return EnvWorkerError(

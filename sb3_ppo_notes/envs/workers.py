@@ -16,7 +16,13 @@ from weakref import WeakSet
 import gymnasium as gym
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
-from sb3_ppo_notes.envs.worker_errors import EnvWorkerError, died, raised_in_worker, too_late, unreadable
+from sb3_ppo_notes.envs.worker_errors import (
+    EnvWorkerError,
+    death_error,
+    exception_error,
+    timeout_error,
+    unreadable_error,
+)
 from sb3_ppo_notes.envs.worker_process import RAISED, RESETTING, serve
 
 #: Seconds between two looks at whether a silent process is still alive.
@@ -74,7 +80,7 @@ class Worker:
         self._expect("the constructor", "build")
 
     def _expect(self, doing: str, command: str) -> None:
-        #: Whether an answer is still to come.
+        #: An answer is still to come.
         self.owes = True
         self.doing = doing
         self.argument, self.seconds = self.limits.of(command)
@@ -111,10 +117,10 @@ class Worker:
                 raise self._death() from None
             except Exception as error:
                 self.owes = False
-                raise unreadable(self.index, self.doing, error) from error
+                raise unreadable_error(self.index, self.doing, error) from error
             self.owes = kind == RESETTING
             if kind == RAISED:
-                raise raised_in_worker(self.index, self.doing, *value)
+                raise exception_error(self.index, self.doing, *value)
             if not self.owes:
                 return value
             self._expect("reset", "reset")
@@ -138,14 +144,14 @@ class Worker:
 
     def _give_up(self) -> None:
         self.kill()
-        raise too_late(self.index, self.doing, self.seconds or 0.0, self.argument)
+        raise timeout_error(self.index, self.doing, self.seconds or 0.0, self.argument)
 
     def _death(self) -> EnvWorkerError:
         with contextlib.suppress(ValueError):
             self.process.join(PATROL)
             self.exitcode = self.process.exitcode
         self.kill()
-        return died(self.index, self.doing, self.exitcode)
+        return death_error(self.index, self.doing, self.exitcode)
 
     @property
     def is_alive(self) -> bool:

@@ -116,7 +116,8 @@ def _model(scale: float, seed: int) -> NotesPPO:
 def _first_step(scale: float, scope: Any, seed: int) -> FirstStep:
     """One step of plain gradient descent at rate 1: what the weights lose is the clipped gradient."""
     model = _model(scale, seed)
-    minibatch, rule = gather(model), UpdateRule(advantage_normalization=AdvantageNormalization(scope))
+    rule = UpdateRule(advantage_normalization=AdvantageNormalization(scope))
+    minibatch = gather(model, rule)
     weights = list(model.policy.parameters())
     coefficients = LossCoefficients(ent_coef=0.0, vf_coef=0.5)
     loss = minibatch_loss(evaluate_minibatch(model.policy, minibatch), minibatch, rule, coefficients).loss

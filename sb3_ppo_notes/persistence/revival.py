@@ -21,7 +21,7 @@ class Revival:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self.arrays = arrays
-        #: What could not be put back, as (where, why).
+        #: Values that could not be restored, as (where, why).
         self.problems: list[tuple[str, str]] = []
         self._read: dict[int, Any] = {}
 
@@ -113,9 +113,9 @@ class Revival:
         return values
 
     def _array(self, node: Any, present: Any, place: str) -> np.ndarray:
-        return self._stored(node)
+        return self._load_array(node)
 
-    def _stored(self, node: Any) -> np.ndarray:
+    def _load_array(self, node: Any) -> np.ndarray:
         flat = self.arrays[node["key"]].copy()
         if "strides" not in node:
             return flat
@@ -127,7 +127,7 @@ class Revival:
         return np.lib.stride_tricks.as_strided(flat, shape, strides)
 
     def _tensor(self, node: Any, present: Any, place: str) -> th.Tensor:
-        bits = th.from_numpy(self._stored(node))
+        bits = th.from_numpy(self._load_array(node))
         value = bits.view(th.bfloat16) if node["dtype"] == "bfloat16" else bits
         return value.to(present.device) if isinstance(present, th.Tensor) else value
 

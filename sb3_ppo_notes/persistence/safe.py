@@ -141,13 +141,13 @@ def _read_schedule(value: dict[str, Any]) -> Any:
     kind = str(value.get(TYPE)).removesuffix("'>").rsplit(".", 1)[-1]
     fields = {name: text for name, text in value.items() if not name.startswith(":")}
     if kind == "FloatSchedule":
-        return parse(f"FloatSchedule({fields['value_schedule']})") if "value_schedule" in fields else _refused(value)
+        return parse(f"FloatSchedule({fields['value_schedule']})") if "value_schedule" in fields else _refuse(value)
     if kind not in ("LinearSchedule", "ConstantSchedule"):
-        return _refused(value)
+        return _refuse(value)
     return parse(f"{kind}({', '.join(f'{name}={number!r}' for name, number in fields.items())})")
 
 
-def _refused(value: dict[str, Any]) -> Any:
+def _refuse(value: dict[str, Any]) -> Any:
     raise UnreadableError(f"it is a {value.get(TYPE)}")
 
 

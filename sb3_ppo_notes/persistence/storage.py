@@ -63,13 +63,13 @@ def write_checkpoint(folder: Path, document: dict[str, Any], arrays: dict[str, n
     with FolderLock(folder):
         _remove_leftovers(folder)
         content[MANIFEST] = _manifest(content, document["run"])
-        number = 1 + max((int(_matched(path)[1]) for path in checkpoints_in(folder)), default=0)
+        number = 1 + max((int(_match_name(path)[1]) for path in checkpoints_in(folder)), default=0)
         target = folder / f"{number:06d}-step-{document['num_timesteps']}"
         temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             temporary.mkdir()
             for name, part in content.items():
-                _write_synced(temporary / name, part)
+                _write_and_sync(temporary / name, part)
             sync_folder(temporary)
             temporary.rename(target)
         except BaseException:
@@ -80,7 +80,7 @@ def write_checkpoint(folder: Path, document: dict[str, Any], arrays: dict[str, n
     return target
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def _write_and_sync(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -105,10 +105,10 @@ def _digest_of_fields(fields: dict[str, Any]) -> str:
 def checkpoints_in(folder: Path) -> list[Path]:
     """Folders of a run's checkpoints, the oldest first, damaged ones included."""
     paths = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(paths, key=lambda path: int(_matched(path)[1]))
+    return sorted(paths, key=lambda path: int(_match_name(path)[1]))
 
 
-def _matched(path: Path) -> re.Match[str]:
+def _match_name(path: Path) -> re.Match[str]:
     match = NAME.fullmatch(path.name)
     assert match is not None, path
     return match
@@ -126,7 +126,7 @@ def read_checkpoint(path: Path) -> Stored:
     skipped: list[str] = []
     for candidate in candidates:
         try:
-            document, arrays = _verified(candidate)
+            document, arrays = _verify(candidate)
         except CheckpointCorruptError as error:
             skipped.append(str(error))
             continue
@@ -134,7 +134,7 @@ def read_checkpoint(path: Path) -> Stored:
     raise CheckpointCorruptError(f"path holds no checkpoint that is whole: {'; '.join(skipped)}")
 
 
-def _verified(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _verify(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     manifest = read_manifest(path)
     content = {}
     for name in (STATE, ARRAYS):
@@ -201,6 +201,6 @@ def _remove_oldest(folder: Path, run: str, keep: int) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What a killed process has not finished writing, or removing. Nobody else is writing now: the lock is ours."""
+    """Remove the leavings of a killed process. Nobody else is writing now: the lock is ours."""
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path, ignore_errors=True)

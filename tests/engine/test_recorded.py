@@ -74,6 +74,8 @@ def eager(env_name, algorithm=NotesPPO, policy="MlpPolicy", masked=False, **chan
     arguments = SMALL | changes
     if algorithm is NotesA2C:
         arguments = {key: value for key, value in arguments.items() if key not in ("batch_size", "n_epochs")}
+    if "rule" in changes and changes["rule"].optimization.separate is not None:
+        arguments = {key: value for key, value in arguments.items() if key not in ("learning_rate", "n_epochs")}
     make = MAKERS[env_name] if masked else (lambda: environments.make(env_name))
     return algorithm(policy, make_vec_env(make, 4, seed=0), action_masking=masked, **arguments)
 
