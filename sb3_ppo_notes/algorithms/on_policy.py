@@ -63,7 +63,7 @@ from sb3_ppo_notes.rollouts import (
 )
 from sb3_ppo_notes.rollouts.collector import Actor
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep
-from sb3_ppo_notes.rollouts.shapes import shape_error
+from sb3_ppo_notes.rollouts.step_errors import shape_error
 from sb3_ppo_notes.rules import KLPenalty, UpdateRule
 from sb3_ppo_notes.rules.loss import LossCoefficients
 from sb3_ppo_notes.rules.schedules import value_at

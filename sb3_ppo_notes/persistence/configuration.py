@@ -1,4 +1,4 @@
-"""What a model is built from, as text that can be read without running it.
+"""A model's arguments as text that is read without running it.
 
 Schedules and rules are written as Python writes them (``LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)``) and
 read by a parser that knows literals and the names below, and nothing else: no attribute access, no operators, no other
@@ -58,20 +58,15 @@ class UnreadableError(InvalidValueError):
     """Text that says something else than what may be said here."""
 
 
-def found_class(name: str) -> type:
-    """A class by its full name, if a model may be built from it.
-
-    :param name: module and name.
-    :return: the class.
-    :raises ValueError: for any other name.
-    """
+def find_class(name: str) -> type:
+    """A class by its full name; a ``ValueError`` for one that no model may be built from."""
     module, _, own = name.rpartition(".")
     if own in CLASSES.get(module, ()):
         try:
-            found: type = getattr(importlib.import_module(module), own)
+            kind: type = getattr(importlib.import_module(module), own)
         except (ImportError, AttributeError) as error:
             raise UnreadableError(f"class {name} is not there: {error}") from error
-        return found
+        return kind
     for family, base in FAMILIES.items():
         if module == family or module.startswith(family + "."):
             candidate = getattr(th.optim if base is th.optim.Optimizer else th.nn, own, None)
@@ -80,15 +75,11 @@ def found_class(name: str) -> type:
     raise UnreadableError(f"class {name} is not one that a model is built from here")
 
 
-def class_text(kind: type) -> str | None:
-    """The full name of a class that :func:`found_class` will find again.
-
-    :param kind: a class.
-    :return: ``None`` for one that it will not.
-    """
+def class_path(kind: type) -> str | None:
+    """The full name of a class, ``None`` for one that :func:`find_class` would not find by it."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     try:
-        return name if found_class(name) is kind else None
+        return name if find_class(name) is kind else None
     except UnreadableError:
         return None
 
@@ -99,14 +90,10 @@ NUMBERS: dict[str, type[np.floating[Any]]] = {
 }
 
 
-def read(text: str) -> Any:
-    """The value that some text describes.
+def parse(text: str) -> Any:
+    """The value of literals, schedules, rules and ``<class 'module.name'>``; a ``ValueError`` for any other text.
 
-    :param text: literals, schedules, rules, ``<class 'module.name'>``.
-    :return: the value.
-    :raises ValueError: for anything else.
-
-    >>> read("LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)")
+    >>> parse("LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)")
     LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)
     """
     if len(text) > LONGEST:
@@ -136,7 +123,7 @@ def _value(node: ast.expr, depth: int) -> Any:
         keys = [_value(key, depth + 1) for key in node.keys if key is not None]
         return dict(zip(keys, [_value(item, depth + 1) for item in node.values], strict=True))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _built(node, depth)
+        return _build(node, depth)
     if isinstance(node, ast.Call) and ast.unparse(node.func) in NUMBERS and len(node.args) == 1 and not node.keywords:
         value = _value(node.args[0], depth + 1)
         if isinstance(value, int | float):
@@ -144,10 +131,10 @@ def _value(node: ast.expr, depth: int) -> Any:
     raise UnreadableError(f"{ast.unparse(node)[:80]!r} is not a plain value")
 
 
-def _built(node: ast.Call, depth: int) -> Any:
+def _build(node: ast.Call, depth: int) -> Any:
     assert isinstance(node.func, ast.Name)
     if node.func.id == "__class__" and len(node.args) == 1 and not node.keywords:
-        return found_class(str(_value(node.args[0], depth + 1)))
+        return find_class(str(_value(node.args[0], depth + 1)))
     builder = SCHEDULES.get(node.func.id) or RULES.get(node.func.id)
     if builder is None or any(keyword.arg is None for keyword in node.keywords):
         raise UnreadableError(f"{node.func.id} is neither a schedule nor a part of a rule")
@@ -159,43 +146,34 @@ def _built(node: ast.Call, depth: int) -> Any:
         raise UnreadableError(f"{ast.unparse(node)[:80]!r} cannot be built: {error}") from error
 
 
-def written(value: Any) -> Any:
-    """A part of a model's configuration as JSON.
-
-    :param value: an argument of the constructor.
-    :return: a JSON value; ``{"$": "unreadable", ...}`` for what cannot be written.
-    """
+def to_json(value: Any) -> Any:
+    """An argument of the constructor as JSON; ``{"$": "unreadable", ...}`` for what cannot be written."""
     if value is None or isinstance(value, bool | int | str) or (type(value) is float and value - value == 0):
         return value
     if isinstance(value, list):
-        return {"$": "list", "items": [written(item) for item in value]}
+        return {"$": "list", "items": [to_json(item) for item in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"$": "dict", "items": {key: written(item) for key, item in value.items()}}
+        return {"$": "dict", "items": {key: to_json(item) for key, item in value.items()}}
     if isinstance(value, type):
-        name = class_text(value)
+        name = class_path(value)
         return {"$": "unreadable", "what": repr(value)} if name is None else {"$": "text", "text": f"<class '{name}'>"}
     text = repr(value)
     try:
-        if repr(read(text)) == text:
+        if repr(parse(text)) == text:
             return {"$": "text", "text": text}
     except UnreadableError:
         pass
     return {"$": "unreadable", "what": text[:200]}
 
 
-def taken(node: Any) -> Any:
-    """The other direction of :func:`written`.
-
-    :param node: JSON.
-    :return: the value.
-    :raises ValueError: for what could not be written.
-    """
+def from_json(node: Any) -> Any:
+    """The value of which :func:`to_json` made a node; a ``ValueError`` for one that could not be written."""
     if not isinstance(node, dict):
         return node
     if node["$"] == "list":
-        return [taken(item) for item in node["items"]]
+        return [from_json(item) for item in node["items"]]
     if node["$"] == "dict":
-        return {key: taken(item) for key, item in node["items"].items()}
+        return {key: from_json(item) for key, item in node["items"].items()}
     if node["$"] == "text":
-        return read(node["text"])
+        return parse(node["text"])
     raise UnreadableError(f"{node['what']} could not be written down")

@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice
 from sb3_ppo_notes.policies.actor_critic import distribution_parameters, formulas_of
 from sb3_ppo_notes.policies.distribution import ACTION_DISTRIBUTIONS, FormulaDistribution
-from sb3_ppo_notes.policies.masks import checked_masks
+from sb3_ppo_notes.policies.masks import mask_tensor
 
 
 class NotesActorCriticPolicy(ActorCriticPolicy):
@@ -38,11 +38,11 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ):
         check_choice("action_distribution", action_distribution, tuple(ACTION_DISTRIBUTIONS))
-        given = f"got {action_distribution!r}"
+        got = f"got {action_distribution!r}"
         if action_distribution != "gaussian" and not isinstance(action_space, spaces.Box):
-            raise InvalidValueError(f"action_distribution must be 'gaussian' unless actions form a Box, {given}")
+            raise InvalidValueError(f"action_distribution must be 'gaussian' unless actions form a Box, {got}")
         if action_distribution != "gaussian" and kwargs.get("use_sde"):
-            raise InvalidValueError(f"action_distribution must be 'gaussian' with use_sde=True, {given}")
+            raise InvalidValueError(f"action_distribution must be 'gaussian' with use_sde=True, {got}")
         self.action_distribution = action_distribution
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
         if action_distribution in ("squashed_gaussian", "beta"):
@@ -78,7 +78,7 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
             raise InvalidValueError(f"action_masks must be None for the distribution {type(self.action_dist).__name__}")
         features = super(ActorCriticPolicy, self).extract_features(obs, self.pi_features_extractor)
         latent_pi = self.mlp_extractor.forward_actor(features)
-        masks = checked_masks(action_masks, self.action_space, len(latent_pi), latent_pi.device)
+        masks = mask_tensor(action_masks, self.action_space, len(latent_pi), latent_pi.device)
         return FormulaDistribution(0, formulas).with_parameters(distribution_parameters(self, latent_pi, masks))
 
     def predict(

@@ -92,7 +92,9 @@ class Notes:
     def _write_all(self, console: Console) -> int:
         results: dict[str, Computed | None] = dict.fromkeys(NOTES)
         self._write_texts(results)
-        console.print(f"written: {self.outdir}/index.html, the walk and the text of {len(NOTES)} notes", soft_wrap=True)
+        console.print(f"written: {self.outdir}/index.html and the text of {len(NOTES)} notes", soft_wrap=True)
+        for name, page in walk_pages():
+            write_text(self.outdir / "walk" / name, page)
         if not self.run:
             return 0
         with ProgressBar(
@@ -116,8 +118,6 @@ class Notes:
             if self.notebooks:
                 write_text(self.outdir / f"{name}.ipynb", notebook(note))
         write_text(self.outdir / "index.html", index_page(results))
-        for name, page in walk_pages():
-            write_text(self.outdir / "walk" / name, page)
 
     def _computed(self) -> Iterator[Computed]:
         if self.jobs == 1:

@@ -18,7 +18,7 @@ from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import MOST_SKIPPED_UPDATES
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rollouts import LeanVecEnv, SupervisedVecEnv
-from sb3_ppo_notes.rollouts.bounds import ObservationRangeWarning, share_far_outside
+from sb3_ppo_notes.rollouts.finite import ObservationRangeWarning, share_far_outside
 from sb3_ppo_notes.rules import (
     AdaptiveLearningRate,
     AdvantageNormalization,
@@ -494,7 +494,7 @@ class RenamedLocals(DummyVecEnv):
 def test_an_error_in_this_process_stays_and_says_where_it_was_raised(vec_env, has_notes, monkeypatch, caplog):
     if not has_notes:
         # Python 3.10
-        monkeypatch.setattr("sb3_ppo_notes.rollouts.places.hasattr", lambda *_: False, raising=False)
+        monkeypatch.setattr("sb3_ppo_notes.rollouts.step_errors.hasattr", lambda *_: False, raising=False)
     env = VecNormalize(vec_env([lambda: environments.make("box"), lambda: RaisingEnv("raise")]))
     with pytest.raises(KeyError, match="broken") as caught:
         model_of("eager", env=env).learn(64)

@@ -51,6 +51,30 @@ NOTE_MUTANTS = [
         "return rewards + gamma * following_values * nonterminal",
     ),
     NoteMutant(
+        "note 3: another environment",
+        "notes/n03_what_comes_out.py",
+        'gym.make("CartPole-v1")',
+        'gym.make("Acrobot-v1")',
+    ),
+    NoteMutant(
+        "the mode is a draw",
+        "formulas/distributions/categorical.py",
+        "return th.argmax(probabilities(log_probs), dim=1)",
+        "return categorical_sample(log_probs)",
+    ),
+    NoteMutant(
+        "note 3: dropout from the start",
+        "notes/n03_what_comes_out.py",
+        "    observations = th.randn(64, 4)\n",
+        "    actor.append(th.nn.Dropout(0.5))\n    observations = th.randn(64, 4)\n",
+    ),
+    NoteMutant(
+        "a policy's mode is not switched",
+        "policies/modes.py",
+        'vars(module)["training"] = mode',
+        'vars(module)["training"] = False',
+    ),
+    NoteMutant(
         "n-step returns go on after the end of an episode",
         "formulas/advantages.py",
         "returns = rewards + gamma * nonterminal * following_returns",
@@ -61,6 +85,24 @@ NOTE_MUTANTS = [
         "formulas/advantages.py",
         "for _ in range(min(n, len(rewards))):",
         "for _ in range(1):",
+    ),
+    NoteMutant(
+        "note 6: the foil's target is a constant",
+        "notes/n06_what_the_critic_learns.py",
+        "(foil,) = th.autograd.grad(squared_value_error(values, advantages + values).sum(), values)",
+        "(foil,) = th.autograd.grad(squared_value_error(values, advantages + 2).sum(), values)",
+    ),
+    NoteMutant(
+        "the critic's error is linear",
+        "formulas/objectives.py",
+        'return F.mse_loss(returns, values, reduction="none")',
+        'return F.l1_loss(returns, values, reduction="none")',
+    ),
+    NoteMutant(
+        "note 6: two epochs are one",
+        "notes/n06_what_the_critic_learns.py",
+        "for n_epochs in (1, N_EPOCHS):",
+        "for n_epochs in (2, N_EPOCHS):",
     ),
     NoteMutant(
         "a rule's truncation is not asked",
@@ -75,6 +117,18 @@ NOTE_MUTANTS = [
         "following = rewards[step] + nonterminal[step] * following",
     ),
     NoteMutant(
+        "note 8: the value of the likeliest action",
+        "notes/n08_why_subtract_v.py",
+        "value = float(p @ REWARDS)",
+        "value = float(REWARDS[p.argmax()])",
+    ),
+    NoteMutant(
+        "policy gradient without the advantage",
+        "formulas/objectives.py",
+        "return advantages * log_probs",
+        "return log_probs",
+    ),
+    NoteMutant(
         "deviation not divided by",
         "formulas/objectives.py",
         "return (advantages - advantages.mean(-1, keepdim=True)) / (deviations + eps)",
@@ -85,6 +139,42 @@ NOTE_MUTANTS = [
         "notes/n09_why_normalise_advantages.py",
         "return 1e9 * normalize_advantages(advantages, eps=1e9)",
         "return advantages - advantages.median(-1, keepdim=True).values",
+    ),
+    NoteMutant(
+        "rewards of a trajectory keep their mean",
+        "formulas/normalization.py",
+        "(part - part.mean()) / (part.std() + eps)",
+        "part / (part.std() + eps)",
+    ),
+    NoteMutant(
+        "a rule's reward scaling is not asked",
+        "rules/update_rule.py",
+        'if self.reward_scaling == "trajectory_z_score":',
+        "if False:",
+    ),
+    NoteMutant(
+        "every rule normalises rewards",
+        "rules/update_rule.py",
+        'if self.reward_scaling == "trajectory_z_score":',
+        "if True:",
+    ),
+    NoteMutant(
+        "rewards are not scaled",
+        "envs/wrappers.py",
+        "rewards * np.float32(self.scale)",
+        "rewards",
+    ),
+    NoteMutant(
+        "note 11: the surrogate begins at 0",
+        "notes/n11_surrogate.py",
+        "old = 0.25",
+        "old = 0.0",
+    ),
+    NoteMutant(
+        "policy gradient with the wrong sign",
+        "formulas/objectives.py",
+        "return advantages * log_probs",
+        "return -advantages * log_probs",
     ),
     NoteMutant(
         "effective sample size without the squares",

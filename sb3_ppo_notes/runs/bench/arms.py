@@ -69,7 +69,7 @@ class Arm:
 
     :param name: as the user writes it.
     :param interpreter: the Python that runs it.
-    :param spec: what ``bench_worker.Arm`` is made from.
+    :param spec: what ``worker.Subject`` is made from.
     """
 
     name: str
@@ -87,10 +87,10 @@ def kind_of(algo: str, policy: str) -> str:
     return f"recurrent {algo}" if "Lstm" in policy else algo
 
 
-def parsed_names(argument: str, words: str, known: Sequence[str]) -> list[str]:
+def parse_names(argument: str, words: str, known: Sequence[str]) -> list[str]:
     """Names separated by commas, each once, in the user's order; an unknown one, or none, is refused.
 
-    >>> parsed_names("peers", "sbx, sb3,sbx", ["sb3", "sbx"])
+    >>> parse_names("peers", "sbx, sb3,sbx", ["sb3", "sbx"])
     ['sbx', 'sb3']
     """
     names = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
@@ -103,7 +103,7 @@ def parsed_names(argument: str, words: str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def check_present_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Refuse a device that PyTorch does not know or this machine does not have: nothing may be measured elsewhere."""
     try:
         if th.empty(0, device=device).is_meta:

@@ -24,10 +24,10 @@ from sb3_ppo_notes.runs.bench.arms import (
     OURS,
     PEERS,
     Arm,
-    check_present_device,
+    check_device,
     kind_of,
     our_arm,
-    parsed_names,
+    parse_names,
     peer_arm,
 )
 from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
@@ -84,7 +84,7 @@ class Bench:
         """Measure, print, write.
 
         :return: 0; 130 after Ctrl-C, 143 after SIGTERM.
-        :raises ValueError: for an option out of range, before anything is trained; for a row that did not run as called.
+        :raises ValueError: for an option out of range, before training; for a row that did not run as it is called.
         :raises OSError: if an arm fails.
         """
         arms = self._check()
@@ -100,9 +100,9 @@ class Bench:
         for name in ("n_envs", "rounds", "n_eval_episodes"):
             check_integer(name, getattr(self, name), minimum=1)
         check_integer("seed", self.seed, minimum=0)
-        check_present_device(self.device)
+        check_device(self.device)
         check_policy(self.policy, NotesPPO.policy_aliases, None)
-        ours, peers = parsed_names("ours", self._ours(), list(OURS)), parsed_names("peers", self.peers, list(PEERS))
+        ours, peers = parse_names("ours", self._ours(), list(OURS)), parse_names("peers", self.peers, list(PEERS))
         self._check_hyperparameters()
         folder = next(path for path in (self.outdir.absolute(), *self.outdir.absolute().parents) if path.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):

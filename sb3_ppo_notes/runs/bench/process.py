@@ -113,7 +113,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def running(arms: Sequence[Arm], caches: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
+def start_workers(arms: Sequence[Arm], caches: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
     """Programs by the names of their arms, for as long as the block runs; all load their libraries at once.
 
     Each still owes the answer to ``load``. ``caches`` are folders for torch's compiled code, for the arms that shall

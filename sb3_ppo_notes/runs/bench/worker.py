@@ -24,7 +24,7 @@ VERSIONED = ("sb3_ppo_notes", "stable_baselines3", "sb3_contrib", "sbx", "torch"
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC", "XLA_FLAGS")
 
 
-class Arm:
+class Subject:
     """What is measured: an algorithm with its environments.
 
     :param spec: ``module`` and ``class`` of the algorithm, its ``policy`` and further ``arguments``, ``env``,
@@ -137,7 +137,7 @@ def main() -> None:
         command = request.pop("command")
         try:
             if command == "load":
-                arm = Arm(request.pop("spec"))
+                arm = Subject(request.pop("spec"))
             answer = getattr(arm, command)(**request)
         except Exception as error:
             traceback.print_exc()

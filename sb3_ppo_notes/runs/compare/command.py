@@ -21,13 +21,12 @@ from sb3_ppo_notes.files import machine, usable_processors
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
 from sb3_ppo_notes.persistence import GracefulStop
-from sb3_ppo_notes.runs.compare.output import Outcome, show, write_files
+from sb3_ppo_notes.runs.compare.outcome import Outcome, apply_protocol
+from sb3_ppo_notes.runs.compare.output import show, write_files
 from sb3_ppo_notes.runs.compare.parity import SideBySide
 from sb3_ppo_notes.runs.compare.plan import Plan, make_plan
-from sb3_ppo_notes.runs.compare.pool import FOLDER, Key, check_outdir, number_done, perform
-from sb3_ppo_notes.runs.compare.results import Results, check_scores, completed_scales
+from sb3_ppo_notes.runs.compare.pool import FOLDER, Key, check_outdir, count_done, run_all
 from sb3_ppo_notes.runs.compare.run import Run
-from sb3_ppo_notes.runs.compare.verdict import a_a_check, judge, summary
 from sb3_ppo_notes.runs.console import INTERRUPTED
 
 #: What an option of a comparison with a verdict is that was not given.
@@ -121,13 +120,13 @@ def experiment(options: dict[str, Any], outdir: Path, stop: GracefulStop) -> int
     plan = make_plan(**{name: options[name] for name in names})
     runs = plan.runs()
     # What an earlier attempt has left is read before anything is begun, so that it is refused before, too.
-    done_before = number_done(runs, outdir)
+    done_before = count_done(runs, outdir)
     try:
-        outcome = _perform(plan, runs, options, outdir, done_before)
+        outcome = _run_missing(plan, runs, options, outdir, done_before)
         show(outcome, console := Console())
         paths = write_files(outcome, outdir)
     except KeyboardInterrupt:
-        done = number_done(runs, outdir)
+        done = count_done(runs, outdir)
         print(
             f"interrupted: {done} of {len(runs)} runs are done and kept; the same command with --resume goes on",
             file=sys.stderr,
@@ -137,10 +136,10 @@ def experiment(options: dict[str, Any], outdir: Path, stop: GracefulStop) -> int
     return 1 if outcome.is_bad_news else 0
 
 
-def _perform(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Path, done_before: int) -> Outcome:
+def _run_missing(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Path, done_before: int) -> Outcome:
     jobs = options["jobs"] or usable_processors()
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    records = perform(runs, outdir, jobs)
+    records = run_all(runs, outdir, jobs)
     for env in plan.envs:
         check_playable([run for run in runs if run.env == env], records, outdir)
         n_cut = sum(record.get("episodes_cut", 0) for key, record in records.items() if key[1] == env)
@@ -184,29 +183,6 @@ def _check(options: dict[str, Any], outdir: Path) -> None:
     if options["resume"] and not (outdir / FOLDER).is_dir():
         raise InvalidValueError(f"resume needs a folder with runs to go on with, got {outdir}")
     check_outdir(outdir, options["resume"])
-
-
-def apply_protocol(plan: Plan, records: dict[Key, dict[str, Any]], about: dict[str, Any]) -> Outcome:
-    """Judge runs that are done by the protocol.
-
-    :raises ValueError: for a score that is no number, or a missing run.
-    """
-    missing = [run.key for run in plan.runs() if run.key not in records]
-    if missing:
-        arm, env, seed = missing[0]
-        raise InvalidValueError(f"arms must have run the same tasks and seeds: {arm} on {env}, seed {seed} is missing")
-    check_scores(records)
-    arms = [arm.name for arm in plan.arms]
-    scales = completed_scales(plan.scales, arms, plan.seeds, records)
-    results = Results(arms, plan.envs, plan.seeds, records, scales)
-    return Outcome(
-        plan=plan,
-        results=results,
-        summaries=[summary(results, arm) for arm in arms],
-        judgements=[judge(results, arm) for arm in arms[1:]],
-        a_a=a_a_check(results, plan.other_seeds) if plan.other_seeds else None,
-        about=about,
-    )
 
 
 def command(options: dict[str, Any], outdir: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sb3_ppo_notes.configs.build import check_environment
 from sb3_ppo_notes.configs.tuned import Scale, budget, scale
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.runs.compare.arms import Arm, family_of, parsed_arms
+from sb3_ppo_notes.runs.compare.arms import Arm, family_of, parse_arms
 from sb3_ppo_notes.runs.compare.models import Settings, check_buildable
 from sb3_ppo_notes.runs.compare.run import RANDOM, Run
 
@@ -78,7 +78,7 @@ def make_plan(
         raise InvalidValueError(f"envs must be ids of environments separated by commas, each once, got {envs!r}")
     for name in names:
         check_environment(name)
-    parsed = parsed_arms(arms, algo)
+    parsed = parse_arms(arms, algo)
     if n_envs is not None:
         parsed = [Arm(arm.name, arm.target, {"n_envs": n_envs} | arm.overrides) for arm in parsed]
     settings = {(arm.name, env): check_buildable(arm, env) for arm in parsed for env in names}

@@ -23,11 +23,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import files
-from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, BoundedEpisodes, MaskedPredictor, play_episodes
-from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    BoundedEpisodes,
+    MaskedPredictor,
+    play_episodes,
+    with_frozen_normalizers,
+)
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import NonFiniteError
-from sb3_ppo_notes.policies.masks import METHOD, gathered_masks
+from sb3_ppo_notes.policies.masks import METHOD, collect_masks
 from sb3_ppo_notes.runs.charts import Curve, episodes_of
 from sb3_ppo_notes.runs.compare.arms import Arm
 from sb3_ppo_notes.runs.compare.models import Settings, always_masks, build, environments
@@ -106,7 +111,7 @@ def main(run: Run, folder: Path, tell: Any) -> None:
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
     th.set_num_threads(1)
-    record = performed(run, tell.send)
+    record = perform(run, tell.send)
     write_record(run, record, folder)
     if record["status"] == FINISHED or log.stat().st_size == 0:
         # Where open files cannot be removed it stays.
@@ -124,7 +129,7 @@ def write_record(run: Run, record: dict[str, Any], folder: Path) -> None:
     files.write_json(folder / run.path, {"run": run.identity(), **record}, indent=None)
 
 
-def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
+def perform(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
     """The record of a run: its scores, or how it failed. ``tell`` hears the environment steps so far."""
     try:
         if run.arm is None:
@@ -132,7 +137,7 @@ def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
         watch = _Watch(tell)
         record, _, episodes = train(run, run.arm, watch)
         curves = watch.curves(run.total_timesteps)
-        curves["return"] = binned(episodes.timesteps, episodes.returns, run.total_timesteps)
+        curves["return"] = bin_means(episodes.timesteps, episodes.returns, run.total_timesteps)
         return {"status": FINISHED, **record, "curves": curves}
     # A run that raises has failed, and the others go on.
     except Exception as error:
@@ -206,7 +211,7 @@ def _random_policy(run: Run) -> dict[str, Any]:
     has_masks = isinstance(env.action_space, spaces.Discrete) and env.has_attr(METHOD)
     returns: list[float] = []
     while len(returns) < run.n_eval_episodes:
-        allowed = np.flatnonzero(gathered_masks(env)[0]) if has_masks else None
+        allowed = np.flatnonzero(collect_masks(env)[0]) if has_masks else None
         action = env.action_space.sample() if allowed is None else generator.choice(allowed)
         _, _, _, infos = env.step(np.array([action]))
         returns += [float(info["episode"]["r"]) for info in infos if "episode" in info]
@@ -223,12 +228,12 @@ def digest(model: BaseAlgorithm) -> str:
     return fingerprint.hexdigest()
 
 
-def binned(timesteps: Any, values: Any, total_timesteps: int) -> list[float | None]:
+def bin_means(timesteps: Any, values: Any, total_timesteps: int) -> list[float | None]:
     """Means over equal parts of the budget, ``[POINTS]``; ``None`` where there is nothing, or NaN only.
 
     Steps beyond the budget count for its last part.
 
-    >>> binned([10, 20, 800, 2000], [1.0, 3.0, 5.0, 7.0], total_timesteps=800)[:2]
+    >>> bin_means([10, 20, 800, 2000], [1.0, 3.0, 5.0, 7.0], total_timesteps=800)[:2]
     [2.0, None]
     """
     timesteps, values = np.asarray(timesteps, float), np.asarray(values, float)
@@ -269,5 +274,5 @@ class _Watch(BaseCallback):
         curves = {}
         for name, seen in self._seen.items():
             steps, values = zip(*seen, strict=True) if seen else ((), ())
-            curves[name] = binned(steps, values, total_timesteps)
+            curves[name] = bin_means(steps, values, total_timesteps)
         return curves

@@ -19,7 +19,7 @@ from sb3_ppo_notes.formulas.statistics import (
     optimality_gap,
     sample_efficiency_area,
 )
-from sb3_ppo_notes.runs.compare.phrases import headline, meaning, signed
+from sb3_ppo_notes.runs.compare.phrases import headline, meaning, with_sign
 from sb3_ppo_notes.runs.compare.results import BOOTSTRAP_SEED, Estimate, Results, estimate
 from sb3_ppo_notes.runs.compare.run import POINTS
 
@@ -115,7 +115,7 @@ def judge(results: Results, candidate: str) -> Judgement:
     if seeds >= SEEDS_TO_REPORT:
         numbers = _compared(results.scores(candidate), results.scores(baseline), _failed(results, candidate, baseline))
     identical = are_identical(results, candidate, baseline)
-    verdict = None if numbers is None or results.unlearnt() else "as good" if identical else numbers.verdict
+    verdict = None if numbers is None or results.unlearnt_tasks() else "as good" if identical else numbers.verdict
     return Judgement(
         candidate=candidate,
         baseline=baseline,
@@ -171,7 +171,7 @@ def a_a_check(results: Results, others: Sequence[int]) -> AACheck:
     failed_runs = (len(again.failures(arm)), len(results.failures(arm)))
     numbers = _compared(again.scores(arm), results.scores(arm), failed_runs)
     against = f"{arm} with seeds {others[0]} to {others[-1]} against {arm} with seeds {results.seeds[0]} to"
-    low, high = (signed(end) for end in numbers.difference_interval)
+    low, high = (with_sign(end) for end in numbers.difference_interval)
     say = partial(AACheck, arm, numbers=numbers)
     found = f"{against} {results.seeds[-1]}: {numbers.verdict}, difference between {low} and {high}"
     if numbers.verdict == "as good":

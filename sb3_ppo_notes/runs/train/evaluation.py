@@ -10,8 +10,13 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError, evaluate_episodes
-from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    EvaluationStoppedError,
+    evaluate_episodes,
+    own_environment,
+    synchronize_normalizers,
+)
 from sb3_ppo_notes.files import write_csv
 from sb3_ppo_notes.runs.train.folder import EVALUATIONS, save_model
 
@@ -91,12 +96,12 @@ class Evaluation(BaseCallback):
     @property
     def results(self) -> list[Result]:
         """One an evaluation, the newest last."""
-        found: list[list[tuple[int, int, float, int]]] = []
+        results: list[list[tuple[int, int, float, int]]] = []
         for row in self._rows:
             if row[1] == 1:
-                found.append([])
-            found[-1].append(row)
-        return [_result(rows) for rows in found]
+                results.append([])
+            results[-1].append(row)
+        return [_result(rows) for rows in results]
 
     def close(self) -> None:
         """Close its environment."""
