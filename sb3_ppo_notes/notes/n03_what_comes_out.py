@@ -40,7 +40,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from sb3_ppo_notes.algorithms import NotesPPO
-from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.charts import INK, PALETTE
 from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.formulas.distributions.categorical import (
     categorical_log_prob,
@@ -49,7 +49,7 @@ from sb3_ppo_notes.formulas.distributions.categorical import (
     log_probabilities,
     probabilities,
 )
-from sb3_ppo_notes.notes.note import INK, Claim, Note
+from sb3_ppo_notes.notes.note import Claim, Note
 from sb3_ppo_notes.policies.modes import set_training_mode
 
 NOTE = Note(

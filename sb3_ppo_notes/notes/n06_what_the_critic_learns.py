@@ -41,11 +41,11 @@ import torch as th
 from matplotlib.figure import Figure
 
 from sb3_ppo_notes.algorithms import NotesPPO
-from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.charts import INK, PALETTE
 from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.formulas.advantages import gae, lambda_returns, monte_carlo_returns, td_residuals
 from sb3_ppo_notes.formulas.objectives import squared_value_error
-from sb3_ppo_notes.notes.note import INK, Claim, Note
+from sb3_ppo_notes.notes.note import Claim, Note
 from sb3_ppo_notes.notes.random_walk import Walks, means_and_variances, true_values, walks
 from sb3_ppo_notes.rules import GAE, LambdaReturn, RolloutArrays, UpdateRule
 

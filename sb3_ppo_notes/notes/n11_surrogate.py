@@ -30,10 +30,10 @@ import numpy as np
 import torch as th
 from matplotlib.figure import Figure
 
-from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.charts import INK, PALETTE
 from sb3_ppo_notes.formulas.distributions.categorical import categorical_log_prob, log_probabilities
 from sb3_ppo_notes.formulas.objectives import clipped_surrogate, policy_gradient, probability_ratio, surrogate
-from sb3_ppo_notes.notes.note import INK, Claim, Note
+from sb3_ppo_notes.notes.note import Claim, Note
 
 NOTE = Note(
     name="surrogate",

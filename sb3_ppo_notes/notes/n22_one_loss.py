@@ -133,7 +133,8 @@ def _model(seed: int, **settings: Any) -> NotesPPO:
 def _gradients(policy_kwargs: dict[str, Any], seed: int) -> tuple[Gradients, float, float]:
     """The gradients, and the length of the policy loss's in the critic: with a foil's advantages, and with ours."""
     model = _model(seed, policy_kwargs=policy_kwargs)
-    minibatch, rule = gather(model), UpdateRule(advantage_normalization=AdvantageNormalization("none"))
+    rule = UpdateRule(advantage_normalization=AdvantageNormalization("none"))
+    minibatch = gather(model, rule)
     evaluation = evaluate_minibatch(model.policy, minibatch)
     terms = minibatch_loss(evaluation, minibatch, rule, COEFFICIENTS)
     names, weights = zip(*model.policy.named_parameters(), strict=True)

@@ -74,12 +74,12 @@ class Latents(NamedTuple):
 
 
 class Action(NamedTuple):
-    """What a policy does in a batch of observations.
+    """A policy's actions in a batch of observations.
 
     :param actions: ``[B, ...]``, as sampled.
     :param values: ``[B, 1]``, V(s); reward units.
     :param log_probs: ``[B]``; nats.
-    :param states: what a recurrent policy is to remember, else ``None``.
+    :param states: a recurrent policy's next states, else ``None``.
     """
 
     actions: th.Tensor
@@ -124,7 +124,7 @@ def distribution_parameters(policy: Any, latent_pi: th.Tensor, action_masks: th.
 def parameters_from_output(
     policy: Any, output: th.Tensor, action_masks: th.Tensor | None = None, latent_pi: th.Tensor | None = None
 ) -> Parameters:
-    """The parameters of π(·|s), from what the action layer says.
+    """The parameters of π(·|s), from the action layer's output.
 
     :param policy: an SB3 policy with a distribution of SB3's or ours.
     :param output: ``[N, k]``, of the action layer.
@@ -201,7 +201,6 @@ def evaluate(
     action_masks: th.Tensor | None = None,
     recurrence: Any = None,
     entropy_gradient: bool = True,
-    outputs: Any = None,
 ) -> Evaluation:
     """Values, log-probabilities and entropy for actions that were taken, with gradients.
 
@@ -211,22 +210,17 @@ def evaluate(
     :param action_masks: ``[N, n]``, ``True`` where an action was allowed; ``None`` for no masks.
     :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
     :param entropy_gradient: whether the entropy is differentiated; what is only logged needs no graph.
-    :param outputs: of the networks, where they have been run already (``engine.plain_networks``).
     :return: what the policy says of them.
     """
     formulas = formulas_of(policy) if keeps_sb3_method(policy, "evaluate_actions") else None
     if formulas is None:
         values, log_probs, entropy = policy.evaluate_actions(observations, actions)
         return Evaluation(values.flatten(), log_probs, entropy, parameters=None)
-    if outputs is None:
-        with mixed_precision(policy):
-            latent = latents(policy, observations, recurrence)
-            output = policy.action_net(latent.pi).float()
-            values = policy.value_net(latent.vf).float().flatten()
-        parameters = parameters_from_output(policy, output, action_masks, latent.pi)
-    else:
-        parameters = parameters_from_output(policy, outputs.action, action_masks, outputs.latent_pi)
-        values = outputs.values.flatten()
+    with mixed_precision(policy):
+        latent = latents(policy, observations, recurrence)
+        output = policy.action_net(latent.pi).float()
+        values = policy.value_net(latent.vf).float().flatten()
+    parameters = parameters_from_output(policy, output, action_masks, latent.pi)
     log_probs = formulas.log_prob(parameters, actions)
     with th.set_grad_enabled(entropy_gradient and th.is_grad_enabled()):
         entropy = formulas.entropy and formulas.entropy(parameters)
@@ -234,22 +228,21 @@ def evaluate(
 
 
 def evaluate_minibatch(
-    policy: Any, minibatch: Any, entropy_gradient: bool = True, needs_kl: bool = False, outputs: Any = None
+    policy: Any, minibatch: Any, entropy_gradient: bool = True, needs_kl: bool = False
 ) -> Evaluation:
-    """What the policy says of a minibatch of a rollout.
+    """Values, log-probabilities and entropy of a minibatch of a rollout, and the KL where it is asked for.
 
     :param policy: any actor-critic policy.
     :param minibatch: observations, actions, masks and sequences; for the exact KL the old distribution's parameters.
     :param entropy_gradient: whether the entropy is differentiated.
     :param needs_kl: whether the exact KL is asked for; the policy's distribution is then known.
-    :param outputs: of the networks, where they have been run already.
     :return: values, log-probabilities, entropy and KL, ``[N]`` each, with their graph.
     """
     actions = minibatch.actions
     if isinstance(policy.action_space, spaces.Discrete) and actions.dtype != th.int64:
         actions = actions.long().flatten()
     masks, recurrence = getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)
-    evaluation = evaluate(policy, minibatch.observations, actions, masks, recurrence, entropy_gradient, outputs)
+    evaluation = evaluate(policy, minibatch.observations, actions, masks, recurrence, entropy_gradient)
     if not needs_kl:
         return evaluation
     kl = formulas_of(policy).kl(minibatch.old_parameters, evaluation.parameters)  # type: ignore[union-attr, arg-type]
@@ -289,7 +282,7 @@ def parameters_of(
 
 
 def has_known_distribution(policy: Any) -> bool:
-    """Whether the parameters of the policy's distribution can be read, and so an exact KL be computed.
+    """``True`` if the parameters of the policy's distribution can be read, and so an exact KL be computed.
 
     :param policy: any policy.
     :return: ``False`` for a policy that evaluates actions by itself.

@@ -12,7 +12,7 @@ from sb3_ppo_notes.formulas.distributions import BETA, GAUSSIAN, SQUASHED_GAUSSI
 from sb3_ppo_notes.formulas.distributions.beta import beta_parameters
 from sb3_ppo_notes.formulas.distributions.gaussian import broadcast_std, clamped_std
 
-#: Which formulas serve which action distribution of a Box space.
+#: The formulas of each action distribution of a Box space.
 ACTION_DISTRIBUTIONS: dict[str, DistributionFormulas] = {
     "gaussian": GAUSSIAN,
     "squashed_gaussian": SQUASHED_GAUSSIAN,

@@ -1,11 +1,11 @@
-"""Who listens to a network. What computes without calling a module, or without autograd, must ask first."""
+"""Detects hooks that require modules to be called normally, or autograd to pass through them."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from torch.nn.modules import module as torch_module
 
-#: Where PyTorch keeps the hooks of a module, of a weight and of all modules at once; and what each is called.
+#: PyTorch's dictionaries of the hooks of a module, of a weight and of all modules at once, and a name for each.
 MODULE_HOOKS = {
     "_forward_hooks": "forward hook",
     "_forward_pre_hooks": "forward pre-hook",
@@ -17,7 +17,7 @@ GLOBAL_HOOKS = {f"_global{name}": f"global {word}" for name, word in MODULE_HOOK
 
 
 def has_hooks(module: Any) -> bool:
-    """Whether somebody expects a module to be called, or autograd to pass through it.
+    """``True`` if a module must be called, or autograd must pass through it.
 
     :param module: any ``nn.Module``.
     :return: ``True`` for forward and backward hooks, those before either and those on all modules included.
@@ -47,7 +47,7 @@ def _listed(where: str, holder: Any, kinds: dict[str, str]) -> Iterator[str]:
 
 
 def qualified_name(function: Any) -> str:
-    """Whose a function is.
+    """A function's module and name.
 
     :param function: a function, a method, a partial function or an object that is called.
     :return: its module and its name, or those of its class.

@@ -45,7 +45,7 @@ def check_masking(env: VecEnv) -> None:
         )
 
 
-def gathered_masks(env: VecEnv) -> np.ndarray:
+def collect_masks(env: VecEnv) -> np.ndarray:
     """The masks of all environments, for the observations they have just given.
 
     :param env: vectorised environments, in this process or in others.
@@ -65,7 +65,7 @@ def gathered_masks(env: VecEnv) -> np.ndarray:
     return stacked
 
 
-def checked_masks(action_masks: Any, action_space: spaces.Space[Any], n: int, device: th.device) -> th.Tensor:
+def mask_tensor(action_masks: Any, action_space: spaces.Space[Any], n: int, device: th.device) -> th.Tensor:
     """Masks that a user gave, as a tensor.
 
     :param action_masks: ``[N, n]``, or ``[n]`` for a single observation; numbers count as ``True`` unless they are 0.

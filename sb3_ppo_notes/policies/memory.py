@@ -1,6 +1,6 @@
-"""How a recurrent policy's memory is run: over one step, or over all sequences of a minibatch at once."""
+"""Running a recurrent policy's memory: over one step, or over all sequences of a minibatch at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -8,7 +8,6 @@ import torch as th
 from torch import nn
 
 from sb3_ppo_notes.kernels import lstm, lstm_sequences
-from sb3_ppo_notes.kernels.dense import Stack
 from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.hooks import has_hooks
 
@@ -16,15 +15,17 @@ States = tuple[th.Tensor, ...]
 
 
 class Recurrence(NamedTuple):
-    """How the rows of a batch lie in sequences. Sequences never mix environments and never cross an episode's start.
+    """Places of a batch's rows in a padded grid of sequences, which never mix environments or cross an episode's start.
+
+    A lane of the grid holds one sequence, or several one after the other.
 
     :param positions: ``[N]``, place of each row in the ``[L·S]`` grid (step · S + lane). With one step, L = 1, the rows
         are the lanes.
     :param length: L, steps of a lane: of the longest sequence.
     :param n_lanes: S.
     :param states: of every recurrent layer at each lane's first step, ``[layers, S, H]`` each.
-    :param breaks: ``[R]``, places in the grid between two sequences of a lane, where everything is forgotten; ``None``
-        if each sequence has a lane of its own.
+    :param breaks: ``[R]``, places in the grid between two sequences of a lane, where the memory is reset; ``None`` if
+        each sequence has a lane of its own.
     """
 
     positions: th.Tensor
@@ -35,7 +36,7 @@ class Recurrence(NamedTuple):
 
 
 class SequenceLayout(NamedTuple):
-    """How a recurrent policy learns from sequences.
+    """The sequences that a recurrent policy learns from.
 
     :param longest: steps after which a sequence is cut; ``None`` for those of a minibatch.
     :param can_reset: whether its memory can be reset between two sequences, so that one may follow the other.
@@ -50,7 +51,7 @@ SHUT = -1e4
 
 
 def is_plain_lstm(module: Any) -> bool:
-    """Whether a recurrent module is one layer that nobody listens to.
+    """``True`` for a recurrent module of one layer without hooks.
 
     :param module: of any class.
     :return: ``False`` for a GRU, several layers, a subclass, or a module with hooks.
@@ -59,50 +60,30 @@ def is_plain_lstm(module: Any) -> bool:
     return is_plain and not module.batch_first and "forward" not in vars(module) and not has_hooks(module)
 
 
-def run(memories: list[Memory], recurrence: Recurrence, stacks: Sequence[Stack] = ()) -> tuple[list[th.Tensor], States]:
+def run(memories: list[Memory], recurrence: Recurrence) -> tuple[list[th.Tensor], States]:
     """Run all sequences through recurrent modules.
 
     :param memories: of the actor, and of the critic if it has one.
     :param recurrence: how the rows lie.
-    :param stacks: layers that stand on each of them; none, if they are somebody else's business.
-    :return: ``[N, H]`` of each, or of its last layer's width, and the states after the last step, if any.
+    :return: ``[N, H]`` of each, and the states after the last step, if any.
     """
     lay = lru_cache(maxsize=1)(partial(_grid, recurrence=recurrence))
-    on_top = stacks or [Stack()] * len(memories)
-    found = [_call(memory, lay, recurrence, stack) for memory, stack in zip(memories, on_top, strict=True)]
-    return [outputs for outputs, _ in found], tuple(state for _, states in found for state in states)
-
-
-def _call(
-    memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence, stack: Stack
-) -> tuple[th.Tensor, States]:
-    """Run one memory, by our own code or in one call of the module, and what stands on it.
-
-    :param memory: an LSTM or a GRU.
-    :param lay: :func:`_grid` of features.
-    :param recurrence: how the rows lie.
-    :param stack: layers that stand on it.
-    :return: ``[N, H]``, or of the last layer's width, and the states after the last step, if any.
-    """
-    if recurrence.length > 1 and _can_run(memory, recurrence) and stack.can_run(memory.module.hidden_size):
-        shape = recurrence.length, recurrence.n_lanes
-        return lstm_sequences.sequences(memory, recurrence.positions, shape, stack), ()
-    outputs, states = _remembered(memory, lay, recurrence)
-    return stack.run(outputs), states
+    results = [_run_module(memory, lay, recurrence) for memory in memories]
+    return [outputs for outputs, _ in results], tuple(state for _, states in results for state in states)
 
 
 def _can_run(memory: Memory, recurrence: Recurrence) -> bool:
-    """Whether our own code can run a memory."""
+    """``True`` if our own code can run a memory."""
     # Of one step the rows are the lanes; if they are not, PyTorch says so.
     is_whole = recurrence.length > 1 or len(memory.features) == recurrence.n_lanes
     is_for_it = is_whole and (recurrence.length > 1 or not th.is_grad_enabled())
     return is_for_it and is_plain_lstm(memory.module) and lstm.can_run(memory, recurrence.n_lanes)
 
 
-def _remembered(
+def _run_module(
     memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence
 ) -> tuple[th.Tensor, States]:
-    """Run one memory; what is no row never comes out."""
+    """Run one recurrent module; padding rows are dropped."""
     module, features, states = memory
     if _can_run(memory, recurrence):
         if recurrence.length == 1:
@@ -115,7 +96,7 @@ def _remembered(
         return hidden, (hidden.unsqueeze(0), cell.unsqueeze(0))
     grid = lay(features)
     if isinstance(module, nn.LSTM):
-        call = module if grid.shape[2] == module.input_size else _forgetting(module)
+        call = module if grid.shape[2] == module.input_size else _with_reset_gate(module)
         outputs, final = call(grid, states)
     else:
         outputs, *final = module(grid, states[0])
@@ -136,7 +117,7 @@ def _grid(features: th.Tensor, recurrence: Recurrence) -> th.Tensor:
     return grid.index_copy(0, recurrence.positions, th.nn.functional.pad(features, (0, 1))).reshape(shape)
 
 
-def _forgetting(module: nn.LSTM) -> Any:
+def _with_reset_gate(module: nn.LSTM) -> Any:
     """The same LSTM with one more input, which wipes its memory.
 
         i, f, o = σ(… − 10⁴·break)  →  c = f·c_before + i·g = 0,  h = o·tanh(c) = 0

@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice
 from sb3_ppo_notes.policies.actor_critic import distribution_parameters, formulas_of
 from sb3_ppo_notes.policies.distribution import ACTION_DISTRIBUTIONS, FormulaDistribution
-from sb3_ppo_notes.policies.masks import checked_masks
+from sb3_ppo_notes.policies.masks import mask_tensor
 
 
 class NotesActorCriticPolicy(ActorCriticPolicy):
@@ -28,6 +28,8 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
     :raises ValueError: for another distribution, or one that does not fit the action space.
     """
 
+    is_recurrent = False
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -38,11 +40,11 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ):
         check_choice("action_distribution", action_distribution, tuple(ACTION_DISTRIBUTIONS))
-        given = f"got {action_distribution!r}"
+        got = f"got {action_distribution!r}"
         if action_distribution != "gaussian" and not isinstance(action_space, spaces.Box):
-            raise InvalidValueError(f"action_distribution must be 'gaussian' unless actions form a Box, {given}")
+            raise InvalidValueError(f"action_distribution must be 'gaussian' unless actions form a Box, {got}")
         if action_distribution != "gaussian" and kwargs.get("use_sde"):
-            raise InvalidValueError(f"action_distribution must be 'gaussian' with use_sde=True, {given}")
+            raise InvalidValueError(f"action_distribution must be 'gaussian' with use_sde=True, {got}")
         self.action_distribution = action_distribution
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
         if action_distribution in ("squashed_gaussian", "beta"):
@@ -78,7 +80,7 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
             raise InvalidValueError(f"action_masks must be None for the distribution {type(self.action_dist).__name__}")
         features = super(ActorCriticPolicy, self).extract_features(obs, self.pi_features_extractor)
         latent_pi = self.mlp_extractor.forward_actor(features)
-        masks = checked_masks(action_masks, self.action_space, len(latent_pi), latent_pi.device)
+        masks = mask_tensor(action_masks, self.action_space, len(latent_pi), latent_pi.device)
         return FormulaDistribution(0, formulas).with_parameters(distribution_parameters(self, latent_pi, masks))
 
     def predict(
@@ -92,21 +94,30 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
         """Actions for observations.
 
         :param observation: one, or a batch.
-        :param state: of a recurrent policy.
-        :param episode_start: which environments have just begun an episode, for a recurrent policy.
+        :param state: of a recurrent policy: what the last call returned, ``None`` at the beginning.
+        :param episode_start: ``[N]``, where an episode has just begun, for a recurrent policy; ``None`` for nowhere.
         :param deterministic: the mode (of a Beta the mean) and not a sample.
         :param action_masks: ``[n]`` or ``[N, n]``, ``True`` where an action is allowed; ``None`` for no masks.
         :return: actions within the action space, and the next state.
         :raises ValueError: if a mask has the wrong shape or allows nothing.
         """
-        if action_masks is None:
+        if action_masks is None and not self.is_recurrent:
             return super().predict(observation, state, episode_start, deterministic)
         self.set_training_mode(False)
         tensor, is_batch = self.obs_to_tensor(observation)
         with th.no_grad():
-            actions = self.get_distribution(tensor, action_masks).get_actions(deterministic=deterministic)
+            actions, state = self._choose(tensor, state, episode_start, deterministic, action_masks)
         chosen = actions.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
+        if isinstance(self.action_space, spaces.Box):
+            low, high = self.action_space.low, self.action_space.high
+            chosen = self.unscale_action(chosen) if self.squash_output else np.clip(chosen, low, high)
         return (chosen if is_batch else chosen.squeeze(axis=0)), state
+
+    def _choose(
+        self, observations: Any, state: Any, episode_start: Any, deterministic: bool, action_masks: Any
+    ) -> tuple[th.Tensor, tuple[np.ndarray, ...] | None]:
+        """Actions, not yet within their bounds, and the next state."""
+        return self.get_distribution(observations, action_masks).get_actions(deterministic=deterministic), state
 
 
 class NotesActorCriticCnnPolicy(NotesActorCriticPolicy):

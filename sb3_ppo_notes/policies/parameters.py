@@ -1,4 +1,4 @@
-"""Whose weights are whose: the actor's, the critic's, or shared; and an optimiser for each."""
+"""Owners of the weights: the actor, the critic, or both; and an optimiser for each."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ CRITIC = ("value_net", "mlp_extractor.value_net", "vf_features_extractor", "lstm
 
 
 def owners_of(policy: Any, parameters: Sequence[th.nn.Parameter]) -> list[str]:
-    """Whose each weight is.
+    """The owner of each weight.
 
     :param policy: any actor-critic policy.
     :param parameters: some of its weights.

@@ -10,7 +10,7 @@ from torch import nn
 
 logger = logging.getLogger("sb3_ppo_notes")
 
-#: What the networks compute in. bfloat16 has float32's range; float16 has not, and needs its loss scaled.
+#: The networks' precisions. bfloat16 has float32's range; float16 has not, and needs its loss scaled.
 PRECISIONS = {"float32": th.float32, "bfloat16": th.bfloat16, "float16": th.float16}
 
 
@@ -33,7 +33,7 @@ def mixed_precision(policy: Any) -> AbstractContextManager[Any]:
 
 @cache
 def can_remember(layer: type[nn.LSTM] | type[nn.GRU], device: str, precision: str) -> bool:
-    """Whether a recurrent layer runs in half precision here: one is run, forward and back.
+    """``True`` if a recurrent layer runs in half precision here: one is run, forward and back.
 
     No list of processors tells. PyTorch hands an LSTM on a CPU to oneDNN, which has no bfloat16 without AVX-512, and
     float16 on the newest processors only.
@@ -53,7 +53,7 @@ def can_remember(layer: type[nn.LSTM] | type[nn.GRU], device: str, precision: st
 
 
 def remembers_in_single(policy: Any) -> bool:
-    """Whether a recurrent policy's memory stays in float32 although its networks do not.
+    """``True`` if a recurrent policy's memory stays in float32 although its networks do not.
 
     :param policy: a recurrent policy.
     :return: ``True`` where PyTorch cannot run the memory in the networks' precision.

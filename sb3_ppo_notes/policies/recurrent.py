@@ -1,6 +1,5 @@
 """Policies with a memory: an LSTM or a GRU between the features and the heads."""
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -11,10 +10,9 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
-from sb3_ppo_notes.kernels.dense import Stack
 from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.actor_critic import act
-from sb3_ppo_notes.policies.masks import checked_masks
+from sb3_ppo_notes.policies.masks import mask_tensor
 from sb3_ppo_notes.policies.memory import Recurrence, SequenceLayout, States, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
 from sb3_ppo_notes.policies.precision import remembers_in_single
@@ -44,6 +42,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
 
     #: SB3 has no recurrent PPO to equal to the bit; sb3-contrib's is equalled to rounding.
     equals_stock = False
+    is_recurrent = True
 
     def __init__(
         self,
@@ -106,7 +105,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
 
     @property
     def sequences(self) -> SequenceLayout:
-        """How it learns from sequences."""
+        """The sequences that it learns from."""
         return SequenceLayout(self.sequence_length, self.supports_mid_sequence_reset)
 
     @property
@@ -139,17 +138,14 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         :return: for :meth:`remember`.
         """
         n = len(episode_starts)
-        kept = (1.0 - episode_starts.float()).reshape(1, n, 1)
-        return Recurrence(th.arange(n, device=self.device), 1, n, tuple(state * kept for state in states))
+        nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)
+        return Recurrence(th.arange(n, device=self.device), 1, n, tuple(state * nonterminal for state in states))
 
-    def remember(
-        self, features: Any, recurrence: Recurrence, stacks: Sequence[Stack] = ()
-    ) -> tuple[th.Tensor, th.Tensor, States]:
-        """What actor and critic know after each row: features of now and of before.
+    def remember(self, features: Any, recurrence: Recurrence) -> tuple[th.Tensor, th.Tensor, States]:
+        """Features of this step and of those before it, for actor and critic.
 
         :param features: ``[N, k]``, or one such tensor each for actor and critic.
         :param recurrence: how the rows lie in sequences.
-        :param stacks: layers that stand on the actor's memory and on the critic's, if each has its own.
         :return: ``[N, H]`` of the actor, ``[N, H]`` of the critic, and the states after the step; of several steps at
             once, from which one learns and does not go on, there may be none.
         """
@@ -162,47 +158,24 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         if self.lstm_critic is not None:
             memories.append(Memory(self.lstm_critic, vf_features, recurrence.states[half:]))
         with th.autocast(self.device.type, enabled=False) if is_single else nullcontext():
-            (latent_pi, *others), states = run(memories, recurrence, stacks)
+            (latent_pi, *others), states = run(memories, recurrence)
         if others:
             return latent_pi, others[0], states
         # Shared: the critic reads the actor's memory, but only the actor trains it.
         latent_vf = latent_pi.detach() if self.critic is None else self.critic(vf_features)
         return latent_pi, latent_vf, states
 
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: Any = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions for observations, and what is to be remembered.
-
-        :param observation: one, or a batch.
-        :param state: what the last call returned, ``None`` at the beginning.
-        :param episode_start: ``[N]``, where an episode has just begun; ``None`` for nowhere (the beginning aside).
-        :param deterministic: the mode and not a sample.
-        :param action_masks: ``[n]`` or ``[N, n]``, ``True`` where an action is allowed; ``None`` for no masks.
-        :return: actions within the action space, and the next state.
-        :raises ValueError: if a mask has the wrong shape or allows nothing.
-        """
-        self.set_training_mode(False)
-        tensor, is_batch = self.obs_to_tensor(observation)
-        n = len(next(iter(tensor.values()))) if isinstance(tensor, dict) else len(tensor)
+    def _choose(
+        self, observations: Any, state: Any, episode_start: Any, deterministic: bool, action_masks: Any
+    ) -> tuple[th.Tensor, tuple[np.ndarray, ...] | None]:
+        n = len(next(iter(observations.values()))) if isinstance(observations, dict) else len(observations)
         states = self.initial_states(n)
         if state is not None:
             states = tuple(th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
         starts = th.zeros(n) if episode_start is None else th.as_tensor(np.asarray(episode_start)).float()
-        masks = None if action_masks is None else checked_masks(action_masks, self.action_space, n, self.device)
-        with th.no_grad():
-            action = act(self, tensor, masks, self.one_step(states, starts.to(self.device)), deterministic)
-        chosen = action.actions.cpu().numpy()
-        if isinstance(self.action_space, spaces.Box):
-            low, high = self.action_space.low, self.action_space.high
-            chosen = self.unscale_action(chosen) if self.squash_output else np.clip(chosen, low, high)
-        memory = tuple(part.cpu().numpy() for part in action.states or ())
-        return (chosen if is_batch else chosen.squeeze(axis=0)), memory
+        masks = None if action_masks is None else mask_tensor(action_masks, self.action_space, n, self.device)
+        action = act(self, observations, masks, self.one_step(states, starts.to(self.device)), deterministic)
+        return action.actions, tuple(part.cpu().numpy() for part in action.states or ())
 
 
 class NotesCnnRecurrentPolicy(NotesActorCriticCnnPolicy, NotesRecurrentPolicy):

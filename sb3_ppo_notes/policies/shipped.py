@@ -25,9 +25,9 @@ from sb3_ppo_notes.policies.hooks import hooks_of, qualified_name
 
 #: By the first part of their modules' names.
 LIBRARIES = ("torch", "stable_baselines3", "sb3_ppo_notes")
-#: Where Python wraps functions of its own making.
+#: Modules of Python that wrap functions.
 WRAPPERS = ("dataclasses", "reprlib")
-#: What a policy may have of its own: it serves to build networks or to predict, and neither happens in learning.
+#: Methods that a policy may override: they build networks or predict, and neither happens in learning.
 NOT_IN_LEARNING = {
     "__init__",
     "_build",
@@ -69,7 +69,7 @@ METHODS = {
 }
 #: The same of distributions.
 DISTRIBUTION_METHODS = ("proba_distribution", "log_prob", "entropy", "sample", "mode", "get_actions")
-#: What SB3's distributions are made of.
+#: PyTorch's class below each of SB3's distributions.
 _MADE_OF: dict[type, type] = {
     CategoricalDistribution: torch_distributions.Categorical,
     MultiCategoricalDistribution: torch_distributions.Categorical,
@@ -88,7 +88,7 @@ _CALLED = {
 
 
 def is_library_class(kind: type) -> bool:
-    """Whether a class comes from PyTorch, SB3 or this package.
+    """``True`` for a class of PyTorch, SB3 or this package.
 
     :param kind: any class.
     :return: by the package that it says it is from.
@@ -97,7 +97,7 @@ def is_library_class(kind: type) -> bool:
 
 
 def is_shipped(kind: type) -> bool:
-    """Whether a class is a library's, and its functions are those that it was written with.
+    """``True`` for a library's class in which no function was replaced.
 
     :param kind: any class.
     :return: ``False`` also for one that has been given a function of another class.
@@ -124,7 +124,7 @@ def replaced_function(kind: type) -> str | None:
 
 
 def has_shipped_methods(kind: type, *names: str) -> bool:
-    """Whether methods of a library's class are those that it was written with.
+    """``True`` if no one of these methods of a library's class was replaced.
 
     :param kind: a library's class.
     :param names: of its methods, inherited or not; PyTorch wraps some of them.
@@ -134,7 +134,7 @@ def has_shipped_methods(kind: type, *names: str) -> bool:
 
 
 def keeps_sb3_method(policy: Any, *names: str) -> bool:
-    """Whether a policy still has SB3's own version of these methods, so that formulas may stand in for them.
+    """``True`` if a policy has SB3's own version of these methods, so that formulas may stand in for them.
 
     :param policy: the policy, of any class.
     :param names: keys of ``METHODS``.
@@ -154,7 +154,7 @@ def keeps_sb3_method(policy: Any, *names: str) -> bool:
 
 
 def keeps_distribution(distribution: Any) -> bool:
-    """Whether a distribution still has the methods that it was written with, so that formulas may stand in for them.
+    """``True`` if no method of a distribution was replaced, so that formulas may stand in for them.
 
     :param distribution: of SB3's or of ours.
     :return: ``False`` if the instance, its class or PyTorch's class below has another one.
@@ -165,7 +165,7 @@ def keeps_distribution(distribution: Any) -> bool:
 
 
 def own_code_of(policy: Any) -> str | None:
-    """What of a policy is somebody's own code, or calls it.
+    """The first part of a policy that is somebody's own code, or calls it.
 
     :param policy: any policy.
     :return: the first of it as half a sentence, ``None`` if there is none.
@@ -193,12 +193,12 @@ def _own_code(policy: Any) -> Iterator[str]:
 
 
 def _makes_weights(kind: type) -> bool:
-    """Whether a class of PyTorch's is no layer: TorchScript, or weights made of others (``torch.nn.utils``)."""
+    """``True`` for a class of PyTorch's that is no layer: TorchScript, or weights of others (``torch.nn.utils``)."""
     return kind.__module__.startswith("torch.") and not kind.__module__.startswith("torch.nn.modules.")
 
 
 def _overridden(kind: type) -> Iterator[str]:
-    """What a user's policy class does in another way than SB3's, as far as it matters in learning."""
+    """Methods of a user's policy class that differ from SB3's, as far as they matter in learning."""
     for name, value in vars(kind).items():
         is_code = isinstance(value, FunctionType | property | classmethod | staticmethod)
         above = any(name in vars(base) for base in kind.__mro__[1:-1])

@@ -1,4 +1,4 @@
-"""Where a rollout lives between being gathered and being learned from.
+"""Rollout buffers: a rollout between being gathered and being learned from.
 
 Both buffers are SB3's, with SB3's attributes and methods. What differs: the memory of observations is laid out
 environment by environment (``[B, T, ...]``), and the ``[T, B, ...]`` arrays everybody reads are views of it. SB3
@@ -107,17 +107,10 @@ class NotesRolloutBuffer(RolloutBuffer):
         value: th.Tensor,
         log_prob: th.Tensor,
     ) -> None:
-        """Store one step of all environments.
-
-        :param obs: sₜ, ``[B, ...]``.
-        :param action: aₜ, ``[B, ...]``, as sampled, before clipping to the environment's bounds.
-        :param reward: rₜ, ``[B]``, after time-limit bootstrapping.
-        :param episode_start: ``[B]``, whether sₜ starts an episode.
-        :param value: V(sₜ), ``[B]`` or ``[B, 1]``.
-        :param log_prob: log π(aₜ|sₜ), ``[B]``.
-        """
         self.store_policy_step(obs, action, episode_start, value, log_prob)
         self.store_transition(reward)
+
+    add.__doc__ = RolloutBuffer.add.__doc__
 
     def store_policy_step(
         self,
@@ -186,7 +179,7 @@ class NotesRolloutBuffer(RolloutBuffer):
             self._states.append(states)
 
     def _store_payment(self, env_reward: np.ndarray | None, truncated: list[tuple[int, Any]] | None) -> None:
-        """What is needed to compute advantages again with another critic."""
+        """For a rule that computes advantages again with another critic."""
         if self._rule is not None and self._rule.computed == "every_epoch" and env_reward is not None:
             self.env_rewards[self.pos] = env_reward
             self._cuts += [(self.pos, index, observation) for index, observation in truncated or ()]
@@ -267,16 +260,7 @@ class NotesRolloutBuffer(RolloutBuffer):
 
 
 class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):
-    """The same for Dict observations: one array a key.
-
-    :param buffer_size: T, steps per environment.
-    :param observation_space: space of one observation.
-    :param action_space: space of one action.
-    :param device: where minibatches are delivered.
-    :param gae_lambda: λ of the default rule.
-    :param gamma: γ.
-    :param n_envs: B, number of environments.
-    """
+    """The same for Dict observations: one array a key."""
 
     observation_space: spaces.Dict
     observations: dict[str, np.ndarray]

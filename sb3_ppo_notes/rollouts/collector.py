@@ -17,28 +17,33 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits
 from sb3_ppo_notes.policies.actor_critic import values_of
-from sb3_ppo_notes.policies.masks import gathered_masks
+from sb3_ppo_notes.policies.masks import collect_masks
 from sb3_ppo_notes.policies.memory import Recurrence, States
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
-from sb3_ppo_notes.policies.shipped import original
-from sb3_ppo_notes.rollouts.bounds import warn_of_far_observations
+from sb3_ppo_notes.policies.shipped import has_shipped_methods, is_library_class, original
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
-from sb3_ppo_notes.rollouts.finite import check_actions, check_finite, check_policy_output, check_terminal_observation
-from sb3_ppo_notes.rollouts.own_callbacks import runs_own_code
+from sb3_ppo_notes.rollouts.finite import (
+    check_actions,
+    check_finite,
+    check_policy_output,
+    check_terminal_observation,
+    warn_of_far_observations,
+)
 from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, run_step_hooks, start_or_resume_rollout
-from sb3_ppo_notes.rollouts.places import add_place
-from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
+from sb3_ppo_notes.rollouts.step_errors import add_place, check_batch, shape_error
 
+#: Methods of a callback that are called while a rollout goes on.
+CALLED = ("on_step", "_on_step", "update_locals", "update_child_locals")
 #: As they were written, whatever somebody has put in their place since, in the class or in an instance.
 STEP, ADD = original(VecEnv, "step"), original(NotesRolloutBuffer, "add")
 
 
 class Actor(Protocol):
-    """Chooses actions, and says afterwards how good the state and how likely the action was."""
+    """Chooses actions; their values and log-probabilities come afterwards, while the environments compute."""
 
     def begin(self) -> None:
-        """Look how the policy is made now."""
+        """Adapt to the policy as it is now."""
 
     def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Any:
         """Draw actions.
@@ -148,7 +153,7 @@ def _last_values(model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutB
 
 
 class _Stepping:
-    """One step in every environment, over and over; what does not change within a rollout is found out once.
+    """One step in every environment, over and over; what does not change within a rollout is looked up once.
 
     :param model: the algorithm.
     :param env: the training environments.
@@ -173,9 +178,9 @@ class _Stepping:
         self.actor = actor
         self.bootstrap_truncated = bootstrap_truncated
         self.is_masked = getattr(model, "action_masking", False)
-        #: Whether the buffer is ours; one whose ``add`` is somebody else's wants to be asked.
+        #: The buffer is ours; one whose ``add`` is somebody else's wants to be asked.
         self.is_ours = _is_method(rollout_buffer.add, ADD)
-        #: Whether it takes a step in two halves: SB3 stores a step after the callbacks have seen it.
+        #: It takes a step in two halves: SB3 stores a step after the callbacks have seen it.
         self.is_halved = self.is_ours and not may_change
         self._is_split = _is_method(env.step, STEP)
 
@@ -186,7 +191,7 @@ class _Stepping:
         """
         model, env = self.model, self.env
         obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-        masks = gathered_masks(env) if self.is_masked else None
+        masks = collect_masks(env) if self.is_masked else None
         mask_tensor = None if masks is None else th.as_tensor(masks, device=model.device)
         recurrence = _recurrence(model, model._last_episode_starts)
         with th.no_grad():
@@ -255,7 +260,7 @@ class _Stepping:
             model._last_states = step["states"]  # type: ignore[attr-defined]
 
     def _answers(self, clipped_actions: np.ndarray) -> VecEnvStepReturn:
-        """What the environments say to an action, checked."""
+        """The environments' answer to an action, checked."""
         env, step = self.env, self.model.num_timesteps + self.env.num_envs
         try:
             new_obs, rewards, dones, infos = env.step_wait() if self._is_split else env.step(clipped_actions)
@@ -273,7 +278,7 @@ class _Stepping:
 
 
 def _is_method(method: Any, function: Any) -> bool:
-    """Whether a method is this very function of its class, and nobody's own."""
+    """``True`` for this very function of a class, and nobody's own."""
     return function is not None and getattr(method, "__func__", None) is function
 
 
@@ -283,7 +288,7 @@ def _as_stored(model: OnPolicyAlgorithm, actions: np.ndarray) -> np.ndarray:
 
 
 def _last_step(model: OnPolicyAlgorithm, rollout_buffer: RolloutBuffer) -> dict[str, Any]:
-    """What is left of the last step of a rollout that was full when its run was cut; infos are no part of a rollout."""
+    """The last step of a rollout that was full when its run was cut; infos are no part of a rollout."""
     return {
         "actions": rollout_buffer.actions[-1],
         "rewards": rollout_buffer.rewards[-1],
@@ -352,3 +357,23 @@ def _terminal_values(
                 recurrence = policy.one_step(own, th.zeros(1, device=policy.device))
             values[index] = values_of(policy, policy.obs_to_tensor(observation)[0], recurrence)[0].item()
     return values
+
+
+def runs_own_code(callback: Any) -> bool:
+    """``True`` if somebody's own code is called along with a callback; SB3's and ours leave the model as it is.
+
+    :param callback: what ``learn`` was given, as SB3 has wrapped it; ``None`` for nothing.
+    :return: ``True`` for a function, a class that is no library's, and whatever has one of them inside.
+    """
+    if callback is None:
+        return False
+    if not isinstance(callback, BaseCallback) or not is_library_class(type(callback)):
+        return True
+    if not has_shipped_methods(type(callback), *CALLED):
+        return True
+    inside = [callback, *vars(callback).values()]
+    if any(callable(value) and not isinstance(value, BaseCallback | type) for value in inside[1:]):
+        return True
+    children = [value for value in vars(callback).values() if isinstance(value, BaseCallback)]
+    children += getattr(callback, "callbacks", None) or []
+    return any(map(runs_own_code, (child for child in children if child is not callback.parent)))

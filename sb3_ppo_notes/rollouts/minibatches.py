@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.distributions import Parameters
 from sb3_ppo_notes.policies.memory import Recurrence
-from sb3_ppo_notes.rollouts.sequences import cut_sequences, grouped, rows_of
+from sb3_ppo_notes.rollouts.sequences import cut_sequences, group_sequences, rows_of
 from sb3_ppo_notes.rules import Optimization, UpdateRule
 
 #: Bytes of observations that are still gathered for a whole epoch at once.
@@ -143,7 +143,7 @@ class MinibatchSampler:
         return np.arange(self.n_samples).reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()
 
     def _sequence_order(self) -> tuple[th.Tensor, list[int], list[Recurrence]]:
-        """The same of a recurrent policy, and how the rows of each minibatch lie in sequences."""
+        """The same of a recurrent policy, and the places of each minibatch's rows in sequences."""
         rows, recurrences = zip(*self._packed_sequences(self.buffer.rule.optimization), strict=True)
         return th.cat(rows), [len(each) for each in rows], list(recurrences)
 
@@ -155,7 +155,7 @@ class MinibatchSampler:
         if optimization.order == "shuffled":
             order = np.random.permutation(len(order))  # noqa: NPY002
         states = tuple(th.stack(parts) for parts in zip(*buffer._states, strict=True))
-        for group in grouped(sequences.lengths, order, self.batch_size, optimization.drop_last):
+        for group in group_sequences(sequences.lengths, order, self.batch_size, optimization.drop_last):
             yield rows_of(sequences, group, buffer.buffer_size, buffer.sequence_length, states, buffer.can_reset)
 
     # -- what of it ---------------------------------------------------------------------------------------------------
@@ -163,8 +163,9 @@ class MinibatchSampler:
     def _prepare(self) -> None:
         buffer = self.buffer
         if not buffer.full:
-            held = f"it holds {buffer.pos} of {buffer.buffer_size} steps"
-            raise InvalidValueError(f"rollout_buffer must be full before it is used, {held}")
+            raise InvalidValueError(
+                f"rollout_buffer must be full before it is used, it holds {buffer.pos} of {buffer.buffer_size} steps"
+            )
         # Not ready either when advantages have been computed again.
         if not self._columns or not buffer.generator_ready:
             self._columns = self._columns_as_tensors()
@@ -235,7 +236,7 @@ class MinibatchSampler:
         return observations[rows]
 
     def _as_samples(self, minibatch: Minibatch) -> RolloutBufferSamples | DictRolloutBufferSamples:
-        """What SB3 says of a minibatch: all actions are rows of float32."""
+        """SB3's samples: all actions are rows of float32."""
         kind = DictRolloutBufferSamples if isinstance(minibatch.observations, dict) else RolloutBufferSamples
         actions = minibatch.actions.float().reshape(-1, self.buffer.actions.shape[-1])
         return kind(*minibatch._replace(actions=actions)[: len(kind._fields)])  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 #: Each says whether the process was asked to stop: of every ``persistence.GracefulStop`` whose block is running.
 STOP_REQUESTS: list[Callable[[], bool]] = []
-#: What a step changes in a model beside its counter, which counts it before the callbacks see it.
+#: Attributes of a model that a step changes, beside its counter, which counts it before the callbacks see it.
 CHANGED_BY_A_STEP = ("_last_obs", "_last_episode_starts", "_last_states", "ep_info_buffer", "ep_success_buffer")
 
 
@@ -78,7 +78,7 @@ def start_or_resume_rollout(model: Any, env: VecEnv, callback: BaseCallback, rol
 
 
 def run_step_hooks(model: Any, n_steps: int) -> bool:
-    """Ask those who want to be asked between two steps.
+    """Call the hooks between two steps.
 
     Here, and nowhere else within a rollout, model, buffer and environments are all at the same step and every callback
     has seen it: a run that is left or saved here can be taken up as if nothing had happened.
@@ -100,7 +100,7 @@ def run_step_hooks(model: Any, n_steps: int) -> bool:
 
 
 def is_stopping() -> bool:
-    """Whether the process was asked to stop, for whatever takes long without making a step of the training.
+    """``True`` if the process was asked to stop: for everything that takes long without a step of the training.
 
     :return: ``False`` as well where nobody listens to signals.
     """

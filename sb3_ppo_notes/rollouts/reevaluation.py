@@ -1,4 +1,4 @@
-"""What a policy says of a whole rollout, once more: before an update, between its epochs, after it."""
+"""Evaluating a policy on a whole rollout again: before an update, between its epochs, after it."""
 
 from typing import Any
 

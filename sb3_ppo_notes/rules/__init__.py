@@ -1,5 +1,5 @@
-"""Which formulas one update uses: small frozen dataclasses, one for each choice in each slot, and :class:`UpdateRule`
-that holds them.
+"""The formulas of one update: small frozen dataclasses, one for each choice in each slot, and :class:`UpdateRule` that
+holds them.
 """
 
 from sb3_ppo_notes.rules.advantages import (

@@ -1,4 +1,4 @@
-"""The slots before the update: how advantages and value targets are computed, and how advantages are normalised."""
+"""The slots before the update: advantages, value targets, and the normalisation of advantages."""
 
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
@@ -20,7 +20,7 @@ from sb3_ppo_notes.formulas.objectives import normalize_advantages
 
 
 class RolloutArrays(NamedTuple):
-    """What an estimator sees of a rollout; all reward units but the last.
+    """A rollout as an estimator sees it; all reward units but the last.
 
     :param rewards: ``[T, B]``, with γ·V(terminal observation) added where a time limit cut an episode, unless the rule
         calls that a terminal state.
@@ -36,7 +36,7 @@ class RolloutArrays(NamedTuple):
 
 
 class AdvantageEstimator(Protocol):
-    """Slot 1: how good each action was."""
+    """Estimates how good each action was."""
 
     def advantages(self, rollout: RolloutArrays, gamma: float) -> FloatArray:
         """Â of every step.
@@ -48,7 +48,7 @@ class AdvantageEstimator(Protocol):
 
 
 class ValueTarget(Protocol):
-    """Slot 2: what the critic should have said."""
+    """The critic's target."""
 
     def returns(self, rollout: RolloutArrays, gamma: float, advantages: FloatArray) -> FloatArray:
         """Ĝ of every step.
@@ -211,7 +211,7 @@ class TDZero(NStepReturn):
 
 @dataclass(frozen=True)
 class AdvantageNormalization:
-    """Slot 5: over which samples advantages are brought to mean 0 and deviation 1.
+    """The samples over which advantages are brought to mean 0 and deviation 1.
 
     :param scope: ``"minibatch"`` (SB3), ``"rollout"`` (once before the epochs) or ``"none"``.
     :param ddof: 1 divides the variance by N−1, 0 by N.

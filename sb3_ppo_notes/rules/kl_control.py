@@ -50,7 +50,7 @@ class EarlyStop:
             )
 
     def is_exceeded_by(self, kl: float | np.floating) -> bool:
-        """Whether the policy has moved too far.
+        """``True`` if the policy has moved too far.
 
         :param kl: mean estimate of KL(old ‖ new); nats.
         :return: ``kl > factor * target``, strictly. A float32 is compared in float32, as SB3 does.

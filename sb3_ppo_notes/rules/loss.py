@@ -1,4 +1,4 @@
-"""The loss of one minibatch: a pure function of what the policy says of it. No policy, no SB3."""
+"""The loss of one minibatch: a pure function of the policy's outputs. No policy, no SB3."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from sb3_ppo_notes.rules.update_rule import UpdateRule
 
 
 class Evaluation(NamedTuple):
-    """What a policy says about actions that were taken in given states.
+    """A policy's values, log-probabilities and entropy for actions that were taken in given states.
 
     :param values: ``[N]``, V(s); reward units.
     :param log_probs: ``[N]``, log π(a|s); nats.
@@ -35,7 +35,7 @@ class LossCoefficients(NamedTuple):
 
     @property
     def has_bonus(self) -> bool:
-        """Whether there is an entropy bonus. A coefficient that is a tensor stands for any number but 0."""
+        """``True`` if there is an entropy bonus. A coefficient that is a tensor stands for any number but 0."""
         return isinstance(self.ent_coef, th.Tensor) or self.ent_coef != 0
 
 
@@ -115,7 +115,7 @@ def minibatch_loss(
 
 
 def policy_part(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
-    """What the actor's own optimiser descends.
+    """The loss that the actor's own optimiser descends.
 
     :param terms: of a minibatch.
     :param coefficients: ent_coef.
@@ -127,7 +127,7 @@ def policy_part(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
 
 
 def value_part(values: th.Tensor, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> th.Tensor:
-    """What the critic descends when the policy is not updated: neither actions nor advantages are looked at.
+    """The loss that the critic descends when the policy is not updated: neither actions nor advantages are looked at.
 
     :param values: ``[N]``, V(s) with its graph; reward units.
     :param minibatch: old values and returns; ``[N]`` each.

@@ -1,4 +1,4 @@
-"""The slots inside the loss: what the policy ascends and what the critic descends."""
+"""The slots inside the loss: the objective that the policy ascends and the error that the critic descends."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PENALTY_ADAPTATIONS = {"batch_ppo": ((0.7, 1.3), 1.5), "paper": ((1 / 1.5, 1.5),
 
 
 class PolicyTerms(NamedTuple):
-    """What a policy objective may use of one minibatch.
+    """The part of a minibatch that a policy objective may use.
 
     :param log_probs: ``[N]``, log π(a|s) of the policy being trained; nats.
     :param old_log_probs: ``[N]``, log π_old(a|s) stored with the rollout; nats.
@@ -34,7 +34,7 @@ class PolicyTerms(NamedTuple):
 
 
 class PolicyObjective(Protocol):
-    """Slot 6: what the policy ascends."""
+    """The objective that the policy ascends."""
 
     def objective(self, terms: PolicyTerms) -> th.Tensor:
         """The objective of each sample.
@@ -45,7 +45,7 @@ class PolicyObjective(Protocol):
 
 
 class ValueObjective(Protocol):
-    """Slot 7: what the critic descends."""
+    """The error that the critic descends."""
 
     def loss(self, values: th.Tensor, old_values: th.Tensor, returns: th.Tensor) -> th.Tensor:
         """The mean error of a minibatch.

@@ -1,4 +1,4 @@
-"""The slot that says in which portions the rollout is gone through, and who steps."""
+"""The slot of optimisation: minibatches and optimisers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -52,7 +52,7 @@ class SeparateOptimizers:
 
 @dataclass(frozen=True)
 class Optimization:
-    """How an epoch is cut into minibatches, and how many optimisers there are.
+    """Order and size of an epoch's minibatches, and the number of optimisers.
 
     :param order: ``"shuffled"`` anew each epoch, or ``"sequential"``, the order in which the steps were gathered (all
         environments' first steps, then all their second steps, …).

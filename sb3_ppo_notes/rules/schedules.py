@@ -14,7 +14,7 @@ Schedule = Callable[[float], float]
 Choice = TypeVar("Choice")
 
 
-#: Of these, infinity is a value too: it switches the limit off.
+#: Arguments for which infinity is a value too: it switches the limit off.
 LIMITS = ("clip_range", "clip_range_vf")
 
 

@@ -1,4 +1,4 @@
-"""What a rule has to remember from one update to the next."""
+"""The part of a rule that goes on from one update to the next."""
 
 from dataclasses import dataclass
 

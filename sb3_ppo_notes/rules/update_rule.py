@@ -119,7 +119,7 @@ class UpdateRule:
 
         :return: the choice in each slot, in words, by the slot's title.
         """
-        return {title: _in_words(getattr(self, slot)) for slot, title in SLOTS.items()}
+        return {title: _as_text(getattr(self, slot)) for slot, title in SLOTS.items()}
 
     def diff(self, other: "UpdateRule") -> str:
         """Only the slots in which two rules differ.
@@ -176,13 +176,13 @@ class UpdateRule:
 
     @property
     def needs_exact_kl(self) -> bool:
-        """Whether the old distribution's parameters have to be known during the update."""
+        """``True`` if the update needs the old distribution's parameters."""
         return isinstance(self.policy_objective, KLPenalty) or any(
             control.estimator == "exact" for control in self.kl_controls
         )
 
 
-def _in_words(choice: Any) -> str:
+def _as_text(choice: Any) -> str:
     if isinstance(choice, tuple):
         return ", ".join(map(str, choice)) or "none"
     return str(choice)
@@ -190,4 +190,4 @@ def _in_words(choice: Any) -> str:
 
 def _as_table(rows: dict[str, str]) -> str:
     width = max(map(len, rows), default=0)
-    return "\n".join(f"{title:<{width}}  {words}" for title, words in rows.items())
+    return "\n".join(f"{title:<{width}}  {text}" for title, text in rows.items())

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 import sb3_ppo_notes
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.persistence import load_checkpoint, load_safe, save_checkpoint
-from sb3_ppo_notes.policies.masks import gathered_masks
+from sb3_ppo_notes.policies.masks import collect_masks
 from sb3_ppo_notes.rules import ClippedSurrogate, Optimization, UpdateRule
 from tests.environments import BOX, SpaceEnv, make
 
@@ -486,7 +486,7 @@ MASKS = [
 
 @pytest.mark.parametrize("mask", MASKS, ids=repr)
 def test_masks_of_any_type_mean_what_booleans_mean(mask):
-    assert gathered_masks(DummyVecEnv([lambda: Paying(mask=mask)] * 2)).tolist() == [[True, False, True]] * 2
+    assert collect_masks(DummyVecEnv([lambda: Paying(mask=mask)] * 2)).tolist() == [[True, False, True]] * 2
     model = built(NotesPPO, Paying(mask=mask), action_masking=True)
     assert {int(model.predict(BOX.sample(), action_masks=mask)[0]) for _ in range(20)} <= {0, 2}
 

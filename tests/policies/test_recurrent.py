@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import with_frozen_normalizers
-from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.engine.step import policy_loss
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
@@ -23,7 +22,7 @@ from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.trunk import shared_trunk
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler
-from sb3_ppo_notes.rollouts.sequences import cut_sequences, laid_out
+from sb3_ppo_notes.rollouts.sequences import cut_sequences, pack_sequences
 from sb3_ppo_notes.rules import (
     EarlyStop,
     KLPenalty,
@@ -159,19 +158,19 @@ def test_sequences_cross_neither_episodes_nor_environments():
     )
 )
 def test_sequences_laid_end_to_end_never_touch(drawn):
-    lengths, is_carried = map(np.array, drawn)
-    lanes, begins = laid_out(lengths, is_carried, may_follow=True)
+    lengths, has_initial_state = map(np.array, drawn)
+    lanes, begins = pack_sequences(lengths, has_initial_state, can_reset=True)
     taken = np.zeros((lengths.max() + 1, len(lengths)), dtype=int)
     for lane, begin, length in zip(lanes, begins, lengths, strict=True):
         assert begin + length <= lengths.max()
         taken[begin : begin + length + 1, lane] += 1  # itself, and the step after it
     assert taken.max() == 1
-    assert (begins[is_carried] == 0).all()
+    assert (begins[has_initial_state] == 0).all()
     assert sorted(set(lanes)) == list(range(lanes.max() + 1))
 
 
 def test_short_sequences_share_lanes():
-    lanes, begins = laid_out(np.array([5, 2, 2, 1]), np.array([False] * 4), may_follow=True)
+    lanes, begins = pack_sequences(np.array([5, 2, 2, 1]), np.array([False] * 4), can_reset=True)
     assert lanes.tolist() == [0, 1, 1, 2]
     assert begins.tolist() == [0, 0, 3, 0]
 
@@ -223,35 +222,6 @@ def test_nothing_passes_a_break():
     assert th.allclose(after, alone, rtol=1e-5, atol=1e-6)
     (gradient,) = th.autograd.grad(after.sum(), features)
     assert (gradient[:2] == 0).all()
-
-
-@pytest.mark.parametrize("net_arch", [[8], []])
-@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_by_hand_are_autograds(variant, policy, net_arch):
-    """Down the heads by plain products, on through memory and extractor by autograd: together what autograd alone gives."""
-    space = {"MlpLstmPolicy": "box", "CnnLstmPolicy": "image", "MultiInputLstmPolicy": "dict"}[policy]
-    model = gathered(
-        small(
-            env=lambda: environments.make(space),
-            policy=policy,
-            policy_kwargs=VARIANTS[variant] | dict(net_arch=net_arch),
-            n_steps=16,
-        )
-    )
-    (batch,) = list(model.rollout_buffer.get(None))
-    towers = towers_of(model.policy)
-    coefficients = LossCoefficients(0.01, 0.5)
-    weights = [weight for weight in model.policy.parameters() if weight.requires_grad]
-    loss = policy_loss(model.policy, batch, model.rule.at(1.0), coefficients).loss
-    expected = th.autograd.grad(loss, weights, allow_unused=True)
-    by_hand = towers.forward(batch.observations, batch.recurrence)
-    loss = policy_loss(model.policy, batch, model.rule.at(1.0), coefficients, by_hand.outputs).loss
-    got = by_hand.gradients(loss, weights)
-    assert any(gradient is not None and (gradient != 0).any() for gradient in got)
-    for one, other in zip(expected, got, strict=True):
-        assert (one is None) == (other is None)
-        assert one is None or th.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_training_lays_sequences_end_to_end(monkeypatch):
@@ -391,20 +361,18 @@ def test_in_bfloat16_acting_and_learning_round_alike():
     assert max(first_ratio_errors(model)) < 1e-3
 
 
-def test_many_short_sequences_are_laid_out_in_no_time():
+def test_many_short_sequences_are_pack_sequences_in_no_time():
     lengths = np.tile([1, 2, 3, 7], 5000)
-    lanes, _ = laid_out(lengths, np.zeros(len(lengths), dtype=bool), may_follow=True)
+    lanes, _ = pack_sequences(lengths, np.zeros(len(lengths), dtype=bool), can_reset=True)
     assert lanes.max() + 1 < 0.6 * len(lengths)
 
 
-def test_weights_that_both_heads_share_get_both_gradients():
-    model = gathered(small(env=lambda: environments.make("discrete")))
-    assert towers_of(model.policy) is not None
-    model.policy.mlp_extractor.value_net = model.policy.mlp_extractor.policy_net
-    assert towers_of(model.policy) is None
-    plain = NotesPPO("MlpPolicy", "CartPole-v1", device="cpu").policy
-    plain.mlp_extractor.value_net = plain.mlp_extractor.policy_net
-    assert towers_of(plain) is None
+def test_a_remember_of_the_users_own_is_called_as_ever():
+    model = small()
+    original, calls = model.policy.remember, []
+    model.policy.remember = lambda features, recurrence: calls.append(0) or original(features, recurrence)
+    model.learn(64)
+    assert calls
 
 
 @pytest.mark.parametrize("name", ["batch_first", "bidirectional", "proj_size"])
@@ -490,25 +458,23 @@ def test_recurrent_training_equals_recurrent_ppo_on_the_same_minibatches(variant
 
 
 @pytest.mark.parametrize(
-    ("rule", "arguments", "begins"),
+    ("rule", "begins"),
     [
         (
             UpdateRule(computed="every_epoch", value_target=TDZero()),
-            {},
             "computed must be 'once' with a recurrent policy",
         ),
         (
             UpdateRule(
                 optimization=Optimization(separate=SeparateOptimizers(OptimizerSettings(), OptimizerSettings()))
             ),
-            dict(learning_rate=3e-4, n_epochs=10),
             "separate must be None with a recurrent policy",
         ),
     ],
 )
-def test_combinations_that_make_no_sense_say_why(rule, arguments, begins):
+def test_combinations_that_make_no_sense_say_why(rule, begins):
     with pytest.raises(InvalidValueError, match="^" + begins):
-        small(rule=rule, **arguments)
+        NotesPPO("MlpLstmPolicy", "CartPole-v1", rule=rule, n_steps=32, batch_size=32)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rollouts import LeanVecEnv
-from sb3_ppo_notes.rollouts.shapes import check_batch, shape_error
+from sb3_ppo_notes.rollouts.step_errors import check_batch, shape_error
 from tests.environments import make
 
 
