@@ -175,7 +175,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="note 11: the surrogate begins at 0",
     )
     yield Claim(
-        "And one slope.",
+        "There they have one slope, too.",
         result.slopes,
         result.slopes[0],
         1e-9,
@@ -203,7 +203,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="logits taken for log-probabilities",
     )
     yield Claim(
-        "It changes nothing in the gradient.",
+        "A constant added to all advantages changes nothing in the gradient.",
         result.gradient_change,
         0.0,
         1e-9,

@@ -170,7 +170,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="old log-probabilities are not those that were stored",
     )
     yield Claim(
-        "In the second it is not.",
+        "In the second minibatch they are not.",
         result.second_error,
         1e-4,
         relation=">",
