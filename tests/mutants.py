@@ -1015,6 +1015,27 @@ MUTANTS = [
         "tests/callbacks/test_evaluation.py::test_a_signal_ends_an_evaluation_between_two_steps",
     ),
     Mutant(
+        "an evaluator's episodes go on where the last ones ended",
+        "callbacks/evaluation.py",
+        "        self.env.seed(self.seed)\n",
+        "",
+        "tests/callbacks/test_evaluation.py::test_an_evaluator_plays_the_same_episodes_again_and_draws_no_random_number",
+    ),
+    Mutant(
+        "an evaluator keeps the normalisers' statistics of its beginning",
+        "callbacks/evaluation.py",
+        "        synchronize_normalizers(self.training_env, self.env)\n",
+        "",
+        "tests/callbacks/test_evaluation.py::test_an_evaluator_sees_observations_as_the_training_has_learned_to",
+    ),
+    Mutant(
+        "a class that moved within the package is another class",
+        "persistence/snapshot.py",
+        'name.rpartition(".")[2] if name.startswith("sb3_ppo_notes.") else name',
+        "name",
+        PERSISTENCE + "test_environments.py::test_a_class_of_this_package_may_have_moved_to_another_module_since",
+    ),
+    Mutant(
         "an environment's own time limit does not count",
         "callbacks/evaluation.py",
         "if self._has_limit or not cut.any():",
