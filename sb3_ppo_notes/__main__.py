@@ -9,10 +9,17 @@ import tyro
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.runs.bench.command import Bench
 from sb3_ppo_notes.runs.compare.command import Compare
+from sb3_ppo_notes.runs.notes import Notes
 from sb3_ppo_notes.runs.train.command import Train
 from sb3_ppo_notes.runs.visualize.command import Visualize
 
-COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "compare": Compare, "visualize": Visualize, "bench": Bench}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": Train,
+    "compare": Compare,
+    "visualize": Visualize,
+    "bench": Bench,
+    "notes": Notes,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

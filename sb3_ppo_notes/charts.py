@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 #: Okabe and Ito's colours, told apart by the colour-blind too.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+#: Stands for the page's own ink, black on a light page and white on a dark one, where a page puts it in its place.
+INK = "#1c1f23"
 # Text stays text: sharp at every size, found by the browser's search, and read aloud.
 SVG_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "comparison", "font.family": "sans-serif"}
 

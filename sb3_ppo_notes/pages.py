@@ -48,21 +48,23 @@ def escaped(value: object) -> str:
     return html.escape(str(value))
 
 
-def page(title: str, body: Iterable[str]) -> str:
+def page(title: str, body: Iterable[str], style: str = STYLE, policy: str = POLICY) -> str:
     """The whole page.
 
     :param title: of the window.
     :param body: HTML.
+    :param style: how it looks.
+    :param policy: what the browser may load and run.
     :return: HTML.
     """
     return "\n".join(
         [
             "<!DOCTYPE html>",
             '<html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escaped(title)}</title>",
-            f"<style>{STYLE}</style></head><body>",
+            f"<style>{style}</style></head><body>",
             *body,
             "</body></html>\n",
         ]

@@ -54,8 +54,8 @@ class DiagnosticsCallback(UpdateCallback):
             raise InvalidTypeError(f"off must be a collection of names, got the str {off!r}")
         for name, unknown in (("off", set(off) - set(SYMPTOMS)), ("limits", set(limits or {}) - set(SYMPTOMS))):
             if unknown:
-                known = ", ".join(SYMPTOMS)
-                raise InvalidValueError(f"{name} must hold names of symptoms ({known}), got {sorted(unknown)}")
+                names = ", ".join(SYMPTOMS)
+                raise InvalidValueError(f"{name} must hold names of symptoms ({names}), got {sorted(unknown)}")
         for name, limit in (limits or {}).items():
             if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit):
                 raise InvalidValueError(f"limits[{name!r}] must be a finite number, got {limit!r}")
@@ -67,7 +67,7 @@ class DiagnosticsCallback(UpdateCallback):
             for name, symptom in SYMPTOMS.items()
             if name not in off
         }
-        #: What was measured: one dict a look, with ``timesteps``.
+        #: Measures: one dict a look, with ``timesteps``.
         self.history: list[Measures] = []
         self._counts = dict.fromkeys(self.symptoms, 0)
         self._stops: deque[float] = deque(maxlen=STOP_WINDOW)
@@ -107,7 +107,7 @@ class DiagnosticsCallback(UpdateCallback):
     # -- what ------------------------------------------------------------------------------------------------------
 
     def _own_measures(self, report: UpdateReport) -> Measures:
-        """What only somebody who remembers can say."""
+        """Measures that need a memory of earlier updates."""
         measures: Measures = {}
         self._stops.append(float(report.stopped_in_epoch == 0))
         if len(self._stops) >= STOP_WINDOW // 2:
@@ -159,7 +159,7 @@ class DiagnosticsCallback(UpdateCallback):
         return 1e-3 if model.device.type != "cpu" or getattr(model, "compile", False) else limit
 
     def _applies(self, name: str) -> bool:
-        """Whether a clip fraction of 0 says anything: a rule without a clip has no other."""
+        """``False`` where a clip fraction of 0 says nothing: a rule without a clip has no other."""
         if name != "never_clips":
             return True
         rule = getattr(self.model, "rule", None)

@@ -1,4 +1,4 @@
-"""How undecided the policy is, action dimension by action dimension."""
+"""The policy's entropy, action dimension by action dimension."""
 
 import math
 from collections.abc import Callable
@@ -8,31 +8,26 @@ import torch as th
 
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.report import UpdateReport
-from sb3_ppo_notes.callbacks.updates import UpdateCallback, check_on_leave
-from sb3_ppo_notes.formulas.checks import InvalidValueError, check_flag, check_integer, check_positive
+from sb3_ppo_notes.callbacks.updates import BandCallback
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_positive
 from sb3_ppo_notes.formulas.distributions import GAUSSIAN, SQUASHED_GAUSSIAN, TANH_GAUSSIAN
 from sb3_ppo_notes.formulas.distributions.dimensions import dimensions_of, largest_entropy, relative_entropy
 from sb3_ppo_notes.policies.actor_critic import formulas_of
 
 
 class EntropyNumbers:
-    """Entropy and deviation of every action dimension, over some states of a rollout.
-
-    :param probe: the states.
-    """
+    """Entropy and deviation of every action dimension, over some states of a rollout."""
 
     def __init__(self, probe: Probe):
         formulas: Any = formulas_of(probe.policy)
         with th.no_grad():
             parts = dimensions_of(formulas, probe.parameters())
             largest = [largest_entropy(*part) for part in parts]
-            found = [each.entropy(parameters) if each.entropy else None for each, parameters in parts]
+            entropy = [each.entropy(parameters) if each.entropy else None for each, parameters in parts]
         #: Nats; empty where the entropy has no closed form.
-        self.by_dimension = [float(each.mean()) for each in found if each is not None]
+        self.by_dimension = [float(each.mean()) for each in entropy if each is not None]
         pairs = [
-            (entropy, bound)
-            for entropy, bound in zip(found, largest, strict=True)
-            if entropy is not None and bound is not None
+            (one, bound) for one, bound in zip(entropy, largest, strict=True) if one is not None and bound is not None
         ]
         #: As a share of the largest possible one; empty where there is none.
         self.relative_by_dimension = [relative_entropy(*pair) for pair in pairs]
@@ -47,7 +42,7 @@ class EntropyNumbers:
             self.std_by_dimension = [float(parameters[1].mean()) for _, parameters in parts]
 
 
-class EntropyCallback(UpdateCallback):
+class EntropyCallback(BandCallback):
     """Watches the policy's entropy: in nats, as a share of the largest possible, and by action dimension.
 
     It logs ``notes/entropy/mean`` (nats, over the update's minibatches), ``notes/entropy/relative``,
@@ -83,7 +78,7 @@ class EntropyCallback(UpdateCallback):
         every: int | None = None,
         verbose: int = 0,
     ):
-        super().__init__(every, verbose)
+        super().__init__(("collapse", "std_low", "std_high"), patience, stop, on_leave, every, verbose)
         if relative_low is not None:
             check_positive("relative_low", relative_low)
             if relative_low >= 1:
@@ -93,12 +88,7 @@ class EntropyCallback(UpdateCallback):
                 check_positive(name, limit)
         if std_low is not None and std_high is not None and not std_low < std_high:
             raise InvalidValueError(f"std_low must be < std_high, got std_low={std_low} and std_high={std_high}")
-        check_integer("patience", patience, minimum=1)
-        check_flag("stop", stop)
-        check_on_leave(on_leave)
-        self.relative_low, self.std_low, self.std_high, self.patience = relative_low, std_low, std_high, patience
-        self.stop, self.on_leave = stop, on_leave
-        self._n_outside = {"collapse": 0, "std_low": 0, "std_high": 0}
+        self.relative_low, self.std_low, self.std_high = relative_low, std_low, std_high
 
     def _watch(self, report: UpdateReport) -> None:
         if report.entropy == report.entropy:
@@ -113,9 +103,9 @@ class EntropyCallback(UpdateCallback):
         for key, values in (("entropy", numbers.by_dimension), ("std", numbers.std_by_dimension)):
             for index, value in enumerate(values):
                 self.logger.record(f"notes/{key}/{index}", value)
-        self._judge(numbers, report)
+        self._judge_all(numbers, report)
 
-    def _judge(self, numbers: EntropyNumbers, report: UpdateReport) -> None:
+    def _judge_all(self, numbers: EntropyNumbers, report: UpdateReport) -> None:
         low, high = min(numbers.std_by_dimension, default=math.nan), max(numbers.std_by_dimension, default=math.nan)
         raise_it = "raise ent_coef, or lower learning_rate"
         findings = {
@@ -136,11 +126,8 @@ class EntropyCallback(UpdateCallback):
                 'distribution: policy_kwargs=dict(action_distribution="beta")',
             ),
         }
-        for rule, (is_outside, text) in findings.items():
-            self._n_outside[rule] = self._n_outside[rule] + 1 if is_outside else 0
-            if self._n_outside[rule] >= self.patience:
-                self._warn(rule, text)
-                self._act(report, self.stop, self.on_leave)
+        for side, (is_outside, text) in findings.items():
+            self._judge(side, is_outside, text, report)
 
 
 def _argmin(values: list[float]) -> int:

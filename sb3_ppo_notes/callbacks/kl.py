@@ -1,15 +1,15 @@
-"""How far each update moves the policy, and what to do when that is too far, or nowhere."""
+"""The KL divergence of each update: a watch over updates that move the policy too far, or nowhere."""
 
 from collections.abc import Callable
 from typing import Any
 
 from sb3_ppo_notes.algorithms.report import UpdateReport
-from sb3_ppo_notes.callbacks.updates import UpdateCallback, check_on_leave
-from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_flag, check_integer, check_positive
+from sb3_ppo_notes.callbacks.updates import BandCallback
+from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_flag, check_positive
 from sb3_ppo_notes.rules.kl_control import ESTIMATORS
 
 
-class KLCallback(UpdateCallback):
+class KLCallback(BandCallback):
     """Watches KL(old ‖ new) of every update.
 
     It logs, in nats: ``notes/kl/k1``, ``k2`` and ``k3`` (means over the last epoch's minibatches, as SB3's
@@ -46,69 +46,59 @@ class KLCallback(UpdateCallback):
         every: int | None = None,
         verbose: int = 0,
     ):
-        super().__init__(every, verbose)
+        super().__init__(("large", "small"), patience, stop, on_leave, every, verbose)
         for name, limit in (("kl_max", kl_max), ("kl_min", kl_min)):
             if limit is not None:
                 check_positive(name, limit)
         if kl_max is not None and kl_min is not None and not kl_min < kl_max:
             raise InvalidValueError(f"kl_min must be < kl_max, got kl_min={kl_min} and kl_max={kl_max}")
         check_choice("estimator", estimator, ESTIMATORS)
-        check_integer("patience", patience, minimum=1)
-        check_flag("stop", stop)
-        check_on_leave(on_leave)
         check_flag("exact", exact)
         if estimator == "exact" and not exact:
             raise InvalidValueError('exact must be True for estimator="exact", got False')
-        self.kl_max, self.kl_min, self.estimator, self.patience = kl_max, kl_min, estimator, patience
-        self.stop, self.on_leave = stop, on_leave
+        self.kl_max, self.kl_min, self.estimator = kl_max, kl_min, estimator
         self.needs_exact_kl = self.needs_probe = exact
-        self._n_outside = {"large": 0, "small": 0}
 
     def _watch(self, report: UpdateReport) -> None:
-        found = _kl_numbers(report)
-        for name, value in found.items():
+        numbers = _kl_numbers(report)
+        for name, value in numbers.items():
             self.logger.record(f"notes/kl/{name}", value)
-        after = found.get(f"{self.estimator}_after")
-        kl = found.get(self.estimator, after)
+        after = numbers.get(f"{self.estimator}_after")
+        kl = numbers.get(self.estimator, after)
         # A single minibatch (A2C) is measured before its step, when nothing has moved yet.
         if report.n_gradient_steps == 1 and after is not None:
             kl = after
         if kl is None:
             self._warn("unknown", f"{self.estimator} of KL(old ‖ new) cannot be seen of {type(self.model).__name__}")
             return
-        self._judge("large", self.kl_max is not None and kl > self.kl_max, kl, report)
-        self._judge("small", self.kl_min is not None and kl < self.kl_min, kl, report)
-
-    def _judge(self, side: str, is_outside: bool, kl: float, report: UpdateReport) -> None:
-        self._n_outside[side] = self._n_outside[side] + 1 if is_outside else 0
-        if self._n_outside[side] < self.patience:
-            return
         times = f"for {self.patience} updates in a row" if self.patience > 1 else "in an update"
-        if side == "large":
-            advice = "lower learning_rate or n_epochs, or set target_kl=0.015 to stop such updates early"
-            text = f"the policy moves too far: KL(old ‖ new) is {kl:.3g} nats, above {self.kl_max} {times}; {advice}"
-        else:
-            advice = "raise learning_rate, or look whether rewards differ at all"
-            text = f"the policy hardly moves: KL(old ‖ new) is {kl:.3g} nats, below {self.kl_min} {times}; {advice}"
-        self._warn(side, text)
-        self._act(report, self.stop, self.on_leave)
+        far = (
+            f"the policy moves too far: KL(old ‖ new) is {kl:.3g} nats, above {self.kl_max} {times}; lower "
+            "learning_rate or n_epochs, or set target_kl=0.015 to stop such updates early"
+        )
+        near = (
+            f"the policy hardly moves: KL(old ‖ new) is {kl:.3g} nats, below {self.kl_min} {times}; raise "
+            "learning_rate, or look whether rewards differ at all"
+        )
+        self._judge("large", self.kl_max is not None and kl > self.kl_max, far, report)
+        self._judge("small", self.kl_min is not None and kl < self.kl_min, near, report)
 
 
 def _kl_numbers(report: UpdateReport) -> dict[str, float]:
-    """What is known of the KL, by the name it is logged under."""
-    found: dict[str, float] = {}
+    """The KL's estimates in a report, by the name that each is logged under."""
+    numbers: dict[str, float] = {}
     if report.kl:
         last = report.kl[-1]
-        found = {name: getattr(last, name) for name in ("k1", "k2", "k3")}
-        found["first_epoch"] = report.kl[0].k3
-        found |= {f"by_epoch/{epoch}": each.k3 for epoch, each in enumerate(report.kl) if len(report.kl) > 1}
+        numbers = {name: getattr(last, name) for name in ("k1", "k2", "k3")}
+        numbers["first_epoch"] = report.kl[0].k3
+        numbers |= {f"by_epoch/{epoch}": each.k3 for epoch, each in enumerate(report.kl) if len(report.kl) > 1}
     if report.kl_after:
         after = report.kl_after[-1]
-        found |= {f"{name}_after": getattr(after, name) for name in ("k1", "k2", "k3")}
+        numbers |= {f"{name}_after": getattr(after, name) for name in ("k1", "k2", "k3")}
         if after.exact is not None:
-            found["exact"] = after.exact
+            numbers["exact"] = after.exact
     elif report.kl and report.kl[-1].exact is not None:
-        found["exact"] = report.kl[-1].exact
+        numbers["exact"] = report.kl[-1].exact
     if report.stopped_in_epoch is not None:
-        found["stopped_in_epoch"] = report.stopped_in_epoch
-    return {name: value for name, value in found.items() if value == value}
+        numbers["stopped_in_epoch"] = report.stopped_in_epoch
+    return {name: value for name, value in numbers.items() if value == value}

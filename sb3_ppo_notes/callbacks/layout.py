@@ -27,10 +27,7 @@ LAYOUT: dict[str, dict[str, list[Any]]] = {
 
 
 def add_layout(logger: Logger) -> None:
-    """Write the layout to every TensorBoard writer of a logger that does not have it yet.
-
-    :param logger: SB3's.
-    """
+    """Write the layout to every TensorBoard writer of a logger that does not have it yet."""
     for output in logger.output_formats:
         writer: Any = getattr(output, "writer", None)
         if hasattr(writer, "add_custom_scalars") and not getattr(output, "has_notes_layout", False):

@@ -1,4 +1,4 @@
-"""What can be measured of a rollout and of the networks, by name. ``diagnostics`` collects, ``symptoms`` judges."""
+"""Measures of an update, a rollout and the networks, by name. ``diagnostics`` collects, ``symptoms`` judges."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +25,7 @@ N_ENTRIES = 4096
 
 
 def update_measures(report: UpdateReport) -> Measures:
-    """What a report says, under the names of the symptoms.
-
-    :param report: of an update.
-    :return: NaN where the report has nothing.
-    """
+    """A report's numbers under the names of the symptoms, NaN where it has none."""
     nan = float("nan")
     last = report.kl_after[-1] if report.kl_after else None
     advantages, returns, values = report.advantages, report.returns, report.values
@@ -64,17 +60,16 @@ def update_measures(report: UpdateReport) -> Measures:
 
 
 def _kl(report: UpdateReport) -> float:
-    """What SB3 logs; where it logs nothing, or a single minibatch before its step, what it was afterwards."""
+    """SB3's own; the exact KL afterwards where SB3 logs nothing, or a single minibatch before its step."""
     after = report.kl_after[-1].exact if report.kl_after else None
     is_before_all_steps = report.n_gradient_steps == 1 or report.approx_kl != report.approx_kl
     return after if is_before_all_steps and after is not None else float(report.approx_kl)
 
 
 def rollout_measures(model: Any) -> Measures:
-    """What the rollout says by itself: before the update of a stock model, before or after that of ours.
+    """Measures of a full rollout buffer in its original order; shares are in [0, 1].
 
-    :param model: any on-policy model whose rollout buffer is full and still in its original order.
-    :return: shares in [0, 1], and the advantages' shape.
+    Before the update of a stock model, before or after that of ours.
     """
     buffer = model.rollout_buffer
     advantages = buffer.advantages
@@ -105,13 +100,7 @@ def _some(rows: np.ndarray) -> np.ndarray:
 
 
 class Layer(NamedTuple):
-    """What one activation layer did in a batch.
-
-    :param is_critics: whether only the critic has it.
-    :param kind: its class.
-    :param before: ``[N, k]``, what it was given.
-    :param after: ``[N, k]``, what it made of it.
-    """
+    """Inputs and outputs ``[N, k]`` of one activation layer, which may be the critic's alone."""
 
     is_critics: bool
     kind: type[nn.Module]
@@ -120,45 +109,38 @@ class Layer(NamedTuple):
 
 
 @contextmanager
-def watched_layers(policy: nn.Module) -> Iterator[list[Layer]]:
-    """Collect what the activation layers do while this is open. The hooks are gone afterwards.
-
-    :param policy: any policy.
-    :return: grows by one entry a layer and call.
-    """
-    seen: list[Layer] = []
+def record_layers(policy: nn.Module) -> Iterator[list[Layer]]:
+    """A list that grows by one entry a layer and call while this is open. The hooks are gone afterwards."""
+    layers: list[Layer] = []
 
     def watch(name: str, module: nn.Module) -> Any:
         def note(_: nn.Module, inputs: Any, output: th.Tensor) -> None:
             # Pictures: every place of a channel is a sample of it.
             before, after = (each.detach().movedim(1, -1).reshape(-1, each.shape[1]) for each in (inputs[0], output))
-            seen.append(Layer(name.startswith(CRITIC), type(module), before, after))
+            layers.append(Layer(name.startswith(CRITIC), type(module), before, after))
 
         return module.register_forward_hook(note)
 
     hooks = [watch(name, module) for name, module in policy.named_modules() if isinstance(module, ACTIVATIONS)]
     try:
-        yield seen
+        yield layers
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def network_measures(probe: Probe) -> Measures:
-    """Whether the networks can still learn: the worst layer's dormant and saturated units, the features' rank.
+    """Ability to learn: the worst layer's dormant and saturated units, the features' rank; empty without layers.
 
     The critic's last layer saturates in the healthiest of runs: it has to add up to returns of hundreds. So its share
     is measured apart.
 
     Costs a pass over the probe's states and an eigenvalue problem: nothing for every update.
-
-    :param probe: states of the rollout.
-    :return: ``units/…``; empty for networks without activation layers.
     """
     policy: Any = probe.policy
     is_training = policy.training
     policy.set_training_mode(False)
-    with th.no_grad(), watched_layers(policy) as layers:
+    with th.no_grad(), record_layers(policy) as layers:
         latent = latents(policy, probe.states.observations, probe.states.recurrence).pi
     policy.set_training_mode(is_training)
     if not layers:

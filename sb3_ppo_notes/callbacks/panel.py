@@ -9,13 +9,7 @@ from sb3_ppo_notes._atomic import write_whole
 
 
 class Plot(NamedTuple):
-    """One small plot.
-
-    :param title: the question it answers.
-    :param curves: measure and legend.
-    :param band: what is usual, shaded; ``None`` for no such thing.
-    :param log: whether the axis is logarithmic.
-    """
+    """One small plot: its question, measures with their legends, the usual band, a logarithmic axis or not."""
 
     title: str
     curves: tuple[tuple[str, str], ...]
@@ -60,13 +54,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73")
 
 
 def draw_panel(history: Sequence[Mapping[str, float]], warned: Mapping[str, str], path: Path) -> Path:
-    """Draw the panel.
-
-    :param history: measures by name, one mapping a look, each with ``timesteps``.
-    :param warned: warnings that were given, by symptom; written below.
-    :param path: of the picture.
-    :return: the path.
-    """
+    """Draw measures by name, one mapping a look with ``timesteps``, and the warnings below."""
     from matplotlib.figure import Figure
 
     lines = [line for text in warned.values() for line in textwrap.wrap(f"! {text}", 130, subsequent_indent="   ")]

@@ -9,13 +9,13 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import predictor
-from sb3_ppo_notes.callbacks.watching import (
+from sb3_ppo_notes.callbacks.evaluation import (
     Environment,
     FinishedEpisodes,
     own_environment,
+    predictor,
+    preserve_generators,
     synchronize_normalizers,
-    untouched_generators,
 )
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_flag, check_integer
 from sb3_ppo_notes.rollouts.pausing import is_stopping
@@ -64,12 +64,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Position:
-    """Where the loop is.
-
-    :param phase: what goes on.
-    :param cycle: how often all phases have gone round.
-    :param steps_in: steps of this turn of the phase so far.
-    """
+    """The loop's place: the phase, the rounds of all phases so far, and the steps of this turn so far."""
 
     phase: Phase
     cycle: int
@@ -89,9 +84,6 @@ class PhaseLoop:
 
     Source: batch-ppo, ``tools/loop.py``.
     Deviation: a report without a finished episode has no mean (0 / 0 there).
-
-    :param phases: in their order, at least one; their names differ.
-    :param step: steps made before.
     """
 
     def __init__(self, phases: Sequence[Phase], step: int = 0):
@@ -117,12 +109,9 @@ class PhaseLoop:
         return Position(phase, cycle, steps_in)
 
     def advance(self, batch: int, scores: np.ndarray, dones: np.ndarray) -> Report | None:
-        """Make some steps at once.
+        """Make some steps at once, ``batch`` of them; a report if one is due with these.
 
-        :param batch: how many, one for each environment.
-        :param scores: ``[B]``, returns so far; reward units.
-        :param dones: ``[B]``, where they are an episode's.
-        :return: a report, if one is due with these steps.
+        ``scores`` ``[B]`` are returns so far, an episode's where ``dones`` ``[B]`` says so; reward units.
         """
         position = self.position
         every = position.phase.report_every or position.phase.steps
@@ -136,26 +125,16 @@ class PhaseLoop:
         return Report(position.phase.name, self.step, mean, len(finished))
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps.
-
-        :return: the steps made, and the scores since each phase's last report.
-        """
+        """The steps made, and the scores since each phase's last report: what a checkpoint keeps."""
         return {"step": self.step, "scores": self._scores}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where another loop was.
-
-        :param state: of :meth:`get_state`; scores of phases that are no more are left out.
-        """
+        """Go on where another loop was; scores of phases that are no more are left out."""
         self.step = state["step"]
         self._scores = {phase.name: list(state["scores"].get(phase.name, [])) for phase in self.phases}
 
     def step_after_training(self, training_steps: int) -> int:
-        """The loop's step when so much has been trained, and every evaluation that follows it is over.
-
-        :param training_steps: steps of training phases; a model's ``num_timesteps``.
-        :return: steps of all phases.
-        """
+        """The loop's step after so many of training (a model's ``num_timesteps``) and every evaluation that follows."""
         length = sum(phase.steps for phase in self.phases if phase.is_training)
         cycle, rest = divmod(training_steps, length)
         step = cycle * self.cycle_steps
@@ -241,7 +220,7 @@ class PhasesCallback(BaseCallback):
         scores, dones = self._finished.step(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
         position, batch = self.loop.position, self.num_timesteps - self._training_steps
         self._training_steps = self.num_timesteps
-        self._note(self.loop.advance(batch, scores, dones))
+        self._record(self.loop.advance(batch, scores, dones))
         overshoot = position.steps_in + batch - position.phase.steps
         if overshoot >= 0:
             # Back to the phase's end, so that an evaluation has its whole length, and what was trained more than the
@@ -252,7 +231,7 @@ class PhasesCallback(BaseCallback):
         return True
 
     def _evaluate_until_training(self) -> bool:
-        """Whether training may go on: ``False`` if a signal came, and the evaluation is still to be made."""
+        """``False`` if a signal came, and the evaluation is still to be made."""
         while not self.loop.position.phase.is_training:
             if not self._evaluate(self.loop.position.phase):
                 return False
@@ -267,7 +246,7 @@ class PhasesCallback(BaseCallback):
         before, n_reported = deepcopy(self.loop.get_state()), len(self._reported)
         end = self.loop.step + phase.steps
         model = predictor(self.model, env)
-        with untouched_generators():
+        with preserve_generators():
             synchronize_normalizers(self.training_env, env)
             # Anew each time: one that is made again after a signal shall be of the same episodes.
             env.seed((self._seed + self.loop.step) % 2**32)
@@ -281,11 +260,11 @@ class PhasesCallback(BaseCallback):
                     return False
                 actions, states = model.predict(observations, states, starts, deterministic=True)
                 observations, rewards, starts, infos = env.step(actions)
-                self._note(self.loop.advance(env.num_envs, *finished.step(rewards, starts, infos)))
+                self._record(self.loop.advance(env.num_envs, *finished.step(rewards, starts, infos)))
         self.loop.step = end
         return True
 
-    def _note(self, report: Report | None) -> None:
+    def _record(self, report: Report | None) -> None:
         if report is None:
             return
         self._reported.append((report.phase, report.step, report.mean, report.n_episodes))

@@ -1,57 +1,22 @@
-"""What to warn of, from which measure, and what a person can do about it: one row each."""
+"""Symptoms to warn of: the measure that shows it, its limit, and the remedy; one row each."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from operator import ge as at_least
+from operator import gt as above
+from operator import le as at_most
+from operator import lt as below
+from typing import Any, NamedTuple
 
-Test = Callable[[float, float], bool]
-
-
-def above(value: float, limit: float) -> bool:
-    """Whether a value is too large.
-
-    :param value: measured.
-    :param limit: of the symptom.
-    :return: ``False`` for NaN.
-    """
-    return value > limit
-
-
-def below(value: float, limit: float) -> bool:
-    """Whether a value is too small.
-
-    :param value: measured.
-    :param limit: of the symptom.
-    :return: ``False`` for NaN.
-    """
-    return value < limit
-
-
-def at_least(value: float, limit: float) -> bool:
-    """Whether a value has reached a limit.
-
-    :param value: measured.
-    :param limit: of the symptom.
-    :return: ``False`` for NaN.
-    """
-    return value >= limit
-
-
-def at_most(value: float, limit: float) -> bool:
-    """Whether a value has fallen to a limit.
-
-    :param value: measured.
-    :param limit: of the symptom.
-    :return: ``False`` for NaN.
-    """
-    return value <= limit
+#: Of a measured value and a limit; ``False`` for NaN.
+Test = Callable[[Any, Any], bool]
 
 
 class Symptom(NamedTuple):
     """A reason to look at a run.
 
-    :param measure: which measure shows it.
-    :param is_bad: compares it with the limit.
+    :param measure: shows it.
+    :param is_bad: compares the measure with the limit.
     :param limit: in the measure's unit.
     :param patience: looks in a row before anything is said.
     :param text: what is wrong and what to do; ``{value}`` and ``{limit}`` are filled in.
@@ -147,10 +112,7 @@ WORDS: dict[Test, str] = {above: "above", below: "below", at_least: "at least", 
 
 
 def markdown_table() -> str:
-    """The table of the symptoms, for ``docs/diagnostics.md``.
-
-    :return: Markdown.
-    """
+    """The symptoms as Markdown, for ``docs/diagnostics.md``."""
     lines = ["| warning | when, for how many looks in a row |", "|---|---|"]
     for name, symptom in SYMPTOMS.items():
         after = f", after {symptom.not_before:.0%} of the training" if symptom.not_before else ""

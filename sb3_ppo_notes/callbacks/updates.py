@@ -1,4 +1,4 @@
-"""What all watchers of updates have in common: on our algorithms the hook, on stock SB3 what its logger lets out."""
+"""The base of all callbacks that look at updates: a hook of our algorithms, the log of SB3's own."""
 
 import logging
 import math
@@ -13,7 +13,7 @@ from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.algorithms.probe import Probe
 from sb3_ppo_notes.algorithms.report import KLEstimates, Scale, UpdateReport
 from sb3_ppo_notes.callbacks.layout import add_layout
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_integer
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, check_flag, check_integer
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -40,11 +40,11 @@ class UpdateCallback(BaseCallback):
     :raises TypeError: when training starts, if the model is not an on-policy one.
     """
 
-    #: What stock SB3 does not expose to this callback.
+    #: Hidden from this callback by stock SB3.
     cannot_see: tuple[str, ...] = ()
-    #: Whether the exact KL is to be measured.
+    #: Measure the exact KL.
     needs_exact_kl: bool = False
-    #: Whether some states of a stock model's rollout are to be kept until it has learned from them.
+    #: Keep some states of a stock model's rollout until it has learned from them.
     needs_probe: bool = False
 
     def __init__(self, every: int | None = None, verbose: int = 0):
@@ -68,7 +68,7 @@ class UpdateCallback(BaseCallback):
     # -- our algorithms: the hook ------------------------------------------------------------------------------
 
     def asks(self) -> bool:
-        """Whether the update that begins is to be looked at.
+        """Ask for a report of the update that begins.
 
         :return: ``True`` for every ``every``-th.
         """
@@ -142,31 +142,43 @@ class UpdateCallback(BaseCallback):
             self.warned[rule] = text
             warnings.warn(f"{text} ({self.num_timesteps:,} steps)", TrainingWarning, stacklevel=3)
 
-    def _act(self, report: UpdateReport, stop: bool, on_leave: Callable[[UpdateReport], Any] | None) -> None:
-        """A band has been left: call back, stop."""
-        if on_leave is not None:
-            on_leave(report)
-        if stop:
+
+class BandCallback(UpdateCallback):
+    """Warns, calls back and stops when a measure has been outside its band for ``patience`` updates in a row."""
+
+    def __init__(
+        self,
+        sides: tuple[str, ...],
+        patience: int,
+        stop: bool,
+        on_leave: Callable[[UpdateReport], Any] | None,
+        every: int | None,
+        verbose: int,
+    ):
+        super().__init__(every, verbose)
+        check_integer("patience", patience, minimum=1)
+        check_flag("stop", stop)
+        # It would end a training in its midst when the time comes to call it.
+        if on_leave is not None and not callable(on_leave):
+            raise InvalidTypeError(f"on_leave must be a function of an UpdateReport or None, got {on_leave!r}")
+        self.patience, self.stop, self.on_leave = patience, stop, on_leave
+        self._n_outside = dict.fromkeys(sides, 0)
+
+    def _judge(self, side: str, is_outside: bool, text: str, report: UpdateReport) -> None:
+        self._n_outside[side] = self._n_outside[side] + 1 if is_outside else 0
+        if self._n_outside[side] < self.patience:
+            return
+        self._warn(side, text)
+        if self.on_leave is not None:
+            self.on_leave(report)
+        if self.stop:
             self.wants_to_stop = True
 
 
-def check_on_leave(on_leave: object) -> None:
-    """Refuse what could not be called when the time comes: that would end a training in its midst.
-
-    :param on_leave: a function of a report, or ``None``.
-    :raises TypeError: for anything else.
-    """
-    if on_leave is not None and not callable(on_leave):
-        raise InvalidTypeError(f"on_leave must be a function of an UpdateReport or None, got {on_leave!r}")
-
-
 def stock_report(model: Any, scales: dict[str, Scale], probe: Probe | None = None) -> UpdateReport:
-    """What a stock SB3 model logs of its last update.
+    """A report of the last update from what a stock SB3 model logs, NaN for whatever it does not.
 
-    :param model: any on-policy model, after an update and before its next rollout is over.
-    :param scales: of the rollout's ``advantages``, ``values`` and ``returns``.
-    :param probe: of the rollout, if the KL after the update is to be measured.
-    :return: NaN for whatever it does not log.
+    To be made before its next rollout is over.
     """
     logged = {name: value for name, value in model.logger.name_to_value.items() if name.startswith("train/")}
 

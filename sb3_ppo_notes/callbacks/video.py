@@ -19,8 +19,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes._atomic import replaced
-from sb3_ppo_notes.callbacks.evaluation import MAX_EPISODE_STEPS, predictor
-from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers, untouched_generators
+from sb3_ppo_notes.callbacks.evaluation import (
+    MAX_EPISODE_STEPS,
+    own_environment,
+    predictor,
+    preserve_generators,
+    synchronize_normalizers,
+)
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 
 
@@ -31,7 +36,7 @@ class Episode:
     :param path: the mp4; one frame before the first step and one after each.
     :param episode_return: sum of the raw rewards; reward units.
     :param length: steps of the policy: where a wrapper repeats actions, fewer than the environment's.
-    :param is_cut: whether it was ended by the longest length that was asked for.
+    :param is_cut: it was ended by the longest length that was asked for.
     """
 
     path: Path
@@ -83,7 +88,7 @@ class VideoCallback(BaseCallback):
         self.n_episodes = n_episodes
         self.max_steps = max_steps
         self.run = run or f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
-        #: What was filmed so far, the oldest first.
+        #: Films so far, the oldest first.
         self.episodes: list[Episode] = []
         self._env, self._seed = env, seed
         self._stage: Stage | None = None
@@ -123,11 +128,9 @@ class VideoCallback(BaseCallback):
 
 
 class Stage:
-    """An environment that can be filmed, beside those of the training.
+    """An environment to film in, beside those of the training; what shapes their observations shapes them here.
 
     :param env: id of an environment, or a function that makes one whose ``render_mode`` is ``"rgb_array"``.
-    :param training_env: those of the training; what shapes their observations shapes them here.
-    :param seed: of the environment.
     :raises ValueError: if the environment cannot be rendered.
     """
 
@@ -139,14 +142,14 @@ class Stage:
         #: The environment's id, or the name of its class.
         self.name: str = spec.id if spec is not None else type(self._filmed.unwrapped).__name__
         self.fps = float(self._filmed.metadata.get("render_fps") or 30)
-        with untouched_generators():
+        with preserve_generators():
             self.env.reset()
             self._filmed.picture()  # to find out now whether it can
 
     def _set_up(self) -> None:
-        self.env = own_environment(self._made, self._training_env, self._seed)
+        self.env = own_environment(self._make_env, self._training_env, self._seed)
 
-    def _made(self) -> gym.Env:
+    def _make_env(self) -> gym.Env:
         make = self._make
         made = gym.make(make, render_mode="rgb_array") if isinstance(make, str) else make()
         if made.render_mode != "rgb_array":
@@ -155,23 +158,16 @@ class Stage:
         return self._filmed
 
     def film(self, model: BaseAlgorithm, path: Path, seed: int, max_steps: int = MAX_EPISODE_STEPS) -> Episode:
-        """Play one episode with the deterministic policy.
-
-        :param model: whose policy acts; nothing of it changes.
-        :param path: the file, complete or not there at all.
-        :param seed: of the episode.
-        :param max_steps: it is cut after so many.
-        :return: what was filmed.
-        """
-        with untouched_generators(), video_file(path, self.fps) as add_frame:
-            episode = self._played(model, path, seed, max_steps, add_frame)
+        """Film one episode of the deterministic policy, cut after ``max_steps``; nothing of the model changes."""
+        with preserve_generators(), video_file(path, self.fps) as add_frame:
+            episode = self._play(model, path, seed, max_steps, add_frame)
         if episode.is_cut:
             # Atari's wrapper goes on with an unfinished game after a reset; a new environment does not.
             self.env.close()
             self._set_up()
         return episode
 
-    def _played(
+    def _play(
         self, model: BaseAlgorithm, path: Path, seed: int, max_steps: int, add_frame: Callable[[np.ndarray], None]
     ) -> Episode:
         env, acting, filmed = self.env, predictor(model, self.env), self._filmed
@@ -215,13 +211,7 @@ class _Filmed(gym.Wrapper):
 
 @contextmanager
 def video_file(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Write an mp4 (H.264), frame by frame, that is there when it is complete and not before.
-
-    :param path: the file, in an existing folder.
-    :param fps: frames a second.
-    :return: a context, in which it is called with each frame: ``[height, width, 3]``, 0 to 255.
-    :raises OSError: if it cannot be written.
-    """
+    """An mp4 (H.264) that is there once it is complete, from a function of frames ``[height, width, 3]``, 0 to 255."""
     writer: Any = None
     n_frames = 0
 
@@ -250,36 +240,29 @@ def video_file(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
 def _check_complete(path: Path, n_frames: int) -> None:
     """Count the frames: ffmpeg says nothing when it cannot write to the end, as on a full disk."""
     try:
-        found = imageio_ffmpeg.count_frames_and_secs(str(path))[0] if n_frames else 0
+        count = imageio_ffmpeg.count_frames_and_secs(str(path))[0] if n_frames else 0
     except RuntimeError:
-        found = 0
-    if found != n_frames or not n_frames:
-        raise OSError(f"the video could not be written: {found} of {n_frames} frames are there")
+        count = 0
+    if count != n_frames or not n_frames:
+        raise OSError(f"the video could not be written: {count} of {n_frames} frames are there")
 
 
 def unused_path(path: Path) -> Path:
-    """A path at which there is no file.
-
-    :param path: as wished.
-    :return: the same, or with the first number from 2 on that is free after its stem.
-    """
-    number, found = 2, path
-    while found.exists():
-        found = path.with_stem(f"{path.stem}-{number}")
+    """The path, or where there is a file the first one with a number after its stem, from 2 on, where there is none."""
+    number, unused = 2, path
+    while unused.exists():
+        unused = path.with_stem(f"{path.stem}-{number}")
         number += 1
-    return found
+    return unused
 
 
-def file_name(words: str) -> str:
-    """Words as a part of a file's name.
-
-    :param words: anything, ``"ALE/Pong-v5"``.
-    :return: the same with one ``-`` for each run of characters that are no letters, digits, ``.``, ``_`` or ``-``.
+def file_name(text: str) -> str:
+    """Text as a part of a file's name: one ``-`` for each run of other characters than letters, digits and ``._-``.
 
     >>> file_name("ALE/Pong-v5")
     'ALE-Pong-v5'
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip(".-") or "unnamed"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "unnamed"
 
 
 def render_headless() -> None:

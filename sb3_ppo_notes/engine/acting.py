@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import torch as th
 
 from sb3_ppo_notes.engine.fingerprint import Fingerprint
-from sb3_ppo_notes.engine.plain_networks import Towers
-from sb3_ppo_notes.engine.stacks import towers_of
+from sb3_ppo_notes.engine.plain_networks import PlainNetworks, plain_networks_of
 from sb3_ppo_notes.formulas.distributions import Parameters
 from sb3_ppo_notes.policies.actor_critic import (
     Action,
@@ -16,7 +15,6 @@ from sb3_ppo_notes.policies.actor_critic import (
     values_of,
 )
 from sb3_ppo_notes.policies.memory import States
-from sb3_ppo_notes.policies.shipped import keeps_sb3_method
 
 
 class Choice(NamedTuple):
@@ -42,7 +40,7 @@ class EagerActor:
     """Chooses actions, and says afterwards how good the state and how likely the action was.
 
     The second can wait until the environments have been told what to do: they compute in the meantime. It can only be
-    split so where the networks are two plain stacks; any other policy is asked for everything at once.
+    split so where the networks are plain; any other policy is asked for everything at once.
 
     :param policy: any actor-critic policy.
     """
@@ -51,7 +49,7 @@ class EagerActor:
         self.policy = policy
         self.action_shape = (-1, *(policy.action_space.shape or ()))
         self.fingerprint = Fingerprint()
-        self.towers: Towers | None = None
+        self.networks: PlainNetworks | None = None
         self.formulas: Any = None
 
     def begin(self) -> None:
@@ -63,11 +61,8 @@ class EagerActor:
 
     def look(self) -> None:
         """Look how the policy is made now."""
-        policy = self.policy
-        is_plain = keeps_sb3_method(policy, "forward") and not policy.use_sde
-        self.towers = towers_of(policy) if is_plain else None
-        # towers_of has made sure that there are some.
-        self.formulas = formulas_of(policy) if self.towers else None
+        self.networks = plain_networks_of(self.policy)
+        self.formulas = formulas_of(self.policy) if self.networks else None
 
     def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Choice:
         """Draw actions.
@@ -77,13 +72,13 @@ class EagerActor:
         :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
         :return: for :meth:`assess`.
         """
-        if self.towers is None:
+        if self.networks is None:
             action = act(self.policy, observations, action_masks, recurrence)
             return Choice(action.actions, action.actions, None, (), action)
-        ground = self.towers.ground(observations, recurrence)
-        parameters = parameters_from_output(self.policy, self.towers.action_output(ground.pi), action_masks)
+        features = self.networks.features(observations, recurrence)
+        parameters = parameters_from_output(self.policy, self.networks.action_output(features.pi), action_masks)
         drawn = self.formulas.sample(parameters)
-        return Choice(drawn.reshape(self.action_shape), drawn, ground.vf, parameters, None, ground.states)
+        return Choice(drawn.reshape(self.action_shape), drawn, features.vf, parameters, None, features.states)
 
     def values(self, observations: Any, recurrence: Any = None) -> th.Tensor:
         """V(s), where nobody acts.
@@ -92,9 +87,9 @@ class EagerActor:
         :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
         :return: ``[B, 1]``; reward units.
         """
-        if self.towers is None:
+        if self.networks is None:
             return values_of(self.policy, observations, recurrence)
-        return self.towers.values(self.towers.ground(observations, recurrence).vf)
+        return self.networks.values(self.networks.features(observations, recurrence).vf)
 
     def assess(self, choice: Choice) -> Action:
         """Values and log-probabilities.
@@ -102,8 +97,8 @@ class EagerActor:
         :param choice: of :meth:`choose`.
         :return: the same actions, with what the policy says of them.
         """
-        if choice.action is not None or choice.features is None or self.towers is None:
+        if choice.action is not None or choice.features is None or self.networks is None:
             return choice.action  # type: ignore[return-value]
-        values = self.towers.values(choice.features)
+        values = self.networks.values(choice.features)
         log_probs = self.formulas.log_prob(choice.parameters, choice.drawn)
         return Action(choice.actions, values, log_probs, choice.states)

@@ -190,7 +190,7 @@ class CompiledActor(EagerActor):
         if self.compiler.reason is not None or not is_possible:
             self._stay_eager()
             return
-        self.is_compiled, self.towers = True, None
+        self.is_compiled, self.networks = True, None
         self._tensors = list(tensors_of(policy).values())
 
     def _stay_eager(self) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch as th
 
-from sb3_ppo_notes.engine.descent import Descent
+from sb3_ppo_notes.engine.descent import Descent, Trains
 from sb3_ppo_notes.engine.optimizers import FlatOptimizer
 from sb3_ppo_notes.engine.program import Form, Program, numbers_of, owner_masks, tensors_of
+from sb3_ppo_notes.engine.step import EagerStepper, Step, StepSettings
 from sb3_ppo_notes.engine.vectors import FlatVector, flattened
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
 from sb3_ppo_notes.rules import UpdateRule
@@ -128,3 +129,47 @@ class CompiledSteps:
         for parameter, part in zip(self.steps.parameters, self.gradient.parts, strict=True):
             parameter.grad = part
         self.steps.phase.optimizer.step()
+
+
+class CompiledStepper(EagerStepper):
+    """Evaluation, loss, gradient, clip and optimiser as one compiled function: the same to rounding.
+
+    What it does not take is taken eagerly: a ragged last minibatch, and one that must be refused, where the eager step
+    says why.
+
+    :param compiled: the compiled steps.
+    """
+
+    def __init__(self, compiled: CompiledSteps):
+        super().__init__(compiled.compiler.policy, compiled.steps)
+        self.compiled = compiled
+
+    def begin(self, settings: StepSettings) -> None:
+        """Begin an update.
+
+        :param settings: of all its steps.
+        """
+        super().begin(settings)
+        self.compiled.begin(*settings)
+
+    def resume(self, settings: StepSettings) -> None:
+        """Go on with an update: a minibatch smaller than its first one stays eager.
+
+        :param settings: as before.
+        """
+        self.compiled.resume()
+
+    def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
+        """Learn from one minibatch.
+
+        :param minibatch: of the rollout.
+        :param trains: what the step trains.
+        :param place: where in the training this is, for errors.
+        :return: what it gave.
+        """
+        taken = None if trains == "critic" else self.compiled.take(minibatch)
+        if taken is None:
+            self.name = "eager" if self.compiled.compiler.reason else self.name
+            return super().step(minibatch, trains, place)
+        self.name = "compiled"
+        return Step(*taken)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import torch as th
@@ -12,8 +11,6 @@ from sb3_ppo_notes.engine.fingerprint import Fingerprint
 from sb3_ppo_notes.engine.modes import listening_mode
 from sb3_ppo_notes.engine.norms import clip_number, norms_of
 from sb3_ppo_notes.engine.optimizers import FlatOptimizer, clears_gradients, elementwise_of
-from sb3_ppo_notes.engine.plain_networks import Towers
-from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.engine.undo import Undo
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.parameters import owners_of
@@ -93,11 +90,6 @@ class Descent:
         if not clears_gradients(self.phase.optimizer):
             return "the optimiser has a zero_grad of its own"
         return own_code_of(self.policy)
-
-    @cached_property
-    def networks(self) -> Towers | None:
-        """The policy's networks, if they are two plain stacks, and nobody else need be called."""
-        return towers_of(self.policy) if self.reason is None else None
 
     def begin(self, phase: Phase) -> None:
         """Begin another update, or go on with one after somebody else had the word.

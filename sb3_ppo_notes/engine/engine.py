@@ -8,13 +8,14 @@ import torch as th
 
 from sb3_ppo_notes.engine.acting import EagerActor
 from sb3_ppo_notes.engine.compiled import CompiledActor, Compiler
+from sb3_ppo_notes.engine.compiled_steps import CompiledStepper
 from sb3_ppo_notes.engine.descent import Descent, Phase
 from sb3_ppo_notes.engine.fingerprint import Fingerprint
 from sb3_ppo_notes.engine.guard import Guard, GuardedStepper
-from sb3_ppo_notes.engine.recorded import WAIT, own_choice_of
+from sb3_ppo_notes.engine.recorded import WAIT, RecordedStepper, own_choice_of
 from sb3_ppo_notes.engine.source import sources
 from sb3_ppo_notes.engine.step import EagerStepper, StepSettings
-from sb3_ppo_notes.engine.steppers import CompiledStepper, PlainNetworksStepper, RecordedStepper
+from sb3_ppo_notes.policies.actor_critic import has_known_distribution
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 
 
@@ -193,11 +194,7 @@ class Engine:
         if self.precision == "float16":
             kind = self.policy.device.type
             descent.scaler = self.scalers.setdefault(phase.trains, th.amp.GradScaler(kind))
-        if phase.trains == "critic" or descent.networks is None:
-            return EagerStepper(self.policy, descent)
-        if isinstance(self.policy, NotesRecurrentPolicy):
-            return PlainNetworksStepper(descent.networks, descent)
-        return RecordedStepper(descent.networks, descent)
+        return (EagerStepper if self._why_not_recorded(descent) else RecordedStepper)(self.policy, descent)
 
     def _compiled(self, descent: Descent, settings: StepSettings, fingerprint: Fingerprint) -> CompiledStepper | None:
         compiler = self.compiler
@@ -230,20 +227,22 @@ class Engine:
         refused = self.compiler.reason if self.compiler is not None else None
         if stepper.name == "recorded":
             return Execution("recorded", refused)
-        if refused is None and isinstance(stepper, RecordedStepper) and stepper.recorder.reason is None:
-            return Execution("eager", f"fewer than {WAIT} minibatches of a kind so far", is_lasting=False)
-        return Execution("eager", refused or self._why_eager(stepper))
-
-    def _why_eager(self, stepper: EagerStepper) -> str | None:
         if isinstance(stepper, RecordedStepper):
-            return stepper.recorder.reason
-        if stepper.descent.phase.trains == "critic":
+            if refused is None and stepper.reason is None:
+                return Execution("eager", f"fewer than {WAIT} minibatches of a kind so far", is_lasting=False)
+            return Execution("eager", refused or stepper.reason)
+        return Execution("eager", refused or self._why_not_recorded(stepper.descent))
+
+    def _why_not_recorded(self, descent: Descent) -> str | None:
+        if descent.phase.trains == "critic":
             return "the critic's own steps are not recorded"
         if isinstance(self.policy, NotesRecurrentPolicy):
             return "a policy with memory is not recorded"
-        if stepper.descent.scaler is not None:
-            return "float16 scales its loss step by step"
-        return stepper.descent.reason or "the networks are not two plain stacks of layers"
+        if self.precision != "float32":
+            return f"{self.precision} needs autocast, which is not recorded"
+        if not has_known_distribution(self.policy):
+            return f"{type(self.policy).__name__} evaluates actions by itself, or has a distribution of its own"
+        return descent.reason
 
     # -- what a checkpoint holds --------------------------------------------------------------------------------
 

@@ -1,17 +1,17 @@
-"""Minibatches as recorded operations: when they are recorded, and when the recording is trusted."""
+"""Minibatches as recorded operations: when they are recorded, and when a recording is used."""
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
 
-from sb3_ppo_notes.engine.descent import Descent
-from sb3_ppo_notes.engine.plain_networks import Towers
+from sb3_ppo_notes.engine.descent import Descent, Trains, check_loss
 from sb3_ppo_notes.engine.program import Form
 from sb3_ppo_notes.engine.script import CannotScript, Script
-from sb3_ppo_notes.engine.step import StepSettings, policy_loss
+from sb3_ppo_notes.engine.step import EagerStepper, Step, StepNotFinite, StepSettings, kl_beyond_limit, policy_loss
 from sb3_ppo_notes.engine.tracing import Traceable
+from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.hooks import qualified_name
 from sb3_ppo_notes.policies.shipped import is_shipped
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
@@ -23,86 +23,93 @@ logger = logging.getLogger("sb3_ppo_notes")
 #: Minibatches of one kind that are taken eagerly before the next is recorded: recording takes as long as some forty.
 WAIT = 32
 #: Number of rows, and the dtype of each tensor: with masks there is one more.
-Kind = tuple[int, Any]
+Kind = tuple[int, tuple[th.dtype, ...]]
 
 
-class Differentiated(NamedTuple):
-    """A minibatch before its step; its gradient lies in the optimiser's vector.
+class RecordedStepper(EagerStepper):
+    """The same bits from recorded operations, without Python or autograd between them.
 
-    :param terms: of its loss, without a graph.
-    :param loss: what was differentiated.
-    :param norms: ``[3]``, of the gradient.
+    Each kind of minibatch is recorded once it has been seen often. A recording is used only after it has reproduced
+    autograd bit for bit on a second minibatch.
     """
 
-    terms: LossTerms
-    loss: th.Tensor
-    norms: th.Tensor
-
-
-class Recorder:
-    """Losses and gradients of one phase, each kind of minibatch as recorded operations once it has been seen often.
-
-    They are used only after they have reproduced autograd bit for bit on a second minibatch.
-
-    :param descent: takes the steps; its vectors hold weights and gradient.
-    :param networks: the policy's.
-    """
-
-    def __init__(self, descent: Descent, networks: Towers):
-        self.descent = descent
-        self.networks = networks
+    def __init__(self, policy: Any, descent: Descent):
+        super().__init__(policy, descent)
+        #: Our functions, as they were when learning began; set by the engine.
+        self.source: tuple[Any, ...] = ()
+        self.n_eager = self.n_recorded = 0
+        self._obstacle: str | None = None
         self._key: Any = None
-        self._is_possible = False
-        #: Why minibatches stay with autograd, ``None`` if they do not.
-        self.reason: str | None = None
         self._vectors: Any = None
         self._forget()
 
     def _forget(self) -> None:
-        """Begin anew."""
         #: By kind of minibatch: how many were seen; the recorded operations, ``None`` if they cannot be recorded.
         self._seen: dict[Kind, int] = {}
         self._scripts: dict[Kind, Script | None] = {}
         #: Kinds for which the recorded operations have given the same bits.
         self._trusted: set[Kind] = set()
+        self._failure: str | None = None
 
-    def begin(self, settings: StepSettings, source: tuple[Any, ...]) -> None:
-        """Begin an update.
+    @property
+    def reason(self) -> str | None:
+        """Why minibatches stay with autograd, ``None`` if they do not."""
+        return self._obstacle or self._failure
 
-        :param settings: of all its steps.
-        :param source: our functions, as they are now.
-        """
-        self.reason = self._obstacle(settings.rule)
-        self._is_possible = self.reason is None
-        if not self._is_possible:
-            return
-        self.settings = settings
-        key = settings, source
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """How most minibatches of this update were carried out."""
+        return "recorded" if self.n_recorded > self.n_eager else "eager"
+
+    def begin(self, settings: StepSettings) -> None:
+        """Begin an update."""
+        super().begin(settings)
+        self.n_eager = self.n_recorded = 0
+        self._obstacle = self._find_obstacle(settings.rule)
+        key = settings, self.source
         is_in_place = all(script is None or script.is_current for script in self._scripts.values())
         if key != self._key or not is_in_place:
             self._key = key
             self._forget()
 
-    def _obstacle(self, rule: UpdateRule) -> str | None:
-        """Why nothing is recorded, ``None`` if nothing stands against it."""
+    def _find_obstacle(self, rule: UpdateRule) -> str | None:
         if th.is_anomaly_enabled():
             return "anomaly detection needs autograd's own operations"
-        if th.is_autocast_enabled(self.networks.policy.device.type):
+        if th.is_autocast_enabled(self.policy.device.type):
             return "autocast is on"
         return own_choice_of(rule)
 
-    def differentiate(self, minibatch: Any) -> Differentiated | None:
-        """Loss and gradient of a minibatch.
+    def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
+        """Learn from one minibatch."""
+        if trains == "critic":
+            return super().step(minibatch, trains, place)
+        # Where no step is taken, the gradient of the last one that was is left, as by SB3.
+        limit, flat = self.settings.kl_limit, self.descent.flat
+        before = None if limit is None or flat is None else flat.gradient.vector.clone()
+        results = self._results(minibatch)
+        if results is None:
+            self.n_eager += 1
+            return super().step(minibatch, trains, place)
+        self.n_recorded += 1
+        *tensors, loss, norms = results
+        terms = LossTerms.unpack(tensors)
+        kl = kl_beyond_limit(limit, terms)
+        if kl is not None:
+            if before is not None and self.descent.flat is flat:
+                flat.gradient.vector.copy_(before)  # type: ignore[union-attr]
+            return Step(terms, None, "kl", kl)
+        try:
+            check_loss(loss, place)
+            return Step(terms, self.descent.step_from_buffer(norms, place))
+        except NonFiniteError as error:
+            raise StepNotFinite(str(error), loss, terms) from None
 
-        :param minibatch: of a rollout.
-        :return: ``None`` if they are to be found eagerly.
-        """
-        if not self._is_possible or not isinstance(minibatch, Minibatch) or minibatch.recurrence is not None:
+    def _results(self, minibatch: Any) -> Sequence[th.Tensor] | None:
+        """What :meth:`function` gives for a minibatch; ``None`` if it is to be learned from eagerly."""
+        if self._obstacle is not None or not isinstance(minibatch, Minibatch):
             return None
         leaves = Form.leaves(minibatch)
-        kind = len(minibatch.returns), Form.dtypes(leaves)
-        if kind[1] is None:
-            return None
+        kind = len(minibatch.returns), tuple(leaf.dtype for leaf in leaves)
         if self._scripts.get(kind, self) is None:
             return None
         if kind not in self._scripts:
@@ -113,33 +120,28 @@ class Recorder:
             return None
         script = self._scripts.get(kind)
         if script is None:
-            results = self._record(kind, minibatch, leaves)
-        elif kind not in self._trusted:
-            results = self._compare(kind, script, minibatch, leaves)
-        else:
-            results = script(*leaves)
-        if results is None:
-            return None
-        *terms, loss, norms = results
-        return Differentiated(LossTerms.unpack(terms), loss, norms)
+            return self._record(kind, minibatch, leaves)
+        return script(*leaves) if kind in self._trusted else self._compare(kind, script, minibatch, leaves)
 
     def _has_vectors(self) -> bool:
         """Whether the optimiser steps in vectors; before the first step of an update it is asked to.
 
-        A list of operations ends in one gradient vector: with another, all begins anew.
+        A recording ends in one gradient vector: with another, all begins anew.
         """
         if self.descent.flat is None and not self.descent.is_decided:
             self.descent.adopt_all()
         if self.descent.flat is not self._vectors:
             self._vectors = self.descent.flat
             self._forget()
+        if self.descent.flat is None:
+            self._failure = f"{type(self.descent.phase.optimizer).__name__} cannot step all weights as one vector"
         return self.descent.flat is not None
 
     def _record(self, kind: Kind, minibatch: Any, leaves: list[th.Tensor]) -> Sequence[th.Tensor] | None:
-        """Find loss and gradient, and record how."""
         try:
             with Traceable():
-                self._scripts[kind] = script = Script(self.function(minibatch), leaves)
+                gradient = self.descent.flat.gradient.vector  # type: ignore[union-attr]
+                self._scripts[kind] = script = Script(self.function(minibatch), leaves, [gradient])
         except CannotScript as error:
             self._give_up(kind, str(error))
             return None
@@ -148,7 +150,7 @@ class Recorder:
     def _compare(
         self, kind: Kind, script: Script, minibatch: Any, leaves: list[th.Tensor]
     ) -> Sequence[th.Tensor] | None:
-        """Find them by the recorded operations and by the function, whose results count."""
+        """Run recording and function; the function's results count."""
         gradient: th.Tensor = self.descent.flat.gradient.vector  # type: ignore[union-attr]
         replayed = [*script(*leaves), gradient.clone()]
         try:
@@ -163,25 +165,20 @@ class Recorder:
         return results
 
     def _give_up(self, kind: Kind, reason: str) -> None:
-        self._scripts[kind], self.reason = None, reason
+        self._scripts[kind], self._failure = None, reason
         logger.info("minibatches of %d rows stay with autograd: %s", kind[0], reason)
 
     def function(self, minibatch: Any) -> Callable[..., list[th.Tensor]]:
-        """What is recorded.
-
-        :param minibatch: of a rollout.
-        :return: (tensors of a minibatch) -> terms of the loss, what is differentiated, norms. The gradient goes to its
-            vector.
+        """What is recorded: (tensors of a minibatch) -> terms of the loss, what is differentiated, norms. The gradient
+        goes to its vector.
         """
-        form, descent, networks = Form.of(minibatch, 0), self.descent, self.networks
+        form, descent, policy = Form.of(minibatch, 0), self.descent, self.policy
         rule, coefficients = self.settings
 
         def differentiate(*leaves: th.Tensor) -> list[th.Tensor]:
-            columns = form.minibatch(leaves)
-            forward = networks.forward(columns.observations)
-            terms = policy_loss(networks.policy, columns, rule, coefficients, forward.outputs)
+            terms = policy_loss(policy, form.minibatch(leaves), rule, coefficients)
             loss = terms.loss if descent.phase.trains == "both" else policy_part(terms, coefficients)
-            gradients = forward.gradients(loss, descent.parameters)
+            gradients = th.autograd.grad(loss, descent.parameters, allow_unused=True)
             if any(gradient is None for gradient in gradients):
                 raise CannotScript("a weight has no part in the loss")
             with th.no_grad():
@@ -192,11 +189,7 @@ class Recorder:
 
 
 def own_choice_of(rule: UpdateRule) -> str | None:
-    """Which choice of a rule is somebody's own. Ours are functions of their arguments; another may count its calls.
-
-    :param rule: the choices.
-    :return: half a sentence, ``None`` if there is none.
-    """
+    """Which choice of a rule is somebody's own. Ours are functions of their arguments; another may count its calls."""
     for choice in (rule.policy_objective, rule.value_objective, rule.advantage_normalization):
         if not is_shipped(type(choice)):
             return f"{qualified_name(type(choice))} is a choice of somebody's own, whose state nobody can see"

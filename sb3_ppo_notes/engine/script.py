@@ -44,15 +44,17 @@ class CannotScript(Exception):
 class Script:
     """The operations of a function.
 
-    :param function: of tensors; gives a list of tensors. It may write to tensors, and may read others than its
-        arguments: those stay the same objects.
+    :param function: of tensors; gives a list of tensors. It may read others than its arguments: those stay the same
+        objects.
     :param arguments: it is called with them, and does what it does.
-    :raises CannotScript: if what it does depends on the numbers in its tensors, or it draws random ones.
+    :param outputs: tensors that it may write to.
+    :raises CannotScript: if what it does depends on the numbers in its tensors, or it draws random ones, or writes to
+        others than ``outputs`` (a layer that counts its calls): whoever compares a run with a recording runs it twice.
     """
 
-    def __init__(self, function: Callable[..., Any], arguments: Sequence[th.Tensor]):
+    def __init__(self, function: Callable[..., Any], arguments: Sequence[th.Tensor], outputs: Sequence[th.Tensor] = ()):
         try:
-            recorder = _Recorder(arguments)
+            recorder = _Recorder(arguments, outputs)
             self._is_optimizing, self._optimize = th._C._get_graph_executor_optimize, th._C._set_graph_executor_optimize
             self._below_autograd = th._C._AutoDispatchBelowAutograd
             with recorder:
@@ -95,8 +97,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     :param arguments: of the function.
     """
 
-    def __init__(self, arguments: Sequence[th.Tensor]):
+    def __init__(self, arguments: Sequence[th.Tensor], outputs: Sequence[th.Tensor]):
         super().__init__()  # type: ignore[no-untyped-call]
+        #: Where lies what may be written to: outputs, and what an operation has made.
+        self._writable = {_place(tensor) for tensor in outputs}
         self.graph: Any = th._C.Graph()
         #: By the id of a tensor: what stands for it in the graph. All are kept alive, so that no id is given twice.
         self._values: dict[int, Any] = {}
@@ -114,6 +118,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if th.Tag.nondeterministic_seeded in tags:
             raise CannotScript(f"{operation} draws random numbers")
         kwargs = kwargs or {}
+        given = [
+            args[index] if index < len(args) else kwargs.get(argument.name, argument.default_value)
+            for index, argument in enumerate(operation._schema.arguments)
+        ]
+        self._check_writes(operation, given)
         result = operation(*args, **kwargs)
         if operation is aten.detach.default:
             self._know(result, self._value(args[0]))
@@ -121,8 +130,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # A view of what always lies at the same place does so, too.
             self.roots.append(args[0])
         else:
-            self._write(operation, args, kwargs, result)
+            self._write(operation._schema, given, result)
+            if not operation.is_view:
+                self._writable.update(map(_place, _tensors(result)))
         return result
+
+    def _check_writes(self, operation: Any, given: list[Any]) -> None:
+        for each, argument in zip(given, operation._schema.arguments, strict=True):
+            is_written = argument.alias_info is not None and argument.alias_info.is_write
+            if is_written and not self._writable.issuperset(map(_place, _tensors(each))):
+                raise CannotScript(f"{operation} changes a tensor that lasts")
 
     def function(self, outputs: Sequence[th.Tensor]) -> Any:
         """What was written down, as a function.
@@ -135,12 +152,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.graph.registerOutput(self._node("prim::TupleConstruct", values, kind))
         return th._C._create_function_from_graph("step", self.graph)
 
-    def _write(self, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
-        schema = operation._schema
-        given = [
-            args[index] if index < len(args) else kwargs.get(argument.name, argument.default_value)
-            for index, argument in enumerate(schema.arguments)
-        ]
+    def _write(self, schema: Any, given: list[Any], result: Any) -> None:
         inputs = [self._input(each, argument.type) for each, argument in zip(given, schema.arguments, strict=True)]
         node = self.graph.create(schema.name, inputs, len(schema.returns))
         self.graph.appendNode(node)
@@ -149,7 +161,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value.setType(returned.type)
             if isinstance(each, th.Tensor):
                 self._know(each, value)
-            else:
+            elif each is not None:  # a gradient that nobody asked for
                 self._unpack(each, value)
 
     def _unpack(self, tensors: Sequence[th.Tensor], value: Any) -> None:
@@ -194,3 +206,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.bound.append(tensor)
             self._know(tensor, self.graph.addInput())
         return self._values[id(tensor)]
+
+
+def _tensors(value: Any) -> list[th.Tensor]:
+    return [each for each in (value if isinstance(value, list | tuple) else (value,)) if isinstance(each, th.Tensor)]
+
+
+def _place(tensor: th.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

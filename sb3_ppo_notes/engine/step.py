@@ -123,21 +123,13 @@ class EagerStepper:
             values = values_of(self.policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
             loss = value_part(values, minibatch, rule, coefficients)  # c₁·mean((V(s) − R)²)
             return Step(None, self.descend(loss, None, place))
-        terms = self.evaluate(minibatch)  # V(s), log π(a|s), H(π(·|s)), and PPO eq. 9 from them
+        terms = policy_loss(self.policy, minibatch, rule, coefficients)  # V(s), log π(a|s), H(π(·|s)), and PPO eq. 9
         kl = kl_beyond_limit(self.settings.kl_limit, terms)
         if kl is not None:
             return Step(terms.detach(), None, "kl", kl)  # the clip forbids nothing; this does
         loss = terms.loss if trains == "both" else policy_part(terms, coefficients)
         norms = self.descend(loss, terms, place)  # gradient, clipped to max_grad_norm, optimiser
         return Step(terms.detach(), norms)
-
-    def evaluate(self, minibatch: Any) -> LossTerms:
-        """The loss of a minibatch.
-
-        :param minibatch: of the rollout.
-        :return: with its graph.
-        """
-        return policy_loss(self.policy, minibatch, *self.settings)
 
     def descend(self, loss: th.Tensor, terms: LossTerms | None, place: str) -> th.Tensor:
         """One step down the gradient of a loss.
@@ -161,19 +153,16 @@ class EagerStepper:
         return True
 
 
-def policy_loss(
-    policy: Any, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients, outputs: Any = None
-) -> LossTerms:
+def policy_loss(policy: Any, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> LossTerms:
     """The loss of a minibatch under a policy: the one function that every executor runs.
 
     :param policy: gives values, log-probabilities and entropy.
     :param minibatch: of the rollout.
     :param rule: the choices, with every schedule resolved.
     :param coefficients: ent_coef, vf_coef and β.
-    :param outputs: of the policy's networks, where they have been run already.
     :return: the loss and its parts, with their graph.
     """
-    evaluation = evaluate_minibatch(policy, minibatch, coefficients.has_bonus, rule.needs_exact_kl, outputs)
+    evaluation = evaluate_minibatch(policy, minibatch, coefficients.has_bonus, rule.needs_exact_kl)
     return minibatch_loss(evaluation, minibatch, rule, coefficients)
 
 

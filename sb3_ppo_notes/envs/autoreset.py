@@ -1,4 +1,4 @@
-"""How a Gymnasium vector environment begins the next episodes, and how it is made to do so when SB3 needs it.
+"""Resets at the end of an episode, by a Gymnasium vector environment itself or from outside, when SB3 needs them.
 
 SB3 knows one way: the step that ends an episode returns the *first* observation of the next one, and the last one
 travels in the info. Gymnasium has three (``metadata["autoreset_mode"]``):
@@ -25,11 +25,11 @@ SAME_STEP, NEXT_STEP, DISABLED = "SameStep", "NextStep", "Disabled"
 
 
 def resets_by_mask(env: VectorEnv, reset_mask: bool) -> bool:
-    """Whether finished environments are reset from outside, by mask, or else reset themselves in the same step.
+    """``True`` if finished environments are to be reset by mask, ``False`` if they reset themselves in the same step.
 
-    :param env: the environments, wrapped or not; ``CartPoleVectorEnv`` is taught to understand a mask.
-    :param reset_mask: the caller's word that the ``reset`` of a ``NEXT_STEP`` environment understands a mask.
-    :return: ``True`` for ``reset(options={"reset_mask": ...})`` after each end.
+    ``CartPoleVectorEnv`` is taught to understand a mask; ``reset_mask`` is the caller's word that a ``NEXT_STEP``
+    environment does.
+
     :raises ValueError: if there is no right way; the message says how to build the environment instead.
     """
     mode = autoreset_mode(env)
@@ -52,12 +52,7 @@ def resets_by_mask(env: VectorEnv, reset_mask: bool) -> bool:
 
 
 def autoreset_mode(env: VectorEnv) -> str:
-    """The mode an environment states.
-
-    :param env: the environments, wrapped or not.
-    :return: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``.
-    :raises ValueError: if it states none.
-    """
+    """The mode that an environment states: ``"SameStep"``, ``"NextStep"`` or ``"Disabled"``."""
     # AtariVectorEnv writes its mode into the dictionary of the class VectorEnv, where every environment without
     # metadata of its own would find it.
     metadata = {} if env.metadata is VectorEnv.metadata else env.metadata
@@ -72,30 +67,17 @@ def autoreset_mode(env: VectorEnv) -> str:
 
 
 def is_envpool(env: VectorEnv) -> bool:
-    """Whether an environment is one of EnvPool's, which are told by what they have: their classes are made anew for
-    each game.
-
-    :param env: without wrappers.
-    :return: whether it is.
-    """
+    """``True`` for an environment of EnvPool's, told by its attributes: the classes are made anew for each game."""
     return hasattr(env, "all_env_ids") and hasattr(env, "send")
 
 
 def is_atari(env: VectorEnv) -> bool:
-    """Whether an environment is ale-py's ``AtariVectorEnv``, told without importing ale-py.
-
-    :param env: without wrappers.
-    :return: whether it is.
-    """
+    """``True`` for ale-py's ``AtariVectorEnv`` (without wrappers), told without importing ale-py."""
     return any(cls.__module__ == "ale_py.vector_env" for cls in type(env).__mro__)
 
 
 def check_answers_for_all(env: VectorEnv) -> None:
-    """Refuse an environment whose step returns some environments only, or one row a player.
-
-    :param env: without wrappers.
-    :raises ValueError: if it was built that way.
-    """
+    """Refuse an environment whose step returns some environments only, or one row a player."""
     config: dict[str, Any] = env.config if is_envpool(env) else {"batch_size": getattr(env, "batch_size", 0)}  # type: ignore[attr-defined]
     batch_size, players = config.get("batch_size", 0), config.get("max_num_players", 1)
     if batch_size not in (0, env.num_envs):
@@ -147,26 +129,24 @@ def _refuse_statistics(env: VectorEnv) -> None:
 
 
 def info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:
-    """What one environment reported, out of Gymnasium's infos of all of them.
+    """One environment's info, a dictionary of its own with arrays copied, out of Gymnasium's infos of all of them.
 
-    :param infos: an array ``[B]`` a key (or a dictionary of such), and under ``_key`` which environments have it; a key
-        without such a mask belongs to all.
-    :param row: of the environment.
-    :return: a dictionary of its own: numbers as Python numbers, arrays copied.
+    These hold an array ``[B]`` a key (or a dictionary of such), and under ``_key`` which environments have it; a key
+    without such a mask belongs to all.
 
     >>> import numpy as np
     >>> infos = {"lives": np.array([3, 0]), "_lives": np.array([True, False]), "level": np.array([1, 2])}
     >>> info_of(infos, 0), info_of(infos, 1)
     ({'lives': 3, 'level': 1}, {'level': 2})
     """
-    found: dict[str, Any] = {}
+    info: dict[str, Any] = {}
     for key, value in infos.items():
         is_mask = key.startswith("_") and key[1:] in infos
         present = infos.get(f"_{key}")
         if is_mask or (present is not None and not present[row]):
             continue
-        found[key] = info_of(value, row) if isinstance(value, dict) else _entry(value[row])
-    return found
+        info[key] = info_of(value, row) if isinstance(value, dict) else _entry(value[row])
+    return info
 
 
 def _entry(value: Any) -> Any:

@@ -17,7 +17,7 @@ CALLERS = ("gymnasium", "stable_baselines3", "sb3_ppo_notes", "importlib")
 
 
 def environment_error(error: BaseException) -> str | None:
-    """What a user is told of an error that an environment, a wrapper or their construction has raised.
+    """One line for the user about an error that an environment, a wrapper or their construction has raised.
 
     An error is an environment's if it passed through a method of one, or through ``gymnasium.make``.
 
@@ -31,7 +31,7 @@ def environment_error(error: BaseException) -> str | None:
     if name is None:
         return None
     error = _cause_in_constructor(error, frames)
-    text = " ".join(str(error).split())
+    text = " ".join(message_of(error).split())
     if isinstance(error, gym.error.UnregisteredEnv | gym.error.DeprecatedEnv):
         return f"env must be the id of a registered environment, got {name!r}: {text}"
     notes = "".join(f", {' '.join(note.split())}" for note in getattr(error, "__notes__", []))
@@ -39,11 +39,18 @@ def environment_error(error: BaseException) -> str | None:
     return f"env {name!r}: {what}{_location(error)}{notes}"
 
 
-def is_wrong_call(error: TypeError) -> bool:
-    """Whether ``gymnasium.make`` could not call a constructor with the arguments that it was given.
+def message_of(error: BaseException) -> str:
+    """``str(error)``, or a sentence about it where an environment's own class of errors fails at that too."""
+    try:
+        return str(error)
+    except Exception as another:
+        return f"it has no message, its __str__ raises {type(another).__name__}"
 
-    :param error: raised by it.
-    :return: ``False`` if the constructor was entered, and raised the error itself.
+
+def is_wrong_call(error: TypeError) -> bool:
+    """``True`` if ``gymnasium.make`` could not call a constructor with these arguments.
+
+    ``False`` if the constructor was entered, and raised the error itself.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     cause = _cause_in_constructor(error, frames)

@@ -34,18 +34,10 @@ class LeanVecEnv(DummyVecEnv):
         self.buf_obs = OrderedDict((key, np.empty_like(rows)) for key, rows in self.buf_obs.items())
 
     def reset(self) -> VecEnvObs:
-        """First observations, with the seeds and options that were set.
-
-        :return: ``[B, ...]``, or a dict or tuple of such arrays.
-        """
         self._renew_buffers()
         return super().reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One step of all environments; those that end their episode begin the next.
-
-        :return: observations ``[B, ...]``, rewards ``[B]`` float32, dones ``[B]`` bool, infos.
-        """
         self._renew_buffers()
         rewards = np.empty(self.num_envs, dtype=np.float32)
         dones = np.empty(self.num_envs, dtype=bool)

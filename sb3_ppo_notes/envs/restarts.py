@@ -1,4 +1,4 @@
-"""How often broken environments may be built anew: so many times within so many seconds."""
+"""A limit to restarts of broken environments: so many within so many seconds."""
 
 import logging
 import time
@@ -13,11 +13,7 @@ logger = logging.getLogger("sb3_ppo_notes")
 
 
 class RestartBudget:
-    """Counts restarts, and says when there are to be no more.
-
-    :param max_restarts: of all environments together ...
-    :param window: ... within so many seconds; ``None`` for as long as this object lives.
-    """
+    """Counts restarts of all environments: ``max_restarts`` within ``window`` seconds, or ever if that is ``None``."""
 
     def __init__(self, max_restarts: int, window: float | None):
         self.max_restarts = max_restarts
@@ -27,12 +23,7 @@ class RestartBudget:
         self._recent: deque[tuple[float, int]] = deque()
 
     def spend(self, index: int, error: EnvWorkerError) -> EnvWorkerError | None:
-        """One more restart.
-
-        :param index: of the environment that broke.
-        :param error: how it broke.
-        :return: what to raise if the budget is used up, else ``None``; the restart is then counted and logged.
-        """
+        """Count and log one more restart, or return the error to raise if the budget is used up."""
         now = time.monotonic()
         while self._recent and self.window is not None and now - self._recent[0][0] > self.window:
             self._recent.popleft()
@@ -56,11 +47,7 @@ class RestartBudget:
 
 
 def restarts_of(env: Any) -> int | None:
-    """How many broken environments have been built anew.
-
-    :param env: the training environments, wrapped or not.
-    :return: ``None`` if they do not count, because they cannot be restarted.
-    """
+    """Restarts of broken training environments so far, ``None`` if they cannot be restarted."""
     while isinstance(env, VecEnvWrapper):
         env = env.venv
     return getattr(env, "restarts", None)

@@ -4,12 +4,7 @@ from typing import Any
 
 
 def check_reward(reward: Any, index: int | None = None) -> None:
-    """Refuse what NumPy would turn into a number, or into a NaN, though it is none: ``"1"``, ``None``.
-
-    :param reward: of one environment, as it paid it.
-    :param index: of the environment, for the message.
-    :raises TypeError: if it is no number.
-    """
+    """Refuse what NumPy would turn into a number, or into a NaN, though it is none: ``"1"``, ``None``."""
     if type(reward) is not float and (reward is None or isinstance(reward, str | bytes)):
         whose = "" if index is None else f" from environment {index}"
         raise TypeError(f"reward must be a number, got {type(reward).__name__} {reward!r}{whose}")

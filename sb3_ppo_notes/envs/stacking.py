@@ -10,14 +10,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
 
-def stacked(observations: Sequence[Any], space: spaces.Space[Any]) -> VecEnvObs:
-    """Observations of single environments as a batch.
-
-    :param observations: one an environment.
-    :param space: of one environment.
-    :return: ``[B, ...]``, or a dict or tuple of such arrays.
-    :raises ValueError: if one is not of the space's shape, naming the environment.
-    """
+def stack_observations(observations: Sequence[Any], space: spaces.Space[Any]) -> VecEnvObs:
+    """Observations of single environments as a batch ``[B, ...]``, or a dict or tuple of such arrays."""
     check_shapes_of_observations(observations, space)
     if isinstance(space, spaces.Dict):
         return {key: np.stack([each[key] for each in observations]) for key in space.spaces}
@@ -27,13 +21,7 @@ def stacked(observations: Sequence[Any], space: spaces.Space[Any]) -> VecEnvObs:
 
 
 def check_shapes_of_observations(observations: Sequence[Any], space: spaces.Space[Any], first: int = 0) -> None:
-    """Refuse observations that are not of their space's shape.
-
-    :param observations: one an environment.
-    :param space: of one environment.
-    :param first: number of the first of these environments.
-    :raises ValueError: naming the environment and both shapes.
-    """
+    """Refuse observations that are not of their space's shape; the first is of environment number ``first``."""
     parts = {"": space}
     if isinstance(space, spaces.Dict | spaces.Tuple):
         keys: Any = space.spaces if isinstance(space, spaces.Dict) else range(len(space.spaces))

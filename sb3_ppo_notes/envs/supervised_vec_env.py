@@ -2,17 +2,17 @@
 
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing.util import Finalize
 from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_ppo_notes.envs.restarts import RestartBudget
-from sb3_ppo_notes.envs.stacking import stacked
-from sb3_ppo_notes.envs.worker_attributes import WorkerAttributes
+from sb3_ppo_notes.envs.stacking import stack_observations
 from sb3_ppo_notes.envs.worker_errors import EnvWorkerError
 from sb3_ppo_notes.envs.workers import Limits, Worker, stop
 from sb3_ppo_notes.formulas.checks import (
@@ -27,7 +27,7 @@ from sb3_ppo_notes.formulas.checks import (
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 
-class SupervisedVecEnv(WorkerAttributes):
+class SupervisedVecEnv(VecEnv):
     """SB3's ``SubprocVecEnv`` for runs that must not stop at 3 a.m.: the same values, and an answer to every fault.
 
     - An environment that raises, exits or is killed raises an :class:`EnvWorkerError` with its index, its own
@@ -38,7 +38,8 @@ class SupervisedVecEnv(WorkerAttributes):
       that the value of what would have come is bootstrapped and no false end is learned. The info says
       ``env_restarted``; the attribute :attr:`restarts` counts, NotesPPO and NotesA2C log it as
       ``notes/env_restarts``. Attributes given by ``set_attr`` are set again; what ``env_method`` changed is not.
-    - After an error all processes are ended. ``close()`` never raises, may be called again, and returns in time.
+    - What an environment raises in ``env_method`` and the like is raised here, and leaves it as it was.
+    - After any other error all processes are ended. ``close()`` never raises, may be called again, and returns in time.
     - No process survives this one, however it ends. They ignore SIGINT and SIGTERM: what Ctrl-C ends is this process's
       decision.
 
@@ -67,10 +68,10 @@ class SupervisedVecEnv(WorkerAttributes):
         close_timeout: float = 10.0,
     ):
         _check_env_fns(env_fns)
-        known = multiprocessing.get_all_start_methods()
+        methods = multiprocessing.get_all_start_methods()
         if start_method is None:
-            start_method = "forkserver" if "forkserver" in known else "spawn"
-        check_choice("start_method", start_method, known)
+            start_method = "forkserver" if "forkserver" in methods else "spawn"
+        check_choice("start_method", start_method, methods)
         for name in ("step_timeout", "reset_timeout", "restart_window"):
             if locals()[name] is not None:
                 check_positive(name, locals()[name], words="> 0 and finite, or None")
@@ -91,25 +92,20 @@ class SupervisedVecEnv(WorkerAttributes):
         self._set_attributes: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         self._last_observations: list[Any] = [None] * n_envs
         self._first_seeds: list[int | None] = [None] * n_envs
-        self._begun_anew: dict[int, tuple[Any, dict[str, Any], EnvWorkerError]] = {}
+        self._replacements: dict[int, tuple[Any, dict[str, Any], EnvWorkerError]] = {}
         try:
             for index in range(n_envs):
-                self._workers.append(self._started(index))
+                self._workers.append(self._start_worker(index))
             (observation_space, action_space), *_ = [worker.receive() for worker in self._workers]
             super().__init__(n_envs, observation_space, action_space)
         except BaseException:
             self.close()
             raise
 
-    def _started(self, index: int) -> Worker:
+    def _start_worker(self, index: int) -> Worker:
         return Worker(self._context, index, self.env_fns[index], self.limits)
 
     def reset(self) -> VecEnvObs:
-        """First observations, with the seeds and options that were set. A step that was begun is dropped.
-
-        :return: ``[B, ...]``, or a dict or tuple of such arrays.
-        :raises EnvWorkerError: if an environment fails and is not to be restarted.
-        """
         self._check_open()
         broken = self._drop_step()
         for worker, seed, options in zip(self._workers, self._seeds, self._options, strict=True):
@@ -121,14 +117,14 @@ class SupervisedVecEnv(WorkerAttributes):
                     raise broken[index]
                 results.append(self._workers[index].receive())
             except EnvWorkerError as error:
-                results.append(self._built_anew(index, error, self._seeds[index], self._options[index]))
+                results.append(self._rebuild(index, error, self._seeds[index], self._options[index]))
         self._first_seeds = [
             new if new is not None else old for new, old in zip(self._seeds, self._first_seeds, strict=True)
         ]
         self._reset_seeds()
         self._reset_options()
         self._last_observations, self.reset_infos = [list(column) for column in zip(*results, strict=True)]
-        return stacked(self._last_observations, self.observation_space)
+        return stack_observations(self._last_observations, self.observation_space)
 
     def _drop_step(self) -> dict[int, EnvWorkerError]:
         """Read the answers that nobody wants any more; what broke meanwhile, by environment."""
@@ -142,59 +138,50 @@ class SupervisedVecEnv(WorkerAttributes):
                 if error.kind is None:
                     broken[worker.index] = error
         self.waiting = False
-        self._begun_anew.clear()
+        self._replacements.clear()
         return broken
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Begin a step in all environments at once.
-
-        :param actions: ``[B, ...]``.
-        """
         self._check_open()
         if len(actions) != self.num_envs:
             raise InvalidValueError(f"actions must be one for each of {self.num_envs} environments, got {len(actions)}")
         for index, (worker, action) in enumerate(zip(self._workers, actions, strict=True)):
             # An environment that has just begun anew has nothing to do with an action for the lost one.
-            if index not in self._begun_anew:
+            if index not in self._replacements:
                 worker.send("step", action)
         self.waiting = True
 
     def step_wait(self) -> VecEnvStepReturn:
-        """The step that was begun; environments that end their episode, or that broke, begin the next.
-
-        :return: observations ``[B, ...]``, rewards ``[B]``, dones ``[B]`` bool, infos.
-        :raises EnvWorkerError: if an environment fails and is not to be restarted.
-        """
         self._check_open()
         if not self.waiting:
             raise RuntimeError("step_wait must follow step_async, got no step that was begun")
         results = []
         for index in range(self.num_envs):
             try:
-                if index not in self._begun_anew:
+                if index not in self._replacements:
                     results.append(self._workers[index].receive())
                     continue
             except EnvWorkerError as error:
-                self._begin_anew(index, error)
+                self._replace(index, error)
             results.append(self._end_of_lost_episode(index))
         self.waiting = False
         observations, rewards, dones, infos, reset_infos = (list(column) for column in zip(*results, strict=True))
         self.reset_infos, self._last_observations = reset_infos, observations
-        return stacked(observations, self.observation_space), np.stack(rewards), np.stack(dones), infos
+        return stack_observations(observations, self.observation_space), np.stack(rewards), np.stack(dones), infos
 
     # -- what breaks ------------------------------------------------------------------------------------------
 
-    def _begin_anew(self, index: int, error: EnvWorkerError) -> None:
+    def _replace(self, index: int, error: EnvWorkerError) -> None:
         """Replace a broken environment; its first observation is kept until the lost episode has been ended."""
         seed = self._first_seeds[index]
         if seed is not None:
             # Another one than the lost environment's: with the same it might run into the same fault for ever.
             seed = int(np.random.SeedSequence((seed, self.restarts + 1)).generate_state(1)[0])
-        observation, info = self._built_anew(index, error, seed, {})
-        self._begun_anew[index] = observation, info, error
+        observation, info = self._rebuild(index, error, seed, {})
+        self._replacements[index] = observation, info, error
 
     def _end_of_lost_episode(self, index: int) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
-        observation, reset_info, error = self._begun_anew.pop(index)
+        observation, reset_info, error = self._replacements.pop(index)
         info = {
             "env_restarted": True,
             "env_error": str(error),
@@ -203,14 +190,14 @@ class SupervisedVecEnv(WorkerAttributes):
         }
         return observation, 0.0, True, info, reset_info
 
-    def _built_anew(self, index: int, error: EnvWorkerError, seed: int | None, options: Any) -> Any:
+    def _rebuild(self, index: int, error: EnvWorkerError, seed: int | None, options: Any) -> Any:
         """First observation and info of an environment that takes a broken one's place."""
         pause = FIRST_PAUSE
         while True:
             self._spend_restart(index, error)
             self._workers[index].kill()
             try:
-                worker = self._workers[index] = self._started(index)
+                worker = self._workers[index] = self._start_worker(index)
                 worker.receive()
                 for name, value in self._set_attributes[index].items():
                     worker.call("set_attr", (name, value))
@@ -232,7 +219,7 @@ class SupervisedVecEnv(WorkerAttributes):
 
     @property
     def restarts(self) -> int:
-        """How many times an environment has been built anew so far."""
+        """Environments built anew so far."""
         return self.budget.total
 
     def _end(self, error: EnvWorkerError) -> NoReturn:
@@ -270,22 +257,47 @@ class SupervisedVecEnv(WorkerAttributes):
                     # The environment refused, and is as well as before. The others' answers are still to be read.
                     failure = failure or error
                     continue
-                self._begin_anew(index, error)
+                self._replace(index, error)
                 answers.append(self._workers[index].call(command, data))
         if failure is not None:
             raise failure
         return answers
 
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Give an attribute of the environments a value, also of those that will be built in their place.
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        if self.render_mode != "rgb_array":
+            warnings.warn(f"the render mode must be 'rgb_array' for images, got {self.render_mode!r}", stacklevel=2)
+            return [None] * self.num_envs
+        return self._ask("render", None, None)
 
-        :param attr_name: its name.
-        :param value: the same for each.
-        :param indices: of which environments; ``None`` means all.
-        """
-        super().set_attr(attr_name, value, indices)
+    def has_attr(self, attr_name: str) -> bool:
+        return all(self._ask("has_attr", attr_name, None))
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        return self._ask_by_name("get_attr", attr_name, attr_name, indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        self._ask("set_attr", (attr_name, value), indices)
+        # Also for those that will be built in their place.
         for index in self._get_indices(indices):
             self._set_attributes[index][attr_name] = value
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        return self._ask_by_name("env_method", method_name, (method_name, method_args, method_kwargs), indices)
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        return self._ask("is_wrapped", wrapper_class, indices)
+
+    def _ask_by_name(self, command: str, name: str, data: Any, indices: VecEnvIndices) -> list[Any]:
+        try:
+            return self._ask(command, data, indices)
+        except EnvWorkerError as error:
+            if error.kind == "AttributeError":
+                raise AttributeError(f"{name}: {error}") from error
+            raise
 
 
 def _check_env_fns(env_fns: Any) -> None:

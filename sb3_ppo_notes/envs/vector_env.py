@@ -3,23 +3,26 @@ does.
 """
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, VectorEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import obs_space_info
 
 from sb3_ppo_notes.envs.autoreset import check_answers_for_all, info_of, is_atari, is_envpool, resets_by_mask
-from sb3_ppo_notes.envs.vector_attributes import VectorAttributes
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag, check_integer
 
 
-class GymnasiumVecEnv(VectorAttributes):
+class GymnasiumVecEnv(VecEnv):
     """A ``gymnasium.vector.VectorEnv`` with SB3's interface.
 
     The step that ends an episode returns the first observation of the next one. Its info holds
@@ -31,6 +34,11 @@ class GymnasiumVecEnv(VectorAttributes):
     All that a step returns belongs to the caller: the environment may reuse its memory, it is copied out.
     ``step_async`` begins a step and returns at once with ``AsyncVectorEnv``, ``AtariVectorEnv`` and EnvPool; with other
     environments, and with these inside a Gymnasium wrapper, ``step_wait`` does the work.
+
+    ``SyncVectorEnv`` and ``AsyncVectorEnv`` are composed of single environments, which are asked one by one for
+    attributes and methods. Others compute all environments at once (``CartPoleVectorEnv``, EnvPool): an attribute is
+    the vector environment's own, the same for each, and there is no method to call in each. ``indices`` other than all
+    are for ``SyncVectorEnv`` only, options are the same for all, and ``env_is_wrapped(Monitor)`` is always true.
 
     :param env: ``AutoresetMode.SAME_STEP`` or ``DISABLED``, or ``NEXT_STEP`` where ``reset`` understands a mask:
         ``SyncVectorEnv``, ``AsyncVectorEnv``, ``CartPoleVectorEnv``, ``AtariVectorEnv`` and EnvPool do. EnvPool calls
@@ -51,7 +59,7 @@ class GymnasiumVecEnv(VectorAttributes):
         self.env = env
         self._reset_by_mask = resets_by_mask(env, reset_mask)
         self._layout = _Layout(env.single_observation_space)
-        self._begin, self._finish = _halves_of_a_step(env)
+        self._begin, self._finish = _step_halves(env)
         self._pending = False
         self._actions: Any = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
@@ -62,10 +70,7 @@ class GymnasiumVecEnv(VectorAttributes):
         self._has_monitors = self._is_composed and self.has_attr("get_episode_rewards")
 
     def reset(self) -> VecEnvObs:
-        """First observations, with the seed and options that were set. A step that was begun is dropped.
-
-        :return: ``[B, ...]``, or a dict or tuple of such arrays.
-        """
+        # A step that was begun is dropped.
         if self._pending and self._finish is not None:
             self._finish()
         self._pending = False
@@ -76,14 +81,10 @@ class GymnasiumVecEnv(VectorAttributes):
         self.reset_infos = [info_of(infos, index) for index in range(self.num_envs)]
         self._episode_returns[:] = 0
         self._episode_lengths[:] = 0
-        first: VecEnvObs = self._layout.copied(observations)
+        first: VecEnvObs = self._layout.copy(observations)
         return first
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Begin a step.
-
-        :param actions: ``[B, ...]``.
-        """
         if self._begin is None:
             self._actions = actions
         else:
@@ -91,14 +92,10 @@ class GymnasiumVecEnv(VectorAttributes):
         self._pending = True
 
     def step_wait(self) -> VecEnvStepReturn:
-        """The step that was begun; environments that end their episode begin the next.
-
-        :return: observations ``[B, ...]``, rewards ``[B]`` float32, dones ``[B]`` bool, infos.
-        """
         self._pending = False
         result = self.env.step(self._actions) if self._finish is None else self._finish()
         observations, rewards, terminations, truncations, env_infos = result
-        observations = self._layout.copied(observations)
+        observations = self._layout.copy(observations)
         dones = np.logical_or(terminations, truncations)
         self._episode_returns += rewards
         self._episode_lengths += 1
@@ -151,6 +148,122 @@ class GymnasiumVecEnv(VectorAttributes):
         for index, row in zip(ended, rows, strict=True):
             self.reset_infos[index] = info_of(env_infos, row)
 
+    # -- attributes, methods, seeds and pictures of the environments inside ------------------------------------------
+
+    @property
+    def _base(self) -> Any:
+        return self.env.unwrapped
+
+    @property
+    def _is_composed(self) -> bool:
+        return isinstance(self._base, SyncVectorEnv | AsyncVectorEnv)
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        # EnvPool is seeded when it is built, all others at the next reset.
+        if not is_envpool(self._base):
+            return super().seed(None if seed is None else int(seed))
+        fixed = self._base.config["seed"]
+        if seed not in (None, fixed):
+            warnings.warn(
+                f"seed {seed} does not reach EnvPool, which was seeded with {fixed} when it was built: give it to "
+                "envpool.make",
+                stacklevel=2,
+            )
+        return [None] * self.num_envs
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        each = [options or {}] * self.num_envs if options is None or isinstance(options, dict) else options
+        if len(each) != self.num_envs or any(part != each[0] for part in each):
+            raise InvalidValueError(f"options must be the same for all {self.num_envs} environments, got {options}")
+        if "reset_mask" in each[0]:
+            raise InvalidValueError(f"options must not hold 'reset_mask', got {options}")
+        super().set_options(each[0])
+
+    def close(self) -> None:
+        self.env.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        if self.render_mode != "rgb_array":
+            warnings.warn(f"the render mode must be 'rgb_array' for images, got {self.render_mode!r}", stacklevel=2)
+            return [None] * self.num_envs
+        if is_envpool(self._base):
+            return list(self._base.render(self._base.all_env_ids))
+        pictures: Any = self.env.render()
+        return list(pictures)
+
+    def has_attr(self, attr_name: str) -> bool:
+        if self._is_composed:
+            # Asking an AsyncVectorEnv for an attribute that is not there ends its processes.
+            return all(self._base.call("has_wrapper_attr", attr_name))
+        return hasattr(self._base, attr_name)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        targets = list(self._get_indices(indices))
+        if attr_name == "render_mode":
+            return [self.env.render_mode for _ in targets]
+        if not self.has_attr(attr_name):
+            raise AttributeError(f"{type(self._base).__name__} has no attribute {attr_name!r}")
+        if not self._is_composed:
+            return [getattr(self._base, attr_name) for _ in targets]
+        # get_wrapper_attr, because Gymnasium's get_attr calls what can be called.
+        values = self._base.call("get_wrapper_attr", attr_name)
+        return [values[index] for index in targets]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        if isinstance(self._base, SyncVectorEnv):
+            for index in self._get_indices(indices):
+                self._base.envs[index].set_wrapper_attr(attr_name, value)
+            return
+        self._check_all(indices)
+        if self._is_composed:
+            # A list, because a value that is one itself would be taken for one value an environment.
+            self._base.set_attr(attr_name, [value] * self.num_envs)
+        elif self.has_attr(attr_name):
+            setattr(self._base, attr_name, value)
+        else:
+            raise AttributeError(f"{type(self._base).__name__} has no attribute {attr_name!r}")
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        name = type(self._base).__name__
+        if not self._is_composed or (
+            isinstance(self._base, AsyncVectorEnv) and method_name in ("reset", "step", "close")
+        ):
+            raise InvalidValueError(
+                f"method_name must be one that {name} can call in each environment, got {method_name!r}"
+            )
+        if not self.has_attr(method_name):
+            raise AttributeError(f"{name} has no attribute {method_name!r}")
+        if isinstance(self._base, SyncVectorEnv):
+            targets = [self._base.envs[index] for index in self._get_indices(indices)]
+            return [target.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for target in targets]
+        self._check_all(indices)
+        return list(self._base.call(method_name, *method_args, **method_kwargs))
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        targets = list(self._get_indices(indices))
+        # A Monitor's work is done here.
+        if wrapper_class is Monitor:
+            return [True for _ in targets]
+        if isinstance(self._base, SyncVectorEnv):
+            return [is_wrapped(self._base.envs[index], wrapper_class) for index in targets]
+        if self._is_composed:
+            raise InvalidValueError(
+                f"wrapper_class must be Monitor where environments live in other processes, got "
+                f"{wrapper_class.__name__}"
+            )
+        return [False for _ in targets]
+
+    def _check_all(self, indices: VecEnvIndices) -> None:
+        if sorted(self._get_indices(indices)) != list(range(self.num_envs)):
+            name = type(self._base).__name__
+            raise InvalidValueError(
+                f"indices must be None for {name}, which reaches all environments or none, got {indices}"
+            )
+
 
 def make_gymnasium_vec(
     env_id: str,
@@ -197,8 +310,8 @@ def make_gymnasium_vec(
     return vec_env
 
 
-def _halves_of_a_step(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Callable[[], Any] | None]:
-    """What begins a step and what waits for it, where an environment can do both; a wrapper has neither."""
+def _step_halves(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Callable[[], Any] | None]:
+    """Functions that begin a step and that wait for it, where an environment has both; a wrapper has neither."""
     if isinstance(env, AsyncVectorEnv):
         return env.step_async, env.step_wait
     if is_envpool(env) or is_atari(env):
@@ -207,7 +320,7 @@ def _halves_of_a_step(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Cal
 
 
 class _Layout:
-    """How a batch of observations is made of arrays: of one, or of one for each part of a Dict or Tuple space."""
+    """The arrays of a batch of observations: one, or one for each part of a Dict or Tuple space."""
 
     def __init__(self, space: spaces.Space[Any]):
         # Asked once: isinstance() of a Dict space costs as much as a copy of eight observations.
@@ -221,17 +334,17 @@ class _Layout:
             return [observations[key] for key in self.keys]
         return [observations]
 
-    def joined(self, parts: list[Any]) -> Any:
+    def join(self, parts: list[Any]) -> Any:
         if self.is_dict:
             return dict(zip(self.keys, parts, strict=True))
         return tuple(parts) if self.is_tuple else parts[0]
 
-    def copied(self, observations: Any) -> Any:
+    def copy(self, observations: Any) -> Any:
         pairs = zip(self.parts(observations), self.dtypes, strict=True)
-        return self.joined([np.array(part, dtype=dtype) for part, dtype in pairs])
+        return self.join([np.array(part, dtype=dtype) for part, dtype in pairs])
 
     def row(self, observations: Any, index: int) -> Any:
         """One environment's observation, a copy, out of arrays ``[B, ...]`` or an object array of observations."""
         if isinstance(observations, np.ndarray) and observations.dtype == object:
             return deepcopy(observations[index])
-        return self.joined([np.asarray(part)[index].copy() for part in self.parts(observations)])
+        return self.join([np.asarray(part)[index].copy() for part in self.parts(observations)])

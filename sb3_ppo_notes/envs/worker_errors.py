@@ -1,4 +1,7 @@
-"""What is raised when an environment in another process fails: which one, why, and what its own traceback was."""
+"""Errors of environments in other processes: which one, why, and its own traceback.
+
+In the functions ``doing`` is what the environment was asked to do.
+"""
 
 import signal
 from typing import Any
@@ -59,67 +62,40 @@ class WorkerTraceback(Exception):
         return f"\n\n{self.text}"
 
 
-def raised_in_worker(index: int, doing: str, kind: str, text: str, traceback: str) -> EnvWorkerError:
-    """The error of an environment that raised.
-
-    :param index: of the environment.
-    :param doing: what it was asked to do.
-    :param kind: name of the exception's class.
-    :param text: what the exception says.
-    :param traceback: from inside the process.
-    :return: to be raised.
-    """
+def exception_error(index: int, doing: str, kind: str, text: str, traceback: str) -> EnvWorkerError:
+    """The error of an environment that raised."""
     line = " ".join(text.split())
     return EnvWorkerError(f"environment {index} raised {kind} in {doing}: {line}", index, traceback, kind=kind)
 
 
-def died(index: int, doing: str, exitcode: int | None) -> EnvWorkerError:
-    """The error of an environment whose process has ended.
-
-    :param index: of the environment.
-    :param doing: what it was asked to do.
-    :param exitcode: of its process, ``None`` if it cannot be known.
-    :return: to be raised.
-    """
+def death_error(index: int, doing: str, exitcode: int | None) -> EnvWorkerError:
+    """The error of an environment whose process has ended, by a code that may not be known."""
     what = f"exited with code {exitcode}"
     if exitcode is None:
         what = "closed its connection"
     elif exitcode < 0:
-        what = f"was killed by signal {-exitcode}{_name_of(-exitcode)}"
+        what = f"was killed by signal {-exitcode}{_signal_name(-exitcode)}"
         if -exitcode == getattr(signal, "SIGKILL", 9):
             what += " (the system does that when memory runs out: see the kernel's log for 'Out of memory')"
     return EnvWorkerError(f"environment {index}: its process {what} in {doing}", index, None, exitcode)
 
 
-def too_late(index: int, doing: str, seconds: float, argument: str) -> EnvWorkerTimeoutError:
-    """The error of an environment that does not answer.
-
-    :param index: of the environment.
-    :param doing: what it was asked to do.
-    :param seconds: that it was given.
-    :param argument: the name of that limit.
-    :return: to be raised.
-    """
+def timeout_error(index: int, doing: str, seconds: float, argument: str) -> EnvWorkerTimeoutError:
+    """The error of an environment that does not answer; ``argument`` is the limit's name."""
     return EnvWorkerTimeoutError(
         f"environment {index} did not answer {doing} within {argument}={seconds:g} s; its process was killed", index
     )
 
 
-def unreadable(index: int, doing: str, error: Exception) -> EnvWorkerError:
-    """The error of an environment whose answer cannot be unpickled here.
-
-    :param index: of the environment.
-    :param doing: what it was asked to do.
-    :param error: of pickle.
-    :return: to be raised.
-    """
+def unreadable_error(index: int, doing: str, error: Exception) -> EnvWorkerError:
+    """The error of an environment whose answer cannot be unpickled here."""
     kind = type(error).__name__
     return EnvWorkerError(
         f"environment {index}: its answer to {doing} cannot be read: {kind}: {error}", index, kind=kind
     )
 
 
-def _name_of(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return f", {signal.Signals(number).name}"
     except ValueError:

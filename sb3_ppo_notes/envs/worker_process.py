@@ -1,4 +1,4 @@
-"""What runs in an environment's own process: it answers one command after the other, and never outlives its parent."""
+"""An environment's own process: it answers one command after the other, and never outlives its parent."""
 
 import ctypes
 import multiprocessing
@@ -16,6 +16,7 @@ from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
+from sb3_ppo_notes.envs.errors import message_of
 from sb3_ppo_notes.envs.rewards import check_reward
 
 #: First words of a message to the parent.
@@ -34,11 +35,9 @@ def serve(
 ) -> None:
     """Build an environment, then obey until told to close or the parent is gone.
 
-    :param connection: to the parent.
-    :param env_fn: builds the environment.
     :param inherited: the parent's ends of connections, which a forked process holds too; closed here, since a
         connection whose other end is open somewhere never reports an end.
-    :param dies_with_thread: whether the system may kill this process with the *thread* that started it.
+    :param dies_with_thread: the system may kill this process with the *thread* that started it.
     :param parent_pid: of the process that started this one; ``None`` if that is the fork server.
     """
     for other in inherited:
@@ -112,7 +111,7 @@ def _env_method(env: gym.Env, data: Any) -> Any:
     return env.get_wrapper_attr(name)(*args, **kwargs)
 
 
-#: What SB3's workers do for the same words.
+#: As SB3's workers answer the same words.
 COMMANDS: dict[str, Callable[[gym.Env, Any], Any]] = {
     "reset": _reset,
     "render": lambda env, data: env.render(),
@@ -125,7 +124,7 @@ COMMANDS: dict[str, Callable[[gym.Env, Any], Any]] = {
 
 
 def _tell(connection: Connection, message: Any) -> bool:
-    """Send a message; whether there is still somebody to send to."""
+    """Send a message; ``False`` if nobody is there any more to send to."""
     try:
         connection.send(message)
     except (BrokenPipeError, ConnectionResetError):
@@ -139,7 +138,7 @@ def _tell(connection: Connection, message: Any) -> bool:
 def _description(error: BaseException) -> tuple[str, tuple[str, str, str]]:
     # As text: the exception itself might not be picklable, or not importable over there.
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return RAISED, (type(error).__name__, str(error), text)
+    return RAISED, (type(error).__name__, message_of(error), text)
 
 
 def _stay_with_parent(dies_with_thread: bool, parent_pid: int) -> None:

@@ -16,7 +16,13 @@ from weakref import WeakSet
 import gymnasium as gym
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
-from sb3_ppo_notes.envs.worker_errors import EnvWorkerError, died, raised_in_worker, too_late, unreadable
+from sb3_ppo_notes.envs.worker_errors import (
+    EnvWorkerError,
+    death_error,
+    exception_error,
+    timeout_error,
+    unreadable_error,
+)
 from sb3_ppo_notes.envs.worker_process import RAISED, RESETTING, serve
 
 #: Seconds between two looks at whether a silent process is still alive.
@@ -26,32 +32,18 @@ OPEN: "WeakSet[Any]" = WeakSet()
 
 
 class Limits(NamedTuple):
-    """How long a process may take to answer; seconds, ``None`` for ever.
-
-    :param step_timeout: for a step.
-    :param reset_timeout: for being built, for a reset and for everything else.
-    """
+    """Seconds that a step, and everything else, may take; ``None`` for ever."""
 
     step_timeout: float | None
     reset_timeout: float | None
 
     def of(self, command: str) -> tuple[str, float | None]:
-        """Name and value of the limit for a command.
-
-        :param command: what was asked.
-        :return: the argument's name, seconds.
-        """
+        """The argument's name and the seconds that limit a command."""
         return ("step_timeout", self.step_timeout) if command == "step" else ("reset_timeout", self.reset_timeout)
 
 
 class Worker:
-    """One environment in a process of its own.
-
-    :param context: how processes are started.
-    :param index: of the environment.
-    :param env_fn: builds it, over there.
-    :param limits: how long to wait.
-    """
+    """One environment in a process of its own."""
 
     def __init__(self, context: BaseContext, index: int, env_fn: Callable[[], gym.Env], limits: Limits):
         self.index = index
@@ -88,17 +80,16 @@ class Worker:
         self._expect("the constructor", "build")
 
     def _expect(self, doing: str, command: str) -> None:
-        #: Whether an answer is still to come.
+        #: An answer is still to come.
         self.owes = True
         self.doing = doing
         self.argument, self.seconds = self.limits.of(command)
         self._asked_at = time.monotonic()
 
     def send(self, command: str, data: Any = None) -> None:
-        """Ask for something. A process that is gone is noticed by :meth:`receive`.
+        """Send one of ``worker_process.COMMANDS``, ``"step"`` or ``"close"``.
 
-        :param command: one of ``worker_process.COMMANDS``, ``"step"`` or ``"close"``.
-        :param data: what it needs.
+        A process that is gone is noticed by :meth:`receive`.
         """
         self._expect(f"{data[0]}()" if command == "env_method" else command, command)
         try:
@@ -111,9 +102,8 @@ class Worker:
             raise
 
     def receive(self) -> Any:
-        """The answer to what was asked last, or to being built.
+        """The answer to the last command, or to being built.
 
-        :return: whatever it is.
         :raises EnvWorkerError: if the environment raised, or its process has ended or does not answer in time; one that
             does not answer is killed.
         """
@@ -127,22 +117,16 @@ class Worker:
                 raise self._death() from None
             except Exception as error:
                 self.owes = False
-                raise unreadable(self.index, self.doing, error) from error
+                raise unreadable_error(self.index, self.doing, error) from error
             self.owes = kind == RESETTING
             if kind == RAISED:
-                raise raised_in_worker(self.index, self.doing, *value)
+                raise exception_error(self.index, self.doing, *value)
             if not self.owes:
                 return value
             self._expect("reset", "reset")
 
     def call(self, command: str, data: Any = None) -> Any:
-        """Ask and wait.
-
-        :param command: as of :meth:`send`.
-        :param data: what it needs.
-        :return: the answer.
-        :raises EnvWorkerError: as :meth:`receive`.
-        """
+        """The answer to a command, waited for."""
         self.send(command, data)
         return self.receive()
 
@@ -160,18 +144,18 @@ class Worker:
 
     def _give_up(self) -> None:
         self.kill()
-        raise too_late(self.index, self.doing, self.seconds or 0.0, self.argument)
+        raise timeout_error(self.index, self.doing, self.seconds or 0.0, self.argument)
 
     def _death(self) -> EnvWorkerError:
         with contextlib.suppress(ValueError):
             self.process.join(PATROL)
             self.exitcode = self.process.exitcode
         self.kill()
-        return died(self.index, self.doing, self.exitcode)
+        return death_error(self.index, self.doing, self.exitcode)
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs."""
+        """``True`` while the process runs."""
         try:
             return self.process.is_alive()  # type: ignore[no-any-return]
         except ValueError:
@@ -179,11 +163,7 @@ class Worker:
             return False
 
     def is_gone(self, until: float) -> bool:
-        """Wait for the process to end, and throw away what it still says.
-
-        :param until: ``time.monotonic()`` at which to stop waiting.
-        :return: whether it has ended.
-        """
+        """Wait for the process to end until that ``time.monotonic()``, and throw away its answers."""
         # Unread, a large answer would keep it from ever reaching the order to close.
         with contextlib.suppress(EOFError, OSError):
             while self._is_ready(max(0.0, until - time.monotonic())):
@@ -193,10 +173,7 @@ class Worker:
         return not self.is_alive
 
     def kill(self, wait: float = PATROL) -> None:
-        """End the process, and the programs it has started, now.
-
-        :param wait: seconds to wait for the system to have done so.
-        """
+        """End the process, and the programs it has started, now."""
         with contextlib.suppress(OSError, ValueError):
             if self.is_alive and hasattr(os, "killpg") and os.getpgid(self.process.pid) == self.process.pid:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -211,11 +188,7 @@ class Worker:
 
 
 def stop(workers: Sequence[Worker], seconds: float) -> None:
-    """End processes: ask first, kill those that have not gone after three quarters of the time. Raises nothing.
-
-    :param workers: of any state.
-    :param seconds: that it may take in all.
-    """
+    """End processes: ask first, kill those that have not gone after three quarters of the time. Raises nothing."""
     begin = time.monotonic()
     for worker in workers:
         with contextlib.suppress(OSError, ValueError):
@@ -235,8 +208,9 @@ def stop(workers: Sequence[Worker], seconds: float) -> None:
 
 
 def _readiness(connection: Any) -> Callable[[float], bool]:
-    """Whether there is something to read within some seconds. ``Connection.poll`` builds a selector for each question,
-    which costs as much as a small environment's step.
+    """A function of seconds: ``True`` if there is something to read within them.
+
+    ``Connection.poll`` builds a selector for each such question, which costs as much as a small environment's step.
     """
     if not hasattr(select, "poll"):
         return lambda seconds: not connection.closed and connection.poll(seconds)

@@ -26,17 +26,9 @@ class VecRewardScale(VecEnvWrapper):
         self.scale = scale
 
     def reset(self) -> VecEnvObs:
-        """First observations.
-
-        :return: unchanged.
-        """
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One step.
-
-        :return: the rewards scaled, all else unchanged.
-        """
         observations, rewards, dones, infos = self.venv.step_wait()
         return observations, rewards * np.float32(self.scale), dones, infos
 
@@ -45,7 +37,8 @@ class VecEpisodeEndReward(VecEnvWrapper):
     """Replaces the reward: 0 at every step, at the end of an episode +1 if it was long enough, else −1.
 
     The notebook counts steps from 0 and asks ``each_step < 195`` at the last one, so an episode of 195 steps still
-    fails and one of 196 succeeds. A time limit is presented as a true end, because the notebook knows no other.
+    fails and one of 196 succeeds. A time limit is presented as a true end, because the notebook knows no other. Infos
+    of finished episodes say ``is_success``.
 
     :param venv: the environments.
     :param shortest_success: steps of the shortest episode that counts as a success.
@@ -56,22 +49,14 @@ class VecEpisodeEndReward(VecEnvWrapper):
         super().__init__(venv)
         self.shortest_success = shortest_success
         self.lengths = np.zeros(venv.num_envs, dtype=int)
-        #: Whether the last finished episode of each environment was a success.
+        #: For each environment: its last finished episode was a success.
         self.succeeded = np.zeros(venv.num_envs, dtype=bool)
 
     def reset(self) -> VecEnvObs:
-        """First observations.
-
-        :return: unchanged.
-        """
         self.lengths[:] = 0
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One step.
-
-        :return: the rewards replaced; ``is_success`` in the infos of finished episodes.
-        """
         observations, _, dones, infos = self.venv.step_wait()
         self.lengths += 1
         success = self.lengths >= self.shortest_success
@@ -110,19 +95,11 @@ class StreamingNormalize(VecEnvWrapper):
         self.reward_moments = Moments(0, np.zeros(()), np.zeros(()))
 
     def reset(self) -> VecEnvObs:
-        """First observations.
-
-        :return: normalised.
-        """
         observations: Any = self.venv.reset()
         self._learn(observations, None)
         return self.normalize_observations(observations)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One step.
-
-        :return: observations (the terminal ones in the infos too) and rewards normalised.
-        """
         observations, rewards, dones, infos = self.venv.step_wait()
         self._learn(observations, rewards)
         for index in np.flatnonzero(dones):
@@ -176,6 +153,6 @@ class StreamingNormalize(VecEnvWrapper):
         document = json.loads(Path(path).read_text())
         moments = {name: Moments(n, np.asarray(mean), np.asarray(m)) for name, (n, mean, m) in document.items()}
         if moments["observation"].mean.shape != self.observation_moments.mean.shape:
-            found, expected = moments["observation"].mean.shape, self.observation_moments.mean.shape
-            raise InvalidValueError(f"path must hold statistics of observations of shape {expected}, got {found}")
+            shape, expected = moments["observation"].mean.shape, self.observation_moments.mean.shape
+            raise InvalidValueError(f"path must hold statistics of observations of shape {expected}, got {shape}")
         self.observation_moments, self.reward_moments = moments["observation"], moments["reward"]

@@ -38,15 +38,6 @@ typedef struct {
     float *d_w_ih, *d_bias;         /* out of backward if wanted: [4H, K], [4H]; else null */
 } Batch;
 
-/* A layer of the stack that stands on the memory, y = a(W x + b); K and M are multiples of WIDEST. */
-typedef struct {
-    Index n_rows, n_inputs, n_outputs, is_tanh; /* else a is ReLU */
-    const float *x, *w, *b;                     /* [N, K], [M, K], [M] */
-    float *y;                                   /* out of forward, into backward: [N, M] */
-    float *d_y;                                 /* [N, M], the loss's gradient at y; overwritten by backward */
-    float *d_w, *d_b, *d_x;                     /* out of backward: [M, K], [M], [N, K] */
-} Layer;
-
 /* H must be a multiple of it, and it of the columns of a product that are computed at once. */
 #define WIDEST 64
 
@@ -81,7 +72,7 @@ typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
 #define TARGET
 #include "_lstm_kernel.h"
 
-/* To be changed with every change of Batch, of Layer or of what the functions do with it, here and in lstm.py. */
+/* To be changed with every change of Batch or of what the functions do with it, here and in lstm.py. */
 EXPORT int lstm_revision(void) { return 3; }
 
 /* Which code this processor can run: 0 plain, 1 AVX2, 2 AVX-512. */
@@ -107,8 +98,6 @@ EXPORT int lstm_level(void) {
 EXPORT int lstm_forward(const Batch *batch, int level) { return BEST(forward, batch, level); }
 EXPORT int lstm_backward(const Batch *batch, int level) { return BEST(backward, batch, level); }
 EXPORT int lstm_step(const Batch *batch, int level) { return BEST(step, batch, level); }
-EXPORT int lstm_dense_forward(const Layer *layer, int level) { return BEST(dense_forward, layer, level); }
-EXPORT int lstm_dense_backward(const Layer *layer, int level) { return BEST(dense_backward, layer, level); }
 
 /* For those who walk over all modules of a package: importing this file does nothing. */
 #if defined(__has_include)

@@ -375,63 +375,6 @@ TARGET static int NAME(backward)(const Batch *batch) {
     return failed;
 }
 
-/* Y <- a(X W' + b). */
-TARGET static int NAME(dense_forward)(const Layer *layer) {
-    const Index N = layer->n_rows, K = layer->n_inputs, M = layer->n_outputs;
-    const VEC nothing = {0};
-    float *packed = malloc(sizeof(float) * K * M);
-    const float **x = malloc(sizeof(float *) * N);
-    float **y = malloc(sizeof(float *) * N);
-    const int failed = !packed || !x || !y ? NO_MEMORY : 0;
-    if (!failed) {
-        for (Index row = 0; row < N; row++) {
-            x[row] = layer->x + row * K, y[row] = layer->y + row * M;
-            memcpy(y[row], layer->b, sizeof(float) * M);
-        }
-        NAME(pack_transposed)(K, M, layer->w, packed);
-        NAME(product)(N, K, M, packed, x, y, 0);
-        for (float *at = layer->y; at < layer->y + N * M; at += LANES) {
-            const VEC sum = NAME(load)(at);
-            NAME(store)(at, layer->is_tanh ? NAME(hyperbolic)(sum) : NAME(choose)(sum <= nothing, nothing, sum));
-        }
-    }
-    free(packed), free(x), free(y);
-    return failed;
-}
-
-/* dS = dY a'(S), written over dY; dW = dS' X, db = sum of dS, dX = dS W. */
-TARGET static int NAME(dense_backward)(const Layer *layer) {
-    const Index N = layer->n_rows, K = layer->n_inputs, M = layer->n_outputs;
-    const VEC nothing = {0};
-    float *packed = malloc(sizeof(float) * K * M), *columns = malloc(sizeof(float) * N * K);
-    float *panel = malloc(sizeof(float) * N * PANEL);
-    Index *rows = malloc(sizeof(Index) * N);
-    const float **x = malloc(sizeof(float *) * N);
-    float **y = malloc(sizeof(float *) * N);
-    const int failed = !packed || !columns || !panel || !rows || !x || !y ? NO_MEMORY : 0;
-    if (!failed) {
-        memset(layer->d_b, 0, sizeof(float) * M);
-        memset(layer->d_x, 0, sizeof(float) * N * K);
-        for (Index row = 0; row < N; row++) {
-            rows[row] = row, x[row] = layer->d_y + row * M, y[row] = layer->d_x + row * K;
-            for (Index j = 0; j < M; j += LANES) {
-                const VEC output = NAME(load)(layer->y + row * M + j), slope = NAME(load)(x[row] + j);
-                const VEC tanh = slope * (1.0f - output * output);
-                const VEC own = layer->is_tanh ? tanh : NAME(choose)(output <= nothing, nothing, slope);
-                NAME(store)(layer->d_y + row * M + j, own);
-                NAME(store)(layer->d_b + j, NAME(load)(layer->d_b + j) + own);
-            }
-            for (Index b = 0; b < K / COLUMNS; b++)
-                NAME(copy_block)(layer->x + row * K + b * COLUMNS, columns + (b * N + row) * COLUMNS);
-        }
-        NAME(outer)(VECTORS, M, layer->d_y, N, rows, K, columns, panel, layer->d_w);
-        NAME(pack)(M, K, layer->w, packed);
-        NAME(product)(N, M, K, packed, x, y, 0);
-    }
-    free(packed), free(columns), free(panel), free(rows), free(x), free(y);
-    return failed;
-}
-
 #undef NAME
 #undef VEC
 #undef INT

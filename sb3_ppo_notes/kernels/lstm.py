@@ -36,7 +36,7 @@ NO_BIAS = ("weight_ih_l0", "weight_hh_l0")
 PLAIN = (th.Tensor, nn.Parameter)
 
 #: What the code can do.
-FUNCTIONS = ("forward", "backward", "step", "dense_forward", "dense_backward")
+FUNCTIONS = ("forward", "backward", "step")
 
 #: What the code returns for a row outside the lanes; 1 is no memory.
 OUTSIDE = 2
@@ -97,7 +97,7 @@ class Library:
         self.level = functions.lstm_level() if level is None else min(level, functions.lstm_level())
 
     def run(self, name: str, batch: Any) -> None:
-        """Go one way through the sequences, or through a layer.
+        """Go one way through the sequences.
 
         :param name: one of ``FUNCTIONS``.
         :param batch: what to read and write, a structure of C's.

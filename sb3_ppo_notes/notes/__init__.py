@@ -20,6 +20,8 @@ class Notes(Mapping[str, Note]):
     def __init__(self) -> None:
         modules = sorted(name for _, name, _ in pkgutil.iter_modules(__path__) if re.match(r"n\d\d_", name))
         self._modules = {name[4:].replace("_", "-"): name for name in modules}
+        #: Of each note, in their order; none is imported for it.
+        self.numbers = {name: int(module[1:3]) for name, module in self._modules.items()}
 
     def __getitem__(self, name: str) -> Note:
         """A note.

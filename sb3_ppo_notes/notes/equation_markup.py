@@ -47,14 +47,24 @@ def block_mathml(block: str) -> str:
     :param block: of :func:`sb3_ppo_notes.notes.equations.blocks`.
     :return: HTML.
     """
-    lines = []
-    for line in re.sub(r"\n\s*(?=else\b)", " ", block).split("\n"):
-        parts = [
-            f'<span class="said">{escaped(piece.text)}</span>' if isinstance(piece, Prose) else equation_mathml(piece)
-            for piece in pieces(line)
-        ]
-        lines.append(f"<p>{' '.join(parts)}</p>")
-    return f'<div class="equation" translate="no">{"".join(lines)}</div>'
+    lines = re.sub(r"\n\s*(?=else\b)", " ", block).split("\n")
+    return f'<div class="equation" translate="no">{"".join(f"<p>{_line(line)}</p>" for line in lines)}</div>'
+
+
+def line_mathml(line: str) -> str | None:
+    """A line of a docstring, if there is an equation in it.
+
+    :param line: Unicode.
+    :return: HTML; ``None`` for what is prose alone.
+    """
+    return _line(line) if any(isinstance(piece, Equation) for piece in pieces(line)) else None
+
+
+def _line(line: str) -> str:
+    return " ".join(
+        f'<span class="said">{escaped(piece.text)}</span>' if isinstance(piece, Prose) else equation_mathml(piece)
+        for piece in pieces(line)
+    )
 
 
 def equation_mathml(equation: Equation) -> str:

@@ -1,8 +1,8 @@
 """Why normalise advantages?
 
 So that the length of the policy's step does not depend on the scale of the reward: with all rewards times a thousand
-the normalised advantages are the same (largest difference {scale_error:.0e}). Learning rate and clip then mean the same
-in every environment. It happens in two halves, and they are not equally innocent.
+the normalised advantages are the same. Learning rate and clip then mean the same in every environment. It happens in
+two halves, and they are not equally innocent.
 
 **Subtracting the mean** does what a baseline does, with the group's own mean in place of V. All possible groups of N
 actions of a policy with three actions that pay {rewards[0]:g}, {rewards[1]:g} and {rewards[2]:g} can be counted
@@ -34,7 +34,7 @@ import numpy as np
 import torch as th
 from matplotlib.figure import Figure
 
-from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.charts import INK, PALETTE
 from sb3_ppo_notes.formulas.distributions.categorical import categorical_log_prob, log_probabilities
 from sb3_ppo_notes.formulas.objectives import normalize_advantages, policy_gradient
 from sb3_ppo_notes.notes.note import Claim, Note
@@ -137,8 +137,8 @@ def picture(result: Result, figure: Figure) -> None:
     left.bar(places[flipped], 4, bottom=-2, width=0.9, color=PALETTE[1], alpha=0.2, linewidth=0, label="sign differs")
     left.plot(places, result.by_rollout, "o", color=PALETTE[0], label="over the rollout")
     left.plot(places, result.by_minibatch, "x", color=PALETTE[5], label="over each minibatch")
-    left.axhline(0, color=PALETTE[6], linewidth=0.8)
-    left.plot([3.5, 3.5], [-2, 2], color=PALETTE[6], linewidth=0.8, linestyle=":")
+    left.axhline(0, color=INK, linewidth=0.8)
+    left.plot([3.5, 3.5], [-2, 2], color=INK, linewidth=0.8, linestyle=":")
     left.set_xticks(places, [f"{advantage:g}" for advantage in result.eight])
     left.set(xlabel="advantage (two minibatches of four)", ylabel="normalised", ylim=(-2, 3.6))
     left.legend(loc="upper left")

@@ -128,7 +128,7 @@ def _walk(objective: Objective) -> np.ndarray:
 
 
 def _frame(clip_range: float) -> Frame:
-    ratios = th.linspace(0.4, 1.6, 121, dtype=th.float64)
+    ratios = th.linspace(0.4, 1.6, 61, dtype=th.float64)
     curves = {"ratio": ratios.numpy()}
     for name, advantage in (("positive", 1.0), ("negative", -1.0)):
         curves[name], _ = _with_slope(clipped_surrogate, ratios, advantage, clip_range)

@@ -161,7 +161,7 @@ def claims(result: Result) -> Iterator[Claim]:
         result.steps,
         result.max_grad_norm,
         1e-4,
-        mutant="gradient never clipped",
+        mutant="note 23: the optimiser gets the whole gradient",
     )
     yield Claim(
         "The clip keeps the gradient's direction.",
@@ -175,7 +175,7 @@ def claims(result: Result) -> Iterator[Claim]:
         result.steps / result.norms / result.coefficients,
         1.0,
         1e-3,
-        mutant="note 23: half the clip",
+        mutant="note 23: the clip coefficient has a square",
     )
     yield Claim(
         "A thousandfold reward makes the gradient about a thousand times as long.",
@@ -203,7 +203,7 @@ def claims(result: Result) -> Iterator[Claim]:
         [result.left[0] / result.left[1], -result.left[1]],
         [300, -1e-4],
         relation=">",
-        mutant="gradient never clipped",
+        mutant="note 23: the optimiser gets the whole gradient",
     )
     yield Claim(
         "PPO's clip sees nothing of that: hardly a ratio leaves its range.",

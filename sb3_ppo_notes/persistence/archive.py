@@ -24,13 +24,7 @@ class UnsafeModelError(ValueError):
 
 
 def read_archive(path: str | Path, most_bytes: int) -> dict[str, bytes]:
-    """The members of a model's file.
-
-    :param path: the file; ``.zip`` may be left out.
-    :param most_bytes: of all members together.
-    :return: by name.
-    :raises ValueError: if it is no such file, saying why.
-    """
+    """The members of a model's file by name, at most ``most_bytes`` together; ``.zip`` may be left out of the path."""
     file = Path(path) if Path(path).exists() else Path(f"{path}.zip")
     if not file.is_file():
         raise UnsafeModelError(f"path must be a model's zip file, got {path}")
@@ -67,13 +61,7 @@ def _check_members(members: list[zipfile.ZipInfo], file: Path, most_bytes: int) 
 
 
 def tensors_in(content: bytes, name: str) -> Any:
-    """What a member that torch wrote holds, by torch's reader that executes nothing.
-
-    :param content: of the member.
-    :param name: of the member, for messages.
-    :return: tensors and plain values.
-    :raises ValueError: if it holds anything else.
-    """
+    """Tensors and plain values of a member that torch wrote, by torch's reader that executes nothing."""
     if tuple(int(part) for part in th.__version__.split(".")[:2]) < SAFE_TORCH:
         raise UnsafeModelError(f"torch must be at least 2.6 to read weights safely, got {th.__version__}")
     try:
@@ -96,16 +84,11 @@ def _first_line(error: Exception) -> str:
 
 
 def json_in(content: bytes) -> dict[str, Any]:
-    """The attributes of a model, as JSON has them: what was pickled stays text.
-
-    :param content: of the member ``data``.
-    :return: by name.
-    :raises ValueError: if it is no JSON object.
-    """
+    """The attributes of a model from the member ``data``: what was pickled stays text."""
     try:
-        found = json.loads(content)
+        attributes = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UnsafeModelError(f"data must be JSON, and is not ({error})") from error
-    if not isinstance(found, dict):
-        raise UnsafeModelError(f"data must be a JSON object, got {type(found).__name__}")
-    return found
+    if not isinstance(attributes, dict):
+        raise UnsafeModelError(f"data must be a JSON object, got {type(attributes).__name__}")
+    return attributes

@@ -1,4 +1,4 @@
-"""What callbacks remember: the best score so far, how often they were called."""
+"""The memory of callbacks: the best score so far, the number of calls."""
 
 import inspect
 from collections.abc import Iterator
@@ -7,26 +7,22 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.persistence.environments import held_environments, put_back_environments
-from sb3_ppo_notes.persistence.revival import KEPT, Revival
-from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, has_own_state, is_kept, is_simple
+from sb3_ppo_notes.persistence.environments import capture_environments, restore_environments
+from sb3_ppo_notes.persistence.revival import UNCHANGED, Revival
+from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, has_own_state, is_of_class, is_simple, is_stateless
 
 #: Attributes that SB3 gives every callback, and that the next run gives anew.
 WIRING = frozenset({"model", "parent", "locals", "globals", "logger", "training_env", "callback", "callbacks"})
 #: Callbacks without a memory worth keeping.
 FORGETFUL = frozenset(
     {"CallbackList", "ConvertCallback", "ProgressBarCallback", "StopOnSignal", "ExactCheckpoint"}
-    # What was filmed is in the files, and when to film again follows from the steps made.
+    # Its films are in files, and when to film again follows from the steps made.
     | {"VideoCallback"}
 )
 
 
 def family_of(callback: BaseCallback) -> Iterator[BaseCallback]:
-    """A callback and those inside it, from the outside in.
-
-    :param callback: the one that ``learn`` calls.
-    :return: each once.
-    """
+    """A callback and those inside it, from the outside in."""
     yield callback
     for value in vars(callback).values():
         for child in value if isinstance(value, list | tuple) else [value]:
@@ -34,16 +30,12 @@ def family_of(callback: BaseCallback) -> Iterator[BaseCallback]:
                 yield from family_of(child)
 
 
-def held_callbacks(callback: BaseCallback, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Write what callbacks remember.
+def capture_callbacks(callback: BaseCallback, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """One entry a callback: its memory.
 
     An attribute that has the name of a constructor's argument is a setting, which the next run gives; every other one
     that can be written is memory, also of an object with ``get_state`` and ``set_state``. Environments (of an
-    ``EvalCallback``) are held like those of the training.
-
-    :param callback: the one that ``learn`` calls.
-    :param snapshot: takes it.
-    :return: one entry a callback.
+    ``EvalCallback``) are captured like those of the training.
     """
     entries = []
     for each in family_of(callback):
@@ -54,12 +46,12 @@ def held_callbacks(callback: BaseCallback, snapshot: Snapshot) -> list[dict[str,
         settings = settings_of(each)
         for attribute, value in vars(each).items():
             if isinstance(value, VecEnv):
-                entry["environments"][attribute] = held_environments(value, snapshot)
-            elif attribute in settings or isinstance(value, BaseCallback) or is_kept(value):
+                entry["environments"][attribute] = capture_environments(value, snapshot)
+            elif attribute in settings or isinstance(value, BaseCallback) or is_stateless(value):
                 continue
             elif has_own_state(value) or is_simple(value):
-                held = value.get_state() if has_own_state(value) else value
-                entry["memory"][attribute] = snapshot.add(held, f"{name}.{attribute}")
+                state = value.get_state() if has_own_state(value) else value
+                entry["memory"][attribute] = snapshot.add(state, f"{name}.{attribute}")
             else:
                 snapshot.problems.append((f"{name}.{attribute}", class_name(value)))
         entries.append(entry)
@@ -67,29 +59,19 @@ def held_callbacks(callback: BaseCallback, snapshot: Snapshot) -> list[dict[str,
 
 
 def settings_of(callback: BaseCallback) -> set[str]:
-    """Attributes of a callback that are not its memory.
-
-    :param callback: any.
-    :return: their names.
-    """
+    """Names of a callback's attributes that are not its memory."""
     names = set(WIRING)
     for base in type(callback).__mro__:
         names |= set(inspect.signature(base.__init__).parameters)  # type: ignore[misc]
     return names
 
 
-def put_back_callbacks(callback: BaseCallback, entries: list[dict[str, Any]], revival: Revival) -> list[str]:
-    """Let callbacks remember: the first of a class what the first of that class did, and so on.
-
-    :param callback: the one that ``learn`` calls.
-    :param entries: of :func:`held_callbacks`.
-    :param revival: of the same snapshot.
-    :return: what could not be put back.
-    """
+def restore_callbacks(callback: BaseCallback, entries: list[dict[str, Any]], revival: Revival) -> list[str]:
+    """Give callbacks their memory, the first of a class that of the first of that class; return what was lost."""
     waiting = list(entries)
     lost = []
     for each in family_of(callback):
-        entry = next((entry for entry in waiting if entry["class"] == class_name(each)), None)
+        entry = next((entry for entry in waiting if is_of_class(each, entry["class"])), None)
         if entry is None:
             continue
         waiting.remove(entry)
@@ -99,23 +81,23 @@ def put_back_callbacks(callback: BaseCallback, entries: list[dict[str, Any]], re
             value = revival.read(node, present, f"{type(each).__name__}.{attribute}")
             if has_own_state(present):
                 present.set_state(value)
-            elif value is not KEPT:
+            elif value is not UNCHANGED:
                 vars(each)[attribute] = value
         lost += [f"{place}: {why}" for place, why in revival.problems[before:]]
-        lost += _put_back_environments(each, entry["environments"], revival)
+        lost += _restore_environments(each, entry["environments"], revival)
     counts = {"n_calls", "num_timesteps"}
     missing = [entry["class"].rsplit(".", 1)[-1] for entry in waiting if set(entry["memory"]) - counts]
     return lost + [f"{name}: there is no such callback now" for name in missing]
 
 
-def _put_back_environments(callback: BaseCallback, held: dict[str, Any], revival: Revival) -> list[str]:
+def _restore_environments(callback: BaseCallback, captured: dict[str, Any], revival: Revival) -> list[str]:
     lost = []
-    for attribute, environments in held.items():
+    for attribute, environments in captured.items():
         env = getattr(callback, attribute, None)
         place = f"{type(callback).__name__}.{attribute}"
         if not isinstance(env, VecEnv) or env.num_envs != environments["n_envs"]:
             lost.append(f"{place}: other environments")
             continue
         env.reset()
-        lost += [f"{place}: {problem}" for problem in put_back_environments(env, environments, revival, None)]
+        lost += [f"{place}: {problem}" for problem in restore_environments(env, environments, revival, None)]
     return lost

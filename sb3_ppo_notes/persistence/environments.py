@@ -1,4 +1,4 @@
-"""What the environments remember: their physics, their episode counters, their random generators, the normaliser."""
+"""The memory of environments: physics, episode counters, random generators, normalisers."""
 
 import json
 from typing import Any
@@ -8,8 +8,8 @@ from gymnasium.vector import AsyncVectorEnv
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.persistence.revival import KEPT, Revival
-from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name
+from sb3_ppo_notes.persistence.revival import UNCHANGED, Revival
+from sb3_ppo_notes.persistence.snapshot import Snapshot, class_name, is_of_class
 from sb3_ppo_notes.rollouts import GymnasiumVecEnv, SupervisedVecEnv
 
 #: Said by :class:`Restorable` in another process: its state is all there is to that environment.
@@ -28,13 +28,13 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
     holds_everything = True
 
     def get_state(self) -> dict[str, Any]:
-        """All that environment and wrappers remember.
+        """The memory of the environment and its wrappers.
 
         :return: plain text, arrays, and what could not be told.
         """
         snapshot = Snapshot()
         node = snapshot.add(self.env, "environment")
-        return {"document": json.dumps(node), "arrays": snapshot.arrays, "problems": _described(snapshot.problems)}
+        return {"document": json.dumps(node), "arrays": snapshot.arrays, "problems": _describe(snapshot.problems)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Remember something else.
@@ -45,50 +45,37 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
         revival = Revival(state["arrays"])
         revival.read(json.loads(state["document"]), self.env, "environment")
         if revival.problems:
-            raise InvalidValueError(f"state must be of this environment: {_described(revival.problems)[0]}")
+            raise InvalidValueError(f"state must be of this environment: {_describe(revival.problems)[0]}")
 
 
 def layers_of(env: VecEnv) -> list[VecEnv]:
-    """A vector environment's wrappers from the outermost in, and what they are around.
-
-    :param env: any.
-    :return: at least one.
-    """
+    """A vector environment's wrappers from the outermost in, and what they are around."""
     layers = [env]
     while isinstance(layers[-1], VecEnvWrapper):
         layers.append(layers[-1].venv)
     return layers
 
 
-def held_environments(env: VecEnv, snapshot: Snapshot) -> dict[str, Any]:
-    """Write what the environments remember.
-
-    :param env: the training environments.
-    :param snapshot: takes it.
-    :return: plain values for :func:`put_back_environments`; ``problems`` is empty if that will be exact.
-    """
+def capture_environments(env: VecEnv, snapshot: Snapshot) -> dict[str, Any]:
+    """Plain values for :func:`restore_environments`; ``problems`` is empty if that will be exact."""
     *wrappers, base = layers_of(env)
-    held: dict[str, Any] = {"classes": [class_name(layer) for layer in (*wrappers, base)], "n_envs": env.num_envs}
+    captured: dict[str, Any] = {"classes": [class_name(layer) for layer in (*wrappers, base)], "n_envs": env.num_envs}
     before = len(snapshot.problems)
-    held["wrappers"] = [snapshot.add(layer, type(layer).__name__) for layer in wrappers]
+    captured["wrappers"] = [snapshot.add(layer, type(layer).__name__) for layer in wrappers]
     if is_in_this_process(base):
-        held["base"] = snapshot.add(base, "environments")
+        captured["base"] = snapshot.add(base, "environments")
     else:
-        held["states"], problems = _states_of_workers(base)
+        captured["states"], problems = _states_of_workers(base)
         snapshot.problems += [("environments", problem) for problem in problems]
-        held["states"] = snapshot.add(held["states"], "environments")
-    held["problems"] = _described(snapshot.problems[before:])
+        captured["states"] = snapshot.add(captured["states"], "environments")
+    captured["problems"] = _describe(snapshot.problems[before:])
     # They are told of here; the model's own are told of by others.
     del snapshot.problems[before:]
-    return held
+    return captured
 
 
 def is_in_this_process(base: VecEnv) -> bool:
-    """Whether the environments are objects that can be looked at.
-
-    :param base: a vector environment without wrappers.
-    :return: ``False`` for workers in other processes.
-    """
+    """``False`` for workers in other processes, whose environments cannot be looked at."""
     inner = base.env.unwrapped if isinstance(base, GymnasiumVecEnv) else base
     return not isinstance(inner, AsyncVectorEnv | SubprocVecEnv | SupervisedVecEnv) and not hasattr(inner, "processes")
 
@@ -104,36 +91,30 @@ def _states_of_workers(base: VecEnv) -> tuple[list[Any] | None, list[str]]:
     return states, [problem for state in states for problem in state.pop("problems")]
 
 
-def check_environments(env: VecEnv, held: dict[str, Any]) -> None:
-    """Refuse environments that cannot be those of the run.
-
-    :param env: the ones to go on with.
-    :param held: of :func:`held_environments`.
-    :raises ValueError: if there are more or fewer, or they are wrapped in another way.
-    """
-    if env.num_envs != held["n_envs"]:
-        raise InvalidValueError(f"n_envs must be {held['n_envs']} as in the checkpoint to resume, got {env.num_envs}")
-    classes = [class_name(layer) for layer in layers_of(env)]
-    if classes != held["classes"]:
+def check_environments(env: VecEnv, captured: dict[str, Any]) -> None:
+    """Refuse environments that cannot be those of the run: more or fewer, or wrapped in another way."""
+    if env.num_envs != captured["n_envs"]:
         raise InvalidValueError(
-            f"env must be built as in the checkpoint to resume, {_in_words(held['classes'])}, got {_in_words(classes)}"
+            f"n_envs must be {captured['n_envs']} as in the checkpoint to resume, got {env.num_envs}"
+        )
+    layers, classes = layers_of(env), captured["classes"]
+    if len(layers) != len(classes) or not all(map(is_of_class, layers, classes)):
+        raise InvalidValueError(
+            f"env must be built as in the checkpoint to resume, {_nested(classes)}, got "
+            f"{_nested([class_name(layer) for layer in layers])}"
         )
 
 
-def put_back_environments(env: VecEnv, held: dict[str, Any], revival: Revival, seed: int | None) -> list[str]:
-    """Let the environments remember what they did.
+def restore_environments(env: VecEnv, captured: dict[str, Any], revival: Revival, seed: int | None) -> list[str]:
+    """Give environments that were reset at least once their memory; many make their objects at a reset.
 
-    :param env: the ones to go on with, reset at least once: many make their objects then.
-    :param held: of :func:`held_environments`.
-    :param revival: of the same snapshot.
-    :param seed: of the episodes that begin where it cannot be done.
-    :return: why it could not be done; new episodes have then to begin. Empty if it was.
+    Returned is why it could not be done, empty if it was: new episodes have then to begin, from ``seed`` on.
     """
     *wrappers, base = layers_of(env)
-    problems = list(held["problems"])
-    problems += _read_layers(wrappers, held["wrappers"], revival)
+    problems = list(captured["problems"])
+    problems += _read_layers(wrappers, captured["wrappers"], revival)
     if not problems:
-        problems += _put_back_base(base, held, revival)
+        problems += _restore_base(base, captured, revival)
     if problems and seed is not None:
         env.seed(seed)
     return problems
@@ -143,16 +124,16 @@ def _read_layers(layers: list[VecEnv], nodes: list[Any], revival: Revival) -> li
     before = len(revival.problems)
     for layer, node in zip(layers, nodes, strict=True):
         revival.read(node, layer, type(layer).__name__)
-    problems = _described(revival.problems[before:])
+    problems = _describe(revival.problems[before:])
     del revival.problems[before:]
     return problems
 
 
-def _put_back_base(base: VecEnv, held: dict[str, Any], revival: Revival) -> list[str]:
-    if "base" in held:
-        return _read_layers([base], [held["base"]], revival)
-    states = revival.read(held["states"], None, "environments")
-    if states is None or states is KEPT:
+def _restore_base(base: VecEnv, captured: dict[str, Any], revival: Revival) -> list[str]:
+    if "base" in captured:
+        return _read_layers([base], [captured["base"]], revival)
+    states = revival.read(captured["states"], None, "environments")
+    if states is None or states is UNCHANGED:
         return ["the environments gave no state"]
     for index, state in enumerate(states):
         try:
@@ -162,11 +143,11 @@ def _put_back_base(base: VecEnv, held: dict[str, Any], revival: Revival) -> list
     return []
 
 
-def _described(problems: list[tuple[str, str]], most: int = 5) -> list[str]:
+def _describe(problems: list[tuple[str, str]], most: int = 5) -> list[str]:
     lines = [f"{place}: {what}" for place, what in problems[:most]]
     return lines + ([f"and {len(problems) - most} more"] if len(problems) > most else [])
 
 
-def _in_words(classes: list[str]) -> str:
+def _nested(classes: list[str]) -> str:
     names = [name.rsplit(".", 1)[-1] for name in classes]
     return "(".join(names) + ")" * (len(names) - 1)

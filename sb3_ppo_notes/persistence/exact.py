@@ -16,9 +16,9 @@ class ExactCheckpoint(BaseCallback):
     """Writes a checkpoint from which :func:`~sb3_ppo_notes.persistence.load_checkpoint` goes on exactly, every so many
     steps and when ``learn`` ends (also after ``StopOnSignal``).
 
-    Between two steps, when all callbacks have seen the last one; their memory is held too. It draws no random number
-    and changes nothing: a run with it equals one without. A checkpoint that cannot be written (a full disk) is a
-    warning, and the run goes on with the last one kept.
+    It is written between two steps, when all callbacks have seen the last one, and holds their memory too. It draws no
+    random number and changes nothing: a run with it equals one without. A checkpoint that cannot be written (a full
+    disk) is a warning, and the run goes on with the last one kept.
 
     :param every: environment steps, over all environments, between two checkpoints.
     :param keep: how many stay.
@@ -35,7 +35,7 @@ class ExactCheckpoint(BaseCallback):
         self.path = Path(path)
         #: The newest checkpoint that was written, ``None`` before the first.
         self.last_path: Path | None = None
-        #: How many could not be written.
+        #: Checkpoints that could not be written.
         self.failures = 0
         self._last_saved: int | None = None
         self._lock: FolderLock | None = None
@@ -50,7 +50,7 @@ class ExactCheckpoint(BaseCallback):
                 f"path must be a folder without another run's checkpoints, got {self.path}: go on with that run by "
                 "load_checkpoint, or give another folder"
             )
-        # Still taken if the last learn ended in an exception.
+        # Still locked if the last learn ended in an exception.
         self._unlock()
         self._lock = FolderLock(self.path).__enter__()
         self._last_saved = self.model.num_timesteps

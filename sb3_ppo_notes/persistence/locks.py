@@ -9,17 +9,14 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError
 
 
 class FolderLock:
-    """Keeps other processes from writing to a folder while the block runs.
+    """Keeps other processes from writing to an existing folder while the block runs, or is refused by one that does.
 
     The operating system gives the lock back when the process ends, however it ends: there is no stale one. Within a
-    process it may be taken several times. Where there are no such locks (Windows) it does nothing.
-
-    :param folder: an existing one.
-    :raises ValueError: on entering, if another process has it.
+    process it may be entered several times. Where there are no such locks (Windows) it does nothing.
     """
 
-    #: By process and folder: the open file, and how often it was taken.
-    held: ClassVar[dict[tuple[int, Path], list[Any]]] = {}
+    #: By process and folder: the open file, and how often it was entered.
+    locked: ClassVar[dict[tuple[int, Path], list[Any]]] = {}
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -27,13 +24,13 @@ class FolderLock:
 
     def __enter__(self) -> "FolderLock":
         """Take it."""
-        entry = self.held.get(self._key)
+        entry = self.locked.get(self._key)
         if entry is None:
-            entry = self.held[self._key] = [self._taken(), 0]
+            entry = self.locked[self._key] = [self._lock(), 0]
         entry[1] += 1
         return self
 
-    def _taken(self) -> Any:
+    def _lock(self) -> Any:
         try:
             import fcntl
         except ImportError:
@@ -54,10 +51,10 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give it back."""
-        entry = self.held[self._key]
+        entry = self.locked[self._key]
         entry[1] -= 1
         if entry[1] == 0:
             # Closing any file of this process would release the lock: that is why there is one, and it is counted.
             if entry[0] is not None:
                 entry[0].close()
-            del self.held[self._key]
+            del self.locked[self._key]

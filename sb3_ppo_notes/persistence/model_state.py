@@ -1,25 +1,24 @@
-"""What a model remembers: weights, optimisers, counters, the rollout it is in, every random generator."""
+"""The state of a model: weights, optimisers, counters, the rollout it is in, every random generator."""
 
 import random
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.persistence.configuration import written
-from sb3_ppo_notes.persistence.revival import KEPT, Revival
+from sb3_ppo_notes.algorithms.on_policy import OF_A_RUN, NotesOnPolicyAlgorithm
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.persistence.configuration import to_json
+from sb3_ppo_notes.persistence.revival import UNCHANGED, Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.rules.state import RuleState
 
-#: Attributes of a model that are built from its arguments, or belong to the process.
-BUILT = frozenset(
-    {"policy", "env", "_vec_normalize_env", "_logger", "_custom_logger", "rollout_buffer", "_engine"}
-    | {"critic_optimizer", "observation_space", "action_space", "lr_schedule", "between_steps", "on_resume", "device"}
-    | {"resume_report", "_is_learning", "start_time", "action_noise", "last_report", "rule_state", "_paused_at"}
-    | {"watchers", "last_checkpoint_path", "_said_execution", "_unfinished_step"}
-)
+#: Attributes of a model that are built from its arguments, or stand elsewhere in a checkpoint.
+BUILT = set(OF_A_RUN) - {"_iteration", "_last_states", "_run_id"} | {"critic_optimizer", "last_report", "rule_state"}
+BUILT |= {"observation_space", "action_space", "lr_schedule", "start_time", "action_noise"}
 #: Arguments under another name in the model.
 RENAMED = {"policy": "policy_class", "rule": "_given_rule", "stats_window_size": "_stats_window_size"}
 #: Arguments that say nothing about what is learned.
@@ -27,98 +26,66 @@ FREE = frozenset({"device", "verbose", "tensorboard_log", "_init_setup_model", "
 EXPLORATION = ("exploration_mat", "exploration_matrices")
 
 
-def argument_names(model_class: type[NotesOnPolicyAlgorithm]) -> dict[str, str]:
-    """What a model is built from.
+def argument_names(
+    model_class: type[NotesOnPolicyAlgorithm], arguments: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, str]:
+    """Attribute by argument of the constructor: what a model is built from.
 
-    :param model_class: NotesPPO, NotesA2C or a subclass.
-    :return: attribute by argument of the constructor.
+    :raises ValueError: if one of ``arguments`` is none of the constructor's.
     """
-    names = model_class.constructor_parameters()
-    return {name: RENAMED.get(name, name) for name in names if name not in ("env", "device", "_init_setup_model")}
+    others = ("env", "device", "_init_setup_model")
+    names = [name for name in model_class.constructor_parameters() if name not in others]
+    unknown = next((name for name in arguments if name not in names), None)
+    if unknown is not None:
+        raise InvalidValueError(f"{unknown} is no argument of {model_class.__name__}, got {arguments[unknown]!r}")
+    return {name: RENAMED.get(name, name) for name in names}
+
+
+def bare_model(
+    model_class: type[NotesOnPolicyAlgorithm], env: Any, device: th.device | str, attributes: dict[str, Any]
+) -> NotesOnPolicyAlgorithm:
+    """A model in the steps of SB3's ``load``: with these attributes, and without networks."""
+    model: NotesOnPolicyAlgorithm = model_class(
+        policy=attributes["policy_class"], env=env, device=device, _init_setup_model=False
+    )
+    vars(model).update(attributes)
+    return model
 
 
 def configuration(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
-    """A model's arguments as JSON.
-
-    :param model: the model, as it is now.
-    :return: by argument of the constructor.
-    """
+    """A model's arguments as they are now, as JSON, by argument of the constructor."""
     names = argument_names(type(model))
-    return {name: written(vars(model)[attribute]) for name, attribute in names.items() if attribute in vars(model)}
+    return {name: to_json(vars(model)[attribute]) for name, attribute in names.items() if attribute in vars(model)}
 
 
-def held_model(model: NotesOnPolicyAlgorithm, snapshot: Snapshot) -> dict[str, Any]:
-    """Write what a model remembers.
-
-    :param model: between two steps, or not learning.
-    :param snapshot: takes it.
-    :return: nodes for :func:`put_back_model`.
-    """
-    others = set(argument_names(type(model)).values()) | BUILT
-    attributes = {name: value for name, value in vars(model).items() if name not in others}
+def capture_model(model: NotesOnPolicyAlgorithm, snapshot: Snapshot) -> dict[str, Any]:
+    """Nodes for :func:`restore_model` of a model that is between two steps, or not learning."""
+    others = {*argument_names(type(model)).values(), *BUILT, *OnPolicyAlgorithm._excluded_save_params(model)}
     distribution = getattr(model.policy, "action_dist", None)
     # The generators first: they are read a second time by themselves, and may refer to nothing that stands elsewhere.
     parts = {
-        "random": held_random(model),
-        "attributes": attributes,
+        "random": _random_states(model),
+        "attributes": {name: value for name, value in vars(model).items() if name not in others},
         "rule_state": [model.rule_state.learning_rate, model.rule_state.kl_coef],
         "weights": dict(model.policy.state_dict()),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in _optimizers(model).items()},
         "scalers": model.engine.state_dict(),
         "exploration": {name: getattr(distribution, name, None) for name in EXPLORATION},
         "paused_at": model._paused_at,
-        "rollout": None if model._paused_at is None else _held_rollout(model.rollout_buffer, model._paused_at),
+        "rollout": None if model._paused_at is None else _capture_rollout(model.rollout_buffer, model._paused_at),
         "buffer": {name: getattr(model.rollout_buffer, name) for name in ("gamma", "gae_lambda")},
         "log": _pending_log(model),
     }
     return {name: snapshot.add(part, "model" if name == "attributes" else name) for name, part in parts.items()}
 
 
-def held_random(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
-    """Every random generator outside of the environments.
-
-    :param model: for its spaces.
-    :return: by whose it is.
-    """
-    cuda = th.cuda.get_rng_state_all() if th.cuda.is_available() else []
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
-        "torch": th.get_rng_state(),
-        "cuda": cuda,
-        **_spaces(model),
-    }
-
-
-def put_back_random(model: NotesOnPolicyAlgorithm, node: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Let the random generators go on where they were: the program's, and those of the model's spaces.
-
-    :param model: for its spaces.
-    :param node: of :func:`held_random`.
-    :param arrays: of the same snapshot.
-    """
-    states = Revival(arrays).read(node, _spaces(model), "random")
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(states["numpy"])  # noqa: NPY002
-    th.set_rng_state(states["torch"])
-    if th.cuda.is_available() and len(states["cuda"]) == th.cuda.device_count():
-        th.cuda.set_rng_state_all(states["cuda"])
-
-
-def put_back_model(model: NotesOnPolicyAlgorithm, nodes: dict[str, Any], revival: Revival) -> dict[str, Any]:
-    """Let a model remember.
-
-    :param model: built from the same arguments.
-    :param nodes: of :func:`held_model`.
-    :param revival: of the same snapshot.
-    :return: what is for later: the pending lines of the log.
-    """
+def restore_model(model: NotesOnPolicyAlgorithm, nodes: dict[str, Any], revival: Revival) -> dict[str, Any]:
+    """Give a model that was built from the same arguments its memory; the log, for later, is returned."""
     # In the order in which they were written: what comes twice is told at its first place.
     present: dict[str, Any] = {"random": _spaces(model), "attributes": vars(model)}
     parts = {name: revival.read(node, present.get(name), name) for name, node in nodes.items()}
     for name, value in parts["attributes"].items():
-        if value is not KEPT:
+        if value is not UNCHANGED:
             setattr(model, name, value)
     model.rule_state = RuleState(*parts["rule_state"])
     model.policy.load_state_dict(parts["weights"])
@@ -134,13 +101,9 @@ def put_back_model(model: NotesOnPolicyAlgorithm, nodes: dict[str, Any], revival
         setattr(model.rollout_buffer, name, value)
     if parts["paused_at"] is not None:
         model._paused_at = parts["paused_at"]
-        _put_back_rollout(model, parts["rollout"])
+        _restore_rollout(model, parts["rollout"])
     log: dict[str, Any] = parts["log"]
     return log
-
-
-def _spaces(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
-    return {"action_space": model.action_space, "observation_space": model.observation_space}
 
 
 def _optimizers(model: NotesOnPolicyAlgorithm) -> dict[str, th.optim.Optimizer]:
@@ -148,34 +111,65 @@ def _optimizers(model: NotesOnPolicyAlgorithm) -> dict[str, th.optim.Optimizer]:
     return {"policy": model.policy.optimizer} | ({} if critic is None else {"critic": critic})
 
 
+# -- random generators outside of the environments -------------------------------------------------------------------
+
+
+def _random_states(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
+        "torch": th.get_rng_state(),
+        "cuda": th.cuda.get_rng_state_all() if th.cuda.is_available() else [],
+        **_spaces(model),
+    }
+
+
+def restore_random(model: NotesOnPolicyAlgorithm, node: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Let the program's random generators and those of the model's spaces go on where they were."""
+    states = Revival(arrays).read(node, _spaces(model), "random")
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    th.set_rng_state(states["torch"])
+    if th.cuda.is_available() and len(states["cuda"]) == th.cuda.device_count():
+        th.cuda.set_rng_state_all(states["cuda"])
+
+
+def _spaces(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
+    return {"action_space": model.action_space, "observation_space": model.observation_space}
+
+
+# -- the log ---------------------------------------------------------------------------------------------------------
+
+
 def _pending_log(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
-    """What has been recorded and not been written yet: SB3 writes an update's numbers after the next rollout."""
+    """Numbers recorded and not written yet: SB3 writes an update's after the next rollout."""
     logger = getattr(model, "_logger", None)
     if logger is None:
         return {}
-    found = {name: value for name, value in logger.name_to_value.items() if isinstance(value, int | float | np.generic)}
-    counts = {name: logger.name_to_count.get(name, 0) for name in found}
+    values = {
+        name: value for name, value in logger.name_to_value.items() if isinstance(value, int | float | np.generic)
+    }
     # After learn the last update's numbers have been written and are still there, without what they are excluded from.
-    excluded = {name: logger.name_to_excluded[name] for name in found if name in logger.name_to_excluded}
-    return {"values": found, "counts": counts, "excluded": excluded}
+    return {
+        "values": values,
+        "counts": {name: logger.name_to_count.get(name, 0) for name in values},
+        "excluded": {name: logger.name_to_excluded[name] for name in values if name in logger.name_to_excluded},
+    }
 
 
-def put_back_log(model: NotesOnPolicyAlgorithm, log: dict[str, Any]) -> None:
-    """Record again what had not been written.
-
-    :param model: whose logger is set up.
-    :param log: of :func:`put_back_model`.
-    """
+def restore_log(model: NotesOnPolicyAlgorithm, log: dict[str, Any]) -> None:
+    """Record again what had not been written, with a logger that is set up."""
     if log:
         model.logger.name_to_value.update(log["values"])
         model.logger.name_to_count.update(log["counts"])
         model.logger.name_to_excluded.update(log["excluded"])
 
 
-# -- the rollout --------------------------------------------------------------------------------------------------
+# -- the rollout -----------------------------------------------------------------------------------------------------
 
 
-def _held_rollout(buffer: Any, n_steps: int) -> dict[str, Any]:
+def _capture_rollout(buffer: Any, n_steps: int) -> dict[str, Any]:
     """The rows of a rollout that are there, and what else the buffer has noted of them."""
     rows: dict[str, Any] = {}
     notes: dict[str, Any] = {}
@@ -193,7 +187,7 @@ def _is_rollout_array(buffer: Any, value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim >= 2 and value.shape[:2] == (buffer.buffer_size, buffer.n_envs)
 
 
-def _put_back_rollout(model: NotesOnPolicyAlgorithm, rollout: dict[str, Any]) -> None:
+def _restore_rollout(model: NotesOnPolicyAlgorithm, rollout: dict[str, Any]) -> None:
     buffer: Any = model.rollout_buffer
     n_steps = model._paused_at
     buffer.reset()

@@ -18,8 +18,8 @@ from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.persistence.archive import UnsafeModelError, json_in, read_archive, tensors_in
-from sb3_ppo_notes.persistence.configuration import UnreadableError, found_class, read
-from sb3_ppo_notes.persistence.model_state import argument_names
+from sb3_ppo_notes.persistence.configuration import UnreadableError, find_class, parse
+from sb3_ppo_notes.persistence.model_state import argument_names, bare_model
 from sb3_ppo_notes.rules import UpdateRule
 from sb3_ppo_notes.rules.state import RuleState
 
@@ -37,7 +37,7 @@ def load_safe(
     most_bytes: int = 2**31,
     **arguments: Any,
 ) -> NotesOnPolicyAlgorithm:
-    """The model of a zip file that stock SB3 or this package has saved, without executing anything found in it.
+    """The model of a zip file that stock SB3 or this package has saved, without executing anything in it.
 
     ``load`` unpickles parts of the file, which runs whatever code whoever made the file has put there. Here pickles are
     never run: weights are read by torch's own reader for tensors (``weights_only=True``), and what the model is built
@@ -66,10 +66,8 @@ def load_safe(
     wrapped = model_class._wrap_env(make_env(env, settings["verbose"]), settings["verbose"])
     _check_spaces(wrapped, data)
     _check_sizes(settings, params["policy"], wrapped, most_bytes)
-    model: NotesOnPolicyAlgorithm = model_class(
-        policy=settings["policy_class"], env=wrapped, device=device, _init_setup_model=False
-    )
-    vars(model).update(settings | {"n_envs": wrapped.num_envs, "_last_obs": None})
+    settings |= {"n_envs": wrapped.num_envs, "_last_obs": None}
+    model = bare_model(model_class, wrapped, device, settings)
     try:
         model._setup_model()
         model.set_parameters(params, exact_match=True, device=device)
@@ -88,17 +86,16 @@ def _class_of(data: dict[str, Any]) -> type[NotesOnPolicyAlgorithm]:
     return NotesPPO if "n_epochs" in data else NotesA2C
 
 
-def _settings(model_class: type[NotesOnPolicyAlgorithm], data: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _settings(
+    model_class: type[NotesOnPolicyAlgorithm], data: dict[str, Any], arguments: dict[str, Any]
+) -> dict[str, Any]:
     """Attributes of the model: from the file's text where it can be read, else from the caller."""
-    names = argument_names(model_class)
-    unknown = next((name for name in given if name not in names), None)
-    if unknown is not None:
-        raise InvalidValueError(f"{unknown} is no argument of {model_class.__name__}, got {given[unknown]!r}")
-    check_arguments(given)
+    names = argument_names(model_class, arguments)
+    check_arguments(arguments)
     settings: dict[str, Any] = {"tensorboard_log": None, "action_masking": is_masked(data)}
     for name, attribute in names.items():
-        if name in given:
-            settings[attribute] = given[name]
+        if name in arguments:
+            settings[attribute] = arguments[name]
         elif attribute in data and name != "tensorboard_log":
             settings[attribute] = _read_attribute(name, data[attribute])
     settings["verbose"] = settings.get("verbose", 0)
@@ -137,20 +134,20 @@ def _read_class(value: dict[str, Any]) -> type:
     name = class_named_in(base64.b64decode(value[PICKLED]))
     if name is None:
         raise UnreadableError(f"it is no mere name of a class but {value.get(TYPE)}")
-    return (POLICIES | BUFFERS).get(name) or found_class(name)
+    return (POLICIES | BUFFERS).get(name) or find_class(name)
 
 
 def _read_schedule(value: dict[str, Any]) -> Any:
     kind = str(value.get(TYPE)).removesuffix("'>").rsplit(".", 1)[-1]
     fields = {name: text for name, text in value.items() if not name.startswith(":")}
     if kind == "FloatSchedule":
-        return read(f"FloatSchedule({fields['value_schedule']})") if "value_schedule" in fields else _refused(value)
+        return parse(f"FloatSchedule({fields['value_schedule']})") if "value_schedule" in fields else _refuse(value)
     if kind not in ("LinearSchedule", "ConstantSchedule"):
-        return _refused(value)
-    return read(f"{kind}({', '.join(f'{name}={number!r}' for name, number in fields.items())})")
+        return _refuse(value)
+    return parse(f"{kind}({', '.join(f'{name}={number!r}' for name, number in fields.items())})")
 
 
-def _refused(value: dict[str, Any]) -> Any:
+def _refuse(value: dict[str, Any]) -> Any:
     raise UnreadableError(f"it is a {value.get(TYPE)}")
 
 
@@ -161,7 +158,7 @@ def _read_policy_kwargs(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_text(text: str) -> Any:
-    return read(text) if text.startswith(("<", "{", "[", "(")) else text
+    return parse(text) if text.startswith(("<", "{", "[", "(")) else text
 
 
 def _read_rule(value: dict[str, Any]) -> UpdateRule:
@@ -170,7 +167,7 @@ def _read_rule(value: dict[str, Any]) -> UpdateRule:
         item = value[field.name]
         # A choice without parts is a word; all others are written as Python writes them.
         is_written = isinstance(item, str) and item.endswith(")")
-        fields[field.name] = read(item) if is_written else tuple(item) if isinstance(item, list) else item
+        fields[field.name] = parse(item) if is_written else tuple(item) if isinstance(item, list) else item
     return UpdateRule(**fields)
 
 

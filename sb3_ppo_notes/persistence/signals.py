@@ -37,7 +37,7 @@ class GracefulStop:
 
     @property
     def exit_code(self) -> int:
-        """What a shell calls a program that ended for this signal: 130 or 143; 0 if none came."""
+        """The shell's code of a program that ended for this signal: 130 or 143; 0 if none came."""
         return 0 if self.requested is None else 128 + self.requested
 
     def __enter__(self) -> "GracefulStop":
@@ -46,7 +46,7 @@ class GracefulStop:
             for number in SIGNALS:
                 # None: a handler that is not Python's, and could not be put back.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._note)
+                    self._before[number] = signal.signal(number, self._handle)
         STOP_REQUESTS.append(self._is_requested)
         return self
 
@@ -62,7 +62,7 @@ class GracefulStop:
     def _is_requested(self) -> bool:
         return self.requested is not None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         is_second = self.requested is not None
         self.requested = self.requested or number
         if self.raises or (is_second and number == signal.SIGINT):

@@ -1,7 +1,7 @@
 """States that are not attributes: random generators, MuJoCo's physics, the Atari emulator.
 
 Each kind is a pair of functions: its state as plain values, and back into an object that is already there. Nothing is
-built by a name found in a file but NumPy's five bit generators.
+built by a name in a file but NumPy's five bit generators.
 """
 
 import hashlib
@@ -19,19 +19,14 @@ BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
 class Kind(NamedTuple):
-    """How one kind of object is held.
+    """One kind of object: to plain values, and back into the object that is there now (or ``None``)."""
 
-    :param tells: whether an object is of this kind.
-    :param held: object -> plain values.
-    :param put_back: (plain values, the object that is there now or ``None``) -> the object with that state.
-    """
-
-    tells: Callable[[Any], bool]
-    held: Callable[[Any], Any]
-    put_back: Callable[[Any, Any], Any]
+    matches: Callable[[Any], bool]
+    capture: Callable[[Any], Any]
+    restore: Callable[[Any, Any], Any]
 
 
-def _generator_back(state: Any, present: Any) -> np.random.Generator:
+def _restore_generator(state: Any, present: Any) -> np.random.Generator:
     name = state["bit_generator"]
     if name not in BIT_GENERATORS:
         raise InvalidValueError(f"bit_generator must be one of {', '.join(BIT_GENERATORS)}, got {name!r}")
@@ -41,41 +36,40 @@ def _generator_back(state: Any, present: Any) -> np.random.Generator:
     return generator
 
 
-def _random_state_back(state: Any, present: Any) -> np.random.RandomState:
-    found = present if isinstance(present, np.random.RandomState) else np.random.RandomState()
-    found.set_state(state)
-    return found
+def _with_state(present: Any, kind: type, state: Any) -> Any:
+    generator: Any = present if isinstance(present, kind) else kind()
+    generator.set_state(state)
+    return generator
 
 
-def _random_back(state: Any, present: Any) -> random.Random:
-    found = present if isinstance(present, random.Random) else random.Random()
-    found.setstate((state[0], tuple(int(word) for word in state[1]), state[2]))
-    return found
+def _restore_random(state: Any, present: Any) -> random.Random:
+    generator = present if isinstance(present, random.Random) else random.Random()
+    generator.setstate((state[0], tuple(int(word) for word in state[1]), state[2]))
+    return generator
 
 
-def _torch_generator_back(state: Any, present: Any) -> th.Generator:
-    found = present if isinstance(present, th.Generator) else th.Generator()
-    found.set_state(state)
-    return found
-
-
-def _space_held(space: spaces.Space[Any]) -> Any:
+def _capture_space(space: spaces.Space[Any]) -> Any:
     """A space's generator and those of its parts; the space itself is the environment's own."""
-    parts = getattr(space, "spaces", None)
-    inner = list(parts.values()) if isinstance(parts, dict) else list(parts or ())
-    return {"own": getattr(space, "_np_random", None), "parts": [_space_held(part) for part in inner]}
+    return {"own": getattr(space, "_np_random", None), "parts": [_capture_space(part) for part in _parts(space)]}
 
 
-def _space_back(state: Any, present: Any) -> Any:
+def _restore_space(state: Any, present: Any) -> Any:
     if not isinstance(present, spaces.Space):
         raise InvalidValueError(f"a space must be where one was, got {type(present).__name__}")
     if state["own"] is not None:
         present._np_random = state["own"]
-    parts = getattr(present, "spaces", None)
-    inner = list(parts.values()) if isinstance(parts, dict) else list(parts or ())
-    for part_state, part in zip(state["parts"], inner, strict=True):
-        _space_back(part_state, part)
+    for part_state, part in zip(state["parts"], _parts(present), strict=True):
+        _restore_space(part_state, part)
     return present
+
+
+def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    parts = getattr(space, "spaces", None)
+    return list(parts.values()) if isinstance(parts, dict) else list(parts or ())
+
+
+def _is_a(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
 
 
 def _is_from(module: str, name: str) -> Callable[[Any], bool]:
@@ -83,7 +77,7 @@ def _is_from(module: str, name: str) -> Callable[[Any], bool]:
     return lambda value: type(value).__name__ == name and type(value).__module__.split(".")[0] == module
 
 
-def _mujoco_held(data: Any) -> Any:
+def _capture_mujoco(data: Any) -> Any:
     """The integration state, and every derived array: rewards are computed from positions that lag by a substep."""
     import mujoco
 
@@ -93,24 +87,24 @@ def _mujoco_held(data: Any) -> Any:
     return {"state": state, "derived": {name: np.array(value) for name, value in _arrays_of(data)}}
 
 
-def _mujoco_back(held: Any, present: Any) -> Any:
+def _restore_mujoco(captured: Any, present: Any) -> Any:
     import mujoco
 
-    mujoco.mj_setState(present.model, present, held["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
+    mujoco.mj_setState(present.model, present, captured["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
     # What has no fixed size (contacts, constraints) is computed; all else is as it was.
     mujoco.mj_forward(present.model, present)
     for name, value in _arrays_of(present):
-        if name in held["derived"] and held["derived"][name].shape == value.shape:
-            value[...] = held["derived"][name]
+        if name in captured["derived"] and captured["derived"][name].shape == value.shape:
+            value[...] = captured["derived"][name]
     return present
 
 
 def _arrays_of(data: Any) -> list[tuple[str, np.ndarray]]:
-    found = [(name, getattr(data, name, None)) for name in dir(data) if not name.startswith("_")]
-    return [(name, value) for name, value in found if isinstance(value, np.ndarray) and value.flags.writeable]
+    pairs = [(name, getattr(data, name, None)) for name in dir(data) if not name.startswith("_")]
+    return [(name, value) for name, value in pairs if isinstance(value, np.ndarray) and value.flags.writeable]
 
 
-def _mujoco_model_held(model: Any) -> str:
+def _capture_mujoco_model(model: Any) -> str:
     """A model is the environment's own; its digest tells whether it was another one."""
     import mujoco
 
@@ -119,40 +113,40 @@ def _mujoco_model_held(model: Any) -> str:
     return hashlib.sha256(buffer.tobytes()).hexdigest()
 
 
-def _mujoco_model_back(digest: str, present: Any) -> Any:
-    if _mujoco_model_held(present) != digest:
+def _restore_mujoco_model(digest: str, present: Any) -> Any:
+    if _capture_mujoco_model(present) != digest:
         raise InvalidValueError("the MuJoCo model must be the one that was saved, got another")
     return present
 
 
-def _atari_held(ale: Any) -> np.ndarray:
+def _capture_atari(ale: Any) -> np.ndarray:
     return np.frombuffer(ale.cloneState(include_rng=True).__getstate__(), dtype=np.uint8)
 
 
-def _atari_back(held: Any, present: Any) -> Any:
+def _restore_atari(captured: Any, present: Any) -> Any:
     import ale_py
 
     state = ale_py.ALEState.__new__(ale_py.ALEState)
-    state.__setstate__(held.tobytes())
+    state.__setstate__(captured.tobytes())
     present.restoreState(state)
     return present
 
 
 KINDS: dict[str, Kind] = {
-    "generator": Kind(
-        lambda value: isinstance(value, np.random.Generator), lambda value: value.bit_generator.state, _generator_back
-    ),
+    "generator": Kind(_is_a(np.random.Generator), lambda value: value.bit_generator.state, _restore_generator),
     "random state": Kind(
-        lambda value: isinstance(value, np.random.RandomState),
+        _is_a(np.random.RandomState),
         lambda value: value.get_state(legacy=False),
-        _random_state_back,
+        lambda state, present: _with_state(present, np.random.RandomState, state),
     ),
-    "python random": Kind(lambda value: type(value) is random.Random, lambda value: value.getstate(), _random_back),
+    "python random": Kind(lambda value: type(value) is random.Random, lambda value: value.getstate(), _restore_random),
     "torch generator": Kind(
-        lambda value: isinstance(value, th.Generator), lambda value: value.get_state(), _torch_generator_back
+        _is_a(th.Generator),
+        lambda value: value.get_state(),
+        lambda state, present: _with_state(present, th.Generator, state),
     ),
-    "space": Kind(lambda value: isinstance(value, spaces.Space), _space_held, _space_back),
-    "mujoco": Kind(_is_from("mujoco", "MjData"), _mujoco_held, _mujoco_back),
-    "mujoco model": Kind(_is_from("mujoco", "MjModel"), _mujoco_model_held, _mujoco_model_back),
-    "atari": Kind(_is_from("ale_py", "ALEInterface"), _atari_held, _atari_back),
+    "space": Kind(_is_a(spaces.Space), _capture_space, _restore_space),
+    "mujoco": Kind(_is_from("mujoco", "MjData"), _capture_mujoco, _restore_mujoco),
+    "mujoco model": Kind(_is_from("mujoco", "MjModel"), _capture_mujoco_model, _restore_mujoco_model),
+    "atari": Kind(_is_from("ale_py", "ALEInterface"), _capture_atari, _restore_atari),
 }

@@ -25,8 +25,8 @@ INFRASTRUCTURE = frozenset({"class_attributes", "_ezpickle_args", "_ezpickle_kwa
 #: The same of SB3's vector environments: the environments inside, and what the next step overwrites.
 STEP_BUFFERS = frozenset({"venv", "actions", "buf_obs", "buf_rews", "buf_dones", "buf_infos"})
 #: Objects that the program builds again as they were: code, files, windows, descriptions.
-KEPT_TYPES = (type, np.dtype, types.ModuleType, types.GenericAlias, io.IOBase, staticmethod, classmethod, property)
-KEPT_MODULES = (
+STATELESS_TYPES = (type, np.dtype, types.ModuleType, types.GenericAlias, io.IOBase, staticmethod, classmethod, property)
+STATELESS_MODULES = (
     "pygame",
     "cv2",
     "matplotlib",
@@ -49,19 +49,14 @@ class Snapshot:
     def __init__(self) -> None:
         #: By key, what the nodes refer to.
         self.arrays: dict[str, np.ndarray] = {}
-        #: What could not be written, as (where, why).
+        #: Values that could not be written, as (where, why).
         self.problems: list[tuple[str, str]] = []
         self._seen: dict[int, int] = {}
         # Objects whose id is remembered must live as long: an id may be given again.
         self._alive: list[Any] = []
 
     def add(self, value: Any, place: str) -> Any:
-        """Write a value.
-
-        :param value: anything.
-        :param place: its name, for messages.
-        :return: its node.
-        """
+        """The node of a value; ``place`` is its name, for messages."""
         if value is None or isinstance(value, bool | str) or type(value) is int:
             return value
         if type(value) is float:
@@ -76,7 +71,7 @@ class Snapshot:
             return {"$": "named tuple", "class": class_name(value), "items": self._items(value, place)}
         if isinstance(value, enum.Enum):
             return {"$": "enum", "class": class_name(value), "name": value.name}
-        if is_kept(value):
+        if is_stateless(value):
             return {"$": "kept"}
         number = self._seen.get(id(value))
         if number is not None:
@@ -142,8 +137,8 @@ class Snapshot:
 
     def _special(self, value: Any, place: str) -> dict[str, Any] | None:
         for name, kind in KINDS.items():
-            if kind.tells(value):
-                return {"$": "kind", "kind": name, "state": self.add(kind.held(value), place)}
+            if kind.matches(value):
+                return {"$": "kind", "kind": name, "state": self.add(kind.capture(value), place)}
         return None
 
     def _object(self, value: Any, place: str) -> dict[str, Any]:
@@ -174,33 +169,30 @@ class Snapshot:
 
 
 def class_name(value: Any) -> str:
-    """The full name of a value's class.
-
-    :param value: anything.
-    :return: module and name.
-    """
+    """Module and name of a value's class."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def is_kept(value: Any) -> bool:
-    """Whether a value is none of the state: code, files, windows, descriptions.
+def is_of_class(value: Any, name: str) -> bool:
+    """``True`` if that is the full name of a value's class; one of this package may have moved to another module."""
+    return _without_our_modules(class_name(value)) == _without_our_modules(name)
 
-    :param value: anything.
-    :return: whether the program's own, built anew, is as good.
-    """
+
+def _without_our_modules(name: str) -> str:
+    return name.rpartition(".")[2] if name.startswith("sb3_ppo_notes.") else name
+
+
+def is_stateless(value: Any) -> bool:
+    """``True`` for code, files, windows, descriptions: the program's own, built anew, is as good."""
     module = type(value).__module__
-    is_object_of_code = isinstance(value, KEPT_TYPES) or (callable(value) and not hasattr(value, "__dict__"))
+    is_object_of_code = isinstance(value, STATELESS_TYPES) or (callable(value) and not hasattr(value, "__dict__"))
     is_function = isinstance(value, types.FunctionType | types.MethodType | types.BuiltinFunctionType)
     is_partial = type(value).__name__ == "partial" and module == "functools"
-    return is_object_of_code or is_function or is_partial or module.startswith(KEPT_MODULES)
+    return is_object_of_code or is_function or is_partial or module.startswith(STATELESS_MODULES)
 
 
 def is_dense(array: np.ndarray) -> bool:
-    """Whether an array's elements lie side by side, in whatever order.
-
-    :param array: any.
-    :return: whether they do.
-    """
+    """``True`` if an array's elements lie side by side, in whatever order."""
     expected = array.itemsize
     for stride, length in sorted(zip(array.strides, array.shape, strict=True)):
         if length != 1 and stride != expected:
@@ -210,42 +202,33 @@ def is_dense(array: np.ndarray) -> bool:
 
 
 def has_own_state(value: Any) -> bool:
-    """Whether an object's class says itself what its state is.
+    """``True`` if an object's class has ``get_state()`` and ``set_state(state)``.
 
     Looked up in the class: Gymnasium's wrappers once forwarded unknown names to the environment inside.
-
-    :param value: an object.
-    :return: whether it has ``get_state()`` and ``set_state(state)``.
     """
     return all(callable(getattr(type(value), name, None)) for name in ("get_state", "set_state"))
 
 
 def is_plain_class(kind: type) -> bool:
-    """Whether everything about an object is in its ``__dict__``.
-
-    :param kind: its class.
-    :return: ``False`` where a base class is written in C, or there are slots.
-    """
+    """``True`` if all of an object is in its ``__dict__``: no base class written in C, no slots."""
     # An object of Python's own is a header, and at most two pointers: to its __dict__ and to what refers to it weakly.
     is_small = kind.__basicsize__ <= object.__basicsize__ + 2 * tuple.__itemsize__
     return is_small and not any(vars(base).get("__slots__") for base in kind.__mro__)
 
 
 def is_simple(value: Any, depth: int = 0) -> bool:
-    """Whether a value is made of numbers, text, arrays and containers of such.
+    """``True`` for numbers, text, arrays and containers of such, ``False`` for an object with attributes.
 
-    :param value: anything.
-    :param depth: containers around it.
-    :return: ``False`` for an object with attributes, and for containers in containers in containers without end. A
-        function among numbers is no hindrance: it stays as the program has it.
+    Containers in containers without end are not simple. A function among numbers is no hindrance: it stays as the
+    program has it.
     """
     if depth > 10:
         return False
-    if depth > 0 and is_kept(value):
+    if depth > 0 and is_stateless(value):
         return True
     if isinstance(value, dict):
         return all(is_simple(item, depth + 1) for item in (*value.keys(), *value.values()))
     if isinstance(value, list | tuple | deque | set | frozenset):
         return all(is_simple(item, depth + 1) for item in value)
     plain = (bool, int, float, str, bytes, np.generic, np.ndarray, th.Tensor, enum.Enum)
-    return value is None or isinstance(value, plain) or any(kind.tells(value) for kind in KINDS.values())
+    return value is None or isinstance(value, plain) or any(kind.matches(value) for kind in KINDS.values())

@@ -1,4 +1,4 @@
-"""Where checkpoints lie: one folder a run, in it one folder a checkpoint, in that two files and a manifest.
+"""The files of checkpoints: one folder a run, in it one folder a checkpoint, in that two files and a manifest.
 
 ::
 
@@ -42,13 +42,7 @@ class CheckpointVersionError(ValueError):
 
 
 class Stored(NamedTuple):
-    """A checkpoint that was read.
-
-    :param path: its folder.
-    :param document: everything that is no array.
-    :param arrays: the others, by key.
-    :param skipped: newer ones that are damaged, and how.
-    """
+    """A checkpoint that was read; ``skipped`` says how newer ones are damaged."""
 
     path: Path
     document: dict[str, Any]
@@ -57,13 +51,8 @@ class Stored(NamedTuple):
 
 
 def write_checkpoint(folder: Path, document: dict[str, Any], arrays: dict[str, np.ndarray], keep: int) -> Path:
-    """Add a checkpoint to a run, and remove the oldest ones of the same run.
+    """Add a checkpoint to a run's folder, and remove all but the newest ``keep`` of the same run.
 
-    :param folder: the run's; made if it is missing.
-    :param document: plain JSON, with ``run`` and ``num_timesteps``.
-    :param arrays: by key.
-    :param keep: how many of this run stay.
-    :return: the checkpoint's folder.
     :raises OSError: if it cannot be written; what was there is as before.
     """
     content = {
@@ -74,13 +63,13 @@ def write_checkpoint(folder: Path, document: dict[str, Any], arrays: dict[str, n
     with FolderLock(folder):
         _remove_leftovers(folder)
         content[MANIFEST] = _manifest(content, document["run"])
-        number = 1 + max((int(_matched(path)[1]) for path in checkpoints_in(folder)), default=0)
+        number = 1 + max((int(_match_name(path)[1]) for path in checkpoints_in(folder)), default=0)
         target = folder / f"{number:06d}-step-{document['num_timesteps']}"
         temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             temporary.mkdir()
             for name, part in content.items():
-                _write_synced(temporary / name, part)
+                _write_and_sync(temporary / name, part)
             sync_folder(temporary)
             temporary.rename(target)
         except BaseException:
@@ -91,7 +80,7 @@ def write_checkpoint(folder: Path, document: dict[str, Any], arrays: dict[str, n
     return target
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def _write_and_sync(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -114,28 +103,20 @@ def _digest_of_fields(fields: dict[str, Any]) -> str:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the oldest first, damaged ones included.
-
-    :param folder: of a run.
-    :return: their folders.
-    """
-    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(_matched(path)[1]))
+    """Folders of a run's checkpoints, the oldest first, damaged ones included."""
+    paths = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(paths, key=lambda path: int(_match_name(path)[1]))
 
 
-def _matched(path: Path) -> re.Match[str]:
+def _match_name(path: Path) -> re.Match[str]:
     match = NAME.fullmatch(path.name)
     assert match is not None, path
     return match
 
 
 def read_checkpoint(path: Path) -> Stored:
-    """The newest checkpoint that is whole.
+    """The newest checkpoint that is whole in a run's folder, or the one checkpoint that the path names.
 
-    :param path: a run's folder, or one checkpoint in it.
-    :return: what it holds.
-    :raises ValueError: if there is none.
-    :raises CheckpointCorruptError: if none is whole.
     :raises CheckpointVersionError: if the newest whole one is of a later release.
     """
     is_single = NAME.fullmatch(path.name) is not None and not checkpoints_in(path)
@@ -145,7 +126,7 @@ def read_checkpoint(path: Path) -> Stored:
     skipped: list[str] = []
     for candidate in candidates:
         try:
-            document, arrays = _verified(candidate)
+            document, arrays = _verify(candidate)
         except CheckpointCorruptError as error:
             skipped.append(str(error))
             continue
@@ -153,7 +134,7 @@ def read_checkpoint(path: Path) -> Stored:
     raise CheckpointCorruptError(f"path holds no checkpoint that is whole: {'; '.join(skipped)}")
 
 
-def _verified(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _verify(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     manifest = read_manifest(path)
     content = {}
     for name in (STATE, ARRAYS):
@@ -175,13 +156,7 @@ def _verified(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
-
-    :param path: its folder.
-    :return: the manifest, which agrees with its own digest.
-    :raises CheckpointCorruptError: if it is missing or damaged.
-    :raises CheckpointVersionError: if it is of a later release.
-    """
+    """A checkpoint's manifest, which agrees with its own digest."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         fields = {name: value for name, value in manifest.items() if name != "sha256"}
@@ -200,11 +175,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def run_in(folder: Path) -> str | None:
-    """Whose checkpoints lie in a folder.
-
-    :param folder: of a run.
-    :return: of the newest that says so; ``None`` if none does.
-    """
+    """The run of the newest readable checkpoint in a folder, ``None`` if there is none."""
     for path in checkpoints_in(folder)[::-1]:
         try:
             return str(read_manifest(path)["run"])
@@ -230,6 +201,6 @@ def _remove_oldest(folder: Path, run: str, keep: int) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What a killed process has not finished writing, or removing. Nobody else is writing now: the lock is ours."""
+    """Remove the leavings of a killed process. Nobody else is writing now: the lock is ours."""
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -201,7 +201,6 @@ def evaluate(
     action_masks: th.Tensor | None = None,
     recurrence: Any = None,
     entropy_gradient: bool = True,
-    outputs: Any = None,
 ) -> Evaluation:
     """Values, log-probabilities and entropy for actions that were taken, with gradients.
 
@@ -211,22 +210,17 @@ def evaluate(
     :param action_masks: ``[N, n]``, ``True`` where an action was allowed; ``None`` for no masks.
     :param recurrence: how the rows lie in sequences; ``None`` for a policy without memory.
     :param entropy_gradient: whether the entropy is differentiated; what is only logged needs no graph.
-    :param outputs: of the networks, where they have been run already (``engine.plain_networks``).
     :return: what the policy says of them.
     """
     formulas = formulas_of(policy) if keeps_sb3_method(policy, "evaluate_actions") else None
     if formulas is None:
         values, log_probs, entropy = policy.evaluate_actions(observations, actions)
         return Evaluation(values.flatten(), log_probs, entropy, parameters=None)
-    if outputs is None:
-        with mixed_precision(policy):
-            latent = latents(policy, observations, recurrence)
-            output = policy.action_net(latent.pi).float()
-            values = policy.value_net(latent.vf).float().flatten()
-        parameters = parameters_from_output(policy, output, action_masks, latent.pi)
-    else:
-        parameters = parameters_from_output(policy, outputs.action, action_masks, outputs.latent_pi)
-        values = outputs.values.flatten()
+    with mixed_precision(policy):
+        latent = latents(policy, observations, recurrence)
+        output = policy.action_net(latent.pi).float()
+        values = policy.value_net(latent.vf).float().flatten()
+    parameters = parameters_from_output(policy, output, action_masks, latent.pi)
     log_probs = formulas.log_prob(parameters, actions)
     with th.set_grad_enabled(entropy_gradient and th.is_grad_enabled()):
         entropy = formulas.entropy and formulas.entropy(parameters)
@@ -234,7 +228,7 @@ def evaluate(
 
 
 def evaluate_minibatch(
-    policy: Any, minibatch: Any, entropy_gradient: bool = True, needs_kl: bool = False, outputs: Any = None
+    policy: Any, minibatch: Any, entropy_gradient: bool = True, needs_kl: bool = False
 ) -> Evaluation:
     """Values, log-probabilities and entropy of a minibatch of a rollout, and the KL where it is asked for.
 
@@ -242,14 +236,13 @@ def evaluate_minibatch(
     :param minibatch: observations, actions, masks and sequences; for the exact KL the old distribution's parameters.
     :param entropy_gradient: whether the entropy is differentiated.
     :param needs_kl: whether the exact KL is asked for; the policy's distribution is then known.
-    :param outputs: of the networks, where they have been run already.
     :return: values, log-probabilities, entropy and KL, ``[N]`` each, with their graph.
     """
     actions = minibatch.actions
     if isinstance(policy.action_space, spaces.Discrete) and actions.dtype != th.int64:
         actions = actions.long().flatten()
     masks, recurrence = getattr(minibatch, "action_masks", None), getattr(minibatch, "recurrence", None)
-    evaluation = evaluate(policy, minibatch.observations, actions, masks, recurrence, entropy_gradient, outputs)
+    evaluation = evaluate(policy, minibatch.observations, actions, masks, recurrence, entropy_gradient)
     if not needs_kl:
         return evaluation
     kl = formulas_of(policy).kl(minibatch.old_parameters, evaluation.parameters)  # type: ignore[union-attr, arg-type]

@@ -1,6 +1,6 @@
 """Running a recurrent policy's memory: over one step, or over all sequences of a minibatch at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -8,7 +8,6 @@ import torch as th
 from torch import nn
 
 from sb3_ppo_notes.kernels import lstm, lstm_sequences
-from sb3_ppo_notes.kernels.dense import Stack
 from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.hooks import has_hooks
 
@@ -61,36 +60,16 @@ def is_plain_lstm(module: Any) -> bool:
     return is_plain and not module.batch_first and "forward" not in vars(module) and not has_hooks(module)
 
 
-def run(memories: list[Memory], recurrence: Recurrence, stacks: Sequence[Stack] = ()) -> tuple[list[th.Tensor], States]:
+def run(memories: list[Memory], recurrence: Recurrence) -> tuple[list[th.Tensor], States]:
     """Run all sequences through recurrent modules.
 
     :param memories: of the actor, and of the critic if it has one.
     :param recurrence: how the rows lie.
-    :param stacks: layers that stand on each of them; none, if they are somebody else's business.
-    :return: ``[N, H]`` of each, or of its last layer's width, and the states after the last step, if any.
+    :return: ``[N, H]`` of each, and the states after the last step, if any.
     """
     lay = lru_cache(maxsize=1)(partial(_grid, recurrence=recurrence))
-    on_top = stacks or [Stack()] * len(memories)
-    found = [_call(memory, lay, recurrence, stack) for memory, stack in zip(memories, on_top, strict=True)]
-    return [outputs for outputs, _ in found], tuple(state for _, states in found for state in states)
-
-
-def _call(
-    memory: Memory, lay: Callable[[th.Tensor], th.Tensor], recurrence: Recurrence, stack: Stack
-) -> tuple[th.Tensor, States]:
-    """Run one memory, by our own code or in one call of the module, and what stands on it.
-
-    :param memory: an LSTM or a GRU.
-    :param lay: :func:`_grid` of features.
-    :param recurrence: how the rows lie.
-    :param stack: layers that stand on it.
-    :return: ``[N, H]``, or of the last layer's width, and the states after the last step, if any.
-    """
-    if recurrence.length > 1 and _can_run(memory, recurrence) and stack.can_run(memory.module.hidden_size):
-        shape = recurrence.length, recurrence.n_lanes
-        return lstm_sequences.sequences(memory, recurrence.positions, shape, stack), ()
-    outputs, states = _run_module(memory, lay, recurrence)
-    return stack.run(outputs), states
+    results = [_run_module(memory, lay, recurrence) for memory in memories]
+    return [outputs for outputs, _ in results], tuple(state for _, states in results for state in states)
 
 
 def _can_run(memory: Memory, recurrence: Recurrence) -> bool:

@@ -1,6 +1,5 @@
 """Policies with a memory: an LSTM or a GRU between the features and the heads."""
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -11,7 +10,6 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
-from sb3_ppo_notes.kernels.dense import Stack
 from sb3_ppo_notes.kernels.lstm import Memory
 from sb3_ppo_notes.policies.actor_critic import act
 from sb3_ppo_notes.policies.masks import mask_tensor
@@ -143,14 +141,11 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)
         return Recurrence(th.arange(n, device=self.device), 1, n, tuple(state * nonterminal for state in states))
 
-    def remember(
-        self, features: Any, recurrence: Recurrence, stacks: Sequence[Stack] = ()
-    ) -> tuple[th.Tensor, th.Tensor, States]:
+    def remember(self, features: Any, recurrence: Recurrence) -> tuple[th.Tensor, th.Tensor, States]:
         """Features of this step and of those before it, for actor and critic.
 
         :param features: ``[N, k]``, or one such tensor each for actor and critic.
         :param recurrence: how the rows lie in sequences.
-        :param stacks: layers that stand on the actor's memory and on the critic's, if each has its own.
         :return: ``[N, H]`` of the actor, ``[N, H]`` of the critic, and the states after the step; of several steps at
             once, from which one learns and does not go on, there may be none.
         """
@@ -163,7 +158,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         if self.lstm_critic is not None:
             memories.append(Memory(self.lstm_critic, vf_features, recurrence.states[half:]))
         with th.autocast(self.device.type, enabled=False) if is_single else nullcontext():
-            (latent_pi, *others), states = run(memories, recurrence, stacks)
+            (latent_pi, *others), states = run(memories, recurrence)
         if others:
             return latent_pi, others[0], states
         # Shared: the critic reads the actor's memory, but only the actor trains it.

@@ -86,8 +86,8 @@ def test_a_memory_that_cannot_be_in_half_precision_is_in_single_and_that_is_said
     ran = []
     remember = NotesRecurrentPolicy.remember
 
-    def watched(self, features, recurrence, *stacks):
-        result = remember(self, features, recurrence, *stacks)
+    def watched(self, features, recurrence):
+        result = remember(self, features, recurrence)
         ran.append((result[0].dtype, self.action_net(result[0]).dtype))
         return result
 

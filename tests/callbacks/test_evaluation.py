@@ -3,7 +3,9 @@
 import signal
 
 import gymnasium as gym
+import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -13,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.callbacks import (
     EvaluationStoppedError,
+    Evaluator,
     MaskableEvalCallback,
     Phase,
     PhasesCallback,
@@ -146,3 +149,134 @@ def test_a_signal_while_a_callback_evaluates_ends_the_run_where_it_resumes_exact
         assert again.reports == straight.reports
     if name == "solved":
         assert list(again._returns) == list(straight._returns)
+
+
+# -- an evaluator: environments of its own, seen as in training ---------------------------------------------------
+
+
+class Recorder:
+    """Acts at random by a generator of its own, and keeps what it was shown."""
+
+    def __init__(self):
+        self.seen = []
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        assert deterministic
+        self.seen.append(
+            {k: v.copy() for k, v in observation.items()} if isinstance(observation, dict) else observation
+        )
+        return np.zeros(len(episode_start), dtype=int), state
+
+
+class Levels(gym.Env):
+    """Two parts of very different size; the reward is the step."""
+
+    observation_space = gym.spaces.Dict(
+        {"level": gym.spaces.Box(-1e3, 1e3, (2,)), "other": gym.spaces.Box(-1e3, 1e3, (1,))}
+    )
+    action_space = gym.spaces.Discrete(2)
+
+    def _observation(self):
+        return {
+            key: np.full(space.shape, 10.0 * self.steps, np.float32) for key, space in self.observation_space.items()
+        }
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self._observation(), float(self.steps), self.steps == 4, False, {}
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(), dict(norm_obs=False), dict(norm_obs_keys=["level"]), dict(epsilon=10.0), dict(clip_obs=0.01)]
+)
+def test_an_evaluator_sees_observations_as_the_training_has_learned_to(settings):
+    training = VecNormalize(DummyVecEnv([Levels] * 2), **settings)
+    evaluator, model = Evaluator(Levels, training, seed=0, n_episodes=1), Recorder()
+    training.reset()
+    for _ in range(7):
+        training.step([0, 0])
+    before = repr(training.__getstate__())
+    assert evaluator.evaluate(model) == ([10.0], [4]), "raw rewards"
+    assert repr(training.__getstate__()) == before
+    for number, seen in enumerate(model.seen):
+        raw = {"level": np.full((1, 2), 10.0 * number, np.float32), "other": np.full((1, 1), 10.0 * number, np.float32)}
+        expected = training.normalize_obs(raw)
+        assert all(np.array_equal(seen[key], expected[key]) for key in raw)
+
+
+def test_an_evaluator_plays_the_same_episodes_again_and_draws_no_random_number():
+    model = NotesPPO("MlpPolicy", make_vec_env("CartPole-v1", 2), **SETTINGS)
+    before = th.get_rng_state(), np.random.get_state()[1].copy()
+    evaluator = Evaluator("CartPole-v1", model.env, seed=3, n_episodes=5, n_envs=2)
+    first = evaluator.evaluate(model)
+    assert evaluator.evaluate(model) == first
+    assert th.equal(th.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert first == tuple(
+        map(list, evaluate_policy(model, make_vec_env("CartPole-v1", 2, seed=3), 5, return_episode_rewards=True))
+    )
+    assert (first.mean_return, first.std_return) == (np.mean(first.returns), np.std(first.returns))
+    assert Evaluator("CartPole-v1", model.env, seed=4, n_episodes=5).evaluate(model) != first
+    evaluator.close()
+
+
+class Forbidding(CountingEnv):
+    """Only action 1 is ever allowed; the other pays nothing."""
+
+    def action_masks(self):
+        return np.array([False, True])
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward * float(action), *rest
+
+
+def test_an_evaluator_asks_for_masks_unless_told_otherwise():
+    model = model_of(DummyVecEnv([lambda: Monitor(Forbidding())]))
+    with th.no_grad():
+        model.policy.action_net.bias.copy_(th.tensor([9.0, 0.0]))
+    masked, bare = (Evaluator(Forbidding, model.env, seed=0, n_episodes=2, masks=masks) for masks in (True, False))
+    assert masked.evaluate(model).returns == [5.0, 5.0]
+    assert bare.evaluate(model).returns == [0.0, 0.0]
+
+
+def test_an_evaluator_keeps_a_recurrent_policys_state_within_an_episode_and_not_beyond():
+    env = make_vec_env(Levels, 2, env_kwargs={})
+    model = NotesPPO("MultiInputLstmPolicy", env, **SETTINGS | dict(policy_kwargs=dict(lstm_hidden_size=4)))
+    states, predict = [], model.policy.predict
+
+    def predicted(observation, state=None, episode_start=None, *args, **kwargs):
+        states.append((state, np.array(episode_start)))
+        return predict(observation, state, episode_start, *args, **kwargs)
+
+    model.policy.predict = predicted
+    Evaluator(Levels, model.env, seed=0, n_episodes=2).evaluate(model)
+    starts = [bool(start[0]) for _, start in states]
+    assert starts == [True, False, False, False] * 2
+    assert [state is None for state, _ in states] == [True] + [False] * 7
+
+
+def test_an_endless_evaluation_ends_at_a_signal():
+    model = model_of()
+    evaluator = Evaluator(lambda: SignalIn(13), model.env, seed=0, n_episodes=1)
+    with GracefulStop(), pytest.raises(EvaluationStoppedError):
+        evaluator.evaluate(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(env=3), "env must be an id"),
+        (dict(n_episodes=0), "n_episodes must be an int >= 1"),
+        (dict(n_envs=0), "n_envs must be an int >= 1"),
+        (dict(env="Pendulum-v1"), "env must have the spaces of the training environments"),
+    ],
+)
+def test_an_evaluator_refuses_what_it_cannot_use(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Evaluator(**dict(env=CountingEnv, training_env=counting(1), seed=0, n_episodes=1) | arguments)

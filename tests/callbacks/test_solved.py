@@ -6,7 +6,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import StopWhenSolved
-from sb3_ppo_notes.callbacks.solved import stated_threshold
+from sb3_ppo_notes.callbacks.stopping import spec_threshold
 from tests.callbacks.counting import CountingEnv, counting, equal_parameters
 
 SIZES = dict(n_steps=8, device="cpu", seed=3)
@@ -62,7 +62,7 @@ def test_deterministic_episodes_decide_where_an_environment_is_given(algorithm):
 
 
 def test_the_threshold_is_the_environments_own():
-    assert stated_threshold(make_vec_env("CartPole-v1")) == 475.0
+    assert spec_threshold(make_vec_env("CartPole-v1")) == 475.0
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "unregistered"])

@@ -15,8 +15,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import Phase, PhasesCallback, StopWhenSolved, VideoCallback
+from sb3_ppo_notes.callbacks.evaluation import own_environment
 from sb3_ppo_notes.callbacks.updates import UpdateCallback
-from sb3_ppo_notes.callbacks.watching import own_environment
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.rollouts import GymnasiumVecEnv, LeanVecEnv, make_gymnasium_vec
 from tests.callbacks.counting import CountingEnv, equal_parameters

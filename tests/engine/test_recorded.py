@@ -20,7 +20,7 @@ from tests.policies.test_masks import MAKERS
 pytestmark = pytest.mark.filterwarnings("ignore:.*mini-?batch.*:UserWarning")
 
 SMALL = dict(n_steps=16, batch_size=12, n_epochs=3, learning_rate=3e-3, seed=0)
-#: Those whose networks are two plain stacks, and whose loss is a fixed list of operations.
+#: Those whose loss is a fixed list of operations, and whose optimiser steps all weights as one vector.
 RECORDED = [
     "discrete",
     "discrete_observation",
@@ -42,8 +42,12 @@ RECORDED = [
     "normalized_by_rollout",
     "value_clip_and_sequence",
     "tensorflows_rmsprop",
+    "gsde",
+    "dict",
+    "image",
+    "shared_trunk",
 ]
-EAGER = ["gsde", "dict", "image", "shared_trunk", "torchs_own_optimizer"]
+EAGER = ["torchs_own_optimizer"]
 
 
 class Tally:
@@ -51,9 +55,9 @@ class Tally:
 
     def __init__(self, monkeypatch):
         self.count = Counter()
-        self._watch(monkeypatch, recorded.Recorder, "_record")
-        self._watch(monkeypatch, recorded.Recorder, "_compare")
-        self._watch(monkeypatch, recorded.Recorder, "_give_up")
+        self._watch(monkeypatch, recorded.RecordedStepper, "_record")
+        self._watch(monkeypatch, recorded.RecordedStepper, "_compare")
+        self._watch(monkeypatch, recorded.RecordedStepper, "_give_up")
         self._watch(monkeypatch, script.Script, "__call__")
 
     def _watch(self, monkeypatch, kind, name):
@@ -181,13 +185,17 @@ def test_a_formula_that_was_replaced_is_asked(place, monkeypatch):
     assert difference(run(10**9), run(0)) == 0.0
 
 
-def test_what_this_pytorch_does_not_know_is_done_without(monkeypatch):
+@pytest.mark.parametrize("name", ["_AutoDispatchBelowAutograd", "Graph", "_create_function_from_graph"])
+def test_the_day_pytorchs_interpreter_is_gone_training_is_eager_and_says_so(name, monkeypatch):
     monkeypatch.setattr(recorded, "WAIT", 0)
-    monkeypatch.delattr(th._C, "_AutoDispatchBelowAutograd")
+    monkeypatch.delattr(th._C, name)
     tally = Tally(monkeypatch)
-    learn(eager("box"), 128)
+    model = learn(eager("box"), 128)
     assert tally.count["__call__"] == 0
     assert tally.count["_give_up"] == 2
+    ran = model.engine.report().steps["both"]
+    assert (ran.name, ran.is_lasting) == ("eager", True)
+    assert name in ran.reason
 
 
 def test_who_looks_for_an_error_gets_autograds_own(monkeypatch):
@@ -273,7 +281,7 @@ def test_a_compiled_model_falls_back_to_lists(monkeypatch):
 def test_models_with_lists_can_be_copied(monkeypatch):
     monkeypatch.setattr(recorded, "WAIT", 0)
     model = learn(eager("box"), 64)
-    assert model.engine.steppers["both"].recorder._scripts
+    assert model.engine.steppers["both"]._scripts
     assert copy.deepcopy(model.engine).steppers == {}
     assert pickle.loads(pickle.dumps(model.engine)).steppers == {}
 
@@ -286,7 +294,7 @@ def test_what_ran_is_said_and_what_keeps_it_from_being_faster_is_printed_once(ca
     learn(plain, 4 * 64)
     assert str(plain.engine.report()) == "steps recorded; acting eager"
     assert "runs steps" not in capsys.readouterr().out
-    shared = eager("dict", policy="MultiInputPolicy", verbose=1)
-    learn(shared, 3 * 64)
-    said = "PPO runs steps eager (the networks are not two plain stacks of layers); acting eager"
+    own = eager("box", verbose=1, **CASES["torchs_own_optimizer"][1])
+    learn(own, 3 * 64)
+    said = "PPO runs steps eager (AdamW cannot step all weights as one vector); acting eager"
     assert capsys.readouterr().out.count(said) == 1

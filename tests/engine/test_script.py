@@ -69,10 +69,19 @@ def test_it_writes_where_the_function_writes():
         th._foreach_copy_([total[:1]], [x[0, :1]])
         return [total * 2]
 
-    script = Script(count, [th.ones(4, 3)])
+    script = Script(count, [th.ones(4, 3)], [total])
     assert total.tolist() == [1.0, 4.0, 4.0]
     assert script(th.full((4, 3), 2.0))[0].tolist() == [4.0, 24.0, 24.0]
     assert total.tolist() == [2.0, 12.0, 12.0]
+
+
+def test_a_function_that_counts_its_calls_is_refused_before_it_counts():
+    calls, made = th.zeros(1), th.nn.BatchNorm1d(3)
+    for counting in (lambda x: [x + calls.add_(1)], lambda x: [x + calls.detach().view(1).add_(1)], made):
+        with pytest.raises(CannotScript, match="changes a tensor that lasts"):
+            Script(counting, [th.ones(4, 3)])
+    assert calls.item() == made.num_batches_tracked.item() == 0
+    assert Script(lambda x: [x.clone().add_(1), th.zeros(3).copy_(x[0])], [th.ones(4, 3)])(th.ones(4, 3))[0].sum() == 24
 
 
 def test_weights_are_read_where_they_lie():

@@ -13,9 +13,18 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv
 
 
+class MuteError(Exception):
+    """Fails again when it is asked what it says."""
+
+    def __str__(self):
+        return self.args[0]
+
+
 def fail(mode):
     if mode == "raise":
         raise ValueError("boom\nand more")
+    if mode == "mute":
+        raise MuteError
     if mode == "exit":
         os._exit(7)
     if mode == "sys.exit":

@@ -58,6 +58,12 @@ def test_an_environment_that_raises_is_named_with_its_own_traceback():
     assert "faulty.py" in str(error.__cause__)
 
 
+def test_an_exception_that_cannot_say_what_it_is_is_named_all_the_same():
+    error = step_until_it_breaks(broken("mute"))
+    assert str(error) == "environment 1 raised MuteError in step: it has no message, its __str__ raises IndexError"
+    assert (error.index, error.kind, error.exitcode) == (1, "MuteError", None)
+
+
 def test_an_environment_that_exits_is_named_with_its_code():
     error = step_until_it_breaks(broken("exit"))
     assert str(error) == "environment 1: its process exited with code 7 in step"

@@ -10,7 +10,7 @@ import pytest
 
 from sb3_ppo_notes.notes import NOTES
 from sb3_ppo_notes.notes.note import LANGUAGES
-from sb3_ppo_notes.notes.rendering import fragment
+from sb3_ppo_notes.notes.rendering import article, code_that_ran, fragment
 from sb3_ppo_notes.notes.seeds import QUESTIONS, SOURCES, asked_in
 
 ROOT = Path(__file__).parent.parent.parent
@@ -115,18 +115,25 @@ def test_every_placeholder_is_filled(name):
 @every_note
 def test_the_code_shown_is_the_code_that_ran(name):
     note = NOTES[name]
-    shown = html.unescape(re.sub("<[^>]*>", "", fragment(note, seed=0)))
+    shown = html.unescape(re.sub("<[^>]*>", "", article(note, seed=None)))
     assert inspect.getsource(note.module.experiment).strip() in shown
+    for source in code_that_ran(note):
+        assert source in inspect.getsource(note.module)
+        assert source in shown
 
 
 @every_note
-def test_an_experiment_neither_draws_nor_prints(name, capsys):
-    note = NOTES[name]
-    source = inspect.getsource(note.module.experiment)
+def test_an_experiment_neither_draws_nor_prints(name):
+    source = "\n".join(code_that_ran(NOTES[name]))
     assert "print(" not in source
-    assert "figure" not in source.lower()
-    note.module.experiment(0)
-    assert capsys.readouterr().out == ""
+    assert not re.search(r"\b(figure|axes|plt)\b", source)
+
+
+def test_jupyter_shows_all_of_a_note():
+    shown = NOTES["why-min"]._repr_html_()
+    assert shown == fragment(NOTES["why-min"], seed=0)
+    for part in ("<math", "<svg", "✓", "def</span> <span", "Why the minimum?"):
+        assert part in shown
 
 
 @every_note

@@ -1,5 +1,6 @@
 """What environments remember, and what is said where they cannot be asked. Rows 29 and 30."""
 
+import json
 from collections import deque
 
 import gymnasium as gym
@@ -11,8 +12,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_ppo_notes import NotesPPO
+from sb3_ppo_notes.callbacks import StopWhenAllSucceeded
+from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.persistence import Restorable, load_checkpoint
-from sb3_ppo_notes.persistence.environments import held_environments, put_back_environments
+from sb3_ppo_notes.persistence.callback_state import capture_callbacks, restore_callbacks
+from sb3_ppo_notes.persistence.environments import capture_environments, check_environments, restore_environments
 from sb3_ppo_notes.persistence.revival import Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot
 from sb3_ppo_notes.rollouts import SupervisedVecEnv
@@ -96,12 +100,12 @@ def halves(build, n_steps=40):
     generator = np.random.default_rng(0)
     walk(env, n_steps, generator)
     snapshot = Snapshot()
-    held = held_environments(env, snapshot)
+    held = capture_environments(env, snapshot)
     state = generator.bit_generator.state
     expected = walk(env, n_steps, generator)
     other = build()
     other.reset()
-    problems = put_back_environments(other, held, Revival(snapshot.arrays), None)
+    problems = restore_environments(other, held, Revival(snapshot.arrays), None)
     generator.bit_generator.state = state
     return expected, walk(other, n_steps, generator) if not problems else None, problems
 
@@ -128,6 +132,32 @@ def assert_same(walks):
 )
 def test_a_walk_goes_on_as_it_would_have(build):
     assert_same(halves(build))
+
+
+def test_a_class_of_this_package_may_have_moved_to_another_module_since():
+    def build():
+        env = StreamingNormalize(DummyVecEnv([Board] * 2))
+        env.reset()
+        return env
+
+    def old(node):
+        return json.loads(json.dumps(node).replace("sb3_ppo_notes.envs.wrappers", "sb3_ppo_notes.rollouts.wrappers"))
+
+    env, snapshot = build(), Snapshot()
+    env.step(np.zeros(2, dtype=int))
+    captured = capture_environments(env, snapshot)
+    assert old(captured) != captured
+    check_environments(build(), old(captured))
+    assert restore_environments(build(), old(captured), Revival(snapshot.arrays), None) == []
+    callback = StopWhenAllSucceeded()
+    callback.succeeded = np.array([True, False])
+    (entry,) = capture_callbacks(callback, snapshot)
+    entry["class"] = "sb3_ppo_notes.callbacks.elsewhere.StopWhenAllSucceeded"
+    again = StopWhenAllSucceeded()
+    assert restore_callbacks(again, [entry], Revival(snapshot.arrays)) == []
+    assert again.succeeded.tolist() == [True, False]
+    with pytest.raises(ValueError, match="env must be built as in the checkpoint to resume"):
+        check_environments(VecNormalize(build().venv), captured)
 
 
 @pytest.mark.slow

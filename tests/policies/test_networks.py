@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_ppo_notes import NotesA2C, NotesPPO, policies
-from sb3_ppo_notes.engine.stacks import towers_of
+from sb3_ppo_notes.engine.plain_networks import plain_networks_of
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.networks import NotesActorCriticPolicy, NotesMultiInputPolicy
@@ -174,7 +174,7 @@ def test_who_listens_to_a_layer_is_heard_in_every_minibatch(policy, listen):
     model = NotesPPO(policy, make_vec_env("CartPole-v1", 2, seed=0), **SMALL)
     layer, heard = model.policy.mlp_extractor.policy_net[2], []
     getattr(layer, f"register_{listen}")(lambda module, *_: heard.append(module.training))
-    assert towers_of(model.policy) is None
+    assert plain_networks_of(model.policy) is None
     model.learn(64)
     assert heard.count(True) == model.last_report.n_gradient_steps >= 2
 

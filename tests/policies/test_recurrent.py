@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import with_frozen_normalizers
-from sb3_ppo_notes.engine.stacks import towers_of
 from sb3_ppo_notes.engine.step import policy_loss
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
@@ -225,35 +224,6 @@ def test_nothing_passes_a_break():
     assert (gradient[:2] == 0).all()
 
 
-@pytest.mark.parametrize("net_arch", [[8], []])
-@pytest.mark.parametrize("policy", ["MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_by_hand_are_autograds(variant, policy, net_arch):
-    """Down the heads by plain products, on through memory and extractor by autograd: together what autograd alone gives."""
-    space = {"MlpLstmPolicy": "box", "CnnLstmPolicy": "image", "MultiInputLstmPolicy": "dict"}[policy]
-    model = gathered(
-        small(
-            env=lambda: environments.make(space),
-            policy=policy,
-            policy_kwargs=VARIANTS[variant] | dict(net_arch=net_arch),
-            n_steps=16,
-        )
-    )
-    (batch,) = list(model.rollout_buffer.get(None))
-    towers = towers_of(model.policy)
-    coefficients = LossCoefficients(0.01, 0.5)
-    weights = [weight for weight in model.policy.parameters() if weight.requires_grad]
-    loss = policy_loss(model.policy, batch, model.rule.at(1.0), coefficients).loss
-    expected = th.autograd.grad(loss, weights, allow_unused=True)
-    by_hand = towers.forward(batch.observations, batch.recurrence)
-    loss = policy_loss(model.policy, batch, model.rule.at(1.0), coefficients, by_hand.outputs).loss
-    got = by_hand.gradients(loss, weights)
-    assert any(gradient is not None and (gradient != 0).any() for gradient in got)
-    for one, other in zip(expected, got, strict=True):
-        assert (one is None) == (other is None)
-        assert one is None or th.allclose(one, other, rtol=1e-4, atol=1e-6)
-
-
 def test_training_lays_sequences_end_to_end(monkeypatch):
     seen = []
     remember = NotesRecurrentPolicy.remember
@@ -397,14 +367,12 @@ def test_many_short_sequences_are_pack_sequences_in_no_time():
     assert lanes.max() + 1 < 0.6 * len(lengths)
 
 
-def test_weights_that_both_heads_share_get_both_gradients():
-    model = gathered(small(env=lambda: environments.make("discrete")))
-    assert towers_of(model.policy) is not None
-    model.policy.mlp_extractor.value_net = model.policy.mlp_extractor.policy_net
-    assert towers_of(model.policy) is None
-    plain = NotesPPO("MlpPolicy", "CartPole-v1", device="cpu").policy
-    plain.mlp_extractor.value_net = plain.mlp_extractor.policy_net
-    assert towers_of(plain) is None
+def test_a_remember_of_the_users_own_is_called_as_ever():
+    model = small()
+    original, calls = model.policy.remember, []
+    model.policy.remember = lambda features, recurrence: calls.append(0) or original(features, recurrence)
+    model.learn(64)
+    assert calls
 
 
 @pytest.mark.parametrize("name", ["batch_first", "bidirectional", "proj_size"])

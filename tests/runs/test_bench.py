@@ -18,7 +18,7 @@ from sb3_ppo_notes._atomic import write_whole
 from sb3_ppo_notes.runs.bench import command as bench
 from sb3_ppo_notes.runs.bench import process as bench_process
 from sb3_ppo_notes.runs.bench.arms import HYPERPARAMETERS, Arm, peer_arm
-from sb3_ppo_notes.runs.bench.process import WorkerError, running
+from sb3_ppo_notes.runs.bench.process import WorkerError, start_workers
 from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
 from sb3_ppo_notes.runs.bench.results import train_all
 from sb3_ppo_notes.runs.bench.rounds import Round, Summary, measure, summarize
@@ -149,7 +149,7 @@ def test_the_table_fits_and_the_command_is_complete(benchmark):
 def test_an_environments_error_is_one_line_and_any_other_shows_its_traceback(steps, said, environments):
     common = {"env": "chatty_environments:Breaking-v0", "n_envs": 1, "policy": "MlpPolicy", "seed": 0, "device": "cpu"}
     arm = peer_arm("sb3", "ppo", None, common | {"arguments": {"n_steps": 64}})
-    with running([arm], {}) as workers:
+    with start_workers([arm], {}) as workers:
         workers["sb3"].receive()
         workers["sb3"].ask("build")
         with pytest.raises(WorkerError) as raised:
@@ -380,14 +380,14 @@ def is_running(pid):
 
 def test_a_program_that_dies_is_reported_with_its_last_words(pretend):
     arm = pretend("import sys; sys.stdin.readline(); print('out of memory', file=sys.stderr); sys.exit(3)")
-    with pytest.raises(WorkerError) as raised, running([arm], {}) as workers:
+    with pytest.raises(WorkerError) as raised, start_workers([arm], {}) as workers:
         workers["pretended"].receive()
     assert str(raised.value) == "pretended ended with exit code 3 at 'load'; the last it said:\n  out of memory"
 
 
 def test_a_killed_program_is_reported(pretend):
     arm = pretend("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    with running([arm], {}) as workers:
+    with start_workers([arm], {}) as workers:
         time.sleep(0.2)
         with pytest.raises(WorkerError, match="pretended was ended by signal 9 at 'load'"):
             workers["pretended"].receive()
@@ -402,7 +402,7 @@ def test_an_error_is_one_line_where_building_fails_and_has_a_traceback_later(pre
         "print('Traceback of it', file=sys.stderr, flush=True)\n"
         "for line in sys.stdin: print(json.dumps({'error': 'ValueError: no such\\nthing'}), flush=True)"
     )
-    with running([arm], {}) as workers:
+    with start_workers([arm], {}) as workers:
         with pytest.raises(WorkerError, match=r"^pretended: ValueError: no such$"):
             workers["pretended"].receive()
         # Where training breaks, the message may not be enough.
@@ -423,7 +423,7 @@ def test_nothing_is_left_running_after_an_interrupt(pretend):
     pids = []
 
     def interrupted():
-        with running([arm, replace(arm, name="second")], {}) as workers:
+        with start_workers([arm, replace(arm, name="second")], {}) as workers:
             pids.extend(pid for worker in workers.values() for pid in worker.receive()["pids"])
             assert all(is_running(pid) for pid in pids)
             raise KeyboardInterrupt

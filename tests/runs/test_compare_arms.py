@@ -10,12 +10,12 @@ from torch import nn
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.configs.tuned import DEFAULT_TIMESTEPS, SCALES, ZOO, budget, scale, zoo_entry
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.runs.compare.arms import Arm, arm_class, family_of, parsed_arms
-from sb3_ppo_notes.runs.compare.models import build, check_buildable, described, settings_of
+from sb3_ppo_notes.runs.compare.arms import Arm, arm_class, family_of, parse_arms
+from sb3_ppo_notes.runs.compare.models import build, check_buildable, describe_settings, settings_of
 
 
 def test_options_may_hold_commas_of_their_own():
-    arms = parsed_arms("sb3, notes:clip_range=0.1,policy_kwargs={'net_arch': [8, 8]},recipe:skrl:gamma=0.9,trpo", "ppo")
+    arms = parse_arms("sb3, notes:clip_range=0.1,policy_kwargs={'net_arch': [8, 8]},recipe:skrl:gamma=0.9,trpo", "ppo")
     assert [arm.target for arm in arms] == [
         "stable_baselines3:PPO",
         "sb3_ppo_notes:NotesPPO",
@@ -28,7 +28,7 @@ def test_options_may_hold_commas_of_their_own():
 
 
 def test_an_arm_may_be_any_class_with_options():
-    arm = parsed_arms("sb3,stable_baselines3.ppo.ppo:PPO:learning_rate=lin_1e-3,n_steps=8", "ppo")[1]
+    arm = parse_arms("sb3,stable_baselines3.ppo.ppo:PPO:learning_rate=lin_1e-3,n_steps=8", "ppo")[1]
     assert arm.target == "stable_baselines3.ppo.ppo:PPO"
     assert arm.overrides == {"learning_rate": "lin_1e-3", "n_steps": 8}
     assert arm_class(arm) is PPO
@@ -43,7 +43,7 @@ def test_an_arm_may_be_any_class_with_options():
     ],
 )
 def test_names_of_arms(words, classes):
-    assert [arm_class(arm) for arm in parsed_arms(words, "ppo")] == classes
+    assert [arm_class(arm) for arm in parse_arms(words, "ppo")] == classes
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_names_of_arms(words, classes):
 )
 def test_a_wrong_arm_is_refused_in_one_line(words, line):
     def build_all():
-        for arm in parsed_arms(words, "ppo"):
+        for arm in parse_arms(words, "ppo"):
             check_buildable(arm, "CartPole-v1")
 
     with pytest.raises((ValueError, TypeError)) as error:
@@ -87,7 +87,7 @@ def test_a_wrong_arm_is_refused_in_one_line(words, line):
 
 
 def test_both_arms_have_the_zoos_values():
-    stock, ours = (settings_of(arm, "CartPole-v1") for arm in parsed_arms("sb3,notes", "ppo"))
+    stock, ours = (settings_of(arm, "CartPole-v1") for arm in parse_arms("sb3,notes", "ppo"))
     assert stock == ours
     assert stock.arguments["learning_rate"] == "lin_0.001"
     assert (stock.n_envs, stock.policy, stock.normalize) == (8, "MlpPolicy", None)
@@ -130,14 +130,14 @@ def test_an_environment_the_zoo_does_not_know_gets_the_defaults_and_the_report_s
     assert settings.arguments == {}
     assert settings.source == "SB3's defaults: rl_zoo3 has none for FrozenLake-v1"
     assert budget("ppo", "FrozenLake-v1") == DEFAULT_TIMESTEPS
-    assert described(PPO_ARM, settings)["class"] == "stable_baselines3:PPO"
+    assert describe_settings(PPO_ARM, settings)["class"] == "stable_baselines3:PPO"
 
 
 @pytest.mark.parametrize("family", ZOO)
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0"])
 def test_the_zoos_values_build_a_model(family, env):
     target = {"ppo": "notes-ppo", "a2c": "notes-a2c", "trpo": "trpo", "ppo_lstm": "recurrent-ppo"}[family]
-    arm = parsed_arms(f"{target},sb3", "ppo")[0]
+    arm = parse_arms(f"{target},sb3", "ppo")[0]
     assert family_of(arm) == family
     assert "rl_zoo3" in check_buildable(arm, env).source
 
@@ -156,10 +156,10 @@ def test_a_scale_is_published_or_the_environments_own_or_the_best_arms():
 
 
 def test_a_recipe_keeps_its_own_values():
-    arm = parsed_arms("sb3,recipe:minimal_rl", "ppo")[1]
+    arm = parse_arms("sb3,recipe:minimal_rl", "ppo")[1]
     settings = check_buildable(arm, "CartPole-v1")
     assert settings.source == "recipe minimal_rl: its own"
-    assert "TDZero" in described(arm, settings)["rule"]
+    assert "TDZero" in describe_settings(arm, settings)["rule"]
 
 
 def test_an_argument_the_class_lacks_is_left_out_and_named():
@@ -177,7 +177,7 @@ class NoNoisePPO(PPO):
 
 
 def test_recurrent_notes_get_the_recurrent_values():
-    assert family_of(parsed_arms("sb3,notes:policy=MlpLstmPolicy", "ppo")[1]) == "ppo_lstm"
+    assert family_of(parse_arms("sb3,notes:policy=MlpLstmPolicy", "ppo")[1]) == "ppo_lstm"
 
 
 def test_a_missing_package_is_named():

@@ -24,8 +24,8 @@ from sb3_ppo_notes.runs.compare import pool as compare_runs
 from sb3_ppo_notes.runs.compare import run as compare_run
 from sb3_ppo_notes.runs.compare.arms import Arm
 from sb3_ppo_notes.runs.compare.models import Settings, settings_of
-from sb3_ppo_notes.runs.compare.pool import RunsProgress, first_difference, perform
-from sb3_ppo_notes.runs.compare.run import Run, performed
+from sb3_ppo_notes.runs.compare.pool import RunsProgress, first_difference, run_all
+from sb3_ppo_notes.runs.compare.run import Run, perform
 
 ROOT = Path(__file__).parents[2]
 HERE = "tests.runs.test_compare_runs"
@@ -283,23 +283,23 @@ def test_a_run_is_what_training_by_hand_is():
     from sb3_ppo_notes.runs.compare.models import build
 
     run, told = one_run(), []
-    record = performed(run, told.append)
+    record = perform(run, told.append)
     by_hand = build(run.arm, run.env, run.settings, run.seed).learn(run.total_timesteps)
     assert record["parameters"] == compare_run.digest(by_hand)
     assert record["status"] == "finished"
     assert (told, record["steps"]) == ([512, 1024], 1024)
     assert len(record["episode_returns"]) == 4
     assert record["score"] == np.mean(record["episode_returns"])
-    assert performed(one_run(seed=1), told.append)["parameters"] != record["parameters"]
+    assert perform(one_run(seed=1), told.append)["parameters"] != record["parameters"]
 
 
 def test_evaluation_has_seeds_of_its_own_and_is_deterministic():
-    of_a_seed = {seed: performed(one_run(seed=seed, env=SEEDS), lambda steps: None) for seed in (0, 3)}
+    of_a_seed = {seed: perform(one_run(seed=seed, env=SEEDS), lambda steps: None) for seed in (0, 3)}
     # Four episodes in four environments; those of the training had the seeds 0 and 3.
     assert of_a_seed[0]["episode_returns"] == [10_000, 10_001, 10_002, 10_003]
     assert of_a_seed[3]["episode_returns"] == [10_030, 10_031, 10_032, 10_033]
     # The lever that the policy prefers, always.
-    hardly_trained = performed(one_run(env=LEVERS, learning_rate=1e-9), lambda steps: None)
+    hardly_trained = perform(one_run(env=LEVERS, learning_rate=1e-9), lambda steps: None)
     assert len(set(hardly_trained["episode_returns"])) == 1
 
 
@@ -319,7 +319,7 @@ def test_watching_sees_what_the_logger_has_after_each_update():
 
     run, seen = one_run(), []
     build(run.arm, run.env, run.settings, run.seed).learn(run.total_timesteps, callback=Logged())
-    curves = performed(run, lambda steps: None)["curves"]
+    curves = perform(run, lambda steps: None)["curves"]
     assert [kl for kl in curves["kl"] if kl is not None] == pytest.approx(seen)
     assert len(seen) == 2
     assert all(0 < entropy <= np.log(2) + 1e-6 for entropy in curves["entropy"] if entropy is not None)
@@ -328,11 +328,11 @@ def test_watching_sees_what_the_logger_has_after_each_update():
 @pytest.mark.parametrize("target", ["sb3_contrib:MaskablePPO", "sb3_ppo_notes:NotesPPO", "sb3_contrib:TRPO"])
 def test_masks_are_obeyed_in_training_and_evaluation(target):
     masking = {"action_masking": True} if "NotesPPO" in target else {}
-    record = performed(one_run(target=target, env=LOCKED, **masking), lambda steps: None)
+    record = perform(one_run(target=target, env=LOCKED, **masking), lambda steps: None)
     assert record["status"] == "finished", record["traceback"]
     if "TRPO" not in target:
         assert record["score"] == 0.0  # the lever that pays is locked
-    random = performed(Run(None, LOCKED, 0, 0, 5, settings_of(one_run().arm, LEVERS)), lambda steps: None)
+    random = perform(Run(None, LOCKED, 0, 0, 5, settings_of(one_run().arm, LEVERS)), lambda steps: None)
     assert random["score"] == 0.0
 
 
@@ -341,14 +341,14 @@ def test_masks_are_obeyed_in_training_and_evaluation(target):
 )
 def test_other_algorithms_run_too(target, env):
     arm = Arm("x", target)
-    record = performed(Run(arm, env, 0, 512, 2, settings_of(arm, env)), lambda steps: None)
+    record = perform(Run(arm, env, 0, 512, 2, settings_of(arm, env)), lambda steps: None)
     assert record["status"] == "finished", record["traceback"]
 
 
 @pytest.mark.parametrize("recipe", ["skrl", "batch_ppo", "tsukurinagara"])
 def test_recipes_run_too(recipe):
     arm = Arm("x", f"recipe:{recipe}")
-    record = performed(Run(arm, "CartPole-v1", 0, 512, 2, settings_of(arm, "CartPole-v1")), lambda steps: None)
+    record = perform(Run(arm, "CartPole-v1", 0, 512, 2, settings_of(arm, "CartPole-v1")), lambda steps: None)
     assert record["status"] == "finished", record["traceback"]
 
 
@@ -375,7 +375,7 @@ def test_a_number_that_is_none_makes_the_run_a_failed_one():
     import sys
 
     sys.modules[HERE].Bad = Bad
-    record = performed(one_run(target=f"{HERE}:Bad"), lambda steps: None)
+    record = perform(one_run(target=f"{HERE}:Bad"), lambda steps: None)
     assert record["status"] == "failed"
     assert record["error"] == "FloatingPointError: nan in the network"
     assert "Traceback" in record["traceback"]
@@ -430,7 +430,7 @@ def test_as_many_runs_go_side_by_side_as_there_are_jobs(tmp_path, monkeypatch):
 
     counts = []
     monkeypatch.setattr(compare_runs, "_Child", Counted)
-    perform([one_run(seed) for seed in range(5)], tmp_path, jobs=2)
+    run_all([one_run(seed) for seed in range(5)], tmp_path, jobs=2)
     assert len(counts) == 5
     assert max(counts) <= 2
 
@@ -471,7 +471,7 @@ def test_an_evaluation_sees_what_the_training_saw(normalize, monkeypatch):
         return [0.0] * n_episodes, [5] * n_episodes
 
     monkeypatch.setattr(compare_run, "play_episodes", played)
-    record = performed(Run(arm, env, 0, 32, 2, settings), lambda steps: None)
+    record = perform(Run(arm, env, 0, 32, 2, settings), lambda steps: None)
     assert record["status"] == "finished", record["traceback"]
     training, evaluation = seen[0]
     raw = {"sign": np.array([[1.0]], np.float32), "level": np.array([[90.0]], np.float32)}

@@ -12,12 +12,12 @@ from sb3_ppo_notes.configs.tuned import Scale
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.runs.compare import verdict as compare_verdict
 from sb3_ppo_notes.runs.compare.arms import Arm
-from sb3_ppo_notes.runs.compare.command import apply_protocol
 from sb3_ppo_notes.runs.compare.models import Settings
+from sb3_ppo_notes.runs.compare.outcome import apply_protocol
 from sb3_ppo_notes.runs.compare.output import show, write_files
 from sb3_ppo_notes.runs.compare.plan import Plan
-from sb3_ppo_notes.runs.compare.results import without_gaps
-from sb3_ppo_notes.runs.compare.run import POINTS, RANDOM, WATCHED, binned
+from sb3_ppo_notes.runs.compare.results import fill_gaps
+from sb3_ppo_notes.runs.compare.run import POINTS, RANDOM, WATCHED, bin_means
 
 
 @pytest.fixture(autouse=True)
@@ -235,10 +235,10 @@ def test_who_begins_changes_from_seed_to_seed():
 
 
 def test_bins_are_means_over_equal_parts():
-    parts = binned([1, 100, 101, 4000, 4096], [1.0, 3.0, float("nan"), 5.0, 7.0], total_timesteps=4000)
+    parts = bin_means([1, 100, 101, 4000, 4096], [1.0, 3.0, float("nan"), 5.0, 7.0], total_timesteps=4000)
     assert (parts[0], parts[1], parts[-1], len(parts)) == (2.0, None, 6.0, POINTS)
-    assert without_gaps(np.array(parts, dtype=float), 0.0)[[0, 20, -1]].tolist() == [2.0, 2.0, 6.0]
-    assert without_gaps(np.full(3, np.nan), 8.0).tolist() == [8.0] * 3
+    assert fill_gaps(np.array(parts, dtype=float), 0.0)[[0, 20, -1]].tolist() == [2.0, 2.0, 6.0]
+    assert fill_gaps(np.full(3, np.nan), 8.0).tolist() == [8.0] * 3
 
 
 LONG = "notes:clip_range=0.1,learning_rate=1e-3,policy_kwargs={'net_arch': [128, 128]}"

@@ -77,6 +77,15 @@ class Silent(Line):
         raise StopIteration
 
 
+class Mute(Line):
+    def step(self, action):
+        class NoWord(Exception):
+            def __str__(self):
+                return self.args[7]
+
+        raise NoWord
+
+
 class Exits(Line):
     def step(self, action):
         raise SystemExit("the licence has expired")
@@ -100,7 +109,7 @@ def nothing():
     return None
 
 
-for name in ("Sum", "Missing", "Abstract", "WrongShape", "OldStep", "Silent", "Exits", "imports", "nothing"):
+for name in ("Sum", "Missing", "Abstract", "WrongShape", "OldStep", "Silent", "Mute", "Exits", "imports", "nothing"):
     gym.register(f"{name.capitalize() if name.islower() else name}-v0", entry_point=f"broken_envs:{name}")
 for name in ("init", "step", "reset", "render"):
     gym.register(f"{name.capitalize()}Fails-v0", entry_point="broken_envs:Line", kwargs={"fails_in": name})
@@ -196,6 +205,10 @@ def test_an_id_that_nobody_registered_is_told_with_what_is_near(name, command, c
     [
         ("OldStep-v0", "ValueError: not enough values to unpack (expected 5, got 4)"),
         ("Silent-v0", "StopIteration (broken_envs.py:N, in step)"),
+        (
+            "Mute-v0",
+            "NoWord: it has no message, its __str__ raises IndexError (broken_envs.py:N, in step), raised by environment",
+        ),
         ("Exits-v0", "SystemExit: the licence has expired (broken_envs.py:N, in step)"),
     ],
 )

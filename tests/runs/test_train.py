@@ -15,8 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, evaluate_episodes
-from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
+from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, evaluate_episodes, with_frozen_normalizers
 from sb3_ppo_notes.configs import build as train_model
 from sb3_ppo_notes.configs.build import build_model, check_environment
 from sb3_ppo_notes.configs.run_config import RunConfig, resolve_config

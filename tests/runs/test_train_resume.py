@@ -80,9 +80,9 @@ def cut(monkeypatch):
     """Run a command that a signal cuts."""
 
     def run(at, command, number=signal.SIGTERM):
-        own = train._asked_for
+        own = train._optional_callbacks
         with monkeypatch.context() as patch:
-            patch.setattr(train, "_asked_for", lambda *arguments: [*own(*arguments), SignalAt(at, number)])
+            patch.setattr(train, "_optional_callbacks", lambda *arguments: [*own(*arguments), SignalAt(at, number)])
             return command()
 
     return run
@@ -254,7 +254,7 @@ def test_a_finished_run_goes_on_if_more_steps_are_asked_for(tmp_path, capsys):
 
 def test_environments_that_give_no_state_begin_new_episodes_and_the_report_says_so(cut, tmp_path, capsys, monkeypatch):
     assert cut(50, lambda: begin(tmp_path / "run", CASES["cartpole"])) == 143
-    monkeypatch.setattr("sb3_ppo_notes.persistence.checkpoint.put_back_environments", lambda *arguments: ["no state"])
+    monkeypatch.setattr("sb3_ppo_notes.persistence.checkpoint.restore_environments", lambda *arguments: ["no state"])
     assert resume(tmp_path / "run") == 0
     assert "not exact: environments: new episodes begin" in capsys.readouterr().out
     assert model_of(tmp_path / "run").num_timesteps == 128  # the rollout that was begun is gathered again
@@ -398,7 +398,7 @@ def test_a_checkpoint_of_a_later_release_says_what_to_do(begun, capsys):
 
 
 def test_other_versions_are_named(begun, capsys, monkeypatch):
-    monkeypatch.setattr("sb3_ppo_notes.persistence.checkpoint.version", lambda name: "9.9")
+    monkeypatch.setattr("sb3_ppo_notes.persistence.checkpoint.versions", lambda names: dict.fromkeys(names, "9.9"))
     assert resume(begun) == 0
     assert "not exact: numpy: " in capsys.readouterr().out
 

@@ -13,13 +13,13 @@ import psutil
 import pytest
 import torch as th
 
+from sb3_ppo_notes.callbacks import Evaluator
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.persistence import GracefulStop
 from tests.tuning.worker_objectives import made_settings, small_space
 from tuning.space.setup import Setup
 from tuning.worker.checkpoints import Checkpoints, Progress
 from tuning.worker.objective import (
-    Evaluator,
     PreemptedError,
     TrainingRun,
     evaluation_seed,
@@ -181,7 +181,7 @@ def test_every_environment_is_closed_however_a_run_ends(tmp_path, environments, 
 
 
 def test_an_environment_that_cannot_be_made_leaves_no_other_open(tmp_path, environments, monkeypatch):
-    def fails(*arguments):
+    def fails(*arguments, **settings):
         raise MemoryError("no room")
 
     monkeypatch.setattr("tuning.worker.objective.Evaluator", fails)
@@ -211,7 +211,7 @@ def test_normalised_training_is_evaluated_in_raw_rewards_and_with_its_statistics
     env.reset()
     for _ in range(50):
         env.step([env.action_space.sample() for _ in range(2)])
-    evaluator = Evaluator("Pendulum-v1", 2, 0, env)
+    evaluator = Evaluator("Pendulum-v1", env, seed=0, n_episodes=2, n_envs=2)
     before = env.obs_rms.mean.copy(), env.ret_rms.mean
 
     class Model:
@@ -220,12 +220,12 @@ def test_normalised_training_is_evaluated_in_raw_rewards_and_with_its_statistics
             np.testing.assert_array_equal(observation, expected)
             return np.zeros((len(observation), 1), dtype=np.float32), None
 
-    value = evaluator.evaluate(Model())
+    value = evaluator.evaluate(Model()).mean_return
     assert -3000 < value < -100  # 200 steps of raw Pendulum rewards
     np.testing.assert_array_equal(env.obs_rms.mean, before[0])
     assert env.ret_rms.mean == before[1]
     np.testing.assert_array_equal(evaluator.env.obs_rms.mean, before[0])
-    assert evaluator.evaluate(Model()) == value  # the same starts every time
+    assert evaluator.evaluate(Model()).mean_return == value  # the same starts every time
     env.close()
     evaluator.close()
 

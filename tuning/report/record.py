@@ -125,7 +125,7 @@ def _tested(trials: Sequence[FrozenTrial], protocol: Protocol, choice: Choice | 
     curves: dict[str, dict[int, dict[int, float]]] = defaultdict(dict)
     by_key = {key_of(trial): trial for trial in trials if trial.state is TrialState.COMPLETE}
     for (arm, seed), score in sorted(job_scores(trials, protocol).items()):
-        # Of an earlier winner, before the search was gone on with, there may be runs too.
+        # A continued search may have runs of an earlier winner, too.
         if arm == winner or not arm.startswith("trial "):
             name = "tuned" if arm == winner else arm
             scores[name][seed] = score

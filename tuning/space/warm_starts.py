@@ -69,9 +69,9 @@ def warm_starts(
 ) -> list[WarmStart]:
     """SB3's defaults, rl_zoo3's entry if it has one, and the user's files, as points of the space.
 
-    What cannot be written as one is told, and never bent into it; a user's file then is an error. A file holds an entry
-    in rl_zoo3's format, under the environment's id or alone; what it does not say is as in ``base``, and then as in
-    SB3.
+    An entry that is no point of it is reported and left out, never changed until it fits; in a user's file that is an
+    error. Such a file holds an entry in rl_zoo3's format, under the environment's id or alone; keys that it lacks are
+    as in ``base``, or else as in SB3.
     """
     sources: list[tuple[str, Mapping[str, Any], bool]] = [("SB3 defaults", {}, False)]
     entry = zoo_entry(env_id, space.algo)

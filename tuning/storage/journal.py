@@ -12,6 +12,8 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 
+from sb3_ppo_notes.persistence.atomic import write_bytes
+
 #: A lock that nobody releases for so long belongs to a dead process.
 LOCK_GRACE_SECONDS = 30
 
@@ -119,7 +121,7 @@ def _is_record(line: bytes) -> bool:
 
 def _keep(path: Path, torn: bytes) -> Path:
     copy = path.with_name(f"{path.name}.torn-{time.time_ns()}")
-    copy.write_bytes(torn)
+    write_bytes(copy, torn)
     print(f"{path.name}: a torn record ({len(torn)} bytes) was cut off and is kept in {copy.name}", file=sys.stderr)
     return copy
 

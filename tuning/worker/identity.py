@@ -20,11 +20,11 @@ from tuning.worker.settings import Settings
 IDENTITY = "identity"
 #: A score depends on these so much that those of another task cannot be compared.
 TASK = ("env", "algo", "n_timesteps")
-#: Whoever makes a study fills it within this many seconds, or has died.
+#: Seconds in which a new study is filled, unless its maker has died.
 CREATION_SECONDS = 10.0
 #: Packages that a result depends on, as pip knows them.
 PACKAGES = ("stable-baselines3", "torch", "gymnasium", "numpy", "optuna", "rl-zoo3")
-WORDS = {"space": "search space", "env": "environment", "algo": "algorithm", "n_timesteps": "length of a trial"}
+PARTS = {"space": "search space", "env": "environment", "algo": "algorithm", "n_timesteps": "length of a trial"}
 
 
 def identity_of(settings: Settings) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def check_identity(name: str, stored: Mapping[str, Any], current: Mapping[str, A
         before, now = stored.get(part), current.get(part)
         if before == now:
             continue
-        what = f"study {name!r} was created with another {WORDS.get(part, part)}"
+        what = f"study {name!r} was created with another {PARTS.get(part, part)}"
         remedy = "; give it another name, or --allow-changed-config"
         if isinstance(before, dict) and isinstance(now, dict):
             keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -88,7 +88,7 @@ def create_or_join(
         )
     if stored != current:
         study.set_user_attr("versions", versions(PACKAGES))
-        study.set_user_attr(IDENTITY, current)  # last: who reads it may rely on all the rest
+        study.set_user_attr(IDENTITY, current)  # last: with it, all the rest is there
     if study.user_attrs.get("budget") != settings.budget:
         study.set_user_attr("budget", settings.budget)
     return study
@@ -117,7 +117,7 @@ def check_comparable(study: optuna.Study, stored: Mapping[str, Any], current: Ma
     for part in TASK:
         if stored.get(part) != current[part]:
             raise ValueError(
-                f"study {study.study_name!r} has trials with another {WORDS[part]} ({_short(stored.get(part))}, now "
+                f"study {study.study_name!r} has trials with another {PARTS[part]} ({_short(stored.get(part))}, now "
                 f"{_short(current[part])}), whose scores cannot be compared; give it another name"
             )
 

@@ -17,9 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_ppo_notes.callbacks import (
     MAX_EPISODE_STEPS,
     EvaluationStoppedError,
-    evaluate_episodes,
-    synchronize_normalizers,
-    with_frozen_normalizers,
+    Evaluator,
 )
 from sb3_ppo_notes.configs.build import make_model
 from sb3_ppo_notes.formulas.checks import NonFiniteError
@@ -92,7 +90,8 @@ def train(run: TrainingRun, control: Control) -> None:
         # Closed whatever happens: a study of a thousand trials must not run out of file descriptors.
         env = training_environments(run.env_id, run.setup, run.seed)
         resources.callback(env.close)
-        evaluator = Evaluator(run.env_id, run.n_eval_episodes, run.eval_seed, env)
+        n_envs = min(run.n_eval_episodes, MOST_ENVIRONMENTS)
+        evaluator = Evaluator(run.env_id, env, seed=run.eval_seed, n_episodes=run.n_eval_episodes, n_envs=n_envs)
         resources.callback(evaluator.close)
         model, progress = control.checkpoints.restore(env) or (build(run, env), Progress())
         control.resume(progress)
@@ -122,28 +121,6 @@ def build(run: TrainingRun, env: VecEnv) -> Any:
     return make_model(CLASSES[run.setup.algo], arguments.pop("policy"), env, arguments)
 
 
-class Evaluator:
-    """Measures a model: the mean return of deterministic episodes in raw rewards, the same starts every time.
-
-    Observations are normalised as in the training environments.
-    """
-
-    def __init__(self, env_id: str, n_episodes: int, seed: int, training: VecEnv):
-        self.n_episodes, self.seed, self._training = n_episodes, seed, training
-        own = make_vec_env(env_id, n_envs=min(n_episodes, MOST_ENVIRONMENTS), seed=seed)
-        self.env: VecEnv = with_frozen_normalizers(own, training)
-
-    def evaluate(self, model: Any) -> float:
-        """The mean return; ``EvaluationStoppedError`` if a signal comes first. Nothing of the model changes."""
-        synchronize_normalizers(self._training, self.env)
-        self.env.seed(self.seed)
-        return float(np.mean(evaluate_episodes(model, self.env, self.n_episodes)[0]))
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.env.close()
-
-
 class EvaluateAtMarks(BaseCallback):
     """Evaluates at each mark, and writes checkpoints between two steps, where a run can go on exactly."""
 
@@ -165,7 +142,7 @@ class EvaluateAtMarks(BaseCallback):
         if mark in self.evaluations:
             return True
         try:
-            value = self.evaluator.evaluate(model)
+            value = self.evaluator.evaluate(model).mean_return
         except EvaluationStoppedError:
             return False
         self.evaluations[mark] = value
@@ -185,7 +162,7 @@ class EvaluateAtMarks(BaseCallback):
         self.model.between_steps.append(self._between_steps)  # type: ignore[attr-defined]
 
     def _between_steps(self) -> bool:
-        if not self._on_step():  # what a signal ended in the run that is gone on with
+        if not self._on_step():  # the evaluation that a signal cut short in the run that this one resumes
             return False
         self.control.count(self.num_timesteps)
         if self.num_timesteps >= self.run.total_timesteps:

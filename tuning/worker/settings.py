@@ -106,8 +106,8 @@ def compiling_pays(setup: Setup, total_timesteps: int) -> bool:
 def sampler_seed(seed: int, index: int) -> int:
     """The seed of the suggestions of one trial; ``index`` counts the trials before it, retries left out.
 
-    Each trial has its own, so that a study that is taken up again goes on instead of repeating its first suggestions,
-    and two workers never suggest alike.
+    Each trial has its own, so that a resumed study does not repeat its first suggestions, and two workers never suggest
+    alike.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:4], "big")
 

@@ -87,7 +87,7 @@ class Worker:
             try:
                 goes_on = step()
             except UpdateFinishedTrialError:
-                # Whoever took the trial over has told its result; there will be another for us.
+                # Its result was stored by the worker that took it over; there will be another trial for us.
                 print(f"a trial of {study.study_name} was taken over by another worker", file=sys.stderr, flush=True)
                 continue
             if not goes_on:

@@ -31,11 +31,7 @@ class WorkerError(ChildProcessError):
 
 
 class Worker:
-    """A running program that trains one arm.
-
-    :param arm: what it trains.
-    :param cache: folder of torch's compiled code, ``None`` for the user's own.
-    """
+    """A running program that trains one arm; ``cache``: folder of torch's compiled code, ``None`` for the user's."""
 
     def __init__(self, arm: Arm, cache: Path | None = None):
         self.arm = arm
@@ -113,7 +109,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def running(arms: Sequence[Arm], caches: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
+def start_workers(arms: Sequence[Arm], caches: Mapping[str, Path]) -> Iterator[dict[str, Worker]]:
     """Programs by the names of their arms, for as long as the block runs; all load their libraries at once.
 
     Each still owes the answer to ``load``. ``caches`` are folders for torch's compiled code, for the arms that shall

@@ -1,4 +1,4 @@
-"""How a benchmark is shown: a table and a bar chart."""
+"""A benchmark as a table and as a bar chart."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,7 +106,7 @@ def draw_bars(summaries: Mapping[str, Summary], title: str, path: Path) -> None:
         # Beside its bar if there is room for half a line, else within.
         within = speed > 0.55 * end
         axes.annotate(
-            f"{speed:,.0f}  ({ratio_words(summary, is_reference=row == 0)})",
+            f"{speed:,.0f}  ({ratio_text(summary, is_reference=row == 0)})",
             (speed, row),
             xytext=(-5 if within else 5, 0),
             textcoords="offset points",
@@ -127,7 +127,7 @@ def draw_bars(summaries: Mapping[str, Summary], title: str, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def ratio_words(summary: Summary, is_reference: bool) -> str:
+def ratio_text(summary: Summary, is_reference: bool) -> str:
     """The ratio and its range."""
     if is_reference:
         return "1.00x"

@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from sb3_ppo_notes.runs.bench.arms import Arm
-from sb3_ppo_notes.runs.bench.process import running
+from sb3_ppo_notes.runs.bench.process import start_workers
 from sb3_ppo_notes.runs.bench.rounds import Round, Summary, measure, summarize
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything measured; what is keyed, by arm.
+    """Everything measured; what is keyed, by arm; ratios are to the first.
 
-    :param arms: in the order of the table's rows; ratios are to the first.
-    :param loaded: versions of the libraries, and threads.
     :param build_seconds: for the model, which no other time contains.
-    :param rounds: in the order of time.
-    :param cold: the warm-up with an empty cache, where there was one.
+    :param cold: the warm-up with an empty cache, if there was one.
     :param evaluations: ``mean`` and ``std`` of the return, and the number of ``episodes``.
     """
 
@@ -63,7 +60,7 @@ def train_all(
     """Measure the arms, each in a program of its own, all ended when this returns or raises.
 
     With ``cold_compile`` what compiles is trained once more before, with an empty cache that the rounds then use.
-    ``tell`` is called before each turn with the arm and the round. One that fails, or did not run as it is called, is an
+    ``tell`` is called before each turn with the arm and the round. One that fails, or did not run as called, is an
     error.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -71,7 +68,7 @@ def train_all(
         compiling = [arm for arm in arms if arm.compiles] if cold_compile else []
         caches = {arm.name: Path(folder, str(i)) for i, arm in enumerate(compiling)}
         cold = {arm.name: _train_once(arm, caches, steps) for arm in compiling}
-        with running(arms, caches) as workers:
+        with start_workers(arms, caches) as workers:
             # All load at the same time, which nothing is measured of; from here on one works and the others wait.
             loaded = {name: worker.receive() for name, worker in workers.items()}
             build_seconds = {name: worker.ask("build")["seconds"] for name, worker in workers.items()}
@@ -82,7 +79,7 @@ def train_all(
 
 
 def _train_once(arm: Arm, caches: dict[str, Path], steps: int) -> dict[str, Any]:
-    with running([arm], caches) as workers:
+    with start_workers([arm], caches) as workers:
         workers[arm.name].receive()
         built = workers[arm.name].ask("build")
         return workers[arm.name].ask("learn", steps=steps) | {"build_seconds": built["seconds"]}

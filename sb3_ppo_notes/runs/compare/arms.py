@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: how an arm is written, and which algorithm it is."""
+"""Arms of a comparison: how they are written, and their algorithms."""
 
 import ast
 import contextlib
@@ -32,7 +32,7 @@ FAMILIES = {
     **{"RecurrentPPO": "ppo_lstm", "TRPO": "trpo", "A2C": "a2c", "NotesA2C": "a2c"},
     **dict.fromkeys(("PPO", "NotesPPO", "MaskablePPO"), "ppo"),
 }
-#: What a comparison gives every arm, and no arm may have for itself.
+#: Arguments that a comparison gives every arm, and no arm may have for itself.
 RESERVED = ("seed", "device", "env", "verbose", "tensorboard_log", "_init_setup_model")
 #: Options of an arm that are no arguments of its constructor.
 OF_THE_TASK = ("n_envs", "normalize")
@@ -40,7 +40,7 @@ OF_THE_TASK = ("n_envs", "normalize")
 
 @dataclass(frozen=True)
 class Arm:
-    """One of those that are compared.
+    """An arm of a comparison.
 
     :param name: as the user wrote it.
     :param target: ``"module:Class"``, or ``"recipe:NAME"``.
@@ -58,12 +58,12 @@ class Arm:
         return name if kind == "recipe" else None
 
 
-def parsed_arms(words: str, algo: str) -> list[Arm]:
+def parse_arms(words: str, algo: str) -> list[Arm]:
     """Arms separated by commas, the baseline first; what looks like ``name=value`` belongs to the arm before it.
 
     :raises ValueError: for an arm that is unknown or named twice, or fewer than two.
 
-    >>> [(arm.target, arm.overrides) for arm in parsed_arms("notes:gamma=0.9,n_steps=8,sb3", "a2c")]
+    >>> [(arm.target, arm.overrides) for arm in parse_arms("notes:gamma=0.9,n_steps=8,sb3", "a2c")]
     [('sb3_ppo_notes:NotesA2C', {'gamma': 0.9, 'n_steps': 8}), ('stable_baselines3:A2C', {})]
     """
     texts: list[str] = []
@@ -77,7 +77,7 @@ def parsed_arms(words: str, algo: str) -> list[Arm]:
     for text in texts:
         if texts.count(text) > 1:
             raise InvalidValueError(f"arms must differ, got {text!r} twice (--a-a compares an arm with itself)")
-    return [_parsed_arm(text, algo) for text in texts]
+    return [_parse_arm(text, algo) for text in texts]
 
 
 def _split(words: str) -> list[str]:
@@ -94,22 +94,22 @@ def _split(words: str) -> list[str]:
     return parts
 
 
-def _parsed_arm(text: str, algo: str) -> Arm:
+def _parse_arm(text: str, algo: str) -> Arm:
     # An argument is a name, "=" and whatever follows; a colon before it ends the arm's own name.
     match = re.fullmatch(r"(.*?)(?::(\s*[A-Za-z_]\w*\s*=.*))?", text, flags=re.S)
     name, options = match.groups() if match else (text, None)
     target = {"sb3": NAMED[f"sb3-{algo}"], "notes": NAMED[f"notes-{algo}"]}.get(name) or NAMED.get(name) or name
     if not options and text.partition(":")[0] in ("sb3", "notes", *NAMED) and ":" in text:
         raise InvalidValueError(f"arms must have options of the form name=value, got {text!r}")
-    arm = Arm(text, target, dict(_parsed_option(text, part) for part in _split(options or "") if part.strip()))
+    arm = Arm(text, target, dict(_parse_option(text, part) for part in _split(options or "") if part.strip()))
     if ":" not in target or (arm.recipe is not None and arm.recipe not in RECIPES):
-        known = ["sb3", "notes", *NAMED, *(f"recipe:{recipe}" for recipe in RECIPES)]
-        hint = did_you_mean(name, known, most=1)
-        raise InvalidValueError(f"arms must be of {', '.join(known)} or module:Class, got {name!r}{hint}")
+        names = ["sb3", "notes", *NAMED, *(f"recipe:{recipe}" for recipe in RECIPES)]
+        hint = did_you_mean(name, names, most=1)
+        raise InvalidValueError(f"arms must be of {', '.join(names)} or module:Class, got {name!r}{hint}")
     return arm
 
 
-def _parsed_option(arm: str, text: str) -> tuple[str, Any]:
+def _parse_option(arm: str, text: str) -> tuple[str, Any]:
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name.isidentifier() or not value:
         raise InvalidValueError(f"arms must have options of the form name=value, got {text!r} in {arm!r}")
@@ -127,12 +127,12 @@ def arm_class(arm: Arm) -> type[BaseAlgorithm]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as ``python -m`` has it, and a console script has not
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        candidate = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise InvalidValueError(f"arms: {arm.name} cannot be imported: {error}") from error
-    if not inspect.isclass(found) or not issubclass(found, BaseAlgorithm):
-        raise InvalidValueError(f"arms must be algorithms of Stable-Baselines3's kind, got {arm.name!r}: {found!r}")
-    return found
+    if not inspect.isclass(candidate) or not issubclass(candidate, BaseAlgorithm):
+        raise InvalidValueError(f"arms must be algorithms of Stable-Baselines3's kind, got {arm.name!r}: {candidate!r}")
+    return candidate
 
 
 def family_of(arm: Arm) -> str | None:
@@ -144,10 +144,10 @@ def family_of(arm: Arm) -> str | None:
 
 def check_options(arm: Arm) -> None:
     """Refuse options that the arm's algorithm does not take, or that all arms have in common."""
-    known = inspect.signature(arm_class(arm).__init__).parameters
+    names = inspect.signature(arm_class(arm).__init__).parameters
     for name in arm.overrides:
         if name in RESERVED:
             raise InvalidValueError(f"arms: {name} is the same for all arms and no option of one, got {arm.name!r}")
-        if name not in known and name not in OF_THE_TASK and "kwargs" not in known:
-            hint = did_you_mean(name, [*known, *OF_THE_TASK], most=1)
+        if name not in names and name not in OF_THE_TASK and "kwargs" not in names:
+            hint = did_you_mean(name, [*names, *OF_THE_TASK], most=1)
             raise InvalidValueError(f"arms: {arm.name} has no argument {name!r}{hint}")

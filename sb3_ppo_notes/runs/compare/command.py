@@ -3,7 +3,6 @@
 With ``--envs`` or ``--arms`` it compares any algorithms on any tasks and ends with a verdict.
 """
 
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,18 +20,19 @@ from sb3_ppo_notes.files import machine, usable_processors
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
 from sb3_ppo_notes.persistence import GracefulStop
-from sb3_ppo_notes.runs.compare.output import Outcome, show, write_files
+from sb3_ppo_notes.runs.compare.outcome import Outcome, apply_protocol
+from sb3_ppo_notes.runs.compare.output import show, write_files
 from sb3_ppo_notes.runs.compare.parity import SideBySide
 from sb3_ppo_notes.runs.compare.plan import Plan, make_plan
-from sb3_ppo_notes.runs.compare.pool import FOLDER, Key, check_outdir, number_done, perform
-from sb3_ppo_notes.runs.compare.results import Results, check_scores, completed_scales
+from sb3_ppo_notes.runs.compare.pool import FOLDER, Key, check_outdir, count_done, run_all
 from sb3_ppo_notes.runs.compare.run import Run
-from sb3_ppo_notes.runs.compare.verdict import a_a_check, judge, summary
-from sb3_ppo_notes.runs.console import INTERRUPTED
+from sb3_ppo_notes.runs.console import INTERRUPTED, command_line
 
-#: What an option of a comparison with a verdict is that was not given.
+#: Defaults of a comparison with a verdict.
 DEFAULTS: dict[str, Any] = {"arms": "sb3,notes", "seeds": 10, "n_eval_episodes": 100}
-#: Likewise without one.
+#: Options of which the command that repeats it is made.
+REPEATED = ("envs", "arms", "algo", "seeds", "total_timesteps", "n_envs", "n_eval_episodes", "a_a")
+#: Without one.
 SIDE_BY_SIDE = {"total_timesteps": 50_000, "seeds": 3, "n_envs": 8, "n_eval_episodes": 20}
 
 
@@ -46,7 +46,7 @@ class Compare:
     env: str = "CartPole-v1"
     """Id of a registered environment."""
     algo: Literal["ppo", "a2c"] = "ppo"
-    """Which algorithm."""
+    """The algorithm."""
     total_timesteps: int | None = None
     """Environment steps of each training run; if not given 50000, for a verdict what rl_zoo3 trains the task for."""
     seeds: int | None = None
@@ -71,7 +71,7 @@ class Compare:
     jobs: int | None = None
     """For a verdict: runs side by side, a process and a thread each; if not given as many as there are cores."""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("comparison"))
-    """Where comparison.json, learning_curves.png and learning_curves.csv go, for a verdict report.html and more."""
+    """Folder for comparison.json, learning_curves.png and learning_curves.csv, for a verdict report.html and more."""
 
     def __call__(self) -> int:
         """Compare.
@@ -121,13 +121,13 @@ def experiment(options: dict[str, Any], outdir: Path, stop: GracefulStop) -> int
     plan = make_plan(**{name: options[name] for name in names})
     runs = plan.runs()
     # What an earlier attempt has left is read before anything is begun, so that it is refused before, too.
-    done_before = number_done(runs, outdir)
+    done_before = count_done(runs, outdir)
     try:
-        outcome = _perform(plan, runs, options, outdir, done_before)
+        outcome = _run_missing(plan, runs, options, outdir, done_before)
         show(outcome, console := Console())
         paths = write_files(outcome, outdir)
     except KeyboardInterrupt:
-        done = number_done(runs, outdir)
+        done = count_done(runs, outdir)
         print(
             f"interrupted: {done} of {len(runs)} runs are done and kept; the same command with --resume goes on",
             file=sys.stderr,
@@ -137,17 +137,17 @@ def experiment(options: dict[str, Any], outdir: Path, stop: GracefulStop) -> int
     return 1 if outcome.is_bad_news else 0
 
 
-def _perform(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Path, done_before: int) -> Outcome:
+def _run_missing(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: Path, done_before: int) -> Outcome:
     jobs = options["jobs"] or usable_processors()
     started, clock = datetime.now(timezone.utc), time.perf_counter()
-    records = perform(runs, outdir, jobs)
+    records = run_all(runs, outdir, jobs)
     for env in plan.envs:
         check_playable([run for run in runs if run.env == env], records, outdir)
         n_cut = sum(record.get("episodes_cut", 0) for key, record in records.items() if key[1] == env)
         if n_cut:
             print(f"note: {n_cut} episodes of {env} were {CUT}", file=sys.stderr)
     about = {
-        "command": command(options, outdir),
+        "command": command_line("compare", {name: options[name] or None for name in REPEATED} | {"outdir": outdir}),
         "options": options | {"outdir": str(outdir)},
         "machine": machine(),
         "jobs": jobs,
@@ -184,35 +184,3 @@ def _check(options: dict[str, Any], outdir: Path) -> None:
     if options["resume"] and not (outdir / FOLDER).is_dir():
         raise InvalidValueError(f"resume needs a folder with runs to go on with, got {outdir}")
     check_outdir(outdir, options["resume"])
-
-
-def apply_protocol(plan: Plan, records: dict[Key, dict[str, Any]], about: dict[str, Any]) -> Outcome:
-    """Judge runs that are done by the protocol.
-
-    :raises ValueError: for a score that is no number, or a missing run.
-    """
-    missing = [run.key for run in plan.runs() if run.key not in records]
-    if missing:
-        arm, env, seed = missing[0]
-        raise InvalidValueError(f"arms must have run the same tasks and seeds: {arm} on {env}, seed {seed} is missing")
-    check_scores(records)
-    arms = [arm.name for arm in plan.arms]
-    scales = completed_scales(plan.scales, arms, plan.seeds, records)
-    results = Results(arms, plan.envs, plan.seeds, records, scales)
-    return Outcome(
-        plan=plan,
-        results=results,
-        summaries=[summary(results, arm) for arm in arms],
-        judgements=[judge(results, arm) for arm in arms[1:]],
-        a_a=a_a_check(results, plan.other_seeds) if plan.other_seeds else None,
-        about=about,
-    )
-
-
-def command(options: dict[str, Any], outdir: Path) -> str:
-    """The command line that does the same again."""
-    words = ["python", "-m", "sb3_ppo_notes", "compare"]
-    for name in ("envs", "arms", "algo", "seeds", "total_timesteps", "n_envs", "n_eval_episodes"):
-        if options[name] is not None:
-            words += [f"--{name.replace('_', '-')}", str(options[name])]
-    return shlex.join([*words, *(["--a-a"] if options["a_a"] else []), "--outdir", str(outdir)])

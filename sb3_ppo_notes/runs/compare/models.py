@@ -1,4 +1,4 @@
-"""What an arm of a comparison is trained with on a task, and the model that is made from it."""
+"""Settings of an arm on a task, and the model that is made from them."""
 
 import inspect
 from dataclasses import dataclass
@@ -18,17 +18,15 @@ from sb3_ppo_notes.policies.masks import METHOD
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.compare.arms import Arm, arm_class, check_options, family_of
 
-#: What the zoo says of a task that is no argument of a constructor.
+#: The zoo's keys that are no arguments of a constructor.
 OF_A_TASK = ("n_envs", "n_timesteps", "normalize", "policy", "atari")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an arm is trained with on a task; plain data, so that it goes into a file and is compared.
+    """Settings of an arm on a task: plain data, so that it goes into a file and is compared.
 
-    :param source: where the values are from.
-    :param n_envs: environments stepped side by side.
-    :param policy: name of a policy.
+    :param source: of the values.
     :param arguments: of the constructor.
     :param normalize: arguments of ``VecNormalize``, ``None`` for none.
     :param atari: arguments of ``AtariWrapper``, ``None`` for none; four frames are stacked with it.
@@ -48,11 +46,11 @@ def settings_of(arm: Arm, env: str) -> Settings:
     The arm's own options come on top; one that cannot be is refused.
     """
     source, tuned = _values_of(arm, env)
-    known = inspect.signature(arm_class(arm).__init__).parameters
-    lacking = sorted(set(tuned) - set(known) - set(OF_A_TASK)) if "kwargs" not in known else []
-    if lacking:
-        source += f", without {', '.join(lacking)}, which it does not take"
-    values = {name: value for name, value in tuned.items() if name not in lacking} | arm.overrides
+    parameters = inspect.signature(arm_class(arm).__init__).parameters
+    missing = sorted(set(tuned) - set(parameters) - set(OF_A_TASK)) if "kwargs" not in parameters else []
+    if missing:
+        source += f", without {', '.join(missing)}, which it does not take"
+    values = {name: value for name, value in tuned.items() if name not in missing} | arm.overrides
     if "policy_kwargs" in values:
         if not isinstance(values["policy_kwargs"], dict):
             raise InvalidTypeError(f"arms: policy_kwargs must be a dict, got {values['policy_kwargs']!r}")
@@ -90,7 +88,7 @@ def _policy_for(env: str, family: str | None) -> str:
     return policy.replace("Policy", "LstmPolicy") if family == "ppo_lstm" else policy
 
 
-def described(arm: Arm, settings: Settings) -> dict[str, str]:
+def describe_settings(arm: Arm, settings: Settings) -> dict[str, str]:
     """The settings as a reader wants to see them; what is not listed is the class's default."""
     values = dict(settings.arguments)
     if arm.recipe is not None:
@@ -109,17 +107,17 @@ def environments(env: str, settings: Settings, n_envs: int, seed: int) -> VecEnv
     check_environment(env)
     # The v5 names skip frames and repeat actions by themselves; the wrappers do so in the zoo.
     plain = dict(frameskip=1, repeat_action_probability=0.0) if env.startswith("ALE/") else {}
-    made = make_vec_env(env, n_envs, seed, env_kwargs=plain, wrapper_class=AtariWrapper, wrapper_kwargs=settings.atari)
-    return VecFrameStack(made, 4)
+    wrapper: dict[str, Any] = dict(wrapper_class=AtariWrapper, wrapper_kwargs=settings.atari)
+    return VecFrameStack(make_vec_env(env, n_envs, seed, env_kwargs=plain, **wrapper), 4)
 
 
 def build(arm: Arm, env: str, settings: Settings, seed: int) -> BaseAlgorithm:
     """A model that is ready to learn, with its environments."""
-    made = environments(env, settings, settings.n_envs, seed)
+    vec_env = environments(env, settings, settings.n_envs, seed)
     if settings.normalize is not None and arm.recipe is None:
-        made = VecNormalize(made, **settings.normalize)
+        vec_env = VecNormalize(vec_env, **settings.normalize)
     arguments = {**settings.arguments, "seed": seed, "device": "cpu"}
-    model: BaseAlgorithm = make_model(arm_class(arm), settings.policy, made, arguments, arm.recipe)
+    model: BaseAlgorithm = make_model(arm_class(arm), settings.policy, vec_env, arguments, arm.recipe)
     return model
 
 
@@ -132,9 +130,9 @@ def check_buildable(arm: Arm, env: str) -> Settings:
     settings = settings_of(arm, env)
     try:
         model = build(arm, env, settings, seed=0)
-        made: Any = model.env
-        has_masks = made.has_attr(METHOD)
-        made.close()
+        vec_env: Any = model.env
+        has_masks = vec_env.has_attr(METHOD)
+        vec_env.close()
     # Whatever a constructor raises: TypeError, ValueError, AssertionError, …
     except Exception as error:
         if environment_error(error) is not None:

@@ -1,4 +1,4 @@
-"""What a verdict says in words, for somebody who has not read the protocol."""
+"""Verdicts in words, for somebody who has not read the protocol."""
 
 from sb3_ppo_notes.formulas.statistics import (
     MARGIN,
@@ -14,10 +14,10 @@ from sb3_ppo_notes.runs.compare.results import Results
 HARDLY_ABOVE_RANDOM = 0.1
 
 
-def counted(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """A number of things, in the plural if there is not one.
 
-    >>> counted(1, "seed"), counted(10, "seed")
+    >>> plural(1, "seed"), plural(10, "seed")
     ('1 seed', '10 seeds')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -25,8 +25,8 @@ def counted(number: int, noun: str) -> str:
 
 def headline(results: Results, verdict: str | None, identical: bool) -> str:
     """The verdict in a line; it is ``None`` where none can be given."""
-    seeds = f"all {counted(len(results.seeds), 'seed')}"
-    same = f"identical, bit for bit, on {seeds} of {counted(len(results.envs), 'task')}"
+    seeds = f"all {plural(len(results.seeds), 'seed')}"
+    same = f"identical, bit for bit, on {seeds} of {plural(len(results.envs), 'task')}"
     if verdict is None:
         return f"no verdict{': ' + same if identical else ''}"
     if identical:
@@ -45,16 +45,16 @@ def meaning(
             "evaluation episode: there is no difference for statistics to find."
         )
     elif numbers is not None and verdict is not None:
-        sentences += _explained(results, candidate, baseline, numbers)
+        sentences += _explain(results, candidate, baseline, numbers)
     if numbers is None:
         sentences.append(
             f"Fewer than {SEEDS_TO_REPORT} seeds show the numbers and allow no verdict: two groups of so few runs of "
             "one and the same algorithm often look different."
         )
-    elif results.unlearnt():
+    elif results.unlearnt_tasks():
         sentences.append(
-            f"No arm does better than a random policy on {', '.join(results.unlearnt())}: there is nothing to compare. "
-            "Train for longer, or choose other hyperparameters."
+            f"No arm does better than a random policy on {', '.join(results.unlearnt_tasks())}: there is nothing to "
+            "compare. Train for longer, or choose other hyperparameters."
         )
     elif max(float(iqm(results.scores(arm))) for arm in (candidate, baseline)) < HARDLY_ABOVE_RANDOM:
         sentences.append("Neither arm does much better than a random policy, so that this says little.")
@@ -66,8 +66,8 @@ def meaning(
     return tuple(sentences)
 
 
-def _explained(results: Results, candidate: str, baseline: str, numbers: Comparison) -> list[str]:
-    low, high = (signed(end) for end in numbers.difference_interval)
+def _explain(results: Results, candidate: str, baseline: str, numbers: Comparison) -> list[str]:
+    low, high = (with_sign(end) for end in numbers.difference_interval)
     reach = f"the difference of the scores lies between {low} and {high} with 95 % confidence"
     scale = "on a scale from 0, a random policy, to 1, the reference"
     reasons = _reasons(results, candidate, numbers)
@@ -86,13 +86,13 @@ def _explained(results: Results, candidate: str, baseline: str, numbers: Compari
     return [*sentences, f"{reasons}."] if reasons else sentences
 
 
-def signed(number: float) -> str:
+def with_sign(number: float) -> str:
     """A difference of scores with its sign and three decimals."""
     return f"{number:+.3f}"
 
 
 def _reasons(results: Results, candidate: str, numbers: Comparison) -> str:
-    """Which of the rule's questions were answered against the candidate."""
+    """The rule's questions that were answered against the candidate."""
     reasons = []
     if numbers.difference_interval[1] < 0:
         reasons.append("all of the difference's interval is below 0")
@@ -105,6 +105,6 @@ def _reasons(results: Results, candidate: str, numbers: Comparison) -> str:
             reasons.append(f"it is worse on {env} (Welch's test, p = {p_value:.2g} after Holm's correction)")
     if numbers.failed_runs[0] > numbers.failed_runs[1]:
         reasons.append(
-            f"{counted(numbers.failed_runs[0], 'run')} of {candidate} failed, of the baseline {numbers.failed_runs[1]}"
+            f"{plural(numbers.failed_runs[0], 'run')} of {candidate} failed, of the baseline {numbers.failed_runs[1]}"
         )
     return "; ".join(reasons)

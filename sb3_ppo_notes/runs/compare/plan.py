@@ -1,4 +1,4 @@
-"""What a comparison is going to do: which runs, in which order, with what; and all that is refused before it begins."""
+"""The plan of a comparison: its runs in their order, and all that is refused before it begins."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sb3_ppo_notes.configs.build import check_environment
 from sb3_ppo_notes.configs.tuned import Scale, budget, scale
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.runs.compare.arms import Arm, family_of, parsed_arms
+from sb3_ppo_notes.runs.compare.arms import Arm, family_of, parse_arms
 from sb3_ppo_notes.runs.compare.models import Settings, check_buildable
 from sb3_ppo_notes.runs.compare.run import RANDOM, Run
 
@@ -19,11 +19,9 @@ class Plan:
     """A comparison that can begin.
 
     :param arms: the baseline first.
-    :param envs: the tasks.
     :param seeds: by which all arms are judged.
     :param other_seeds: of the baseline, for the A/A check; empty for none.
     :param budgets: environment steps of a run, by task.
-    :param n_eval_episodes: of the evaluation after each training.
     :param settings: by arm and task.
     :param scales: by task, as far as they are known.
     """
@@ -78,7 +76,7 @@ def make_plan(
         raise InvalidValueError(f"envs must be ids of environments separated by commas, each once, got {envs!r}")
     for name in names:
         check_environment(name)
-    parsed = parsed_arms(arms, algo)
+    parsed = parse_arms(arms, algo)
     if n_envs is not None:
         parsed = [Arm(arm.name, arm.target, {"n_envs": n_envs} | arm.overrides) for arm in parsed]
     settings = {(arm.name, env): check_buildable(arm, env) for arm in parsed for env in names}

@@ -62,10 +62,25 @@ def _axes_grid(number: int, height: float, narrow: bool, share_names: bool = Fal
     columns = 1 if narrow else min(number, 2)
     rows = -(-number // columns)
     figure = Figure(figsize=(NARROW_WIDTH if narrow else WIDTH, height * rows), layout="constrained")
-    made = list(figure.subplots(rows, columns, squeeze=False, sharey=share_names).ravel())
-    for axes in made[number:]:
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=share_names).ravel())
+    for axes in panels[number:]:
         axes.remove()
-    return figure, made[:number]
+    return figure, panels[:number]
+
+
+def _step_axis(axes: Axes, name: str = "") -> None:
+    axes.set_xlabel(name)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.locator_params(axis="x", nbins=5)
+    _plain(axes)
+
+
+def _line(axes: Axes, rows: Sequence[Row], arm: str, index: int, across: str, middle: str) -> None:
+    """One arm's line and its band from ``low`` to ``high``."""
+    style, x = line_style(index), _column(rows, across)
+    low, high = _column(rows, "low"), _column(rows, "high")
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.plot(x, _column(rows, middle), label=label(arm), **style)
 
 
 def _legend(figure: Figure, axes: Axes, narrow: bool) -> None:
@@ -101,16 +116,9 @@ def learning_curves(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str
     figure, panels = _axes_grid(len(envs), 3.0, narrow)
     for axes, env in zip(panels, envs, strict=True):
         for index, arm in enumerate(arms):
-            of_arm = _of(rows, env=env, arm=arm)
-            style, steps = line_style(index), _column(of_arm, "steps")
-            axes.fill_between(
-                steps, _column(of_arm, "low"), _column(of_arm, "high"), color=style["color"], alpha=0.15, linewidth=0
-            )
-            axes.plot(steps, _column(of_arm, "iqm"), label=label(arm), **style)
-        axes.set(title=env, xlabel="environment steps", ylabel="return while training")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="x", nbins=5)
-        _plain(axes)
+            _line(axes, _of(rows, env=env, arm=arm), arm, index, "steps", "iqm")
+        axes.set(title=env, ylabel="return while training")
+        _step_axis(axes, "environment steps")
     _legend(figure, panels[0], narrow)
     return figure
 
@@ -119,11 +127,7 @@ def profiles(rows: Sequence[Row], arms: Sequence[str], narrow: bool = False) -> 
     """Share of runs above each score, from ``profile_rows``."""
     figure, (axes,) = _axes_grid(1, 3.4, narrow)
     for index, arm in enumerate(arms):
-        of_arm = _of(rows, arm=arm)
-        style, thresholds = line_style(index), _column(of_arm, "threshold")
-        bounds = _column(of_arm, "low"), _column(of_arm, "high")
-        axes.fill_between(thresholds, *bounds, color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(thresholds, _column(of_arm, "share"), label=label(arm), **style)
+        _line(axes, _of(rows, arm=arm), arm, index, "threshold", "share")
     axes.set(xlabel="score (0: random policy, 1: reference)", ylabel="share of runs above it", ylim=(-0.03, 1.03))
     _plain(axes)
     _legend(figure, axes, narrow)
@@ -157,17 +161,11 @@ def diagnostics(rows: Sequence[Row], env: str, arms: Sequence[str], narrow: bool
     figure, panels = _axes_grid(len(TITLES), 2.0 if narrow else 2.3, narrow)
     for axes, (metric, title) in zip(panels, TITLES.items(), strict=True):
         for index, arm in enumerate(arms):
-            of_arm = _of(rows, env=env, arm=arm, metric=metric)
-            style, steps = line_style(index), _column(of_arm, "steps")
-            bounds = _column(of_arm, "low"), _column(of_arm, "high")
-            axes.fill_between(steps, *bounds, color=style["color"], alpha=0.15, linewidth=0)
-            axes.plot(steps, _column(of_arm, "median"), label=label(arm), **style)
+            _line(axes, _of(rows, env=env, arm=arm, metric=metric), arm, index, "steps", "median")
         if not _of(rows, env=env, metric=metric):
             axes.text(0.5, 0.5, "no arm logs it", transform=axes.transAxes, ha="center", color="grey")
         axes.set_title(title, fontsize=10)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="x", nbins=5)
-        _plain(axes)
+        _step_axis(axes)
     for axes in panels[-1 if narrow else -2 :]:
         axes.set_xlabel("environment steps")
     figure.suptitle(env)
@@ -191,10 +189,8 @@ def speeds(rows: Sequence[Row], envs: Sequence[str], arms: Sequence[str], narrow
             axes.text(1.04 * longest, place, words, va="center", fontsize=9)
         _names(axes, arms, narrow)
         # Room for the words, to the right of every bar.
-        axes.set(title=env, xlabel="environment steps per second", xlim=(0, 1.45 * longest))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="x", nbins=5)
-        _plain(axes)
+        axes.set(title=env, xlim=(0, 1.45 * longest))
+        _step_axis(axes, "environment steps per second")
     return figure
 
 

@@ -56,7 +56,7 @@ def read_records(runs: Sequence[Run], outdir: Path) -> dict[Key, dict[str, Any]]
     return records
 
 
-def number_done(runs: Sequence[Run], outdir: Path) -> int:
+def count_done(runs: Sequence[Run], outdir: Path) -> int:
     """Runs that need not be repeated: finished, or failed by themselves; one that was killed has not."""
     return sum(record["status"] != KILLED for record in read_records(runs, outdir).values())
 
@@ -67,12 +67,12 @@ def _read(run: Run, path: Path) -> dict[str, Any]:
 
     try:
         record: dict[str, Any] = json.loads(path.read_text(), parse_constant=refuse)
-        made, status = record["run"], record["status"]
+        identity, status = record["run"], record["status"]
     except NonFiniteError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidValueError(f"outdir: {path} is not the file of a run; remove it to repeat the run") from error
-    difference = first_difference(made, run.identity())
+    difference = first_difference(identity, run.identity())
     if difference is not None:
         name, was, now = difference
         arm, env, seed = run.key
@@ -92,13 +92,13 @@ def first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, An
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return None if one == other else (name, one, other)
     for key in sorted({*one, *other}):
-        found = first_difference(one.get(key), other.get(key), f"{name}.{key}" if name else str(key))
-        if found is not None:
-            return found
+        difference = first_difference(one.get(key), other.get(key), f"{name}.{key}" if name else str(key))
+        if difference is not None:
+            return difference
     return None
 
 
-def perform(runs: Sequence[Run], outdir: Path, jobs: int) -> dict[Key, dict[str, Any]]:
+def run_all(runs: Sequence[Run], outdir: Path, jobs: int) -> dict[Key, dict[str, Any]]:
     """Do the runs that are not done yet, ``jobs`` side by side, and give the records of all."""
     records = read_records(runs, outdir)
     records = {key: record for key, record in records.items() if record["status"] != KILLED}
@@ -107,7 +107,7 @@ def perform(runs: Sequence[Run], outdir: Path, jobs: int) -> dict[Key, dict[str,
         folder = outdir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         with RunsProgress(missing, done=len(records), total=len(runs)) as progress:
-            _perform(missing, folder, jobs, progress)
+            _run_missing(missing, folder, jobs, progress)
     return read_records(runs, outdir)
 
 
@@ -116,10 +116,10 @@ class _Child:
 
     def __init__(self, context: Any, run: Run, folder: Path):
         self.run, self._folder = run, folder
-        self.connection, theirs = context.Pipe(duplex=False)
-        self.process = context.Process(target=compare_run.main, args=(run, folder, theirs), daemon=True)
+        self.connection, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=compare_run.main, args=(run, folder, sender), daemon=True)
         self.process.start()
-        theirs.close()
+        sender.close()
         self.steps = 0
 
     def hear(self) -> int:
@@ -140,8 +140,10 @@ class _Child:
             code = self.process.exitcode or 0
             error = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             log = (self._folder / self.run.path).with_suffix(".log")
-            said = log.read_text(errors="replace") if log.exists() else ""
-            write_record(self.run, {"status": KILLED, "error": f"the process {error}", "traceback": said}, self._folder)
+            log_text = log.read_text(errors="replace") if log.exists() else ""
+            write_record(
+                self.run, {"status": KILLED, "error": f"the process {error}", "traceback": log_text}, self._folder
+            )
 
     def end(self) -> None:
         """Kill it, and keep nothing."""
@@ -149,7 +151,7 @@ class _Child:
         self.process.join()
 
 
-def _perform(runs: Sequence[Run], folder: Path, jobs: int, progress: "RunsProgress") -> None:
+def _run_missing(runs: Sequence[Run], folder: Path, jobs: int, progress: "RunsProgress") -> None:
     waiting, children = deque(runs), list[_Child]()
     for run in runs:
         (folder / run.path).unlink(missing_ok=True)
@@ -197,13 +199,7 @@ def _context() -> Iterator[Any]:
 
 
 class RunsProgress(ProgressBar):
-    """A progress bar over environment steps: runs done, steps per second, time left. Shown on a terminal only.
-
-    :param runs: that are to be done.
-    :param done: runs that are done already.
-    :param total: runs of the whole comparison.
-    :param console: where it is drawn, ``None`` for the standard error.
-    """
+    """A progress bar over environment steps: runs done, of ``total``; steps per second; time left."""
 
     def __init__(self, runs: Sequence[Run], done: int, total: int, console: Console | None = None):
         super().__init__(

@@ -1,4 +1,4 @@
-"""What a comparison has found, as matrices: scores ``[seeds, tasks]`` and curves ``[seeds, points]`` of each arm."""
+"""Results of a comparison as matrices: scores ``[seeds, tasks]`` and curves ``[seeds, points]`` of each arm."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,12 @@ from sb3_ppo_notes.runs.compare.run import FINISHED, POINTS, RANDOM
 RESAMPLES_OF_PLOTS = 2000
 #: Seed of every bootstrap, so that the same scores have the same intervals.
 BOOTSTRAP_SEED = 0
-#: Which seconds of a record a speed is by.
+#: Seconds of a record by which a speed is taken.
 SPEEDS = {"steps_per_second": "train_seconds", "steps_per_cpu_second": "cpu_seconds"}
 
 
 class Estimate(NamedTuple):
-    """A number and its 95 % bootstrap interval.
-
-    :param value: of the runs.
-    :param low: lower end.
-    :param high: upper end.
-    """
+    """A number and its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -36,14 +31,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """All runs of a comparison.
-
-    :param arms: names; the first is the baseline.
-    :param envs: the tasks.
-    :param seeds: of every arm on every task.
-    :param records: by arm, task and seed.
-    :param scales: what 0 and 1 mean, by task; complete.
-    """
+    """All runs of a comparison: records by arm, task and seed, the baseline first, the scales complete."""
 
     arms: Sequence[str]
     envs: Sequence[str]
@@ -79,7 +67,7 @@ class Results:
         return normalized_scores(raw, low, high)
 
     def curves(self, arm: str, env: str, name: str) -> FloatArray:
-        """The return, or a quantity of ``run.WATCHED``, while training: ``[seeds, POINTS]``, NaN where nothing was seen.
+        """The return, or a quantity of ``run.WATCHED``, while training: ``[seeds, POINTS]``, NaN where unknown.
 
         Returns have no gaps: each goes on until the next one, and a run that failed has a random policy's.
         """
@@ -89,7 +77,7 @@ class Results:
             row = np.array(record.get("curves", {}).get(name, [None] * POINTS), dtype=float)
             if name == "return":
                 is_failed = self.is_failed(arm, env, seed)
-                row = without_gaps(row, float(self.scales[env].random or 0.0) if is_failed else record["score"])
+                row = fill_gaps(row, float(self.scales[env].random or 0.0) if is_failed else record["score"])
             rows.append(row)
         return np.stack(rows)
 
@@ -100,7 +88,7 @@ class Results:
             return np.array([record["steps"] / record[SPEEDS[name]] for record in finished], dtype=float)
         return np.array([record[name] for record in finished], dtype=float)
 
-    def unlearnt(self) -> list[str]:
+    def unlearnt_tasks(self) -> list[str]:
         """Tasks without a published scale on which no arm does better than a random policy."""
         return [env for env in self.envs if self.scales[env].source == NO_SCALE]
 
@@ -108,12 +96,12 @@ class Results:
 NO_SCALE = "none: no arm does better than a random policy"
 
 
-def completed_scales(
-    known: Mapping[str, Scale], arms: Sequence[str], seeds: Sequence[int], records: Mapping[Key, dict[str, Any]]
+def complete_scales(
+    scales: Mapping[str, Scale], arms: Sequence[str], seeds: Sequence[int], records: Mapping[Key, dict[str, Any]]
 ) -> dict[str, Scale]:
     """The scales with what had to be measured, without ``None``; refused if the random policy could not be measured."""
-    scales = {}
-    for env, scale in known.items():
+    complete = {}
+    for env, scale in scales.items():
         random, reference, source = scale.random, scale.reference, scale.source
         if random is None:
             measured = records[(RANDOM, env, 0)]
@@ -128,8 +116,8 @@ def completed_scales(
         if reference <= random:
             # Any scale will do: there is nothing to be measured with it, and nothing is claimed.
             reference, source = random + 1.0, NO_SCALE
-        scales[env] = Scale(random, reference, source)
-    return scales
+        complete[env] = Scale(random, reference, source)
+    return complete
 
 
 def check_scores(records: Mapping[Key, dict[str, Any]]) -> None:
@@ -140,19 +128,19 @@ def check_scores(records: Mapping[Key, dict[str, Any]]) -> None:
             raise NonFiniteError(f"scores must be finite, got {score} for {arm} on {env}, seed {seed}")
 
 
-def without_gaps(curve: FloatArray, otherwise: float) -> FloatArray:
+def fill_gaps(curve: FloatArray, otherwise: float) -> FloatArray:
     """A curve ``[K]`` in which each value goes on until the next one, and the first one began at once.
 
     ``otherwise`` stands in for a curve of NaN only.
 
-    >>> without_gaps(np.array([np.nan, 2.0, np.nan, 3.0]), otherwise=0.0).tolist()
+    >>> fill_gaps(np.array([np.nan, 2.0, np.nan, 3.0]), otherwise=0.0).tolist()
     [2.0, 2.0, 2.0, 3.0]
     """
-    known = np.flatnonzero(np.isfinite(curve))
-    if len(known) == 0:
+    places = np.flatnonzero(np.isfinite(curve))
+    if len(places) == 0:
         return np.full_like(curve, otherwise)
-    latest = np.maximum(np.searchsorted(known, np.arange(len(curve)), side="right") - 1, 0)
-    return np.asarray(curve[known[latest]])
+    latest = np.maximum(np.searchsorted(places, np.arange(len(curve)), side="right") - 1, 0)
+    return np.asarray(curve[places[latest]])
 
 
 def iqm_of_columns(values: FloatArray) -> FloatArray:

@@ -1,6 +1,6 @@
 """The rows behind every plot of a comparison: what is drawn, and what goes into its CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ def run_rows(results: Results) -> list[Row]:
     return rows
 
 
-def curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+def curve_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
     """Learning curves: interquartile mean over seeds of the training returns, with pointwise intervals."""
     rows = []
     for env in results.envs:
@@ -67,15 +67,15 @@ def grid(budget: int) -> list[int]:
     return [round(budget * (point + 1) / POINTS) for point in range(POINTS)]
 
 
-def seed_curve_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+def seed_curve_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
     """The curves of each run as they were; nothing where nothing was seen."""
     rows = []
     for arm, env in ((arm, env) for arm in results.arms for env in results.envs):
         for seed in results.seeds:
             curves = results.record(arm, env, seed).get("curves", {})
             for point, steps in enumerate(grid(budgets[env])):
-                seen = {name: curves.get(name, [None] * POINTS)[point] for name in ("return", *WATCHED)}
-                rows.append({"arm": arm, "env": env, "seed": seed, "steps": steps, **seen})
+                values = {name: curves.get(name, [None] * POINTS)[point] for name in ("return", *WATCHED)}
+                rows.append({"arm": arm, "env": env, "seed": seed, "steps": steps, **values})
     return rows
 
 
@@ -94,15 +94,15 @@ def profile_rows(results: Results) -> list[Row]:
     return rows
 
 
-def diagnostics_rows(results: Results, budgets: dict[str, int]) -> list[Row]:
+def diagnostics_rows(results: Results, budgets: Mapping[str, int]) -> list[Row]:
     """KL, entropy, clip fraction and explained variance while training: median and quartiles over seeds."""
     rows = []
     for env, arm, name in ((env, arm, name) for env in results.envs for arm in results.arms for name in WATCHED):
         values = results.curves(arm, env, name)
         for point, steps in enumerate(grid(budgets[env])):
-            seen = values[np.isfinite(values[:, point]), point]
-            if len(seen):
-                low, median, high = np.quantile(seen, [0.25, 0.5, 0.75])
+            finite = values[np.isfinite(values[:, point]), point]
+            if len(finite):
+                low, median, high = np.quantile(finite, [0.25, 0.5, 0.75])
                 quartiles = {"median": float(median), "low": float(low), "high": float(high)}
                 rows.append({"env": env, "arm": arm, "metric": name, "steps": steps, **quartiles})
     return rows
@@ -114,9 +114,9 @@ def speed_rows(results: Results) -> list[Row]:
     for env in results.envs:
         for arm in results.arms:
             speeds = results.numbers(arm, env, "steps_per_second")[:, np.newaxis]
-            found = estimate(_median, speeds) if len(speeds) >= 2 else None
+            result = estimate(_median, speeds) if len(speeds) >= 2 else None
             seconds = results.numbers(arm, env, "train_seconds")
-            numbers = (None, None, None) if found is None else tuple(found)
+            numbers = (None, None, None) if result is None else tuple(result)
             row = dict(zip(("steps_per_second", "low", "high"), numbers, strict=True))
             seconds_each = float(np.median(seconds)) if len(seconds) else None
             rows.append({"env": env, "arm": arm, "runs": len(speeds), **row, "train_seconds": seconds_each})

@@ -23,8 +23,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import files
-from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, BoundedEpisodes, MaskedPredictor, play_episodes
-from sb3_ppo_notes.callbacks.watching import with_frozen_normalizers
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    BoundedEpisodes,
+    MaskedPredictor,
+    play_episodes,
+    with_frozen_normalizers,
+)
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.masks import METHOD, collect_masks
@@ -36,7 +41,7 @@ from sb3_ppo_notes.runs.compare.models import Settings, always_masks, build, env
 POINTS = 40
 #: Environments of an evaluation, at most: its episodes are spread over them.
 EVALUATION_ENVS = 10
-#: What SB3's loggers call what is watched, the first that an algorithm has, and its sign.
+#: Names in SB3's loggers of the quantities that are watched, and their signs; the first that an algorithm has counts.
 WATCHED: dict[str, tuple[tuple[str, int], ...]] = {
     "kl": (("train/approx_kl", 1), ("train/kl_divergence_loss", 1)),
     "entropy": (("train/entropy_loss", -1),),
@@ -44,7 +49,7 @@ WATCHED: dict[str, tuple[tuple[str, int], ...]] = {
     "explained_variance": (("train/explained_variance", 1),),
 }
 PACKAGES = ("stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy", "ale_py", "mujoco", "box2d")
-#: How a run can end. ``killed`` says nothing of the algorithm, so that ``--resume`` repeats it.
+#: Ends of a run. ``killed`` says nothing of the algorithm, so that ``--resume`` repeats it.
 FINISHED, FAILED, KILLED = "finished", "failed", "killed"
 #: The name under which a random policy is measured, where no scale is known.
 RANDOM = "random policy"
@@ -52,15 +57,7 @@ RANDOM = "random policy"
 
 @dataclass(frozen=True)
 class Run:
-    """One training with one seed, or the measurement of a random policy.
-
-    :param arm: who is trained; ``None`` for a random policy.
-    :param env: id of a registered environment.
-    :param seed: of all random generators.
-    :param total_timesteps: environment steps of the training.
-    :param n_eval_episodes: episodes of the evaluation afterwards.
-    :param settings: of the arm on this task.
-    """
+    """One training with one seed, or, without an arm, the measurement of a random policy."""
 
     arm: Arm | None
     env: str
@@ -71,7 +68,7 @@ class Run:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from the comparison's other runs: arm, task, seed."""
+        """Arm, task, seed: unique in the comparison."""
         return (RANDOM if self.arm is None else self.arm.name, self.env, self.seed)
 
     @property
@@ -89,7 +86,7 @@ class Run:
 
 @cache
 def versions() -> dict[str, str]:
-    """What a run depends on beside its settings."""
+    """Versions of all that a run depends on."""
     return files.versions(PACKAGES)
 
 
@@ -106,7 +103,7 @@ def main(run: Run, folder: Path, tell: Any) -> None:
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
     th.set_num_threads(1)
-    record = performed(run, tell.send)
+    record = perform(run, tell.send)
     write_record(run, record, folder)
     if record["status"] == FINISHED or log.stat().st_size == 0:
         # Where open files cannot be removed it stays.
@@ -124,7 +121,7 @@ def write_record(run: Run, record: dict[str, Any], folder: Path) -> None:
     files.write_json(folder / run.path, {"run": run.identity(), **record}, indent=None)
 
 
-def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
+def perform(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
     """The record of a run: its scores, or how it failed. ``tell`` hears the environment steps so far."""
     try:
         if run.arm is None:
@@ -132,7 +129,7 @@ def performed(run: Run, tell: Callable[[int], object]) -> dict[str, Any]:
         watch = _Watch(tell)
         record, _, episodes = train(run, run.arm, watch)
         curves = watch.curves(run.total_timesteps)
-        curves["return"] = binned(episodes.timesteps, episodes.returns, run.total_timesteps)
+        curves["return"] = bin_means(episodes.timesteps, episodes.returns, run.total_timesteps)
         return {"status": FINISHED, **record, "curves": curves}
     # A run that raises has failed, and the others go on.
     except Exception as error:
@@ -223,12 +220,12 @@ def digest(model: BaseAlgorithm) -> str:
     return fingerprint.hexdigest()
 
 
-def binned(timesteps: Any, values: Any, total_timesteps: int) -> list[float | None]:
+def bin_means(timesteps: Any, values: Any, total_timesteps: int) -> list[float | None]:
     """Means over equal parts of the budget, ``[POINTS]``; ``None`` where there is nothing, or NaN only.
 
     Steps beyond the budget count for its last part.
 
-    >>> binned([10, 20, 800, 2000], [1.0, 3.0, 5.0, 7.0], total_timesteps=800)[:2]
+    >>> bin_means([10, 20, 800, 2000], [1.0, 3.0, 5.0, 7.0], total_timesteps=800)[:2]
     [2.0, None]
     """
     timesteps, values = np.asarray(timesteps, float), np.asarray(values, float)
@@ -269,5 +266,5 @@ class _Watch(BaseCallback):
         curves = {}
         for name, seen in self._seen.items():
             steps, values = zip(*seen, strict=True) if seen else ((), ())
-            curves[name] = binned(steps, values, total_timesteps)
+            curves[name] = bin_means(steps, values, total_timesteps)
         return curves

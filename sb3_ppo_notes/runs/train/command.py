@@ -33,17 +33,17 @@ from sb3_ppo_notes.runs.train.folder import (
     CONFIG,
     MODEL,
     VIDEOS,
-    checked_folder,
+    check_folders,
     deepest_folder,
     new_folder,
     remove_run,
     save_model,
 )
 from sb3_ppo_notes.runs.train.log import RunState, run_logger
-from sb3_ppo_notes.runs.train.resume import Resumed, check_alone, check_run, resumed
+from sb3_ppo_notes.runs.train.resume import ResumedRun, check_alone, check_run, resume_run
 from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
-#: How many checkpoints of a run stay.
+#: Checkpoints of a run that stay.
 KEPT = 3
 
 
@@ -54,7 +54,7 @@ class Train:
     env: str | None = None
     """Id of a registered environment; the configuration's, or CartPole-v1."""
     algo: Literal["ppo", "a2c"] | None = None
-    """Which algorithm; a configuration or a recipe knows its own, else ppo."""
+    """The algorithm; a configuration or a recipe knows its own, else ppo."""
     recipe: str | None = None
     """A seed system: skrl, batch_ppo, spinning_up, moral_rl, minimal_rl or tsukurinagara."""
     config: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.yaml")] = None
@@ -77,7 +77,7 @@ class Train:
     exclude: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
     """Weights whose names this matches from their beginning are not counted."""
     logdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("logs"))
-    """Where the run gets a folder of its own, <time>-<config>."""
+    """The folder in which the run gets one of its own, <time>-<config>."""
     outdir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run's own folder, new or empty, in place of one in LOGDIR."""
     checkpoint_every: int | None = None
@@ -94,10 +94,10 @@ class Train:
         """
         th.set_num_threads(1)
         with GracefulStop() as stop:
-            return self._begun(stop) if self.resume is None else self._resumed(self.resume, stop)
+            return self._begin(stop) if self.resume is None else self._resume(self.resume, stop)
 
-    def _begun(self, stop: GracefulStop) -> int:
-        checked_folder(self.logdir, self.outdir)
+    def _begin(self, stop: GracefulStop) -> int:
+        check_folders(self.logdir, self.outdir)
         config, notes = resolve_config(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
         if config.video_every is not None:
             render_headless()
@@ -115,25 +115,25 @@ class Train:
             (folder / CHECKPOINTS).mkdir()
             console.print(weights_table(model.policy, self.exclude))
             with FolderLock(folder / CHECKPOINTS):
-                return _trained(Resumed(config, model, RunState(), config.total_timesteps), folder, stop, console)
+                return _train(ResumedRun(config, model, RunState(), config.total_timesteps), folder, stop, console)
         except (Exception, SystemExit):
             if model._n_updates == 0:
                 remove_run(folder, existing)  # nothing was learned: the same command can be given again
             raise
 
-    def _resumed(self, folder: Path, stop: GracefulStop) -> int:
+    def _resume(self, folder: Path, stop: GracefulStop) -> int:
         check_alone(vars(self), vars(Train()))
         check_run(folder)
         with FolderLock(folder / CHECKPOINTS):
-            run = resumed(folder, self.total_timesteps)
+            run = resume_run(folder, self.total_timesteps)
             if run.config.video_every is not None:
                 render_headless()
             console = Console()
             console.print(str(run.model.resume_report), soft_wrap=True, markup=False, highlight=False)
-            return _trained(run, folder, stop, console)
+            return _train(run, folder, stop, console)
 
 
-def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -> int:
+def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console) -> int:
     """From where the run is to its end, or to a signal."""
     config, model = run.config, run.model
     is_new = model.on_resume is None
@@ -150,7 +150,7 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
             on_result=lambda result: progress.describe(f"{config.name} (return {result.mean:.1f})"),
         )
         keeping = ExactCheckpoint(config.checkpoint_every or sys.maxsize, keep=KEPT, path=folder / CHECKPOINTS)
-        own = [evaluation, *_asked_for(config, folder), run.state, keeping, StopOnSignal(stop)]
+        own = [evaluation, *_optional_callbacks(config, folder), run.state, keeping, StopOnSignal(stop)]
         callbacks = CallbackList([progress.callback(), *own])
         with _closing(model, own):
             try:
@@ -158,16 +158,16 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
                 is_in_rollout = model._paused_at is not None or model._unfinished_step is not None
                 is_cut = model.num_timesteps < run.total_timesteps or is_in_rollout
                 if stop.requested is not None and is_cut:
-                    return _interrupted(model, folder, stop.exit_code, console)
+                    return _leave_interrupted(model, folder, stop.exit_code, console)
                 if model.last_report is None:
                     dump_last_update(logger, model.num_timesteps)  # killed before learn could: no update was left
                 # The last update is in the files; what follows is a row of its own.
                 logger.name_to_value.clear()
                 _finish(run, folder, evaluation, callbacks, console)
             except EvaluationStoppedError:  # the last one, of a run that has made all its steps
-                return _interrupted(model, folder, stop.exit_code, console)
+                return _leave_interrupted(model, folder, stop.exit_code, console)
             except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
-                return _interrupted(model, folder, INTERRUPTED, console)
+                return _leave_interrupted(model, folder, INTERRUPTED, console)
             except (Exception, SystemExit) as error:
                 if model._n_updates > 0 and environment_error(error) is not None:
                     _leave(model, folder, "stopped by its environment", console)
@@ -175,7 +175,7 @@ def _trained(run: Resumed, folder: Path, stop: GracefulStop, console: Console) -
     return 0
 
 
-def _interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, console: Console) -> int:
+def _leave_interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, console: Console) -> int:
     _leave(model, folder, "interrupted", console)
     return code
 
@@ -189,7 +189,7 @@ def _leave(model: OnPolicyAlgorithm, folder: Path, what: str, console: Console) 
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _finish(run: Resumed, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
+def _finish(run: ResumedRun, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
     config, model = run.config, run.model
     save_model(model, folder)
     result = evaluation.evaluate()
@@ -231,7 +231,7 @@ def _close(model: OnPolicyAlgorithm, callbacks: Iterable[BaseCallback]) -> None:
     model.env.close()
 
 
-def _asked_for(config: RunConfig, folder: Path) -> list[BaseCallback]:
+def _optional_callbacks(config: RunConfig, folder: Path) -> list[BaseCallback]:
     callbacks: list[BaseCallback] = []
     if config.recipe is not None and RECIPES[config.recipe].stop_when == "all_succeeded":
         callbacks.append(StopWhenAllSucceeded(verbose=1))

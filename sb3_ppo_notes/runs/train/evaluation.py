@@ -1,4 +1,4 @@
-"""What ``train`` looks at while it trains: evaluations, and the best model so far."""
+"""Evaluations while ``train`` trains, and the best model so far."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,20 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError, evaluate_episodes
-from sb3_ppo_notes.callbacks.watching import own_environment, synchronize_normalizers
+from sb3_ppo_notes.callbacks.evaluation import (
+    EVALUATION_SEED_OFFSET,
+    EvaluationStoppedError,
+    evaluate_episodes,
+    own_environment,
+    synchronize_normalizers,
+)
 from sb3_ppo_notes.files import write_csv
 from sb3_ppo_notes.runs.train.folder import EVALUATIONS, save_model
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one evaluation.
-
-    :param steps: environment steps trained before it.
-    :param mean: mean return; reward units.
-    :param deviation: standard deviation of the return over episodes; reward units.
-    :param length: mean length of the episodes; environment steps.
-    """
+    """One evaluation: steps trained before it, mean and deviation of the return, mean length in environment steps."""
 
     steps: int
     mean: float
@@ -91,12 +90,12 @@ class Evaluation(BaseCallback):
     @property
     def results(self) -> list[Result]:
         """One an evaluation, the newest last."""
-        found: list[list[tuple[int, int, float, int]]] = []
+        results: list[list[tuple[int, int, float, int]]] = []
         for row in self._rows:
             if row[1] == 1:
-                found.append([])
-            found[-1].append(row)
-        return [_result(rows) for rows in found]
+                results.append([])
+            results[-1].append(row)
+        return [_result(rows) for rows in results]
 
     def close(self) -> None:
         """Close its environment."""

@@ -29,7 +29,7 @@ CONFIG, MODEL, NORMALIZER, EVALUATIONS, VIDEOS, CHECKPOINTS = (
 )
 
 
-def checked_folder(logdir: Path, outdir: Path | None) -> None:
+def check_folders(logdir: Path, outdir: Path | None) -> None:
     """Refuse folders that cannot hold a new run: files, or a run's own folder that holds something."""
     for name, folder in (("logdir", logdir), ("outdir", outdir)):
         if folder is not None and folder.exists() and not folder.is_dir():
@@ -152,9 +152,9 @@ def _numbers(rms: RunningMeanStd) -> dict[str, Any]:
     return {"mean": np.asarray(rms.mean).tolist(), "var": np.asarray(rms.var).tolist(), "count": float(rms.count)}
 
 
-def _check_shape(found: Any, expected: Any) -> None:
-    if np.shape(found) != np.shape(expected):
-        raise ValueError(f"shape {np.shape(found)} for {np.shape(expected)}")
+def _check_shape(value: Any, expected: Any) -> None:
+    if np.shape(value) != np.shape(expected):
+        raise ValueError(f"shape {np.shape(value)} for {np.shape(expected)}")
 
 
 def _normalizer(env: VecEnv | None) -> VecNormalize | StreamingNormalize | None:

@@ -15,14 +15,8 @@ from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG
 from sb3_ppo_notes.runs.train.log import RunState
 
 
-class Resumed(NamedTuple):
-    """A run that can go on.
-
-    :param config: its configuration, as it was begun.
-    :param model: with its environments; ``model.resume_report`` says what is exact.
-    :param state: of its files.
-    :param total_timesteps: environment steps that it is to make.
-    """
+class ResumedRun(NamedTuple):
+    """A run that can go on, with its configuration as it was begun; ``model.resume_report`` says what is exact."""
 
     config: RunConfig
     model: NotesOnPolicyAlgorithm
@@ -38,7 +32,7 @@ def check_run(folder: Path) -> None:
         raise InvalidValueError(f"resume must be a run with {CHECKPOINTS} to go on from, got {folder}, which has none")
 
 
-def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
+def resume_run(folder: Path, total_timesteps: int | None) -> ResumedRun:
     """Read a run; nothing is written. One that cannot go on, or is finished, is refused."""
     check_run(folder)
     config, _ = resolve_config(str(folder / CONFIG), {})
@@ -60,15 +54,15 @@ def resumed(folder: Path, total_timesteps: int | None) -> Resumed:
         # The report says it.
         warnings.filterwarnings("ignore", "a newer checkpoint was skipped")
         model = load_checkpoint(folder / CHECKPOINTS, fresh.env, device=config.device)
-    then, now = configuration(model), configuration(fresh)
+    before, now = configuration(model), configuration(fresh)
     for name in now:
-        if then.get(name) != now[name]:
+        if before.get(name) != now[name]:
             raise InvalidValueError(f"{name} must be in {folder / CONFIG} as the run was begun, and it is not")
-    return Resumed(config, model, state, total)
+    return ResumedRun(config, model, state, total)
 
 
 def _state(stored: Stored) -> RunState:
-    """What the checkpoint's own memory of the files is: it is needed before there are callbacks to put it back into."""
+    """The checkpoint's memory of the files, needed before there are callbacks to put it back into."""
     state = RunState()
     for entry in stored.document["callbacks"]:
         if entry["class"].endswith(f".{RunState.__name__}"):
@@ -76,12 +70,12 @@ def _state(stored: Stored) -> RunState:
     return state
 
 
-def _total(stored: Stored, given: int | None) -> int:
+def _total(stored: Stored, asked: int | None) -> int:
     planned: int = stored.document["total_timesteps"]
-    if given is None:
+    if asked is None:
         return planned
-    check_integer("total_timesteps", given, minimum=planned, because=", what the run was to make")
-    return given
+    check_integer("total_timesteps", asked, minimum=planned, because=", what the run was to make")
+    return asked
 
 
 def check_alone(options: dict[str, Any], defaults: dict[str, Any]) -> None:

@@ -60,12 +60,12 @@ def frames_at(path: Path, indices: Sequence[int]) -> list[np.ndarray]:
         # Without passthrough it would fill the gaps between the chosen frames.
         command = [*ffmpeg, "-fps_mode", "passthrough", f"{folder}/%d.png"]
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        found = {
+        frames = {
             index: imread(png)
             for number, index in enumerate(sorted(set(indices)), start=1)
             if (png := Path(folder) / f"{number}.png").exists()
         }
-    if len(found) < len(set(indices)):
+    if len(frames) < len(set(indices)):
         line = " ".join(result.stderr.split()) or "it is shorter"
         raise InvalidValueError(f"{path.name} must have the frames {list(indices)} ({line[:150]})")
-    return [found[index] for index in indices]
+    return [frames[index] for index in indices]
