@@ -101,13 +101,6 @@ class Space:
         """A point drawn uniformly, on the logarithm where the range is."""
         return {dimension.name: dimension.random(rng) for dimension in self.dimensions}
 
-    def complete(self, parameters: Mapping[str, Any]) -> Configuration:
-        """The point that a finished trial tried: its ``trial.params`` and what is fixed."""
-        fixed = {dimension.name: dimension.fixed for dimension in self.dimensions if dimension.is_fixed}
-        configuration = {**fixed, **parameters}
-        self.validate(configuration)
-        return configuration
-
     def validate(self, configuration: Mapping[str, Any], what: str = "configuration") -> None:
         """Refuse what is no point of this space: "warm start 'n_epochs'=7 outside one of 1, 5"."""
         dimensions = {dimension.name: dimension for dimension in self.dimensions}
@@ -120,14 +113,6 @@ class Space:
         if missing:
             allowed = dimensions[missing[0]].range_text()
             raise ValueError(f"{what} must give {missing[0]!r}, which the space has ({allowed})")
-
-    def contains(self, configuration: Mapping[str, Any]) -> bool:
-        """True if :meth:`validate` accepts it."""
-        try:
-            self.validate(configuration)
-        except ValueError:
-            return False
-        return True
 
     def fingerprint(self) -> dict[str, Any]:
         """The space as JSON-able values: what a resumed study compares, key by key."""

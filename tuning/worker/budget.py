@@ -104,10 +104,6 @@ class Limits:
         """True if the shortest trial would still fit, so that it makes sense to ask for one."""
         return self.allow(trials, len(trials), self.least, used_by_finalists)
 
-    def left(self, used: int) -> int | None:
-        """Environment steps that are left."""
-        return None if self.env_steps is None else max(0, self.env_steps - used)
-
 
 def _comes_before(trial: FrozenTrial, number: int) -> bool:
     return trial.number < number or bool(trial.user_attrs.get("admitted"))
