@@ -42,7 +42,7 @@ def write_json(path: str | os.PathLike[str], document: Any, indent: int | None =
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """What is running.
+    """Versions of what is running.
 
     :param packages: to be told of beside Python and this one.
     :return: versions by these names; of those packages that are installed.
@@ -68,7 +68,7 @@ def usable_processors() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What speeds depend on beside the code.
+    """The machine, on which speeds depend beside the code.
 
     :return: processors, and those that this process may use; system and processor, as it calls itself.
     """

@@ -335,6 +335,13 @@ MUTANTS = [
         RULES + "test_adapted_learning_rate_is_logged_saved_and_loaded",
     ),
     Mutant(
+        "steps are taken after the update was rolled back",
+        "engine/guard.py",
+        "        if self.guard.is_rolled_back:\n            return Step(",
+        "        if False:\n            return Step(",
+        NONFINITE + "test_a_critics_step_that_is_rolled_back_ends_the_update_in_the_middle_of_an_epoch",
+    ),
+    Mutant(
         "flat optimiser keeps its state to itself",
         "engine/optimizers.py",
         "self.optimizer.state[parameter].update({name: part for name, (part, _) in shown.items()})",

@@ -37,7 +37,9 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     :param gamma: γ in [0, 1], discount.
     :param gae_lambda: λ in [0, 1] of GAE; 1 is return − V.
     :param ent_coef: weight of the entropy bonus, or a schedule.
-    :param vf_coef: weight of the value loss, or a schedule.
+    :param vf_coef: weight of the value loss, or a schedule. Where actor and critic share no weights, an optimiser that
+        divides a gradient's length out (RMSprop, Adam) hardly notices it in the critic; the common clip of the
+        gradient's norm lets the actor notice it.
     :param max_grad_norm: longest gradient, > 0; ``None`` or infinity for no limit.
     :param rms_prop_eps: ε of RMSprop, keeps its denominator off 0.
     :param use_rms_prop: RMSprop (the original) in place of Adam, unless ``policy_kwargs`` names an optimiser.

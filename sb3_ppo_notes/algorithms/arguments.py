@@ -1,4 +1,4 @@
-"""What the constructors and ``learn`` accept, by itself and beside a rule. Everything is checked before anything is
+"""Arguments of the constructors and of ``learn``, by themselves and beside a rule. All are checked before anything is
 built, and again when learning begins: a model that was loaded may be one that can only predict.
 """
 
@@ -192,8 +192,8 @@ def warn_of_doubtful_arguments(arguments: Mapping[str, Any]) -> None:
     """
     clip_range, ent_coef, device = (arguments.get(name) for name in ("clip_range", "ent_coef", "device"))
     if isinstance(clip_range, int | float) and clip_range > 1:
-        words = "is above 1: probability ratios are clipped so late that it disables clipping"
-        warnings.warn(f"clip_range={clip_range} {words}", stacklevel=2)
+        problem = "is above 1: probability ratios are clipped so late that it disables clipping"
+        warnings.warn(f"clip_range={clip_range} {problem}", stacklevel=2)
     if isinstance(ent_coef, int | float) and ent_coef < 0:
         warnings.warn(f"ent_coef={ent_coef} is negative: it rewards certainty and takes exploration away", stacklevel=2)
     if device is not None and str(device).startswith("cuda") and not th.cuda.is_available():

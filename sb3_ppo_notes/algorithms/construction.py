@@ -1,4 +1,4 @@
-"""What a model is built from, and whether it fits together: policy, sizes, rule, rollout buffer."""
+"""Checks of a model's parts, and of whether they fit together: policy, sizes, rule, rollout buffer."""
 
 import inspect
 import warnings
@@ -38,12 +38,12 @@ def check_policy(policy: Any, aliases: Mapping[str, type], policy_kwargs: dict[s
     if not policy_kwargs:
         return
     policy_class = aliases[policy] if isinstance(policy, str) else policy
-    known, takes_anything = _constructor_parameters(policy_class)
+    parameters, takes_anything = _constructor_parameters(policy_class)
     for key in policy_kwargs:
-        if key not in known and not takes_anything:
+        if key not in parameters and not takes_anything:
             raise InvalidTypeError(
                 f"policy_kwargs must be arguments of {policy_class.__name__}, got unknown key {key!r}"
-                f"{did_you_mean(key, known)}"
+                f"{did_you_mean(key, parameters)}"
             )
     _check_net_arch(policy_kwargs.get("net_arch"))
     activation_fn = policy_kwargs.get("activation_fn")
@@ -93,12 +93,12 @@ def check_keywords(function: Callable[..., Any], keywords: Mapping[str, Any]) ->
     :param keywords: what the caller passed by name.
     :raises TypeError: naming the unknown argument and the nearest known ones.
     """
-    known = inspect.signature(function).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     for keyword in keywords:
-        if keyword not in known:
-            raise TypeError(f"{keyword} is no argument of {function.__qualname__}{did_you_mean(keyword, known)}")
+        if keyword not in parameters:
+            raise TypeError(f"{keyword} is no argument of {function.__qualname__}{did_you_mean(keyword, parameters)}")
 
 
 def check_sizes(n_steps: int, n_envs: int, batch_size: int | None, rule: UpdateRule) -> None:
@@ -120,11 +120,11 @@ def check_sizes(n_steps: int, n_envs: int, batch_size: int | None, rule: UpdateR
         return
     sizes = f"n_steps * n_envs = {size} (n_steps={n_steps}, n_envs={n_envs})"
     if batch_size > size:
-        words = f"is larger than {sizes}: every epoch will be one truncated mini-batch of size {size}"
+        problem = f"is larger than {sizes}: every epoch will be one truncated mini-batch of size {size}"
     else:
         end = f"at the end of every epoch there will be a truncated mini-batch of size {size % batch_size}"
-        words = f"does not divide {sizes}: {end}"
-    warnings.warn(f"batch_size={batch_size} {words}", stacklevel=2)
+        problem = f"does not divide {sizes}: {end}"
+    warnings.warn(f"batch_size={batch_size} {problem}", stacklevel=2)
 
 
 def check_something_is_left(n_steps: int, n_envs: int, batch_size: int | None, rule: UpdateRule) -> None:

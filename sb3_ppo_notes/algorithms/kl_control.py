@@ -1,4 +1,4 @@
-"""What a policy that has moved too far ends: the update, an epoch, or only the policy's part of it."""
+"""Early stop: a policy that has moved too far ends the update, the epoch, or only its own part of it."""
 
 from typing import Any
 
@@ -22,17 +22,17 @@ class KLControl:
         self.update_is_over = False
 
     def part_to_train(self, trained: Trains) -> Trains:
-        """What the next step trains.
+        """The part that the next step trains.
 
-        :param trained: what the phase is for.
+        :param trained: the part that the phase is for.
         :return: the critic alone, once the policy has gone too far in a phase for both.
         """
         return "critic" if trained == "both" and self._policy_is_over else trained
 
     def phase_is_over(self, trained: Trains) -> bool:
-        """Whether no further epoch follows.
+        """``True`` if no further epoch follows.
 
-        :param trained: what the phase is for.
+        :param trained: the part that the phase is for.
         :return: ``True`` if the update is over, or the policy is and nobody else is trained.
         """
         return self.update_is_over or (trained == "policy" and self._policy_is_over)

@@ -1,4 +1,4 @@
-"""The numbers of one update, minibatch by minibatch: kept on the device until the epoch is over."""
+"""Per-minibatch metrics of one update, kept on the device until the epoch ends."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sb3_ppo_notes.rules.loss import LossTerms
 #: Statistics of minibatches by name, ``[K]`` float32 each.
 Table = dict[str, np.ndarray]
 Window = Literal["minibatch", "epoch", "update"]
-#: Of the gradient before it was clipped: of all weights, of the actor's own, of the critic's own.
+#: Norms of the gradient before it was clipped: of all weights, of the actor's own, of the critic's own.
 NORMS = ("gradient_norm", "actor_gradient_norm", "critic_gradient_norm")
 
 
@@ -29,16 +29,16 @@ class Metrics:
         self.clip_range = clip_range
         #: For each epoch in which the policy was looked at: each statistic of its minibatches.
         self.epochs: list[Table] = []
-        #: Of each step taken: three norms of its gradient, and whether it was clipped.
+        #: Three norms of each step's gradient, and whether it was clipped.
         self.norms: list[tuple[float, ...]] = []
-        #: Of each epoch, after its last step, where somebody wants to know.
+        #: KL after each epoch's last step, where a callback asks for it.
         self.kl_after: list[KLEstimates] = []
         self._max_grad_norm = math.inf
-        #: Of the epoch that is not over: tables that were read, and steps that were not.
+        #: Of the present epoch: tables that were read from the device, and steps that were not.
         self._tables: list[Table] = []
         self._steps: list[Step] = []
-        #: How many epochs and steps there were when the epoch, and the minibatch, began.
-        self._begun: dict[Window, tuple[int, int]] = {}
+        #: Number of epochs and steps when the present epoch, and the present minibatch, began.
+        self._starts: dict[Window, tuple[int, int]] = {}
 
     def begin_phase(self, max_grad_norm: float | None) -> None:
         """Other weights are trained from now on.
@@ -52,21 +52,21 @@ class Metrics:
 
         :param window: which of them.
         """
-        self._begun[window] = len(self.epochs), len(self.norms)
+        self._starts[window] = len(self.epochs), len(self.norms)
 
     def add(self, step: Step) -> None:
-        """Note what a minibatch gave; nothing is read from the device.
+        """Keep the result of a minibatch; nothing is read from the device.
 
         :param step: taken or refused.
         """
         self._steps.append(step)
 
     def abandon(self) -> None:
-        """Forget everything: the update was rolled back."""
+        """Drop everything: the update was rolled back."""
         self.epochs, self.norms, self.kl_after, self._tables, self._steps = [], [], [], [], []
 
     def read(self) -> None:
-        """Read what has been noted so far from the device."""
+        """Read the steps so far from the device."""
         steps, self._steps = self._steps, []
         norms = [step.norms for step in steps if step.norms is not None]
         if norms:
@@ -110,10 +110,10 @@ class Metrics:
         """Read everything.
 
         :param window: of the whole update, of the epoch that has just ended, or of the last minibatch.
-        :param others: what is not measured here, by the name of the report's field.
+        :param others: further fields of the report, by name.
         :return: in numbers.
         """
-        first_epoch, first_step = (0, 0) if window == "update" else self._begun[window]
+        first_epoch, first_step = (0, 0) if window == "update" else self._starts[window]
         tables = self.epochs[first_epoch:]
         if window == "minibatch":
             tables = [{name: values[-1:] for name, values in table.items()} for table in self._tables[-1:]]

@@ -234,7 +234,7 @@ def _unpicklable(model: BaseAlgorithm, exclude: list[str], include: list[str]) -
 
 
 def _target(path: Path) -> Path:
-    """Where SB3 would write: a suffix for a bare name, another name beside a folder, a folder that is missing."""
+    """SB3's own target: a suffix for a bare name, another name beside a folder, a folder that is missing."""
     target = path if path.suffix else path.with_name(f"{path.name}.zip")
     if target.is_dir():
         warnings.warn(f"Path '{target}' is a folder. Will save instead to {target}_2", UserWarning, stacklevel=3)

@@ -1,4 +1,4 @@
-"""What NotesPPO and NotesA2C have in common: everything but their arguments and the names they log under.
+"""The common class of NotesPPO and NotesA2C: everything but their arguments and the names they log under.
 
 It is long because SB3's ``BaseAlgorithm`` is one class: how a model is built, saved and loaded, and its loop.
 All the learning is in ``algorithms.update``, all the gathering in ``rollouts.collector``.
@@ -475,7 +475,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @property
     def engine(self) -> Engine:
-        """How this model acts and learns on this machine: ``engine.report()`` says what ran, and why nothing faster."""
+        """Acts and learns on this machine: ``engine.report()`` says what ran, and why nothing faster."""
         choices: dict[str, Any] = {name: getattr(self, name) for name in ("compile", "precision", "on_nonfinite")}
         if self._engine is None or not self._engine.is_for(self.policy, **choices):
             scalers = None if self._engine is None else self._engine.scalers

@@ -47,7 +47,9 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     :param clip_range_vf: ε > 0 of the value clip in reward units, or a schedule; ``None`` for no clip.
     :param normalize_advantage: bring each minibatch's advantages to mean 0 and deviation 1.
     :param ent_coef: weight of the entropy bonus, or a schedule.
-    :param vf_coef: weight of the value loss, or a schedule.
+    :param vf_coef: weight of the value loss, or a schedule. Where actor and critic share no weights and the optimiser
+        is Adam, which divides a gradient's length out, it changes the critic's step not at all and, through the common
+        clip of the gradient's norm, the actor's.
     :param max_grad_norm: longest gradient, > 0; ``None`` or infinity for no limit.
     :param use_sde: state-dependent exploration (gSDE) in place of independent noise.
     :param sde_sample_freq: steps between two draws of gSDE's weights, below 1 for once a rollout.

@@ -22,7 +22,7 @@ FEWEST, MOST = 40, 1024
 
 
 def n_states(n_samples: int) -> int:
-    """How many states of a rollout are probed.
+    """The number of states of a rollout that are probed.
 
     :param n_samples: steps of all environments in it.
     :return: a twenty-fifth, between 40 and 1,024, and never more than there are.
@@ -31,7 +31,7 @@ def n_states(n_samples: int) -> int:
 
 
 class States(NamedTuple):
-    """Some states of a rollout, and what was done in them.
+    """Some states of a rollout, and the actions taken in them.
 
     :param observations: ``[N, ...]`` tensor or dict of tensors.
     :param actions: ``[N]`` (Discrete) or ``[N, d]``.
@@ -46,7 +46,7 @@ class States(NamedTuple):
 
 
 class Probe:
-    """Some states of a rollout, and what the policy said there before the update.
+    """Some states of a rollout, and the policy's distributions there before the update.
 
     No random number is drawn: a run with probes is the same run.
 
@@ -77,19 +77,19 @@ class Probe:
         return cls(policy, _stock_states(policy, buffer))
 
     def parameters(self) -> Parameters:
-        """What the policy says now.
+        """The policy's present distribution.
 
         :return: parameters of π(·|s), ``[N, ...]`` each.
         """
         is_training = self.policy.training
         self.policy.set_training_mode(False)
         states = self.states
-        found = parameters_of(self.policy, states.observations, states.action_masks, states.recurrence)
+        parameters = parameters_of(self.policy, states.observations, states.action_masks, states.recurrence)
         self.policy.set_training_mode(is_training)
-        return found
+        return parameters
 
     def kl(self) -> KLEstimates:
-        """How far the policy has moved since.
+        """The distance that the policy has moved since.
 
         :return: KL(old ‖ new) by every estimator, and the standard error of k3 − exact.
         """
@@ -109,14 +109,14 @@ def _stock_states(policy: Any, buffer: RolloutBuffer) -> States:
     rows = np.linspace(0, n_samples - 1, n_states(n_samples)).astype(np.int64)
     steps, environments = rows % buffer.buffer_size, rows // buffer.buffer_size
 
-    def taken(array: Any) -> Any:
+    def select(array: Any) -> Any:
         if isinstance(array, dict):
             return {key: part[steps, environments] for key, part in array.items()}
         return array[steps, environments]
 
-    actions = th.as_tensor(taken(buffer.actions), device=policy.device)
+    actions = th.as_tensor(select(buffer.actions), device=policy.device)
     actions = actions.long().flatten() if isinstance(buffer.action_space, spaces.Discrete) else actions.float()
     masks = getattr(buffer, "action_masks", None)
     if masks is not None:
-        masks = th.as_tensor(taken(masks.reshape(buffer.buffer_size, buffer.n_envs, -1)), device=policy.device).bool()
-    return States(obs_as_tensor(taken(buffer.observations), policy.device), actions, masks, None)
+        masks = th.as_tensor(select(masks.reshape(buffer.buffer_size, buffer.n_envs, -1)), device=policy.device).bool()
+    return States(obs_as_tensor(select(buffer.observations), policy.device), actions, masks, None)

@@ -1,4 +1,4 @@
-"""What one update did, in numbers."""
+"""One update in numbers."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -30,7 +30,7 @@ class KLEstimates(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How large the entries of a rollout array are."""
+    """Mean, deviation and range of a rollout array."""
 
     mean: float
     std: float
@@ -127,7 +127,7 @@ class UpdateReport:
 
 
 def ratio_statistics(log_ratio: th.Tensor, clip_range: Any) -> dict[str, th.Tensor]:
-    """What the ratios of a minibatch say: how far the policy has moved from the one that gathered it.
+    """Statistics of a minibatch's ratios: how far the policy has moved from the one that gathered it.
 
     :param log_ratio: ``[..., N]``, log π − log π_old; nats. Each row is a minibatch.
     :param clip_range: ε, infinite for a rule without a clip.
@@ -143,12 +143,12 @@ def ratio_statistics(log_ratio: th.Tensor, clip_range: Any) -> dict[str, th.Tens
     }
 
 
-#: What they are called, in their order.
+#: Their names, in their order.
 RATIO_STATISTICS = tuple(ratio_statistics(th.zeros(1), float("inf")))
 
 
 def rollout_measures(buffer: RolloutBuffer, with_scales: bool) -> dict[str, Any]:
-    """What a report says of a rollout.
+    """The part of a report that is about the rollout.
 
     The explained variance is summed in SB3's order (environment by environment): the order decides the last bit.
 

@@ -14,11 +14,11 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 
 from sb3_ppo_notes.rules.schedules import value_at
 
-#: What a function may find outside and cannot change by reading it.
+#: Kinds of global variables that reading cannot change.
 CONSTANTS = (bool, int, float, str, type(None))
 #: Modules of functions of their arguments; NumPy's random numbers apart.
 CALCULATING = ("math", "numpy")
-#: How a function leaves a trace in its module, or brings in another.
+#: Instructions by which a function leaves a trace in its module, or brings in another.
 REACHING_OUT = ("STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME")
 
 
@@ -103,26 +103,26 @@ def whole_copy(function: Any) -> Callable[..., Any] | None:
     if code is None or not _keeps_to_itself(code, _globals_of(function)):
         return None
     try:
-        return _copied(function) if isinstance(function, FunctionType) else copy.deepcopy(function)
+        return _copy_function(function) if isinstance(function, FunctionType) else copy.deepcopy(function)
     except Exception:
         # Whatever the objects inside raise when they are copied: a generator, a lock, a file.
         return None
 
 
-def _called(function: Any) -> Any:
+def _innermost(function: Any) -> Any:
     """The function that runs in the end."""
     if isinstance(function, FunctionType | MethodType):
         return function
     inner = getattr(function, "value_schedule", None)  # SB3's FloatSchedule calls another
-    return type(function).__call__ if inner is None else _called(inner)
+    return type(function).__call__ if inner is None else _innermost(inner)
 
 
 def _code_of(function: Any) -> CodeType | None:
-    return getattr(_called(function), "__code__", None)
+    return getattr(_innermost(function), "__code__", None)
 
 
 def _globals_of(function: Any) -> dict[str, Any]:
-    return getattr(_called(function), "__globals__", {})
+    return getattr(_innermost(function), "__globals__", {})
 
 
 def _keeps_to_itself(code: CodeType, names: dict[str, Any]) -> bool:
@@ -145,7 +145,7 @@ def _is_harmless(name: str, code: CodeType, names: dict[str, Any]) -> bool:
     return isinstance(value, CONSTANTS)
 
 
-def _copied(function: FunctionType) -> FunctionType:
+def _copy_function(function: FunctionType) -> FunctionType:
     cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]
     copied = FunctionType(
         function.__code__, function.__globals__, function.__name__, copy.deepcopy(function.__defaults__), tuple(cells)

@@ -23,11 +23,11 @@ class Watchers:
         self._asking: list[Any] = []
 
     def begin_update(self) -> None:
-        """Ask who wants to see the update that begins: everybody without a method ``asks``, and those who say so."""
+        """Ask the callbacks that have a method ``asks`` whether they want to see the update; all others always do."""
         self._asking = [each for each in self.all if not hasattr(each, "asks") or each.asks()]
 
     def want(self, hook: str) -> bool:
-        """Whether anybody asks for a kind of report in this update.
+        """``True`` if a callback asks for a kind of report in this update.
 
         :param hook: name of the method.
         :return: ``False`` if it need not be made.
@@ -36,7 +36,7 @@ class Watchers:
 
     @property
     def need_exact_kl(self) -> bool:
-        """Whether anybody wants the exact KL after each epoch."""
+        """``True`` if a callback wants the exact KL after each epoch."""
         return any(getattr(each, "needs_exact_kl", False) for each in self._asking)
 
     def tell(self, hook: str, report: UpdateReport) -> None:

@@ -67,7 +67,7 @@ class DiagnosticsCallback(UpdateCallback):
             for name, symptom in SYMPTOMS.items()
             if name not in off
         }
-        #: What was measured: one dict a look, with ``timesteps``.
+        #: Measures: one dict a look, with ``timesteps``.
         self.history: list[Measures] = []
         self._counts = dict.fromkeys(self.symptoms, 0)
         self._stops: deque[float] = deque(maxlen=STOP_WINDOW)

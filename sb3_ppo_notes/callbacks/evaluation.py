@@ -46,7 +46,7 @@ EVALUATION_SEED_OFFSET = 10_000
 MAX_EPISODE_STEPS = 10_000
 #: Attributes of environments that have one: Gymnasium's TimeLimit, and ALE, which ends a game after 108,000 frames.
 TIME_LIMITS = ("_max_episode_steps", "ale")
-#: What is said of an episode that was cut.
+#: Said of an episode that was cut.
 CUT = (
     f"cut after MAX_EPISODE_STEPS = {MAX_EPISODE_STEPS:,} steps (sb3_ppo_notes.callbacks): the environment has no time "
     "limit, and gets one by gymnasium.wrappers.TimeLimit, or by max_episode_steps where it is registered"
@@ -159,7 +159,7 @@ class MaskableEvalCallback(EvalCallback):
     and the training; a resumed run begins with that evaluation, in other episodes.
     """
 
-    #: Whether a signal has ended an evaluation.
+    #: A signal has ended an evaluation.
     _is_due: bool = False
 
     def _on_training_start(self) -> None:

@@ -56,7 +56,7 @@ class StopWhenSolved(BaseCallback):
         self.threshold = threshold
         self.n_episodes = n_episodes
         self.every = every
-        #: Whether the threshold was reached.
+        #: The threshold was reached.
         self.is_solved = False
         self._env, self._seed = env, seed
         self._own_env: VecEnv | None = None

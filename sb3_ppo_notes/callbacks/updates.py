@@ -40,11 +40,11 @@ class UpdateCallback(BaseCallback):
     :raises TypeError: when training starts, if the model is not an on-policy one.
     """
 
-    #: What stock SB3 does not expose to this callback.
+    #: Hidden from this callback by stock SB3.
     cannot_see: tuple[str, ...] = ()
-    #: Whether the exact KL is to be measured.
+    #: Measure the exact KL.
     needs_exact_kl: bool = False
-    #: Whether some states of a stock model's rollout are to be kept until it has learned from them.
+    #: Keep some states of a stock model's rollout until it has learned from them.
     needs_probe: bool = False
 
     def __init__(self, every: int | None = None, verbose: int = 0):

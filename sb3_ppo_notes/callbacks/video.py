@@ -88,7 +88,7 @@ class VideoCallback(BaseCallback):
         self.n_episodes = n_episodes
         self.max_steps = max_steps
         self.run = run or f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
-        #: What was filmed so far, the oldest first.
+        #: Films so far, the oldest first.
         self.episodes: list[Episode] = []
         self._env, self._seed = env, seed
         self._stage: Stage | None = None

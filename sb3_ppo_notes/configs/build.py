@@ -96,7 +96,7 @@ def _training_environments(config: RunConfig) -> VecEnv:
 
 
 def environment_factory(config: RunConfig, render: bool = False) -> Callable[[], gym.Env]:
-    """How one environment like those of the training is made, without a VecEnv around it.
+    """A function that makes one environment like those of the training, without a VecEnv around it.
 
     :param config: of the run.
     :param render: whether it shall render pictures.

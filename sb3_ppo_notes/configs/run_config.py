@@ -174,7 +174,7 @@ def resolve_config(config: str | None, options: dict[str, Any]) -> tuple[RunConf
     run = RunConfig(**values)
     if run.n_envs is None:
         run = dataclasses.replace(run, n_envs=8 if run.recipe is None else RECIPES[run.recipe].n_envs)
-    run, notes = _fitted(run)
+    run, notes = _fit_batch_size(run)
     notes += [
         f"config was written with {name} {given['versions'][name]}, this is {present}: the numbers may be others"
         for name, present in versions().items()
@@ -183,7 +183,7 @@ def resolve_config(config: str | None, options: dict[str, Any]) -> tuple[RunConf
     return dataclasses.replace(run, versions=versions()), notes
 
 
-def _fitted(run: RunConfig) -> tuple[RunConfig, list[str]]:
+def _fit_batch_size(run: RunConfig) -> tuple[RunConfig, list[str]]:
     """A larger minibatch than the rollout, of fewer environments than it was tuned for, is the whole rollout."""
     sizes = run.hyperparameters
     if not all(isinstance(sizes.get(key), int) for key in ("batch_size", "n_steps")):
@@ -196,7 +196,7 @@ def _fitted(run: RunConfig) -> tuple[RunConfig, list[str]]:
 
 
 def read_config(config: str, env: str | None = None, algo: str | None = None) -> dict[str, Any]:
-    """What a configuration file says.
+    """The values that a configuration file gives.
 
     :param config: a shipped name or a YAML file, ours or rl_zoo3's.
     :param env: whose entry of rl_zoo3's file.

@@ -1,4 +1,4 @@
-"""What a comparison's arms are trained with on each environment: rl_zoo3's tuned hyperparameters, as plain data.
+"""Tuned hyperparameters for each environment: rl_zoo3's, as plain data.
 
 Source: rl-baselines3-zoo 2.9.2, ``hyperparams/ppo.yml``, ``a2c.yml``, ``trpo.yml`` and ``ppo_lstm.yml``, under its own
 names of environments. ``"lin_…"`` falls to 0 in a line; ``n_timesteps`` is the budget it was tuned for; ``normalize``
@@ -132,7 +132,7 @@ PPO_LSTM: dict[str, dict[str, Any]] = {
 }
 
 ZOO = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "ppo_lstm": PPO_LSTM}
-#: What the zoo calls the same task: its MuJoCo entries are of older versions, its LSTMs' of tasks without velocities.
+#: Names of the same tasks in the zoo: its MuJoCo entries are of older versions, its LSTMs' of tasks without velocities.
 ZOO_NAMES: dict[str, tuple[str, ...]] = {
     **{f"{name}-v5": (f"{name}-v4",) for name in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Swimmer", "Humanoid")},
     **{f"{name}-v5": (f"{name}-v2",) for name in ("Reacher", "InvertedPendulum", "InvertedDoublePendulum")},
@@ -170,7 +170,7 @@ SCALES: dict[str, tuple[float, float | None]] = {
 
 @dataclass(frozen=True)
 class Scale:
-    """What 0 and 1 mean on a task.
+    """Meaning of 0 and 1 on a task.
 
     :param random: mean return of a random policy, ``None`` if it has to be measured; reward units.
     :param reference: the return that counts as 1, ``None`` for that of the best arm; reward units.
@@ -183,7 +183,7 @@ class Scale:
 
 
 def is_atari(env: str) -> bool:
-    """Whether an environment needs the wrappers of Atari.
+    """True for an environment that needs the wrappers of Atari.
 
     :param env: id of an environment, with or without a module to import before its colon.
     :return: whether its name is one of the Arcade Learning Environment's.
@@ -210,7 +210,7 @@ def zoo_entry(family: str, env: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def budget(family: str, env: str) -> int:
-    """How long the zoo trains.
+    """Length of the zoo's training.
 
     :param family: a key of ``ZOO``.
     :param env: id of an environment.
@@ -224,7 +224,7 @@ def budget(family: str, env: str) -> int:
 
 
 def scale(env: str) -> Scale:
-    """What 0 and 1 mean on a task, as far as it is known before anything is run.
+    """Meaning of 0 and 1 on a task, as far as it is known before anything is run.
 
     :param env: id of a registered environment.
     :return: the scale. Without a published result the threshold counts at which the environment is called solved.

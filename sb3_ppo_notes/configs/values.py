@@ -14,7 +14,7 @@ from sb3_ppo_notes.algorithms.schedules import scheduled
 from sb3_ppo_notes.configs.rules import rule_from_data
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 
-#: What may be named where Python stands for a class; anything else of that kind is refused.
+#: Names that a file may hold for a class; any other is refused.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     name: getattr(nn, name)
     for name in ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Softplus", "Mish", "Identity")

@@ -1,11 +1,11 @@
 """rl_zoo3's YAML files as configurations: its keys, and its Python-in-a-string without running it."""
 
-import ast
 from typing import Any
 
 from sb3_ppo_notes.configs.tuned import is_atari
 from sb3_ppo_notes.configs.values import ACTIVATIONS, OPTIMIZERS
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.persistence.configuration import parse_expression
 
 #: rl_zoo3's keys that say what runs and not how it learns, and our names for them.
 OURS = {
@@ -14,6 +14,10 @@ OURS = {
 }
 #: Of sb3-contrib's RecurrentPPO, where they are not PPO's.
 RECURRENT_DEFAULTS = {"n_steps": 128, "batch_size": 128}
+#: Classes as rl_zoo3's files write them, by our names for them.
+NAMES = {f"nn.{name}": name for name in ACTIVATIONS} | {
+    f"{module}{name}": name for name in OPTIMIZERS for module in ("", "optim.", "th.optim.", "torch.optim.")
+}
 REFUSED = ("vec_env_wrapper", "callback", "monitor_kwargs")
 
 
@@ -64,48 +68,23 @@ def parse_dict(text: str, name: str) -> dict[str, Any]:
     {'log_std_init': -2, 'activation_fn': 'ReLU', 'net_arch': {'pi': [64], 'vf': [64]}}
     """
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(tree, ast.Call | ast.Dict):
-            raise ValueError("no dict")
-        parsed: dict[str, Any] = _value(tree)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        value = _plain(parse_expression(text.strip(), {"dict": lambda **items: items}, NAMES))
+        if not isinstance(value, dict):
+            raise InvalidValueError("no dict")
+    except ValueError as error:
         shown = " ".join(text.split())
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
         raise InvalidValueError(
             f"{name} must be dict(name=literal, activation_fn=nn.Tanh, ...), of literals and names of activations "
             f"only, got {shown!r}"
         ) from error
-    return parsed
+    return value
 
 
-def _value(node: ast.expr) -> Any:
-    match node:
-        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
-            return {_key(keyword.arg): _value(keyword.value) for keyword in keywords}
-        case ast.Dict(keys=keys, values=values):
-            return {_key(key and _value(key)): _value(value) for key, value in zip(keys, values, strict=True)}
-        case ast.List(elts=elements) | ast.Tuple(elts=elements):
-            return [_value(element) for element in elements]
-        case ast.Constant(value=bool() | int() | float() | str() | None as value):
-            return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
-        case ast.Attribute(value=ast.Name(id="nn"), attr=name) if name in ACTIVATIONS:
-            return name
-        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="nn" | "th" | "torch")), attr=name):
-            return _named(name)
-        case ast.Name(id=name):
-            return _named(name)
-    raise ValueError("neither a literal nor a known name")
-
-
-def _named(name: str) -> str:
-    if name not in OPTIMIZERS:
-        raise ValueError(f"unknown name {name}")
-    return name
-
-
-def _key(key: Any) -> str:
-    if not isinstance(key, str):  # **more, or a key that is no name
-        raise ValueError("no name")
-    return key
+def _plain(value: Any) -> Any:
+    """As YAML has it: lists for tuples, words for keys."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise InvalidValueError("a key that is no name")
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -219,7 +219,7 @@ class SupervisedVecEnv(VecEnv):
 
     @property
     def restarts(self) -> int:
-        """How many times an environment has been built anew so far."""
+        """Environments built anew so far."""
         return self.budget.total
 
     def _end(self, error: EnvWorkerError) -> NoReturn:

@@ -311,7 +311,7 @@ def make_gymnasium_vec(
 
 
 def _step_halves(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Callable[[], Any] | None]:
-    """What begins a step and what waits for it, where an environment can do both; a wrapper has neither."""
+    """Functions that begin a step and that wait for it, where an environment has both; a wrapper has neither."""
     if isinstance(env, AsyncVectorEnv):
         return env.step_async, env.step_wait
     if is_envpool(env) or is_atari(env):
@@ -320,7 +320,7 @@ def _step_halves(env: VectorEnv) -> tuple[Callable[[Any], None] | None, Callable
 
 
 class _Layout:
-    """How a batch of observations is made of arrays: of one, or of one for each part of a Dict or Tuple space."""
+    """The arrays of a batch of observations: one, or one for each part of a Dict or Tuple space."""
 
     def __init__(self, space: spaces.Space[Any]):
         # Asked once: isinstance() of a Dict space costs as much as a copy of eight observations.

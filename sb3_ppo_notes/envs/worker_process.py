@@ -111,7 +111,7 @@ def _env_method(env: gym.Env, data: Any) -> Any:
     return env.get_wrapper_attr(name)(*args, **kwargs)
 
 
-#: What SB3's workers do for the same words.
+#: As SB3's workers answer the same words.
 COMMANDS: dict[str, Callable[[gym.Env, Any], Any]] = {
     "reset": _reset,
     "render": lambda env, data: env.render(),

@@ -80,7 +80,7 @@ class Worker:
         self._expect("the constructor", "build")
 
     def _expect(self, doing: str, command: str) -> None:
-        #: Whether an answer is still to come.
+        #: An answer is still to come.
         self.owes = True
         self.doing = doing
         self.argument, self.seconds = self.limits.of(command)

@@ -49,7 +49,7 @@ class VecEpisodeEndReward(VecEnvWrapper):
         super().__init__(venv)
         self.shortest_success = shortest_success
         self.lengths = np.zeros(venv.num_envs, dtype=int)
-        #: Whether the last finished episode of each environment was a success.
+        #: For each environment: its last finished episode was a success.
         self.succeeded = np.zeros(venv.num_envs, dtype=bool)
 
     def reset(self) -> VecEnvObs:

@@ -57,6 +57,8 @@ STYLE: Any = {
 }
 #: Inches: as broad as a telephone, so that letters can be read there.
 FIGURE_SIZE = (5.6, 3.2)
+#: Of what is drawn as pixels within a picture of lines and letters.
+RASTER_DPI = 144
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Note:
         """
         result = self.run(seed)
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
+            figure = Figure(figsize=FIGURE_SIZE, dpi=RASTER_DPI, layout="constrained")
             if frame is None:
                 self.module.picture(result, figure)
             else:
@@ -221,6 +223,6 @@ def _written(value: Any) -> str:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         return str(value)
-    numbers = [f"{number:.6g}".replace("-", "−") for number in array.ravel()[:8].tolist()]
+    numbers = [f"{number + 0.0:.6g}".replace("-", "−") for number in array.ravel()[:8].tolist()]
     rest = ", …" if array.size > 8 else ""
     return numbers[0] if array.ndim == 0 else f"({', '.join(numbers)}{rest})"

@@ -11,7 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markdown_it import MarkdownIt
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 PACKAGE = Path(pages.__file__).parent
 LANGUAGE_NAMES = {"en": "English", "ja": "日本語", "fr": "français", "ko": "한국어"}
+LARGEST_COLLECTION = 500
 #: Pygments' classes that have a colour here; a span of any other is only weight.
 COLOURED = ("c", "c1", "k", "kn", "kc", "ow", "s1", "s2", "sd", "se", "si", "sa", "mi", "mf", "nf", "nc", "nd", "fm")
 
@@ -45,8 +48,8 @@ body { margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 48rem; color: var(--i
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: break-word; }
 a { color: var(--link); } h1 { font-size: 1.7rem; line-height: 1.2; margin: .8rem 0 .2rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; padding-top: .5rem; border-top: 1px solid var(--line); }
-nav, .titles, .asked, .pale, footer, figcaption { color: var(--pale); font-size: .88rem; }
-nav { display: flex; gap: 1rem; flex-wrap: wrap; justify-content: space-between; }
+nav.head, .titles, .asked, .pale, footer, figcaption { color: var(--pale); font-size: .88rem; }
+nav.head { display: flex; gap: 1rem; flex-wrap: wrap; justify-content: space-between; }
 .titles span { margin-right: 1rem; white-space: nowrap; }
 .wide, .equation { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; margin: .7rem 0; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
@@ -191,6 +194,10 @@ def picture_as_svg(figure: Figure, name: str, described: str) -> str:
     :param described: for those who do not see it.
     :return: an ``svg`` element.
     """
+    for collection in figure.findobj(Collection):
+        # Thousands of little shapes are megabytes of text; as a picture within the picture they are kilobytes.
+        shapes = max(len(collection.get_paths()), len(np.asarray(collection.get_offsets())))
+        collection.set_rasterized(shapes > LARGEST_COLLECTION)
     text = svg(figure, name, html.escape(described), "broad")
     text = re.sub(rf"{INK}|#000000\b", "currentColor", text)
     text = re.sub(r"#0072b2\b", "var(--blue, #0072b2)", text)
@@ -274,7 +281,7 @@ def head(note: Note, names: Mapping[str, int]) -> str:
         f"<span>{note.number} of {len(order)}</span>",
         *(f'<a href="{name}.html">{mark}</a>' for name, mark in _neighbours(order, place)),
     ]
-    return f"<nav>{' '.join(links)}</nav>"
+    return f"<nav class='head'>{' '.join(links)}</nav>"
 
 
 def _neighbours(order: list[str], place: int) -> list[tuple[str, str]]:

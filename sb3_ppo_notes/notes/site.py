@@ -34,6 +34,7 @@ PARTS = {
     22: "Loss and step",
     25: "Machinery",
 }
+LONGEST_COLUMN = 3000
 #: Only hides what does not fit what was typed; without it everything is there.
 SCRIPT = r"""
 const field = document.querySelector("#search"), items = [...document.querySelectorAll("[data-words]")];
@@ -89,10 +90,10 @@ def walk_pages() -> Iterator[tuple[str, str]]:
             notes.setdefault(target, []).append((note.question, f"../{note.name}.html"))
             # tests/formulas/test_objectives.py asserts what formulas/objectives.py says.
             room, file = formula.__module__.split(".")[1], formula.__module__.rpartition(".")[2]
-            named = [test for test in note.tests if test.startswith(f"tests/{room}/test_{file}")]
+            named = [test.rpartition("::")[2] for test in note.tests if test.startswith(f"tests/{room}/test_{file}")]
             tests[target] = [*tests.get(target, []), *(test for test in named if test not in tests.get(target, []))]
     links = Links(anchors(), notes, {target: named for target, named in tests.items() if named})
-    to_notes = '<nav><a href="../index.html">All notes</a></nav>'
+    to_notes = '<nav class="head"><a href="../index.html">All notes</a></nav>'
     body = "\n".join([to_notes, *index_body(links)])
     yield "index.html", document("A walk through the code", body, style=WALK_STYLE)
     for station in STATIONS:
@@ -130,7 +131,7 @@ def computed(name: str, seed: int) -> Computed:
 
 
 def numbers_of(value: Any, name: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Every number of a result, for its table.
+    """The numbers of a result, for its table: a row of an array in one line, a very long column by its statistics.
 
     :param value: a ``NamedTuple``, or a part of it.
     :param name: of the part.
@@ -144,10 +145,19 @@ def numbers_of(value: Any, name: str = "") -> Iterator[tuple[str, str, Any]]:
             yield from numbers_of(part, f"{name}/{key}" if name else str(key))
         return
     array = np.asarray(parts)
-    if array.dtype.kind in "biufU":
-        for place in np.ndindex(array.shape):
-            number = array[place].item()
-            yield name, " ".join(map(str, place)), f"{number:.10g}" if isinstance(number, float) else number
+    if array.dtype.kind not in "biufU":
+        return
+    if array.ndim == 1 and array.size > LONGEST_COLUMN:
+        for statistic in ("min", "mean", "max"):
+            yield name, statistic, _shortened(getattr(array, statistic)())
+        return
+    for place in np.ndindex(array.shape[:1] if array.ndim < 2 else array.shape[:-1]):
+        row = array[place] if array.ndim < 2 else " ".join(str(_shortened(number)) for number in array[place])
+        yield name, " ".join(map(str, place)), _shortened(row)
+
+
+def _shortened(number: Any) -> Any:
+    return f"{float(number):.6g}" if isinstance(number, float | np.floating) else number
 
 
 def report(results: Mapping[str, Computed], seed: int) -> dict[str, Any]:
@@ -182,6 +192,8 @@ def report(results: Mapping[str, Computed], seed: int) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     array = np.asarray(value)
+    if array.size > LONGEST_COLUMN // 10:
+        return {"shape": list(array.shape), "min": float(array.min()), "max": float(array.max())}
     return array.tolist() if array.dtype.kind in "biuf" else str(value)
 
 
@@ -288,3 +300,12 @@ def _glossary() -> str:
             yield f'<tr data-words="{escaped(found_by)}">{cells}<td>{escaped(term.symbol)}</td><td>{link}</td></tr>'
 
     return _table([*LANGUAGE_NAMES.values(), "symbol", "note"], rows())
+
+
+def markdown_table() -> str:
+    """The questions with the notes' names, for ``docs/read.md``.
+
+    :return: Markdown.
+    """
+    rows = [f"| {note.question} | `{name}` |" for name, note in NOTES.items()]
+    return "\n".join(["| you ask | the note |", "|---|---|", *rows])

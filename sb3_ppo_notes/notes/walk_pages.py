@@ -21,7 +21,8 @@ nav.bar { display: block; font-size: .92rem; color: var(--pale); margin: .2rem 0
 .section { display: grid; grid-template-columns: minmax(0, 27rem) minmax(0, 1fr); gap: 0 1.4rem;
   align-items: start;
   border-top: 1px solid var(--line); padding: .8rem 0; }
-.section > .note { min-width: 0; } .section h3 { scroll-margin-top: 1rem; }
+.section > .note { min-width: 0; }
+  .section > .note > :first-child { margin-top: 0; } .section h3 { scroll-margin-top: 1rem; }
 .section h3 a { color: inherit; text-decoration: none; }
 .section pre.code { margin: 0; padding: .6rem 0; white-space: pre; overflow-x: auto;
   position: sticky; top: .6rem; max-height: 97vh; font-size: .8rem; }

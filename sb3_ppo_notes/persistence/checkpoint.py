@@ -47,7 +47,7 @@ from sb3_ppo_notes.rollouts.pausing import with_last_step
 
 @dataclass(frozen=True)
 class ResumeReport:
-    """What of a checkpoint was restored exactly, and what was not.
+    """The exact and the inexact parts of a resumed run.
 
     :param path: the checkpoint.
     :param num_timesteps: environment steps that the run had made.
@@ -64,7 +64,7 @@ class ResumeReport:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the run goes on bit for bit as if it had not been cut."""
+        """``True`` if the run goes on bit for bit as if it had not been cut."""
         return not self.not_exact
 
     @property

@@ -9,7 +9,8 @@ import ast
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -27,26 +28,16 @@ RULES: dict[str, type] = {
 }
 #: Modules, and the names in them that a model may be built from.
 CLASSES = {
-    "stable_baselines3.common.policies": (
-        "ActorCriticPolicy",
-        "ActorCriticCnnPolicy",
-        "MultiInputActorCriticPolicy",
-    ),
-    "stable_baselines3.common.torch_layers": ("FlattenExtractor", "NatureCNN", "CombinedExtractor"),
-    "stable_baselines3.common.buffers": ("RolloutBuffer", "DictRolloutBuffer"),
-    "stable_baselines3.common.sb2_compat.rmsprop_tf_like": ("RMSpropTFLike",),
-    "sb3_ppo_notes.policies.networks": (
-        "NotesActorCriticPolicy",
-        "NotesActorCriticCnnPolicy",
-        "NotesMultiInputPolicy",
-    ),
-    "sb3_ppo_notes.policies.recurrent": (
-        "NotesRecurrentPolicy",
-        "NotesCnnRecurrentPolicy",
-        "NotesMultiInputRecurrentPolicy",
-    ),
-    "sb3_ppo_notes.policies.trunk": ("SharedTrunk",),
-    "sb3_ppo_notes.rollouts.buffers": ("NotesRolloutBuffer", "NotesDictRolloutBuffer"),
+    "stable_baselines3.common.policies": {"ActorCriticPolicy", "ActorCriticCnnPolicy", "MultiInputActorCriticPolicy"},
+    "stable_baselines3.common.torch_layers": {"FlattenExtractor", "NatureCNN", "CombinedExtractor"},
+    "stable_baselines3.common.buffers": {"RolloutBuffer", "DictRolloutBuffer"},
+    "stable_baselines3.common.sb2_compat.rmsprop_tf_like": {"RMSpropTFLike"},
+    "sb3_ppo_notes.policies.networks": {"NotesActorCriticPolicy", "NotesActorCriticCnnPolicy", "NotesMultiInputPolicy"},
+    "sb3_ppo_notes.policies.recurrent": {
+        *("NotesRecurrentPolicy", "NotesCnnRecurrentPolicy", "NotesMultiInputRecurrentPolicy")
+    },
+    "sb3_ppo_notes.policies.trunk": {"SharedTrunk"},
+    "sb3_ppo_notes.rollouts.buffers": {"NotesRolloutBuffer", "NotesDictRolloutBuffer"},
 }
 #: Modules of which every class of a kind will do.
 FAMILIES = {"torch.nn.modules.activation": th.nn.Module, "torch.optim": th.optim.Optimizer}
@@ -84,9 +75,12 @@ def class_path(kind: type) -> str | None:
         return None
 
 
-#: NumPy's floats as it writes them: a discount of that type makes advantages of that type.
-NUMBERS: dict[str, type[np.floating[Any]]] = {
-    f"np.{kind.__name__}": kind for kind in (np.float16, np.float32, np.float64)
+#: Calls that a description may hold; NumPy's floats, because a discount of that type makes advantages of that type.
+CALLS: dict[str, Callable[..., Any]] = {
+    **SCHEDULES,
+    **RULES,
+    **{f"np.{kind.__name__}": kind for kind in (np.float16, np.float32, np.float64)},
+    "__class__": find_class,
 }
 
 
@@ -96,53 +90,61 @@ def parse(text: str) -> Any:
     >>> parse("LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)")
     LinearSchedule(start=0.1, end=0.0, end_fraction=1.0)
     """
+    return parse_expression(re.sub(r"<class '([\w.]+)'>", r"__class__('\1')", text), CALLS, {"inf": inf, "nan": nan})
+
+
+def parse_expression(text: str, calls: Mapping[str, Callable[..., Any]], names: Mapping[str, Any]) -> Any:
+    """The value of a Python expression of literals, these calls and these names; a ``ValueError`` for any other.
+
+    Nothing else is run or looked up: no operators, no attributes but those in a name of the tables.
+
+    >>> parse_expression("dict(sizes=[64, -1], layer=nn.Tanh)", {"dict": dict}, {"nn.Tanh": "Tanh"})
+    {'sizes': [64, -1], 'layer': 'Tanh'}
+    """
     if len(text) > LONGEST:
         raise UnreadableError(f"a description must have at most {LONGEST:,} characters, got {len(text):,}")
     try:
-        tree = ast.parse(re.sub(r"<class '([\w.]+)'>", r"__class__('\1')", text), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UnreadableError(f"{text[:80]!r} cannot be read") from error
-    return _value(tree.body, 0)
+        return _value(ast.parse(text, mode="eval").body, calls, names, 0)
+    except UnreadableError:
+        raise
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise UnreadableError(f"{text[:80]!r} cannot be read: {error}") from error
 
 
-def _value(node: ast.expr, depth: int) -> Any:
+def _value(node: ast.expr, calls: Mapping[str, Callable[..., Any]], names: Mapping[str, Any], depth: int) -> Any:
     if depth > DEEPEST:
         raise UnreadableError("values are nested too deeply")
-    if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str | None):
-        return node.value
-    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
-        return float(node.id)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _value(node.operand, depth + 1)
-        if isinstance(value, int | float):
+
+    def inner(part: ast.expr) -> Any:
+        return _value(part, calls, names, depth + 1)
+
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str() | None as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=operand) if isinstance(value := inner(operand), int | float):
             return -value
-    if isinstance(node, ast.Tuple | ast.List):
-        values = [_value(item, depth + 1) for item in node.elts]
-        return tuple(values) if isinstance(node, ast.Tuple) else values
-    if isinstance(node, ast.Dict):
-        keys = [_value(key, depth + 1) for key in node.keys if key is not None]
-        return dict(zip(keys, [_value(item, depth + 1) for item in node.values], strict=True))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _build(node, depth)
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in NUMBERS and len(node.args) == 1 and not node.keywords:
-        value = _value(node.args[0], depth + 1)
-        if isinstance(value, int | float):
-            return NUMBERS[ast.unparse(node.func)](value)
+        case ast.List(elts=items):
+            return [inner(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(inner(item) for item in items)
+        case ast.Dict(keys=keys, values=values):
+            # No key stands for **more.
+            pairs = [(key, value) for key, value in zip(keys, values, strict=True) if key is not None]
+            if len(pairs) == len(keys):
+                return {inner(key): inner(value) for key, value in pairs}
+        case ast.Name() | ast.Attribute() if ast.unparse(node) in names:
+            return names[ast.unparse(node)]
+        case ast.Call(func=func, args=arguments, keywords=keywords) if ast.unparse(func) in calls:
+            if all(keyword.arg for keyword in keywords):
+                named = {str(keyword.arg): inner(keyword.value) for keyword in keywords}
+                return _call(calls[ast.unparse(func)], [inner(argument) for argument in arguments], named, node)
     raise UnreadableError(f"{ast.unparse(node)[:80]!r} is not a plain value")
 
 
-def _build(node: ast.Call, depth: int) -> Any:
-    assert isinstance(node.func, ast.Name)
-    if node.func.id == "__class__" and len(node.args) == 1 and not node.keywords:
-        return find_class(str(_value(node.args[0], depth + 1)))
-    builder = SCHEDULES.get(node.func.id) or RULES.get(node.func.id)
-    if builder is None or any(keyword.arg is None for keyword in node.keywords):
-        raise UnreadableError(f"{node.func.id} is neither a schedule nor a part of a rule")
-    positional = [_value(argument, depth + 1) for argument in node.args]
-    named = {str(keyword.arg): _value(keyword.value, depth + 1) for keyword in node.keywords}
+def _call(function: Callable[..., Any], positional: list[Any], named: dict[str, Any], node: ast.expr) -> Any:
     try:
-        return builder(*positional, **named)
-    except (TypeError, ValueError, AssertionError) as error:
+        return function(*positional, **named)
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise UnreadableError(f"{ast.unparse(node)[:80]!r} cannot be built: {error}") from error
 
 

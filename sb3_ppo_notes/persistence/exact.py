@@ -35,7 +35,7 @@ class ExactCheckpoint(BaseCallback):
         self.path = Path(path)
         #: The newest checkpoint that was written, ``None`` before the first.
         self.last_path: Path | None = None
-        #: How many could not be written.
+        #: Checkpoints that could not be written.
         self.failures = 0
         self._last_saved: int | None = None
         self._lock: FolderLock | None = None

@@ -1,4 +1,4 @@
-"""What a model remembers: weights, optimisers, counters, the rollout it is in, every random generator."""
+"""The state of a model: weights, optimisers, counters, the rollout it is in, every random generator."""
 
 import random
 from collections.abc import Mapping
@@ -143,7 +143,7 @@ def _spaces(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
 
 
 def _pending_log(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
-    """What has been recorded and not been written yet: SB3 writes an update's numbers after the next rollout."""
+    """Numbers recorded and not written yet: SB3 writes an update's after the next rollout."""
     logger = getattr(model, "_logger", None)
     if logger is None:
         return {}

@@ -21,7 +21,7 @@ class Revival:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self.arrays = arrays
-        #: What could not be put back, as (where, why).
+        #: Values that could not be restored, as (where, why).
         self.problems: list[tuple[str, str]] = []
         self._read: dict[int, Any] = {}
 

@@ -37,7 +37,7 @@ class GracefulStop:
 
     @property
     def exit_code(self) -> int:
-        """What a shell calls a program that ended for this signal: 130 or 143; 0 if none came."""
+        """The shell's code of a program that ended for this signal: 130 or 143; 0 if none came."""
         return 0 if self.requested is None else 128 + self.requested
 
     def __enter__(self) -> "GracefulStop":

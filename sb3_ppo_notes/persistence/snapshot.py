@@ -49,7 +49,7 @@ class Snapshot:
     def __init__(self) -> None:
         #: By key, what the nodes refer to.
         self.arrays: dict[str, np.ndarray] = {}
-        #: What could not be written, as (where, why).
+        #: Values that could not be written, as (where, why).
         self.problems: list[tuple[str, str]] = []
         self._seen: dict[int, int] = {}
         # Objects whose id is remembered must live as long: an id may be given again.

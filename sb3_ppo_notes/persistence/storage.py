@@ -201,6 +201,6 @@ def _remove_oldest(folder: Path, run: str, keep: int) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What a killed process has not finished writing, or removing. Nobody else is writing now: the lock is ours."""
+    """Remove the leavings of a killed process. Nobody else is writing now: the lock is ours."""
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path, ignore_errors=True)

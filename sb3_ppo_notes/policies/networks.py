@@ -28,6 +28,8 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
     :raises ValueError: for another distribution, or one that does not fit the action space.
     """
 
+    is_recurrent = False
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -92,21 +94,30 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
         """Actions for observations.
 
         :param observation: one, or a batch.
-        :param state: of a recurrent policy.
-        :param episode_start: which environments have just begun an episode, for a recurrent policy.
+        :param state: of a recurrent policy: what the last call returned, ``None`` at the beginning.
+        :param episode_start: ``[N]``, where an episode has just begun, for a recurrent policy; ``None`` for nowhere.
         :param deterministic: the mode (of a Beta the mean) and not a sample.
         :param action_masks: ``[n]`` or ``[N, n]``, ``True`` where an action is allowed; ``None`` for no masks.
         :return: actions within the action space, and the next state.
         :raises ValueError: if a mask has the wrong shape or allows nothing.
         """
-        if action_masks is None:
+        if action_masks is None and not self.is_recurrent:
             return super().predict(observation, state, episode_start, deterministic)
         self.set_training_mode(False)
         tensor, is_batch = self.obs_to_tensor(observation)
         with th.no_grad():
-            actions = self.get_distribution(tensor, action_masks).get_actions(deterministic=deterministic)
+            actions, state = self._choose(tensor, state, episode_start, deterministic, action_masks)
         chosen = actions.cpu().numpy().reshape((-1, *(self.action_space.shape or ())))
+        if isinstance(self.action_space, spaces.Box):
+            low, high = self.action_space.low, self.action_space.high
+            chosen = self.unscale_action(chosen) if self.squash_output else np.clip(chosen, low, high)
         return (chosen if is_batch else chosen.squeeze(axis=0)), state
+
+    def _choose(
+        self, observations: Any, state: Any, episode_start: Any, deterministic: bool, action_masks: Any
+    ) -> tuple[th.Tensor, tuple[np.ndarray, ...] | None]:
+        """Actions, not yet within their bounds, and the next state."""
+        return self.get_distribution(observations, action_masks).get_actions(deterministic=deterministic), state
 
 
 class NotesActorCriticCnnPolicy(NotesActorCriticPolicy):

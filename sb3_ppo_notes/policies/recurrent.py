@@ -42,6 +42,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
 
     #: SB3 has no recurrent PPO to equal to the bit; sb3-contrib's is equalled to rounding.
     equals_stock = False
+    is_recurrent = True
 
     def __init__(
         self,
@@ -164,40 +165,17 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         latent_vf = latent_pi.detach() if self.critic is None else self.critic(vf_features)
         return latent_pi, latent_vf, states
 
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: Any = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions for observations, and the next recurrent state.
-
-        :param observation: one, or a batch.
-        :param state: what the last call returned, ``None`` at the beginning.
-        :param episode_start: ``[N]``, where an episode has just begun; ``None`` for nowhere (the beginning aside).
-        :param deterministic: the mode and not a sample.
-        :param action_masks: ``[n]`` or ``[N, n]``, ``True`` where an action is allowed; ``None`` for no masks.
-        :return: actions within the action space, and the next state.
-        :raises ValueError: if a mask has the wrong shape or allows nothing.
-        """
-        self.set_training_mode(False)
-        tensor, is_batch = self.obs_to_tensor(observation)
-        n = len(next(iter(tensor.values()))) if isinstance(tensor, dict) else len(tensor)
+    def _choose(
+        self, observations: Any, state: Any, episode_start: Any, deterministic: bool, action_masks: Any
+    ) -> tuple[th.Tensor, tuple[np.ndarray, ...] | None]:
+        n = len(next(iter(observations.values()))) if isinstance(observations, dict) else len(observations)
         states = self.initial_states(n)
         if state is not None:
             states = tuple(th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
         starts = th.zeros(n) if episode_start is None else th.as_tensor(np.asarray(episode_start)).float()
         masks = None if action_masks is None else mask_tensor(action_masks, self.action_space, n, self.device)
-        with th.no_grad():
-            action = act(self, tensor, masks, self.one_step(states, starts.to(self.device)), deterministic)
-        chosen = action.actions.cpu().numpy()
-        if isinstance(self.action_space, spaces.Box):
-            low, high = self.action_space.low, self.action_space.high
-            chosen = self.unscale_action(chosen) if self.squash_output else np.clip(chosen, low, high)
-        memory = tuple(part.cpu().numpy() for part in action.states or ())
-        return (chosen if is_batch else chosen.squeeze(axis=0)), memory
+        action = act(self, observations, masks, self.one_step(states, starts.to(self.device)), deterministic)
+        return action.actions, tuple(part.cpu().numpy() for part in action.states or ())
 
 
 class NotesCnnRecurrentPolicy(NotesActorCriticCnnPolicy, NotesRecurrentPolicy):

@@ -1,1 +1,1 @@
-"""What a user does from the shell: one module a command."""
+"""The commands of the shell, a folder each."""

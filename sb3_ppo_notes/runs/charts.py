@@ -21,8 +21,6 @@ STYLES: dict[str, dict[str, Any]] = {
 class Curve(NamedTuple):
     """The episodes of one training run.
 
-    :param arm: who was trained.
-    :param seed: with which seed.
     :param timesteps: ``[K]``, environment steps (of all environments) at the end of each episode, ascending.
     :param returns: ``[K]``, undiscounted return of each episode.
     """

@@ -1,7 +1,9 @@
-"""What the commands show while they work: one progress bar, and tables that fit a pipe."""
+"""The terminal: one progress bar, and tables that fit a pipe."""
 
+import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -23,12 +25,25 @@ def table_console(console: Console | None = None) -> Console:
     return console if console.is_terminal else Console(width=COLUMNS, file=console.file)
 
 
+def command_line(command: str, options: Mapping[str, Any]) -> str:
+    """The command line that does the same again; ``None`` is left out.
+
+    >>> command_line("bench", {"n_envs": 8, "seed": None, "cold_compile": True, "outdir": "a b"})
+    "python -m sb3_ppo_notes bench --n-envs 8 --cold-compile --outdir 'a b'"
+    """
+    words = ["python", "-m", "sb3_ppo_notes", command]
+    for option, value in options.items():
+        name = option.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
+
+
 class ProgressBar:
     """Counts towards a total, on a terminal's standard error and nowhere else; gone when it is done.
 
-    :param total: of what is counted.
-    :param done: of it, before.
-    :param columns: Rich's.
     :param console: another place to draw to, whatever it is.
     :param options: of Rich's ``Progress``.
     """

@@ -16,12 +16,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import MOST_SKIPPED_UPDATES
+from sb3_ppo_notes.engine.step import EagerStepper
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.rollouts import LeanVecEnv, SupervisedVecEnv
 from sb3_ppo_notes.rollouts.finite import ObservationRangeWarning, share_far_outside
 from sb3_ppo_notes.rules import (
     AdaptiveLearningRate,
     AdvantageNormalization,
+    EarlyStop,
     KLPenalty,
     Optimization,
     OptimizerSettings,
@@ -276,6 +278,27 @@ def test_a_skipped_update_that_spoilt_weights_is_undone(name):
     model.learn(64, reset_num_timesteps=False)
     assert (model.skipped_updates, model.consecutive_skipped_updates) == (1, 0)
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+
+
+def test_a_critics_step_that_is_rolled_back_ends_the_update_in_the_middle_of_an_epoch(monkeypatch):
+    """The policy rests after its KL; the critic's step alone then meets a weight that is NaN."""
+    rule = UpdateRule(kl_controls=(EarlyStop(1e-6, scope="policy"),))
+    model, before = trained("eager", rule=rule, on_nonfinite="skip_update")
+    original, steps_of_critic = EagerStepper.descend, []
+
+    def descend(self, loss, terms, place):
+        steps_of_critic.append(terms is None)
+        if terms is None:
+            with th.no_grad():
+                self.policy.value_net.bias.fill_(th.nan)
+            loss = loss * th.nan
+        return original(self, loss, terms, place)
+
+    monkeypatch.setattr(EagerStepper, "descend", descend)
+    model.learn(64, reset_num_timesteps=False)
+    assert steps_of_critic.index(True) == len(steps_of_critic) - 1
+    assert model.skipped_updates == 1
+    assert_same_state(state_of(model)[0], before[0])
 
 
 @pytest.mark.parametrize("name", ["eager", "a2c", "recurrent"])

@@ -185,13 +185,17 @@ def test_a_formula_that_was_replaced_is_asked(place, monkeypatch):
     assert difference(run(10**9), run(0)) == 0.0
 
 
-def test_what_this_pytorch_does_not_know_is_done_without(monkeypatch):
+@pytest.mark.parametrize("name", ["_AutoDispatchBelowAutograd", "Graph", "_create_function_from_graph"])
+def test_the_day_pytorchs_interpreter_is_gone_training_is_eager_and_says_so(name, monkeypatch):
     monkeypatch.setattr(recorded, "WAIT", 0)
-    monkeypatch.delattr(th._C, "_AutoDispatchBelowAutograd")
+    monkeypatch.delattr(th._C, name)
     tally = Tally(monkeypatch)
-    learn(eager("box"), 128)
+    model = learn(eager("box"), 128)
     assert tally.count["__call__"] == 0
     assert tally.count["_give_up"] == 2
+    ran = model.engine.report().steps["both"]
+    assert (ran.name, ran.is_lasting) == ("eager", True)
+    assert name in ran.reason
 
 
 def test_who_looks_for_an_error_gets_autograds_own(monkeypatch):

@@ -55,7 +55,7 @@ def test_all_files_are_written(few, tmp_path, capsys):
     assert note["claims"][0]["mutant"] == "max in place of min"
     table = (outdir / "why-min.csv").read_text().splitlines()
     assert table[0] == "field,index,value"
-    assert "objectives,0 2,1.2" in table
+    assert "objectives,0,0.5 1 1.2" in table
     assert len(table) > 100
     assert "✓ 8 claims" in (outdir / "index.html").read_text()
 

@@ -82,7 +82,7 @@ def cut(monkeypatch):
     def run(at, command, number=signal.SIGTERM):
         own = train._optional_callbacks
         with monkeypatch.context() as patch:
-            patch.setattr(train, "_asked_for", lambda *arguments: [*own(*arguments), SignalAt(at, number)])
+            patch.setattr(train, "_optional_callbacks", lambda *arguments: [*own(*arguments), SignalAt(at, number)])
             return command()
 
     return run

@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark: our variants and the peers, what each is built from and which interpreter runs it."""
+"""Arms of a benchmark: our variants and the peers, what each is built from, and the interpreter that runs it."""
 
 import importlib.util
 import os
@@ -23,17 +23,15 @@ OURS: dict[str, tuple[dict[str, Any], str]] = {
     "notes+vector": ({}, "vector"),
     "notes+vector+compile": ({"compile": True}, "vector"),
 }
-#: What they step, where it is not the ``DummyVecEnv`` of everybody else.
+#: Their environments, where they are not in the ``DummyVecEnv`` of all others.
 VEC_ENVS = {"lean": "LeanVecEnv", "vector": "Gymnasium's own vector environment"}
 
 
 class Peer(NamedTuple):
     """Another library's algorithms.
 
-    :param module: what is imported.
-    :param package: what is installed.
     :param classes: the algorithm's class by ``"ppo"``, ``"a2c"`` and ``"recurrent ppo"``; what it lacks is not there.
-    :param differs: what it does otherwise than stock SB3 with the same hyperparameters.
+    :param differs: from stock SB3 with the same hyperparameters.
     """
 
     module: str
@@ -65,12 +63,7 @@ HYPERPARAMETERS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of the table.
-
-    :param name: as the user writes it.
-    :param interpreter: the Python that runs it.
-    :param spec: what ``worker.Subject`` is made from.
-    """
+    """One row of the table: its name as the user writes it, its Python, and the spec of its ``worker.Subject``."""
 
     name: str
     interpreter: str
@@ -78,7 +71,7 @@ class Arm:
 
     @property
     def compiles(self) -> bool:
-        """Whether torch compiles something for it, and keeps it on disk."""
+        """True if torch compiles something for it, and keeps it on disk."""
         return bool(self.spec["arguments"].get("compile"))
 
 

@@ -2,9 +2,8 @@
 
 import itertools
 import os
-import shlex
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,7 +31,7 @@ from sb3_ppo_notes.runs.bench.arms import (
 )
 from sb3_ppo_notes.runs.bench.report import bench_table, draw_bars, footnotes
 from sb3_ppo_notes.runs.bench.results import train_all
-from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar, table_console
+from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar, command_line, table_console
 
 LEAST_STEPS, ROLLOUTS = 8192, 4
 TURNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -47,7 +46,7 @@ class Bench:
     n_envs: int = 8
     """Environments stepped side by side."""
     algo: Literal["ppo", "a2c"] = "ppo"
-    """Which algorithm."""
+    """The algorithm."""
     policy: str = "MlpPolicy"
     """Name of a policy; one with Lstm is compared with sb3-contrib's RecurrentPPO."""
     ours: str | None = None
@@ -55,7 +54,7 @@ class Bench:
     (in Gymnasium's own vector environment), notes+lean+compile, notes+vector+compile. If not given notes,notes+compile;
     for a policy with Lstm, which is not compiled, notes. One that compiles and did not run so is an error."""
     peers: str = "sb3"
-    """Who they are compared with, separated by commas: sb3, sb3-contrib, sbx. Ratios are to the first."""
+    """Peers they are compared with, separated by commas: sb3, sb3-contrib, sbx. Ratios are to the first."""
     peer_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Interpreter for the peers whose package is not installed here."""
     rounds: int = 5
@@ -74,11 +73,11 @@ class Bench:
     seed: int = 0
     """Of all random generators."""
     device: str = "cpu"
-    """Where PyTorch's arms train: cpu, cuda or cuda:1. JAX chooses by itself."""
+    """Device of PyTorch's arms: cpu, cuda or cuda:1. JAX chooses by itself."""
     cold_compile: bool = False
     """Measure compilation twice: with an empty cache, and from the cache that this has filled."""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("bench"))
-    """Where bench.json and bench.png go."""
+    """Folder for bench.json and bench.png."""
 
     def __call__(self) -> int:
         """Measure, print, write.
@@ -174,7 +173,7 @@ class Bench:
             console.print(note, highlight=False)
         self.outdir.mkdir(parents=True, exist_ok=True)
         document = {
-            "command": self._command(),
+            "command": command_line("bench", asdict(self)),
             "options": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()},
             "hyperparameters": self._hyperparameters(),
             "machine": machine() | {"load_at_start": load},
@@ -186,14 +185,3 @@ class Bench:
 
     def _episodes(self) -> dict[str, int]:
         return {"episodes": self.n_eval_episodes, "seed": self.seed + EVALUATION_SEED_OFFSET}
-
-    def _command(self) -> str:
-        """The command line that measures the same again, with every option written out."""
-        words = ["python", "-m", "sb3_ppo_notes", "bench"]
-        for option in fields(self):
-            value, name = getattr(self, option.name), option.name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{name}" if value else f"--no-{name}")
-            elif value is not None:
-                words += [f"--{name}", str(value)]
-        return shlex.join(words)

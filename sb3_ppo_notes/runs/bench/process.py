@@ -31,11 +31,7 @@ class WorkerError(ChildProcessError):
 
 
 class Worker:
-    """A running program that trains one arm.
-
-    :param arm: what it trains.
-    :param cache: folder of torch's compiled code, ``None`` for the user's own.
-    """
+    """A running program that trains one arm; ``cache``: folder of torch's compiled code, ``None`` for the user's."""
 
     def __init__(self, arm: Arm, cache: Path | None = None):
         self.arm = arm

@@ -1,4 +1,4 @@
-"""How a benchmark is shown: a table and a bar chart."""
+"""A benchmark as a table and as a bar chart."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -13,13 +13,10 @@ from sb3_ppo_notes.runs.bench.rounds import Round, Summary, measure, summarize
 
 @dataclass(frozen=True)
 class Results:
-    """Everything measured; what is keyed, by arm.
+    """Everything measured; what is keyed, by arm; ratios are to the first.
 
-    :param arms: in the order of the table's rows; ratios are to the first.
-    :param loaded: versions of the libraries, and threads.
     :param build_seconds: for the model, which no other time contains.
-    :param rounds: in the order of time.
-    :param cold: the warm-up with an empty cache, where there was one.
+    :param cold: the warm-up with an empty cache, if there was one.
     :param evaluations: ``mean`` and ``std`` of the return, and the number of ``episodes``.
     """
 

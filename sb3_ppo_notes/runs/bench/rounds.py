@@ -22,17 +22,14 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Round:
-    """What one arm did in one round.
+    """One arm in one round.
 
     :param number: 0 is the warm-up, in which whatever compiles does so.
-    :param arm: who.
-    :param started: seconds since the benchmark began, as :attr:`ended`.
-    :param ended: no other arm ran in between.
-    :param steps: environment steps trained.
-    :param seconds: for them, on the worker's clock.
+    :param started: seconds since the benchmark began, as :attr:`ended`; no other arm ran in between.
+    :param seconds: of the training, on the worker's clock.
     :param cpu_seconds: processor time of all the worker's threads.
     :param floor_steps_per_second: of the environments alone.
-    :param ran_as: what carried out the gradient steps of the round's last update; ``None`` for a peer's.
+    :param ran_as: executor of the gradient steps of the round's last update; ``None`` for a peer's.
     :param report: ``model.engine.report()`` in words, likewise.
     """
 
@@ -49,13 +46,13 @@ class Round:
 
     @property
     def steps_per_second(self) -> float:
-        """How fast it trained."""
+        """Speed of the training."""
         return self.steps / self.seconds
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the rounds of one arm come to.
+    """The rounds of one arm together.
 
     :param steps_per_second: median over the rounds, without the warm-up.
     :param ratio: that median over the first peer's.

@@ -18,14 +18,14 @@ from typing import Any, TextIO
 
 #: Batches of actions drawn before the clock starts.
 DRAWN_ACTIONS = 256
-#: What is left to a program that trains for nobody any more.
+#: Time to end for a program that trains for nobody any more.
 SECONDS_TO_END = 1.0
 VERSIONED = ("sb3_ppo_notes", "stable_baselines3", "sb3_contrib", "sbx", "torch", "jax", "gymnasium", "numpy", "mujoco")
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC", "XLA_FLAGS")
 
 
 class Subject:
-    """What is measured: an algorithm with its environments.
+    """An algorithm with its environments, to be measured.
 
     :param spec: ``module`` and ``class`` of the algorithm, its ``policy`` and further ``arguments``, ``env``,
         ``n_envs``, ``vec_env`` (``"dummy"``, ``"lean"`` or ``"vector"``), ``seed``, ``device``, and
@@ -90,7 +90,7 @@ class Subject:
         }
 
     def _execution(self) -> dict[str, str | None]:
-        """What carried out the last update's steps, and all that is said of it; nothing is known of a peer's."""
+        """The executor of the last update's steps, and the engine's report; of a peer nothing is known."""
         engine = getattr(self.model, "engine", None)
         if engine is None:
             return {"ran_as": None, "report": None}

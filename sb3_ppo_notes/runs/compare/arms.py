@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: how an arm is written, and which algorithm it is."""
+"""Arms of a comparison: how they are written, and their algorithms."""
 
 import ast
 import contextlib
@@ -32,7 +32,7 @@ FAMILIES = {
     **{"RecurrentPPO": "ppo_lstm", "TRPO": "trpo", "A2C": "a2c", "NotesA2C": "a2c"},
     **dict.fromkeys(("PPO", "NotesPPO", "MaskablePPO"), "ppo"),
 }
-#: What a comparison gives every arm, and no arm may have for itself.
+#: Arguments that a comparison gives every arm, and no arm may have for itself.
 RESERVED = ("seed", "device", "env", "verbose", "tensorboard_log", "_init_setup_model")
 #: Options of an arm that are no arguments of its constructor.
 OF_THE_TASK = ("n_envs", "normalize")
@@ -40,7 +40,7 @@ OF_THE_TASK = ("n_envs", "normalize")
 
 @dataclass(frozen=True)
 class Arm:
-    """One of those that are compared.
+    """An arm of a comparison.
 
     :param name: as the user wrote it.
     :param target: ``"module:Class"``, or ``"recipe:NAME"``.

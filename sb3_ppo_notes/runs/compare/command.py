@@ -3,7 +3,6 @@
 With ``--envs`` or ``--arms`` it compares any algorithms on any tasks and ends with a verdict.
 """
 
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,11 +26,13 @@ from sb3_ppo_notes.runs.compare.parity import SideBySide
 from sb3_ppo_notes.runs.compare.plan import Plan, make_plan
 from sb3_ppo_notes.runs.compare.pool import FOLDER, Key, check_outdir, count_done, run_all
 from sb3_ppo_notes.runs.compare.run import Run
-from sb3_ppo_notes.runs.console import INTERRUPTED
+from sb3_ppo_notes.runs.console import INTERRUPTED, command_line
 
-#: What an option of a comparison with a verdict is that was not given.
+#: Defaults of a comparison with a verdict.
 DEFAULTS: dict[str, Any] = {"arms": "sb3,notes", "seeds": 10, "n_eval_episodes": 100}
-#: Likewise without one.
+#: Options of which the command that repeats it is made.
+REPEATED = ("envs", "arms", "algo", "seeds", "total_timesteps", "n_envs", "n_eval_episodes", "a_a")
+#: Without one.
 SIDE_BY_SIDE = {"total_timesteps": 50_000, "seeds": 3, "n_envs": 8, "n_eval_episodes": 20}
 
 
@@ -45,7 +46,7 @@ class Compare:
     env: str = "CartPole-v1"
     """Id of a registered environment."""
     algo: Literal["ppo", "a2c"] = "ppo"
-    """Which algorithm."""
+    """The algorithm."""
     total_timesteps: int | None = None
     """Environment steps of each training run; if not given 50000, for a verdict what rl_zoo3 trains the task for."""
     seeds: int | None = None
@@ -70,7 +71,7 @@ class Compare:
     jobs: int | None = None
     """For a verdict: runs side by side, a process and a thread each; if not given as many as there are cores."""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("comparison"))
-    """Where comparison.json, learning_curves.png and learning_curves.csv go, for a verdict report.html and more."""
+    """Folder for comparison.json, learning_curves.png and learning_curves.csv, for a verdict report.html and more."""
 
     def __call__(self) -> int:
         """Compare.
@@ -146,7 +147,7 @@ def _run_missing(plan: Plan, runs: list[Run], options: dict[str, Any], outdir: P
         if n_cut:
             print(f"note: {n_cut} episodes of {env} were {CUT}", file=sys.stderr)
     about = {
-        "command": command(options, outdir),
+        "command": command_line("compare", {name: options[name] or None for name in REPEATED} | {"outdir": outdir}),
         "options": options | {"outdir": str(outdir)},
         "machine": machine(),
         "jobs": jobs,
@@ -183,12 +184,3 @@ def _check(options: dict[str, Any], outdir: Path) -> None:
     if options["resume"] and not (outdir / FOLDER).is_dir():
         raise InvalidValueError(f"resume needs a folder with runs to go on with, got {outdir}")
     check_outdir(outdir, options["resume"])
-
-
-def command(options: dict[str, Any], outdir: Path) -> str:
-    """The command line that does the same again."""
-    words = ["python", "-m", "sb3_ppo_notes", "compare"]
-    for name in ("envs", "arms", "algo", "seeds", "total_timesteps", "n_envs", "n_eval_episodes"):
-        if options[name] is not None:
-            words += [f"--{name.replace('_', '-')}", str(options[name])]
-    return shlex.join([*words, *(["--a-a"] if options["a_a"] else []), "--outdir", str(outdir)])

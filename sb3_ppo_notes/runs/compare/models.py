@@ -1,4 +1,4 @@
-"""What an arm of a comparison is trained with on a task, and the model that is made from it."""
+"""Settings of an arm on a task, and the model that is made from them."""
 
 import inspect
 from dataclasses import dataclass
@@ -18,17 +18,15 @@ from sb3_ppo_notes.policies.masks import METHOD
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.compare.arms import Arm, arm_class, check_options, family_of
 
-#: What the zoo says of a task that is no argument of a constructor.
+#: The zoo's keys that are no arguments of a constructor.
 OF_A_TASK = ("n_envs", "n_timesteps", "normalize", "policy", "atari")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an arm is trained with on a task; plain data, so that it goes into a file and is compared.
+    """Settings of an arm on a task: plain data, so that it goes into a file and is compared.
 
-    :param source: where the values are from.
-    :param n_envs: environments stepped side by side.
-    :param policy: name of a policy.
+    :param source: of the values.
     :param arguments: of the constructor.
     :param normalize: arguments of ``VecNormalize``, ``None`` for none.
     :param atari: arguments of ``AtariWrapper``, ``None`` for none; four frames are stacked with it.

@@ -1,4 +1,4 @@
-"""What a comparison shows on the terminal, and the files that it leaves."""
+"""The terminal's table and verdicts of a comparison, and its files."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -54,17 +54,7 @@ class RecipeResult:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Stock SB3 and ours, or recipes, seed by seed.
-
-    :param env: id of a registered environment.
-    :param algo: which algorithm.
-    :param total_timesteps: environment steps of each training run.
-    :param seeds: number of seeds.
-    :param n_envs: environments stepped side by side; a recipe has its own number.
-    :param n_eval_episodes: episodes of the final evaluation.
-    :param recipes: seed systems to train instead, names separated by commas.
-    :param outdir: where the files go.
-    """
+    """Stock SB3 and ours, or recipes with their own numbers of environments; options as the command's."""
 
     env: str
     algo: Literal["ppo", "a2c"]

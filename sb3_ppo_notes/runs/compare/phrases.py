@@ -1,4 +1,4 @@
-"""What a verdict says in words, for somebody who has not read the protocol."""
+"""Verdicts in words, for somebody who has not read the protocol."""
 
 from sb3_ppo_notes.formulas.statistics import (
     MARGIN,
@@ -45,7 +45,7 @@ def meaning(
             "evaluation episode: there is no difference for statistics to find."
         )
     elif numbers is not None and verdict is not None:
-        sentences += _explained(results, candidate, baseline, numbers)
+        sentences += _explain(results, candidate, baseline, numbers)
     if numbers is None:
         sentences.append(
             f"Fewer than {SEEDS_TO_REPORT} seeds show the numbers and allow no verdict: two groups of so few runs of "
@@ -66,7 +66,7 @@ def meaning(
     return tuple(sentences)
 
 
-def _explained(results: Results, candidate: str, baseline: str, numbers: Comparison) -> list[str]:
+def _explain(results: Results, candidate: str, baseline: str, numbers: Comparison) -> list[str]:
     low, high = (with_sign(end) for end in numbers.difference_interval)
     reach = f"the difference of the scores lies between {low} and {high} with 95 % confidence"
     scale = "on a scale from 0, a random policy, to 1, the reference"
@@ -92,7 +92,7 @@ def with_sign(number: float) -> str:
 
 
 def _reasons(results: Results, candidate: str, numbers: Comparison) -> str:
-    """Which of the rule's questions were answered against the candidate."""
+    """The rule's questions that were answered against the candidate."""
     reasons = []
     if numbers.difference_interval[1] < 0:
         reasons.append("all of the difference's interval is below 0")

@@ -1,4 +1,4 @@
-"""What a comparison is going to do: which runs, in which order, with what; and all that is refused before it begins."""
+"""The plan of a comparison: its runs in their order, and all that is refused before it begins."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,9 @@ class Plan:
     """A comparison that can begin.
 
     :param arms: the baseline first.
-    :param envs: the tasks.
     :param seeds: by which all arms are judged.
     :param other_seeds: of the baseline, for the A/A check; empty for none.
     :param budgets: environment steps of a run, by task.
-    :param n_eval_episodes: of the evaluation after each training.
     :param settings: by arm and task.
     :param scales: by task, as far as they are known.
     """

@@ -199,13 +199,7 @@ def _context() -> Iterator[Any]:
 
 
 class RunsProgress(ProgressBar):
-    """A progress bar over environment steps: runs done, steps per second, time left. Shown on a terminal only.
-
-    :param runs: that are to be done.
-    :param done: runs that are done already.
-    :param total: runs of the whole comparison.
-    :param console: where it is drawn, ``None`` for the standard error.
-    """
+    """A progress bar over environment steps: runs done, of ``total``; steps per second; time left."""
 
     def __init__(self, runs: Sequence[Run], done: int, total: int, console: Console | None = None):
         super().__init__(

@@ -1,4 +1,4 @@
-"""What a comparison has found, as matrices: scores ``[seeds, tasks]`` and curves ``[seeds, points]`` of each arm."""
+"""Results of a comparison as matrices: scores ``[seeds, tasks]`` and curves ``[seeds, points]`` of each arm."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,12 @@ from sb3_ppo_notes.runs.compare.run import FINISHED, POINTS, RANDOM
 RESAMPLES_OF_PLOTS = 2000
 #: Seed of every bootstrap, so that the same scores have the same intervals.
 BOOTSTRAP_SEED = 0
-#: Which seconds of a record a speed is by.
+#: Seconds of a record by which a speed is taken.
 SPEEDS = {"steps_per_second": "train_seconds", "steps_per_cpu_second": "cpu_seconds"}
 
 
 class Estimate(NamedTuple):
-    """A number and its 95 % bootstrap interval.
-
-    :param value: of the runs.
-    :param low: lower end.
-    :param high: upper end.
-    """
+    """A number and its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -36,14 +31,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """All runs of a comparison.
-
-    :param arms: names; the first is the baseline.
-    :param envs: the tasks.
-    :param seeds: of every arm on every task.
-    :param records: by arm, task and seed.
-    :param scales: what 0 and 1 mean, by task; complete.
-    """
+    """All runs of a comparison: records by arm, task and seed, the baseline first, the scales complete."""
 
     arms: Sequence[str]
     envs: Sequence[str]

@@ -41,7 +41,7 @@ from sb3_ppo_notes.runs.compare.models import Settings, always_masks, build, env
 POINTS = 40
 #: Environments of an evaluation, at most: its episodes are spread over them.
 EVALUATION_ENVS = 10
-#: What SB3's loggers call what is watched, the first that an algorithm has, and its sign.
+#: Names in SB3's loggers of the quantities that are watched, and their signs; the first that an algorithm has counts.
 WATCHED: dict[str, tuple[tuple[str, int], ...]] = {
     "kl": (("train/approx_kl", 1), ("train/kl_divergence_loss", 1)),
     "entropy": (("train/entropy_loss", -1),),
@@ -49,7 +49,7 @@ WATCHED: dict[str, tuple[tuple[str, int], ...]] = {
     "explained_variance": (("train/explained_variance", 1),),
 }
 PACKAGES = ("stable_baselines3", "sb3_contrib", "torch", "gymnasium", "numpy", "ale_py", "mujoco", "box2d")
-#: How a run can end. ``killed`` says nothing of the algorithm, so that ``--resume`` repeats it.
+#: Ends of a run. ``killed`` says nothing of the algorithm, so that ``--resume`` repeats it.
 FINISHED, FAILED, KILLED = "finished", "failed", "killed"
 #: The name under which a random policy is measured, where no scale is known.
 RANDOM = "random policy"
@@ -57,15 +57,7 @@ RANDOM = "random policy"
 
 @dataclass(frozen=True)
 class Run:
-    """One training with one seed, or the measurement of a random policy.
-
-    :param arm: who is trained; ``None`` for a random policy.
-    :param env: id of a registered environment.
-    :param seed: of all random generators.
-    :param total_timesteps: environment steps of the training.
-    :param n_eval_episodes: episodes of the evaluation afterwards.
-    :param settings: of the arm on this task.
-    """
+    """One training with one seed, or, without an arm, the measurement of a random policy."""
 
     arm: Arm | None
     env: str
@@ -76,7 +68,7 @@ class Run:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from the comparison's other runs: arm, task, seed."""
+        """Arm, task, seed: unique in the comparison."""
         return (RANDOM if self.arm is None else self.arm.name, self.env, self.seed)
 
     @property
@@ -94,7 +86,7 @@ class Run:
 
 @cache
 def versions() -> dict[str, str]:
-    """What a run depends on beside its settings."""
+    """Versions of all that a run depends on."""
     return files.versions(PACKAGES)
 
 

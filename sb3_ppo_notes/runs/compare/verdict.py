@@ -26,13 +26,11 @@ from sb3_ppo_notes.runs.compare.run import POINTS
 
 @dataclass(frozen=True)
 class Summary:
-    """One arm in numbers, over all tasks.
+    """One arm in numbers, over all tasks; normalised.
 
-    :param arm: who.
-    :param iqm: interquartile mean of the final scores; normalised.
-    :param optimality_gap: how far the runs fall short of 1 on average; normalised.
-    :param area: interquartile mean of the area under the training curves; normalised.
-    :param failed_runs: how many.
+    :param iqm: interquartile mean of the final scores.
+    :param optimality_gap: shortfall of the runs to 1 on average.
+    :param area: interquartile mean of the area under the training curves.
     """
 
     arm: str
@@ -44,16 +42,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What may be said of a candidate.
+    """The verdict on a candidate.
 
-    :param candidate: who.
-    :param baseline: against whom.
     :param verdict: one of the four, ``None`` where none can be given.
-    :param identical: whether every weight and every episode of all runs are equal bit for bit.
-    :param preliminary: whether there are fewer seeds than a verdict asks for.
-    :param headline: the verdict in a line.
-    :param meaning: what that means, for somebody who has not read the protocol; sentences.
-    :param numbers: what the rule looked at, ``None`` below ten seeds.
+    :param identical: every weight and every episode of all runs are equal bit for bit.
+    :param preliminary: there are fewer seeds than a verdict asks for.
+    :param meaning: sentences, for somebody who has not read the protocol.
+    :param numbers: that the rule looked at, ``None`` below ten seeds.
     :param speed_ratio: median steps per second over the baseline's, by task; ``None`` where runs are missing.
     :param cpu_speed_ratio: the same by processor time, which others on the machine disturb less.
     """
@@ -72,13 +67,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class AACheck:
-    """The comparison's own test: the baseline against itself with other seeds.
-
-    :param arm: who.
-    :param outcome: what came of it.
-    :param meaning: in words.
-    :param numbers: what the rule looked at.
-    """
+    """The comparison's own test: the baseline against itself with other seeds."""
 
     arm: str
     outcome: Literal["passed", "not conclusive", "FAILED"]
@@ -113,7 +102,8 @@ def judge(results: Results, candidate: str) -> Judgement:
     baseline, seeds = results.arms[0], len(results.seeds)
     numbers = None
     if seeds >= SEEDS_TO_REPORT:
-        numbers = _compared(results.scores(candidate), results.scores(baseline), _failed(results, candidate, baseline))
+        failed_runs = (len(results.failures(candidate)), len(results.failures(baseline)))
+        numbers = _compare(results.scores(candidate), results.scores(baseline), failed_runs)
     identical = are_identical(results, candidate, baseline)
     verdict = None if numbers is None or results.unlearnt_tasks() else "as good" if identical else numbers.verdict
     return Judgement(
@@ -130,13 +120,9 @@ def judge(results: Results, candidate: str) -> Judgement:
     )
 
 
-def _compared(candidate: FloatArray, baseline: FloatArray, failed_runs: tuple[int, int]) -> Comparison:
+def _compare(candidate: FloatArray, baseline: FloatArray, failed_runs: tuple[int, int]) -> Comparison:
     generator, preliminary = np.random.default_rng(BOOTSTRAP_SEED), len(candidate) < SEEDS_FOR_A_VERDICT
     return comparison(candidate, baseline, failed_runs, generator, RESAMPLES, preliminary)
-
-
-def _failed(results: Results, candidate: str, baseline: str) -> tuple[int, int]:
-    return len(results.failures(candidate)), len(results.failures(baseline))
 
 
 def are_identical(results: Results, one: str, other: str) -> bool:
@@ -169,13 +155,13 @@ def a_a_check(results: Results, others: Sequence[int]) -> AACheck:
     arm = results.arms[0]
     again = Results([arm], results.envs, others, results.records, results.scales)
     failed_runs = (len(again.failures(arm)), len(results.failures(arm)))
-    numbers = _compared(again.scores(arm), results.scores(arm), failed_runs)
+    numbers = _compare(again.scores(arm), results.scores(arm), failed_runs)
     against = f"{arm} with seeds {others[0]} to {others[-1]} against {arm} with seeds {results.seeds[0]} to"
     low, high = (with_sign(end) for end in numbers.difference_interval)
     say = partial(AACheck, arm, numbers=numbers)
-    found = f"{against} {results.seeds[-1]}: {numbers.verdict}, difference between {low} and {high}"
+    sentence = f"{against} {results.seeds[-1]}: {numbers.verdict}, difference between {low} and {high}"
     if numbers.verdict == "as good":
-        return say("passed", f"{found}.")
+        return say("passed", f"{sentence}.")
     if numbers.verdict == "no difference shown":
-        return say("not conclusive", f"{found}. These seeds scatter too much for a margin of {MARGIN}: use more.")
-    return say("FAILED", f"{found}. It is the same algorithm: this comparison finds differences that are not there.")
+        return say("not conclusive", f"{sentence}. These seeds scatter too much for a margin of {MARGIN}: use more.")
+    return say("FAILED", f"{sentence}. It is the same algorithm: this comparison finds differences that are not there.")

@@ -43,7 +43,7 @@ from sb3_ppo_notes.runs.train.log import RunState, run_logger
 from sb3_ppo_notes.runs.train.resume import ResumedRun, check_alone, check_run, resume_run
 from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
-#: How many checkpoints of a run stay.
+#: Checkpoints of a run that stay.
 KEPT = 3
 
 
@@ -54,7 +54,7 @@ class Train:
     env: str | None = None
     """Id of a registered environment; the configuration's, or CartPole-v1."""
     algo: Literal["ppo", "a2c"] | None = None
-    """Which algorithm; a configuration or a recipe knows its own, else ppo."""
+    """The algorithm; a configuration or a recipe knows its own, else ppo."""
     recipe: str | None = None
     """A seed system: skrl, batch_ppo, spinning_up, moral_rl, minimal_rl or tsukurinagara."""
     config: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.yaml")] = None
@@ -77,7 +77,7 @@ class Train:
     exclude: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
     """Weights whose names this matches from their beginning are not counted."""
     logdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("logs"))
-    """Where the run gets a folder of its own, <time>-<config>."""
+    """The folder in which the run gets one of its own, <time>-<config>."""
     outdir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The run's own folder, new or empty, in place of one in LOGDIR."""
     checkpoint_every: int | None = None

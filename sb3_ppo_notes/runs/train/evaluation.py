@@ -1,4 +1,4 @@
-"""What ``train`` looks at while it trains: evaluations, and the best model so far."""
+"""Evaluations while ``train`` trains, and the best model so far."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,7 @@ from sb3_ppo_notes.runs.train.folder import EVALUATIONS, save_model
 
 @dataclass(frozen=True)
 class Result:
-    """Of one evaluation.
-
-    :param steps: environment steps trained before it.
-    :param mean: mean return; reward units.
-    :param deviation: standard deviation of the return over episodes; reward units.
-    :param length: mean length of the episodes; environment steps.
-    """
+    """One evaluation: steps trained before it, mean and deviation of the return, mean length in environment steps."""
 
     steps: int
     mean: float

@@ -22,7 +22,7 @@ CSV, JSON = "progress.csv", "progress.json"
 
 
 class RunState(BaseCallback):
-    """What a checkpoint has to know of the run's files. It is a callback because a checkpoint holds their memory."""
+    """State of the run's files. It is a callback because a checkpoint holds the memory of callbacks."""
 
     def __init__(self) -> None:
         super().__init__()

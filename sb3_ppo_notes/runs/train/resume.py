@@ -16,13 +16,7 @@ from sb3_ppo_notes.runs.train.log import RunState
 
 
 class ResumedRun(NamedTuple):
-    """A run that can go on.
-
-    :param config: its configuration, as it was begun.
-    :param model: with its environments; ``model.resume_report`` says what is exact.
-    :param state: of its files.
-    :param total_timesteps: environment steps that it is to make.
-    """
+    """A run that can go on, with its configuration as it was begun; ``model.resume_report`` says what is exact."""
 
     config: RunConfig
     model: NotesOnPolicyAlgorithm
@@ -68,7 +62,7 @@ def resume_run(folder: Path, total_timesteps: int | None) -> ResumedRun:
 
 
 def _state(stored: Stored) -> RunState:
-    """What the checkpoint's own memory of the files is: it is needed before there are callbacks to put it back into."""
+    """The checkpoint's memory of the files, needed before there are callbacks to put it back into."""
     state = RunState()
     for entry in stored.document["callbacks"]:
         if entry["class"].endswith(f".{RunState.__name__}"):

@@ -1,4 +1,4 @@
-"""How many weights a model has, and where."""
+"""Number of weights of a model, by module."""
 
 import re
 from collections import Counter

@@ -30,9 +30,9 @@ class Visualize:
     logdir: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as train has written it."""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("videos"))
-    """Where the mp4 files, episodes.csv and contact_sheet.png go."""
+    """Folder for the mp4 files, episodes.csv and contact_sheet.png."""
     episodes: int = 5
-    """How many, each with a seed of its own; the deterministic policy plays."""
+    """Number of episodes, each with a seed of its own; the deterministic policy plays."""
     seed: int | None = None
     """Of the first episode; None for the first that the run was evaluated on."""
     max_steps: int = MAX_EPISODE_STEPS
