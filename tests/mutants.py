@@ -386,14 +386,14 @@ MUTANTS = [
     ),
     Mutant(
         "compiled step taken beyond the KL limit",
-        "engine/program.py",
+        "engine/fused_step.py",
         "old.copy_(th.where(is_taken, new, old))",
         "old.copy_(new)",
         "tests/engine/test_compile.py::test_early_stop_takes_no_step_beyond_the_limit",
     ),
     Mutant(
         "schedules fixed in the compiled code",
-        "engine/program.py",
+        "engine/fused_step.py",
         "object.__setattr__(choice, name, number)",
         "pass",
         "tests/engine/test_compile.py::test_schedules_reach_the_compiled_code",
@@ -891,7 +891,7 @@ MUTANTS = [
     ),
     Mutant(
         "nothing to go back to",
-        "engine/undo.py",
+        "engine/optimizers.py",
         "                self.flat.restore(self._kept)\n",
         "",
         NONFINITE + "test_weights_that_a_step_has_spoilt_are_as_they_were_before_the_update[eager]",
@@ -1095,8 +1095,8 @@ MUTANTS = [
     Mutant(
         "a list of operations is believed unseen",
         "engine/recorded.py",
-        "return script(*leaves) if kind in self._trusted else",
-        "return script(*leaves) if True else",
+        "return script(*tensors) if kind in self._trusted else",
+        "return script(*tensors) if True else",
         SCRIPTED + "test_a_list_that_gives_other_numbers_is_not_believed",
     ),
     Mutant(
@@ -1144,7 +1144,7 @@ MUTANTS = [
     Mutant(
         "a formula that was replaced is not asked",
         "engine/engine.py",
-        "            eager.source = self._sources\n",
+        "            eager.sources = self._sources\n",
         "            eager.source = ()\n",
         SCRIPTED + "test_a_formula_that_was_replaced_is_asked",
     ),
@@ -1278,7 +1278,7 @@ MUTANTS = [
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "kind = len(minibatch.returns), tuple(leaf.dtype for leaf in leaves)",
+        "kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)",
         "kind = len(minibatch.returns), ()",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
@@ -1418,7 +1418,7 @@ MUTANTS = [
     ),
     Mutant(
         "who listens to every operation is not asked",
-        "engine/modes.py",
+        "engine/fingerprint.py",
         "            if not isinstance(mode, DeviceContext):\n",
         "            if False:\n",
         "tests/parity/test_reached_into.py::test_who_listens_to_every_operation_is_heard[Halving-ppo]",

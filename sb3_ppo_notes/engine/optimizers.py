@@ -1,5 +1,6 @@
 """Optimisers that treat every weight alike, and so can step all weights as one vector: which they are, and how."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -85,12 +86,8 @@ ELEMENTWISE: dict[type[th.optim.Optimizer], Elementwise] = {
 
 
 def elementwise_of(optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter]) -> Elementwise | None:
-    """How an optimiser steps a vector.
-
-    :param optimizer: of any class.
-    :param parameters: that are to be stepped together.
-    :return: ``None`` if it cannot be done, or not with the same result: an unknown class, options beyond the formulas,
-        hooks, several groups of parameters, or steps counted differently.
+    """How an optimiser steps a vector; ``None`` if it cannot be done, or not with the same result: an unknown class,
+    options beyond the formulas, hooks, several groups of parameters, or steps counted differently.
     """
     rule = ELEMENTWISE.get(type(optimizer))
     if rule is None or len(optimizer.param_groups) != 1 or _is_watched(optimizer):
@@ -122,11 +119,7 @@ def _is_watched(optimizer: Any) -> bool:
 
 
 def clears_gradients(optimizer: Any) -> bool:
-    """Whether an optimiser's ``zero_grad`` is PyTorch's: a gradient then owes nothing to the one before.
-
-    :param optimizer: of any class.
-    :return: ``False`` if the instance or its class has another one.
-    """
+    """``True`` if an optimiser's ``zero_grad`` is PyTorch's: a gradient then owes nothing to the one before."""
     return "zero_grad" not in vars(optimizer) and has_shipped_methods(type(optimizer), "zero_grad")
 
 
@@ -134,8 +127,6 @@ class FlatOptimizer:
     """A torch optimiser whose weights and state lie in vectors while an update goes on.
 
     :param optimizer: the owner of the state; :meth:`give_back` brings it up to date.
-    :param rule: how it steps.
-    :param parameters: all that are stepped.
     :param is_exact: whether the step must be torch's default one to the bit; if not, one pass over the memory may do
         for Adam, which with half a million weights is what counts.
     """
@@ -205,17 +196,11 @@ class FlatOptimizer:
         )
 
     def remembered(self) -> tuple[list[th.Tensor], int]:
-        """Copies of everything that a step changes.
-
-        :return: for :meth:`restore`.
-        """
+        """Copies of everything that a step changes, for :meth:`restore`."""
         return [vector.clone() for vector in (self.weights.vector, *self.state)], self.n_steps
 
     def restore(self, remembered: tuple[list[th.Tensor], int]) -> None:
-        """Go back to what was remembered.
-
-        :param remembered: by :meth:`remembered`.
-        """
+        """Go back to what was remembered."""
         copies, self.n_steps = remembered
         th._foreach_copy_((self.weights.vector, *self.state), copies)
         for parameter, part in zip(self.parameters, self.weights.parts, strict=True):
@@ -243,11 +228,8 @@ class FlatOptimizer:
             self.optimizer.state[parameter].update({name: part for name, (part, _) in shown.items()})
 
     def is_current(self, optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter]) -> bool:
-        """Whether these vectors still are what the optimiser and the weights look at.
-
-        :param optimizer: of the update about to begin.
-        :param parameters: that are to be stepped.
-        :return: ``False`` after somebody has loaded a state, replaced a weight's data or stepped the optimiser.
+        """``True`` if these vectors are what the optimiser and the weights of the update about to begin look at: nobody
+        has loaded a state, replaced a weight's data or stepped the optimiser since.
         """
         if optimizer is not self.optimizer or not self._is_bound or _is_watched(optimizer):
             return False
@@ -272,3 +254,53 @@ class FlatOptimizer:
 
 def _placed(part: Any) -> tuple[Any, int | None]:
     return part, part.data_ptr() if isinstance(part, th.Tensor) else None
+
+
+class Undo:
+    """Weights and optimiser state as they were, to go back to.
+
+    :param flat: the vectors that hold them, where there are some: three copies instead of forty.
+    """
+
+    def __init__(self, optimizer: th.optim.Optimizer, flat: FlatOptimizer | None):
+        self.optimizer = optimizer
+        self.flat = flat
+        #: Somebody's own optimiser need not have any.
+        self._state: Any = getattr(optimizer, "state", {})
+        self._kept = None if flat is None else flat.remembered()
+        if flat is None:
+            self._pairs = [(tensor, tensor.clone()) for tensor in self._tensors()]
+            self._plain = {weight: _numbers(state) for weight, state in self._state.items()}
+
+    def _tensors(self) -> list[th.Tensor]:
+        if self.flat is not None:
+            return [self.flat.weights.vector, *self.flat.state]
+        weights = [weight.detach() for group in self.optimizer.param_groups for weight in group["params"]]
+        states = [value for state in self._state.values() for value in state.values()]
+        return weights + [value for value in states if isinstance(value, th.Tensor) and value.is_floating_point()]
+
+    def is_needed(self) -> bool:
+        """``True`` if something is not finite now."""
+        tensors = self._tensors()
+        # A sum is finite if all its terms are, unless it overflows.
+        with th.no_grad():
+            return not all(math.isfinite(tensor.sum().item()) or bool(tensor.isfinite().all()) for tensor in tensors)
+
+    def restore(self) -> None:
+        """Go back."""
+        with th.no_grad():
+            if self.flat is not None and self._kept is not None:
+                self.flat.restore(self._kept)
+                return
+            for tensor, kept in self._pairs:
+                tensor.copy_(kept)
+            for weight in list(self._state):
+                if weight in self._plain:
+                    self._state[weight].update(self._plain[weight])
+                else:
+                    # It came into being in the update that is undone.
+                    del self._state[weight]
+
+
+def _numbers(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if not isinstance(value, th.Tensor)}

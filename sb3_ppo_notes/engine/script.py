@@ -70,11 +70,7 @@ class Script:
         self._places = [(tensor, tensor.data_ptr()) for tensor in (*recorder.bound, *recorder.roots)]
 
     def __call__(self, *arguments: th.Tensor) -> tuple[th.Tensor, ...]:
-        """Do it again.
-
-        :param arguments: of the same shapes and dtypes.
-        :return: what the function would give, without a graph.
-        """
+        """Results of the function for arguments of the same shapes and dtypes, without a graph."""
         was_optimizing = self._is_optimizing()
         # Nothing is to be fused, or done in another order.
         self._optimize(False)
@@ -92,10 +88,7 @@ class Script:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every operation.
-
-    :param arguments: of the function.
-    """
+    """Writes down every operation."""
 
     def __init__(self, arguments: Sequence[th.Tensor], outputs: Sequence[th.Tensor]):
         super().__init__()  # type: ignore[no-untyped-call]
@@ -142,11 +135,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise CannotScript(f"{operation} changes a tensor that lasts")
 
     def function(self, outputs: Sequence[th.Tensor]) -> Any:
-        """What was written down, as a function.
-
-        :param outputs: that it shall give.
-        :return: takes arguments and what is bound; gives a tuple.
-        """
+        """The recorded operations as a function of arguments and bound tensors; gives a tuple."""
         values = [self._value(output) for output in outputs]
         kind = th._C.TupleType([value.type() for value in values])
         self.graph.registerOutput(self._node("prim::TupleConstruct", values, kind))
