@@ -45,6 +45,7 @@ TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
+BUFFERS = "tests/rollouts/test_buffers.py::"
 
 MUTANTS = [
     Mutant(
@@ -1015,6 +1016,27 @@ MUTANTS = [
         "tests/callbacks/test_evaluation.py::test_a_signal_ends_an_evaluation_between_two_steps",
     ),
     Mutant(
+        "an evaluator's episodes go on where the last ones ended",
+        "callbacks/evaluation.py",
+        "        self.env.seed(self.seed)\n",
+        "",
+        "tests/callbacks/test_evaluation.py::test_an_evaluator_plays_the_same_episodes_again_and_draws_no_random_number",
+    ),
+    Mutant(
+        "an evaluator keeps the normalisers' statistics of its beginning",
+        "callbacks/evaluation.py",
+        "        synchronize_normalizers(self.training_env, self.env)\n",
+        "",
+        "tests/callbacks/test_evaluation.py::test_an_evaluator_sees_observations_as_the_training_has_learned_to",
+    ),
+    Mutant(
+        "a class that moved within the package is another class",
+        "persistence/snapshot.py",
+        'name.rpartition(".")[2] if name.startswith("sb3_ppo_notes.") else name',
+        "name",
+        PERSISTENCE + "test_environments.py::test_a_class_of_this_package_may_have_moved_to_another_module_since",
+    ),
+    Mutant(
         "an environment's own time limit does not count",
         "callbacks/evaluation.py",
         "if self._has_limit or not cut.any():",
@@ -1365,6 +1387,27 @@ MUTANTS = [
         "        new = MinibatchSampler(rollout_buffer, batch_size, normalizes=True)\n"
         '        return vars(rollout_buffer).setdefault("last", new)',
         REACHED + "test_what_is_changed_after_samples_were_taken_counts[in_place-a2c]",
+    ),
+    Mutant(
+        "advantages computed again are not in the next epoch",
+        "rollouts/minibatches.py",
+        "if not self._columns or not buffer.generator_ready:",
+        "if not self._columns:",
+        BUFFERS + "test_advantages_that_were_computed_again_are_in_the_next_epoch",
+    ),
+    Mutant(
+        "sequences change their length in the middle of a rollout",
+        "rollouts/buffers.py",
+        "if sequences is not None and self.pos == 0:",
+        "if sequences is not None:",
+        BUFFERS + "test_a_rollout_that_has_begun_keeps_the_length_of_its_sequences",
+    ),
+    Mutant(
+        "an argument written down with its default does not count",
+        "algorithms/arguments.py",
+        "return name not in explicit and plain",
+        "return plain",
+        CONTRACT + "test_an_argument_that_is_written_down_counts_also_if_it_has_its_default",
     ),
     Mutant(
         "somebody's own train gets normalised advantages",

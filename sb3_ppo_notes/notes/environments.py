@@ -128,3 +128,37 @@ def arrive(folder: Path, guest: int, step: int) -> None:
     :param step: to which of the meetings, from 1.
     """
     (folder / f"{step}-{guest}").touch()
+
+
+class Countdown(gym.Env[np.ndarray, np.int64]):
+    """An episode of so many steps; to be seen is how many have been made.
+
+    :param length: of every episode.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length, self.steps = length, 0
+        self.observation_space = spaces.Box(0, length, (1,), dtype=np.float32)
+        self.action_space = spaces.Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin.
+
+        :param seed: of nothing.
+        :param options: none.
+        :return: 0, no information.
+        """
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Go on.
+
+        :param action: any.
+        :return: the number of steps so far, 1, and whether they are all.
+        """
+        self.steps += 1
+        return np.full(1, self.steps, dtype=np.float32), 1.0, self.steps == self.length, False, {}

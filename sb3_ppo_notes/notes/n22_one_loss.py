@@ -44,7 +44,7 @@ from sb3_ppo_notes.notes.note import Claim, Note
 from sb3_ppo_notes.notes.rollout import gather
 from sb3_ppo_notes.policies import shared_trunk
 from sb3_ppo_notes.policies.actor_critic import evaluate_minibatch
-from sb3_ppo_notes.rules import AdvantageNormalization, UpdateRule
+from sb3_ppo_notes.rules import UpdateRule
 from sb3_ppo_notes.rules.loss import LossCoefficients, minibatch_loss
 
 NOTE = Note(
@@ -132,9 +132,8 @@ def _model(seed: int, **settings: Any) -> NotesPPO:
 
 def _gradients(policy_kwargs: dict[str, Any], seed: int) -> tuple[Gradients, float, float]:
     """The gradients, and the length of the policy loss's in the critic: with a foil's advantages, and with ours."""
-    model = _model(seed, policy_kwargs=policy_kwargs)
-    rule = UpdateRule(advantage_normalization=AdvantageNormalization("none"))
-    minibatch = gather(model, rule)
+    model = _model(seed, policy_kwargs=policy_kwargs, normalize_advantage=False)
+    minibatch, rule = gather(model), UpdateRule()
     evaluation = evaluate_minibatch(model.policy, minibatch)
     terms = minibatch_loss(evaluation, minibatch, rule, COEFFICIENTS)
     names, weights = zip(*model.policy.named_parameters(), strict=True)

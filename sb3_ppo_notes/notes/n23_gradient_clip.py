@@ -42,7 +42,7 @@ from sb3_ppo_notes.envs.wrappers import VecRewardScale
 from sb3_ppo_notes.notes.note import Claim, Note
 from sb3_ppo_notes.notes.rollout import gather
 from sb3_ppo_notes.policies.actor_critic import evaluate_minibatch
-from sb3_ppo_notes.rules import AdvantageNormalization, UpdateRule
+from sb3_ppo_notes.rules import UpdateRule
 from sb3_ppo_notes.rules.loss import LossCoefficients, minibatch_loss
 
 NOTE = Note(
@@ -89,8 +89,8 @@ class Result(NamedTuple):
 
 def experiment(seed: int = 0) -> Result:
     """The first step at two scales of the reward, with advantages normalised and not; then a whole update."""
-    normalized = [_first_step(scale, "minibatch", seed) for scale in SCALES]
-    raw = [_first_step(scale, "none", seed) for scale in SCALES]
+    normalized = [_first_step(scale, True, seed) for scale in SCALES]
+    raw = [_first_step(scale, False, seed) for scale in SCALES]
     reports: list[Any] = [_model(scale, seed).learn(N_ENVS * N_STEPS).last_report for scale in SCALES]
     return Result(
         n_samples=N_ENVS * N_STEPS,
@@ -108,19 +108,19 @@ def experiment(seed: int = 0) -> Result:
     )
 
 
-def _model(scale: float, seed: int) -> NotesPPO:
+def _model(scale: float, seed: int, normalize_advantage: bool = True) -> NotesPPO:
     env = VecRewardScale(LeanVecEnv([lambda: gym.make("CartPole-v1")] * N_ENVS), scale)
-    return NotesPPO("MlpPolicy", env, n_steps=N_STEPS, max_grad_norm=MAX_GRAD_NORM, seed=seed, device="cpu")
+    settings: dict[str, Any] = dict(max_grad_norm=MAX_GRAD_NORM, normalize_advantage=normalize_advantage)
+    return NotesPPO("MlpPolicy", env, n_steps=N_STEPS, **settings, seed=seed, device="cpu")
 
 
-def _first_step(scale: float, scope: Any, seed: int) -> FirstStep:
+def _first_step(scale: float, is_normalized: bool, seed: int) -> FirstStep:
     """One step of plain gradient descent at rate 1: what the weights lose is the clipped gradient."""
-    model = _model(scale, seed)
-    rule = UpdateRule(advantage_normalization=AdvantageNormalization(scope))
-    minibatch = gather(model, rule)
+    model = _model(scale, seed, is_normalized)
+    minibatch = gather(model)
     weights = list(model.policy.parameters())
     coefficients = LossCoefficients(ent_coef=0.0, vf_coef=0.5)
-    loss = minibatch_loss(evaluate_minibatch(model.policy, minibatch), minibatch, rule, coefficients).loss
+    loss = minibatch_loss(evaluate_minibatch(model.policy, minibatch), minibatch, UpdateRule(), coefficients).loss
     gradient = _flat(th.autograd.grad(loss, weights, retain_graph=True))
     phase = Phase(th.optim.SGD(weights, lr=1.0), weights, MAX_GRAD_NORM, n_epochs=1, trains="both")
     descent, before = Descent(phase, policy=model.policy), _flat(weights)

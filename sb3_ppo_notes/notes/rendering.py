@@ -50,7 +50,7 @@ a { color: var(--link); } h1 { font-size: 1.7rem; line-height: 1.2; margin: .8re
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; padding-top: .5rem; border-top: 1px solid var(--line); }
 nav.head, .titles, .asked, .pale, footer, figcaption { color: var(--pale); font-size: .88rem; }
 nav.head { display: flex; gap: 1rem; flex-wrap: wrap; justify-content: space-between; }
-.titles span { margin-right: 1rem; white-space: nowrap; }
+.titles span { margin-right: 1rem; }
 .wide, .equation { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; margin: .7rem 0; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 .equation { padding: .5rem .8rem; margin: .4rem 0; background: var(--sheet); border-left: .2rem solid var(--line); }

@@ -81,6 +81,12 @@ NOTE_MUTANTS = [
         "returns = rewards + gamma * following_returns",
     ),
     NoteMutant(
+        "n-step windows do not end with the rollout",
+        "formulas/advantages.py",
+        "following_returns = np.concatenate([returns[1:], following_values[-1:]])",
+        "following_returns = np.concatenate([returns[1:], returns[-1:]])",
+    ),
+    NoteMutant(
         "n-step returns are one step long",
         "formulas/advantages.py",
         "for _ in range(min(n, len(rewards))):",
@@ -107,8 +113,8 @@ NOTE_MUTANTS = [
     NoteMutant(
         "a rule's truncation is not asked",
         "algorithms/on_policy.py",
-        'bootstrap_truncated=rule.truncation == "bootstrap",',
-        "bootstrap_truncated=True,",
+        'rule.truncation == "bootstrap",',
+        "rule.truncation is not None,",
     ),
     NoteMutant(
         "Monte-Carlo sums are not discounted",
@@ -447,10 +453,10 @@ NOTE_MUTANTS = [
         "kl_coef = objective.next_coefficient(self.coefficients.kl_coef, 10 * kl)",
     ),
     NoteMutant(
-        "note 19: penalty not strict",
-        "formulas/adaptation.py",
-        "if kl > band[1] * target:",
-        "if kl >= band[1] * target:",
+        "note 19: neither penalty nor wall",
+        "rules/objectives.py",
+        "return penalized - kl_cutoff(terms.kl.mean(), self.cutoff_factor * self.target, self.cutoff_coef)",
+        "return formulas.surrogate(ratio, terms.advantages)",
     ),
     NoteMutant(
         "note 19: a wall with a kink",
@@ -529,5 +535,89 @@ NOTE_MUTANTS = [
         "envs/worker_process.py",
         'text = "".join(traceback.format_exception(type(error), error, error.__traceback__))',
         'text = ""',
+    ),
+    NoteMutant(
+        "note 27: nobody is told of the end",
+        "algorithms/on_policy.py",
+        "callback.on_training_end()",
+        "pass",
+    ),
+    NoteMutant(
+        "note 27: a step of all environments counts once",
+        "rollouts/collector.py",
+        "model.num_timesteps += env.num_envs",
+        "model.num_timesteps += 1",
+    ),
+    NoteMutant(
+        "note 27: all are reset with one",
+        "envs/lean_vec_env.py",
+        "        self.buf_rews, self.buf_dones, self.buf_infos = rewards, dones, infos\n",
+        "        if dones.any():\n            rows[:] = 0\n        self.buf_rews, self.buf_dones, self.buf_infos = rewards, dones, infos\n",
+    ),
+    NoteMutant(
+        "note 27: the last observation is lost",
+        "envs/lean_vec_env.py",
+        '                info["terminal_observation"] = deepcopy(observation)\n',
+        '                info["terminal_observation"] = 0 * observation\n',
+    ),
+    NoteMutant(
+        "note 27: a phase goes on for a step",
+        "callbacks/phases.py",
+        "if steps_in < phase.steps:",
+        "if steps_in <= phase.steps:",
+    ),
+    NoteMutant(
+        "note 27: a report counts all scores",
+        "callbacks/phases.py",
+        "finished.extend(float(score) for score in np.asarray(scores)[np.asarray(dones, dtype=bool)])",
+        "finished.extend(float(score) for score in np.asarray(scores))",
+    ),
+    NoteMutant(
+        "note 29: the loss is a sum",
+        "rules/loss.py",
+        "policy_loss = -rule.policy_objective.objective(terms).mean()",
+        "policy_loss = -rule.policy_objective.objective(terms).sum()",
+    ),
+    NoteMutant(
+        "note 29: advantages are not normalised",
+        "formulas/objectives.py",
+        "if advantages.shape[-1] <= 1:",
+        "if True:",
+    ),
+    NoteMutant(
+        "note 29: the parts are equal",
+        "notes/n29_many_learners.py",
+        "PARTS, SMALL = (160, 96), 1e-8",
+        "PARTS, SMALL = (128, 128), 1e-8",
+    ),
+    NoteMutant(
+        "note 29: a gradient that is not so small",
+        "notes/n29_many_learners.py",
+        "PARTS, SMALL = (160, 96), 1e-8",
+        "PARTS, SMALL = (160, 96), 0.01",
+    ),
+    NoteMutant(
+        "note 29: nobody looks at the device",
+        "algorithms/arguments.py",
+        '    "device": _check_device,\n',
+        "",
+    ),
+    NoteMutant(
+        "note 30: the normaliser stands still",
+        "notes/n30_normaliser.py",
+        "norm_reward=False)",
+        "norm_reward=False, training=False)",
+    ),
+    NoteMutant(
+        "note 30: moments merged without the shift",
+        "formulas/normalization.py",
+        "moments.deviations + deviations + shift**2 * moments.n * n_new / count,",
+        "moments.deviations + deviations,",
+    ),
+    NoteMutant(
+        "note 30: the deviation of a single row",
+        "formulas/normalization.py",
+        "    if moments.n < 2:\n",
+        "    if moments.n < 1:\n",
     ),
 ]

@@ -54,9 +54,9 @@ def test_all_files_are_written(few, tmp_path, capsys):
     assert note["claims"][0]["measured"] == [[0.5, 1.0, 1.2], [-0.8, -1.0, -1.5]]
     assert note["claims"][0]["mutant"] == "max in place of min"
     table = (outdir / "why-min.csv").read_text().splitlines()
-    assert table[0] == "field,index,value"
-    assert "objectives,0,0.5 1 1.2" in table
-    assert len(table) > 100
+    assert table[0] == "field,values"
+    assert "objectives/0,0.5,1,1.2" in table
+    assert sum("frames/0.2/" in line for line in table) == 6  # its position and five curves
     assert "✓ 8 claims" in (outdir / "index.html").read_text()
 
 
