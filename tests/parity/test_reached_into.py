@@ -2,6 +2,7 @@
 weights, and the same numbers to look at.
 """
 
+import contextlib
 import inspect
 import textwrap
 
@@ -443,17 +444,18 @@ def lossy():
 
 
 class Inside(BaseCallback):
-    """Updates are made inside of a context."""
+    """Updates are made inside of a context, but for the first four: steps are recorded by then."""
 
     def __init__(self, context):
         super().__init__()
-        self.context = context
+        self.context, self.updates = context, 0
 
     def _on_training_start(self):
         train = type(self.model).train
 
         def inside():
-            with self.context():
+            self.updates += 1
+            with self.context() if self.updates > 4 else contextlib.nullcontext():
                 train(self.model)
 
         self.model.train = inside
@@ -465,7 +467,7 @@ class Inside(BaseCallback):
 @BOTH
 @pytest.mark.parametrize("context", [Halving, lossy, lambda: th.device("cpu")])
 def test_who_listens_to_every_operation_is_heard(pair, context):
-    stock, ours = (learned(model_of(algorithm), 4, Inside(context)) for algorithm in PAIRS[pair])
+    stock, ours = (learned(model_of(algorithm), 7, Inside(context)) for algorithm in PAIRS[pair])
     assert_same(ours, stock)
 
 
