@@ -7,9 +7,10 @@ very same order: the numbers are the same to the bit. Nothing is compiled or fus
 milliseconds.
 
 What Python decides on the way is decided for good, and so are its numbers; whoever calls comes with the same shapes.
-TorchScript is used below its language: graph and interpreter, which PyTorch calls deprecated; pyproject.toml names the
-newest PyTorch that was tried. Should they go, nothing is lost but time. PyTorch's public way, a graph of ``make_fx`` run
-as Python, is not taken because it was slower: 2.2 times stock SB3's speed on CartPole, where this reaches three.
+TorchScript is used below its language: graph and interpreter, which PyTorch calls deprecated; pyproject.toml names
+the newest PyTorch that was tried. Should they go, nothing is lost but time. PyTorch's public way, a graph of
+``make_fx`` run as Python, is not taken because it was slower: 2.2 times stock SB3's speed on CartPole, where this
+reaches three.
 """
 
 from collections.abc import Callable, Sequence
