@@ -345,7 +345,7 @@ MUTANTS = [
     Mutant(
         "flat optimiser keeps its state to itself",
         "engine/optimizers.py",
-        "self.optimizer.state[parameter].update({name: part for name, (part, _) in shown.items()})",
+        "self.optimizer.state[parameter].update({name: part for name, (part, _) in views.items()})",
         "pass",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
@@ -359,7 +359,7 @@ MUTANTS = [
     Mutant(
         "a state replaced by somebody else is not noticed",
         "engine/optimizers.py",
-        "found.get(name) is part and",
+        "state.get(name) is part and",
         "name in found and",
         "tests/parity/test_touched_optimizer.py::test_who_reaches_into_an_optimizer_is_noticed[ppo-replace_moments]",
     ),

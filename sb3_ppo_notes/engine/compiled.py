@@ -162,7 +162,7 @@ class CompiledStepper(EagerStepper):
 
     @cached_property
     def gradient(self) -> FlatVector:
-        """Where the gradient goes if the optimiser steps by itself."""
+        """Holds the gradient if the optimiser steps by itself."""
         return FlatVector(self.descent.parameters)
 
     @cached_property
@@ -236,9 +236,7 @@ class CompiledStepper(EagerStepper):
         return self._function[2]
 
     def _vectors(self) -> tuple[list[th.Tensor], th.Tensor]:
-        """What a step writes to (weights, gradient and optimiser state, ``[P]`` each), and the optimiser's numbers for
-        it.
-        """
+        """Weights, gradient and optimiser state, ``[P]`` each, which a step writes to, and the optimiser's numbers."""
         flat = self.descent.flat
         if flat is None:
             vectors, scalars = [flattened(self.descent.parameters).vector, self.gradient.vector], tuple[float, ...]()

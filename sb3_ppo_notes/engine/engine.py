@@ -18,7 +18,7 @@ from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 
 
 class Execution(NamedTuple):
-    """How acting or learning was carried out.
+    """The way acting or learning was carried out.
 
     :param name: ``"eager"``, ``"recorded"`` or ``"compiled"``.
     :param reason: why not by anything faster; ``None`` if nothing faster was asked for or would do.
@@ -31,8 +31,9 @@ class Execution(NamedTuple):
 
 
 class EngineReport(NamedTuple):
-    """How the last update was carried out, by what was trained (``"both"``, or ``"policy"`` and ``"critic"``), and how
-    the last rollout was.
+    """The way the last update and the last rollout were carried out.
+
+    :param steps: by what was trained: ``"both"``, or ``"policy"`` and ``"critic"``.
     """
 
     steps: dict[str, Execution]
@@ -183,7 +184,7 @@ class Engine:
     # -- the report ---------------------------------------------------------------------------------------------
 
     def report(self) -> EngineReport:
-        """How the last update and the last rollout were carried out: which executor ran, and why no faster one."""
+        """Executors of the last update and the last rollout: which executor ran, and why no faster one."""
         is_compiled = isinstance(self._actor, CompiledActor) and self._actor.is_compiled
         reason = self.compiler.reason if self.compiler is not None else None
         acting = Execution("compiled" if is_compiled else "eager", reason)

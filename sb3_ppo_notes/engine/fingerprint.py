@@ -1,4 +1,4 @@
-"""What has been assumed of a policy and its optimiser by everything that does not simply call them.
+"""Everything that faster ways to act and to learn assume of a policy and its optimiser.
 
 Stock SB3 calls policy, distribution and optimiser at every step, so whoever changes one of them is heard at once. The
 faster ways to act and to learn have looked at them before: plain matrix products, recorded operations, compiled code
@@ -117,7 +117,7 @@ class Fingerprint:
 
 
 def structure_of(policy: Any) -> tuple[Any, ...]:
-    """What compiled code depends on in a policy, the weights themselves aside: they are its arguments.
+    """Everything that compiled code depends on in a policy, the weights themselves aside: they are its arguments.
 
     Hashable; equal for policies of the same modules with the same options and weights of the same form.
     """

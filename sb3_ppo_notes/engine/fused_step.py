@@ -44,7 +44,7 @@ class FusedStep:
         self.early_stop = rule.early_stop if rule.early_stop and rule.early_stop.decided == "minibatch" else None
 
     def key(self, optimizer: tuple[Elementwise, Any] | None) -> Any:
-        """What the code depends on, the shapes aside.
+        """Everything that the code depends on, the shapes aside.
 
         :param optimizer: how the weights are stepped, ``None`` if the code stops at the gradient.
         """

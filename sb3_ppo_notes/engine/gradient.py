@@ -12,7 +12,7 @@ from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, policy_part
 
 
 class MinibatchLayout(NamedTuple):
-    """How a list of tensors makes up a minibatch; the same for all minibatches of a rollout."""
+    """The order in which a list of tensors makes up a minibatch; the same for all minibatches of a rollout."""
 
     keys: tuple[str, ...] | None  # of Dict observations
     n_old_parameters: int

@@ -1,4 +1,4 @@
-"""What happens when a loss, a gradient or a weight is not finite: it is named, and undone or skipped."""
+"""A loss, a gradient or a weight that is not finite is named, and undone or skipped."""
 
 import logging
 import math

@@ -84,7 +84,7 @@ def options_for(device: th.device) -> dict[str, Any]:
 
 
 def missing_for(device: th.device) -> str | None:
-    """What Inductor needs and this machine has not; ``None`` if compiling can be tried."""
+    """A thing that Inductor needs and this machine has not; ``None`` if compiling can be tried."""
     if device.type != "cpu":
         from torch.utils._triton import has_triton
 

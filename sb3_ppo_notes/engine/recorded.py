@@ -57,7 +57,7 @@ class RecordedStepper(EagerStepper):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """How most minibatches of this update were carried out."""
+        """Executor of most minibatches of this update."""
         return "recorded" if self.n_recorded > self.n_eager else "eager"
 
     def begin(self, settings: StepSettings) -> None:
@@ -123,7 +123,7 @@ class RecordedStepper(EagerStepper):
         return script(*tensors) if kind in self._trusted else self._compare(kind, script, minibatch, tensors)
 
     def _has_vectors(self) -> bool:
-        """Whether the optimiser steps in vectors; before the first step of an update it is asked to.
+        """``True`` if the optimiser steps in vectors; before the first step of an update it is asked to.
 
         A recording ends in one gradient vector: with another, all begins anew.
         """

@@ -76,14 +76,14 @@ class Script:
         self._optimize(False)
         try:
             with self._below_autograd():
-                found: tuple[th.Tensor, ...] = self._run(*arguments, *self._bound)
+                results: tuple[th.Tensor, ...] = self._run(*arguments, *self._bound)
         finally:
             self._optimize(was_optimizing)
-        return found
+        return results
 
     @property
     def is_current(self) -> bool:
-        """Whether all that it reads and writes to still lies where it lay."""
+        """``True`` if all that it reads and writes to still lies where it lay."""
         return all(tensor.data_ptr() == place for tensor, place in self._places)
 
 
@@ -111,11 +111,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if th.Tag.nondeterministic_seeded in tags:
             raise CannotScript(f"{operation} draws random numbers")
         kwargs = kwargs or {}
-        given = [
+        inputs = [
             args[index] if index < len(args) else kwargs.get(argument.name, argument.default_value)
             for index, argument in enumerate(operation._schema.arguments)
         ]
-        self._check_writes(operation, given)
+        self._check_writes(operation, inputs)
         result = operation(*args, **kwargs)
         if operation is aten.detach.default:
             self._know(result, self._value(args[0]))
@@ -123,13 +123,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # A view of what always lies at the same place does so, too.
             self.roots.append(args[0])
         else:
-            self._write(operation._schema, given, result)
+            self._write(operation._schema, inputs, result)
             if not operation.is_view:
                 self._writable.update(map(_place, _tensors(result)))
         return result
 
-    def _check_writes(self, operation: Any, given: list[Any]) -> None:
-        for each, argument in zip(given, operation._schema.arguments, strict=True):
+    def _check_writes(self, operation: Any, inputs: list[Any]) -> None:
+        for each, argument in zip(inputs, operation._schema.arguments, strict=True):
             is_written = argument.alias_info is not None and argument.alias_info.is_write
             if is_written and not self._writable.issuperset(map(_place, _tensors(each))):
                 raise CannotScript(f"{operation} changes a tensor that lasts")
@@ -141,9 +141,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.graph.registerOutput(self._node("prim::TupleConstruct", values, kind))
         return th._C._create_function_from_graph("step", self.graph)
 
-    def _write(self, schema: Any, given: list[Any], result: Any) -> None:
-        inputs = [self._input(each, argument.type) for each, argument in zip(given, schema.arguments, strict=True)]
-        node = self.graph.create(schema.name, inputs, len(schema.returns))
+    def _write(self, schema: Any, inputs: list[Any], result: Any) -> None:
+        values = [self._input(each, argument.type) for each, argument in zip(inputs, schema.arguments, strict=True)]
+        node = self.graph.create(schema.name, values, len(schema.returns))
         self.graph.appendNode(node)
         results = (result,) if len(schema.returns) == 1 else result or ()
         for value, each, returned in zip(node.outputs(), results, schema.returns, strict=True):
@@ -160,22 +160,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             part.setType(th._C.TensorType.get())
             self._know(tensor, part)
 
-    def _input(self, given: Any, kind: Any) -> Any:
-        """What stands for an argument of an operation."""
-        if isinstance(given, th.Tensor):
-            return self._value(given)
-        if isinstance(given, list | tuple) and any(isinstance(each, th.Tensor) for each in given):
-            return self._node("prim::ListConstruct", [self._value(each) for each in given], th._C.ListType.ofTensors())
-        if isinstance(given, list | tuple) and not given:
+    def _input(self, value: Any, kind: Any) -> Any:
+        """The graph's value for an argument of an operation."""
+        if isinstance(value, th.Tensor):
+            return self._value(value)
+        if isinstance(value, list | tuple) and any(isinstance(each, th.Tensor) for each in value):
+            return self._node("prim::ListConstruct", [self._value(each) for each in value], th._C.ListType.ofTensors())
+        if isinstance(value, list | tuple) and not value:
             kind = kind.getElementType() if isinstance(kind, th._C.OptionalType) else kind
             return self._node("prim::ListConstruct", [], kind)
-        if isinstance(given, th.dtype | th.layout | th.memory_format):
-            given = CODES[given]
-        elif isinstance(given, tuple):
-            given = list(given)
-        elif type(given) is int and str(kind) == "float":
-            given = float(given)
-        return self.graph.insertConstant(given)
+        if isinstance(value, th.dtype | th.layout | th.memory_format):
+            value = CODES[value]
+        elif isinstance(value, tuple):
+            value = list(value)
+        elif type(value) is int and str(kind) == "float":
+            value = float(value)
+        return self.graph.insertConstant(value)
 
     def _node(self, name: str, inputs: list[Any], kind: Any) -> Any:
         node = self.graph.create(name, inputs, 1)

@@ -16,7 +16,7 @@ from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, minibatch_loss
 
 
 class StepSettings(NamedTuple):
-    """What an update asks of every step; constant until the next ``begin``.
+    """Choices of an update for every step; constant until the next ``begin``.
 
     :param rule: the choices, with every schedule resolved.
     :param coefficients: ent_coef, vf_coef and β.
@@ -27,13 +27,13 @@ class StepSettings(NamedTuple):
 
     @property
     def kl_limit(self) -> EarlyStop | None:
-        """Above which KL no step is taken."""
+        """The KL above which no step is taken."""
         stop = self.rule.early_stop
         return stop if stop is not None and stop.decided == "minibatch" else None
 
 
 class Step(NamedTuple):
-    """What one minibatch gave. Tensors stay on the device; whoever wants numbers reads an epoch of them at once.
+    """Results of one minibatch. Tensors stay on the device, so that an epoch of them can be read at once.
 
     :param terms: of its loss, without a graph; ``None`` for a step of the critic alone.
     :param norms: ``[3]``, of the gradient before it was clipped: of all weights, of the actor's own, of the critic's

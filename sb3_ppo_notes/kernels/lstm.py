@@ -109,7 +109,7 @@ class Library:
 
 
 def _path() -> str | None:
-    """Where the compiled code lies: beside this file, or, if these are the sources and the package is installed as
+    """Path of the compiled code: beside this file, or, if these are the sources and the package is installed as
     well, where it was installed.
     """
     spec = find_spec("sb3_ppo_notes.kernels._lstm")
@@ -118,8 +118,8 @@ def _path() -> str | None:
     # Of all that go by the name: building leaves one without the code in the checkout.
     distributions = metadata.distributions(name="sb3-ppo-notes")
     files = (file for distribution in distributions for file in distribution.files or ())
-    found = (file for file in files if file.match("kernels/_lstm.*") and file.suffix in (".so", ".pyd"))
-    return next((str(file.locate()) for file in found), None)
+    built = (file for file in files if file.match("kernels/_lstm.*") and file.suffix in (".so", ".pyd"))
+    return next((str(file.locate()) for file in built), None)
 
 
 def _load() -> Library | None:
@@ -193,17 +193,16 @@ def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
     w_ih, w_hh, *biases = (weight.contiguous() for weight in weights_of(memory.module))
     features, (hidden, cell) = memory.features.contiguous(), (state.contiguous() for state in memory.states)
     n, size = len(features), memory.module.hidden_size
-    found = features.new_empty(7, n, size)
-    shown, kept, tanhs, *_ = parts = found.unbind()
+    hiddens, cells, tanhs, *_ = parts = features.new_empty(7, n, size).unbind()
     gates = parts[3]
-    given = {"features": features, "h_0": hidden, "c_0": cell} | named((w_ih, w_hh, *biases))
+    inputs = {"features": features, "h_0": hidden, "c_0": cell} | named((w_ih, w_hh, *biases))
     if features.shape[1] >= NARROW:
         # To pack so many weights would take longer than one step with them.
         gates = th.addmm(biases[0] + biases[1], features, w_ih.t()) if biases else features.mm(w_ih.t())
-        del given["features"]
-    wanted = {"gates": gates, "cells": kept, "tanhs": tanhs, "hiddens": shown}
-    library().run("step", Batch.of((n, features.shape[1], size, 1, n), **given, **wanted))
-    return shown, (shown.unsqueeze(0), kept.unsqueeze(0))
+        del inputs["features"]
+    outputs = {"gates": gates, "cells": cells, "tanhs": tanhs, "hiddens": hiddens}
+    library().run("step", Batch.of((n, features.shape[1], size, 1, n), **inputs, **outputs))
+    return hiddens, (hiddens.unsqueeze(0), cells.unsqueeze(0))
 
 
 def named(weights: Sequence[th.Tensor]) -> dict[str, th.Tensor]:
