@@ -7,6 +7,7 @@ differentiable in the network's weights, and it is not itself a derivative.
 Its use is this. We want the gradient of the expected reward, but the reward came from the environment, and nobody knows
 how it would have changed with the action. The way round: multiply the reward by the gradient of log π. Averaged over
 the policy's own actions that is the gradient of the expected reward, exactly, and no derivative of the reward is in it.
+What is climbed is the *expected* reward, a function of the weights; the reward function itself is never differentiated.
 
 Try it with three actions of probability {probabilities[0]:.3f}, {probabilities[1]:.3f} and {probabilities[2]:.3f},
 which pay {rewards[0]:g}, {rewards[1]:g} and {rewards[2]:g}. The gradient of the expected reward in the three logits is

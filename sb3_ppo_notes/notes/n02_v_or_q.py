@@ -20,8 +20,8 @@ advantage, Q − V, is 0 on average ({hand_advantage:g} in the example by hand):
 policy's own average.
 
 **How can that begin, if both are wrong at first?** The samples of Q hold rewards, which are right from the start. What
-else is in them is the critic's own word for later states, and that gets better as the critic does. Where all rewards of
-an episode are in the sample it is not needed at all.
+else is in them is the critic's own word for later states, and that gets better as the critic does. With λ = 1, as A2C
+has it, the critic is asked only where the end of the rollout cuts an episode.
 """
 
 from collections.abc import Iterator

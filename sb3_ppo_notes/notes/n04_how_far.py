@@ -25,8 +25,10 @@ bias is {closed_bias:.4f} (measured {bias[0][0]:.4f}) and the variance {closed_v
 
 **Does an n-step return end in the largest Q of the next state?** No. R + γR + γ²·max Q is the target of n-step
 Q-learning, which learns about the best policy whatever it does. A2C and PPO ask what *this* policy is worth and end in
-V(sₜ₊ₙ). At the end of an episode nothing is added, and at the end of the rollout the window is shorter and closed by
-the value of the last state.
+V(sₜ₊ₙ). At the end of an episode nothing is added.
+
+**A rollout of five steps does not hold five-step returns.** Its first row sees five rewards, its last one a single
+reward: the window ends with the rollout, and is closed by the value of the state that comes then.
 """
 
 from collections.abc import Iterator
@@ -72,6 +74,7 @@ class Result(NamedTuple):
     best: list[int]  # [critics], window with the smallest error
     closed_bias: float
     closed_variance: float
+    difference_of_the_last: float
     difference_of_the_window: float
 
 
@@ -92,7 +95,7 @@ def experiment(seed: int = 0) -> Result:
 
     rewards, values = generator.normal(size=(2, 9, 1))
     explicit = sum(0.9**k * rewards[k] for k in range(4)) + 0.9**4 * values[3]
-    window = n_step_returns(rewards, values, np.ones((9, 1)), gamma=0.9, n=4)[0]
+    returns = n_step_returns(rewards, values, np.ones((9, 1)), gamma=0.9, n=4)
     # After one step the walk says nothing yet, but at the ends, where it is over by half.
     inner, end = truth[1:-1], truth[-1]
     return Result(
@@ -104,7 +107,8 @@ def experiment(seed: int = 0) -> Result:
         best=[WINDOWS[column] for column in errors.argmin(axis=1)],
         closed_bias=float((inner**2).sum() + 2 * (end - 0.5) ** 2) / N_STATES,
         closed_variance=2 * 0.25 / N_STATES,
-        difference_of_the_window=float(np.abs(window - explicit).max()),
+        difference_of_the_last=float(np.abs(returns[-1] - (rewards[-1] + 0.9 * values[-1])).max()),
+        difference_of_the_window=float(np.abs(returns[0] - explicit).max()),
     )
 
 
@@ -171,4 +175,11 @@ def claims(result: Result) -> Iterator[Claim]:
         0.0,
         1e-12,
         mutant="n-step window one too long",
+    )
+    yield Claim(
+        "The last row of a rollout has a single reward, whatever n is.",
+        result.difference_of_the_last,
+        0.0,
+        1e-12,
+        mutant="n-step windows do not end with the rollout",
     )

@@ -164,7 +164,7 @@ def claims(result: Result) -> Iterator[Claim]:
         result.ends,
         0.04,
         relation="<",
-        mutant="advantage leaks over the border",
+        mutant="residual without the value it is compared with",
     )
     yield Claim(
         "The larger λ, the fewer sweeps.",
@@ -174,10 +174,9 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="lambda forgotten",
     )
     yield Claim(
-        "With λ = 0 it takes about eleven.",
-        result.sweeps[0],
-        11,
-        2,
+        "With λ = 1 a single one.",
+        result.sweeps[3],
+        1,
         mutant="target of the critic is the normalised advantage",
     )
     yield Claim(

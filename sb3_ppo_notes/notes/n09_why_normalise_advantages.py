@@ -160,14 +160,14 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="mean not subtracted",
     )
     yield Claim(
-        "It has not turned.",
+        "Subtracting the mean does not turn the expected gradient.",
         result.turns,
         1.0,
         1e-6,
         mutant="note 9: the median is subtracted",
     )
     yield Claim(
-        "The division turns it, a little, and the less the larger the group.",
+        "Dividing by the deviation turns it, a little, and less in a large group.",
         (result.angles[0], result.angles[-1]),
         (3.9, 2.4),
         0.5,

@@ -169,7 +169,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="rewards of a trajectory keep their mean",
     )
     yield Claim(
-        "So they do where both are in one rollout.",
+        "They become the same, too, where one follows the other in a rollout.",
         result.difference_in_a_rollout,
         0.0,
         1e-6,
@@ -196,7 +196,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="deviation not divided by",
     )
     yield Claim(
-        "It scales that of the critic.",
+        "A fixed scale scales the gradient of the critic.",
         result.critic_ratio,
         1 / result.scale,
         1e-4,

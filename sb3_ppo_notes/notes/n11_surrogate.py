@@ -159,6 +159,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 def claims(result: Result) -> Iterator[Claim]:
     """What the text says."""
+    far = 1 / (1 + np.exp(-np.pi))
     yield Claim(
         "At the old policy the surrogate's gradient is the policy gradient.",
         result.gradient_error,
@@ -174,17 +175,17 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="note 11: the surrogate begins at 0",
     )
     yield Claim(
-        "And one slope.",
+        "There they have one slope, too.",
         result.slopes,
         result.slopes[0],
         1e-9,
         mutant="ratio upside down",
     )
     yield Claim(
-        "Farther off they are no longer the same.",
-        result.far[1] - result.far[2],
-        0.1,
-        relation=">",
+        "Farther off they are p², p − ¼ and what the clip has left.",
+        result.far[1:],
+        (far**2, far - 0.25, 0.35),
+        1e-9,
         mutant="ratio upside down",
     )
     yield Claim(
@@ -202,7 +203,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="logits taken for log-probabilities",
     )
     yield Claim(
-        "It changes nothing in the gradient.",
+        "A constant added to all advantages changes nothing in the gradient.",
         result.gradient_change,
         0.0,
         1e-9,

@@ -164,7 +164,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="ratio upside down",
     )
     yield Claim(
-        "Unweighted they have the old one.",
+        "Unweighted, the old samples have the mean of the old policy.",
         (result.unweighted, result.new_mean),
         (0.0, 0.2),
         1e-12,
@@ -185,7 +185,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="effective sample size without the squares",
     )
     yield Claim(
-        "That is exp(−2·KL).",
+        "The share of samples that count is exp(−2·KL).",
         result.shares,
         np.exp(-2 * result.kl),
         0.02,
@@ -197,7 +197,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="Gaussian density without its width",
     )
     yield Claim(
-        "The exponential of the difference is.",
+        "The exponential of the difference is the ratio.",
         result.ratio,
         np.exp(-0.2),
         1e-3,

@@ -169,7 +169,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="ratio upside down",
     )
     yield Claim(
-        "From there on the gradient is exactly 0.",
+        "Once outside, the gradient of the sample is exactly 0.",
         result.late_gradient,
         0.0,
         mutant="clip deleted",

@@ -5,9 +5,10 @@ the update, and the next rollout brings the next one.
 
 That is why log_prob is *stored* when an action is taken, and computed again in every minibatch. The stored one belongs
 to the policy as it was then and has no gradient; the new one belongs to the policy as it is now, and the gradient goes
-through it. Their difference is the logarithm of the ratio. In the first minibatch of an update nothing has moved yet,
-and every ratio is 1 but for rounding; in the second the largest error is {second_error:.4f}. A first ratio that is not
-1 (`first_ratio_error` in the report of an update) says that acting and learning do not compute the same thing.
+through it. Their difference is the logarithm of the ratio. (Code that stores the probability itself, as minimalRL's
+`prob_a`, takes its logarithm later.) In the first minibatch of an update nothing has moved yet, and every ratio is 1
+but for rounding; in the second the largest error is {second_error:.4f}. A first ratio that is not 1
+(`first_ratio_error` in the report of an update) says that acting and learning do not compute the same thing.
 
 If the old policy moved along, there would be no trust region: each epoch would be allowed to go as far as the clip lets
 it, from wherever the last one had arrived. {n_arms} arms, {n_samples} noisy samples, {n_epochs} epochs on them, means
@@ -169,7 +170,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="old log-probabilities are not those that were stored",
     )
     yield Claim(
-        "In the second it is not.",
+        "In the second minibatch they are not.",
         result.second_error,
         1e-4,
         relation=">",

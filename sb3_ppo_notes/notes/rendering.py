@@ -22,6 +22,7 @@ from pygments.lexers import PythonLexer
 import sb3_ppo_notes.pages as pages
 from sb3_ppo_notes.charts import INK, svg
 from sb3_ppo_notes.notes import equations
+from sb3_ppo_notes.notes.docstrings import inline
 from sb3_ppo_notes.notes.equation_markup import block_mathml
 from sb3_ppo_notes.notes.seeds import QUESTIONS, asked_in
 from sb3_ppo_notes.pages import escaped
@@ -50,7 +51,7 @@ a { color: var(--link); } h1 { font-size: 1.7rem; line-height: 1.2; margin: .8re
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; padding-top: .5rem; border-top: 1px solid var(--line); }
 nav.head, .titles, .asked, .pale, footer, figcaption { color: var(--pale); font-size: .88rem; }
 nav.head { display: flex; gap: 1rem; flex-wrap: wrap; justify-content: space-between; }
-.titles span { margin-right: 1rem; white-space: nowrap; }
+.titles span { margin-right: 1rem; }
 .wide, .equation { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; margin: .7rem 0; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 .equation { padding: .5rem .8rem; margin: .4rem 0; background: var(--sheet); border-left: .2rem solid var(--line); }
@@ -236,14 +237,14 @@ def _slider(note: Note, seed: int) -> list[str]:
 
 
 def _formulas(note: Note, addresses: Mapping[tuple[str, str], str]) -> list[str]:
-    parts = ["<h2>Formulas</h2>"]
+    parts = ["<h2>Formulas and functions</h2>"]
     for formula in note.formulas:
         documentation = inspect.getdoc(formula) or ""
         drawn = [block_mathml(block) for block in equations.blocks(documentation)]
         name = f"<code>{formula.__qualname__}</code>"
         address = addresses.get((formula.__module__, formula.__qualname__))
         link = f'<a href="{address}">{name}</a>' if address else name
-        said = "" if drawn else f": {escaped(documentation.splitlines()[0])}"
+        said = "" if drawn else f": {inline(documentation.splitlines()[0])}"
         parts += [*drawn, f'<p class="asked">{link}, {escaped(_place(formula))}{said}</p>']
     return parts
 

@@ -34,7 +34,8 @@ PARTS = {
     22: "Loss and step",
     25: "Machinery",
 }
-LONGEST_COLUMN = 3000
+#: Numbers; of more of them the smallest, the mean and the largest are written.
+LONGEST_ROW = 3000
 #: Only hides what does not fit what was typed; without it everything is there.
 SCRIPT = r"""
 const field = document.querySelector("#search"), items = [...document.querySelectorAll("[data-words]")];
@@ -56,14 +57,14 @@ class Computed(NamedTuple):
     :param page: HTML, whole.
     :param claims: with what was measured; none if the experiment failed.
     :param error: its traceback, or nothing.
-    :param rows: every number of its result: field, index, value.
+    :param rows: the numbers of its result, see :func:`numbers_of`.
     """
 
     name: str
     page: str
     claims: tuple[Claim, ...]
     error: str
-    rows: tuple[tuple[str, str, Any], ...]
+    rows: tuple[tuple[Any, ...], ...]
 
     @property
     def holds(self) -> bool:
@@ -130,12 +131,12 @@ def computed(name: str, seed: int) -> Computed:
     return Computed(name, document(note.question, head(note, NOTES.numbers) + body + said), claims, error, rows)
 
 
-def numbers_of(value: Any, name: str = "") -> Iterator[tuple[str, str, Any]]:
-    """The numbers of a result, for its table: a row of an array in one line, a very long column by its statistics.
+def numbers_of(value: Any, name: str = "") -> Iterator[tuple[Any, ...]]:
+    """The numbers of a result, for its table: an array's row in one line, behind its name; a very long one in brief.
 
     :param value: a ``NamedTuple``, or a part of it.
     :param name: of the part.
-    :return: field, index and value of each.
+    :return: name and numbers of each.
     """
     parts = value._asdict() if hasattr(value, "_asdict") else value
     if isinstance(parts, list | tuple) and len({np.shape(part) for part in parts}) > 1:
@@ -145,19 +146,16 @@ def numbers_of(value: Any, name: str = "") -> Iterator[tuple[str, str, Any]]:
             yield from numbers_of(part, f"{name}/{key}" if name else str(key))
         return
     array = np.asarray(parts)
-    if array.dtype.kind not in "biufU":
-        return
-    if array.ndim == 1 and array.size > LONGEST_COLUMN:
-        for statistic in ("min", "mean", "max"):
-            yield name, statistic, _shortened(getattr(array, statistic)())
-        return
-    for place in np.ndindex(array.shape[:1] if array.ndim < 2 else array.shape[:-1]):
-        row = array[place] if array.ndim < 2 else " ".join(str(_shortened(number)) for number in array[place])
-        yield name, " ".join(map(str, place)), _shortened(row)
+    if array.dtype.kind in "biufU":
+        for place in np.ndindex(array.shape[:-1]):
+            row = np.atleast_1d(array[place])
+            if len(row) > LONGEST_ROW:
+                row = np.array([row.min(), row.mean(), row.max()])
+            yield "/".join((name, *map(str, place))), *map(_shortened, row.tolist())
 
 
 def _shortened(number: Any) -> Any:
-    return f"{float(number):.6g}" if isinstance(number, float | np.floating) else number
+    return f"{number:.6g}" if isinstance(number, float) else number
 
 
 def report(results: Mapping[str, Computed], seed: int) -> dict[str, Any]:
@@ -192,7 +190,7 @@ def report(results: Mapping[str, Computed], seed: int) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     array = np.asarray(value)
-    if array.size > LONGEST_COLUMN // 10:
+    if array.size > LONGEST_ROW // 10:
         return {"shape": list(array.shape), "min": float(array.min()), "max": float(array.max())}
     return array.tolist() if array.dtype.kind in "biuf" else str(value)
 

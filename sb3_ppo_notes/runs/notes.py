@@ -103,7 +103,7 @@ class Notes:
             for result in self._computed():
                 results[result.name] = result
                 write_text(self.outdir / f"{result.name}.html", result.page)
-                write_csv(self.outdir / f"{result.name}.csv", ("field", "index", "value"), result.rows)
+                write_csv(self.outdir / f"{result.name}.csv", ("field", "values"), result.rows)
                 write_text(self.outdir / "index.html", index_page(results))
                 bar.advance(1, description=result.name)
         done = {name: result for name, result in results.items() if result is not None}

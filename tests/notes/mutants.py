@@ -81,6 +81,12 @@ NOTE_MUTANTS = [
         "returns = rewards + gamma * following_returns",
     ),
     NoteMutant(
+        "n-step windows do not end with the rollout",
+        "formulas/advantages.py",
+        "following_returns = np.concatenate([returns[1:], following_values[-1:]])",
+        "following_returns = np.concatenate([returns[1:], returns[-1:]])",
+    ),
+    NoteMutant(
         "n-step returns are one step long",
         "formulas/advantages.py",
         "for _ in range(min(n, len(rewards))):",

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from sb3_ppo_notes.notes import NOTES
-from sb3_ppo_notes.notes.note import LANGUAGES
+from sb3_ppo_notes.notes.note import LANGUAGES, _run
 from sb3_ppo_notes.notes.rendering import article, code_that_ran, fragment
 from sb3_ppo_notes.notes.seeds import QUESTIONS, SOURCES, asked_in
+from sb3_ppo_notes.notes.site import numbers_of
+from sb3_ppo_notes.notes.walk_pages import anchors
+from tests.notes.test_equations import formulas
 
 ROOT = Path(__file__).parent.parent.parent
 HIRAGANA_OR_KATAKANA, HANGUL = re.compile("[\u3040-\u30ff]"), re.compile("[\uac00-\ud7a3]")
@@ -43,6 +46,19 @@ def test_every_claim_holds_with_another_seed(name, seed):
     failed = failures(name, seed)
     if failed:
         pytest.fail("\n".join(failed), pytrace=False)
+
+
+#: Note 28 shows when processes met, by the clock.
+OF_THE_CLOCK = {"blocking"}
+
+
+@pytest.mark.slow
+@every_note
+def test_an_experiment_is_the_same_twice(name):
+    if name in OF_THE_CLOCK:
+        pytest.skip("it shows times of day")
+    note = NOTES[name]
+    assert list(numbers_of(_run.__wrapped__(note, 0))) == list(numbers_of(note.run()))
 
 
 @every_note
@@ -176,6 +192,27 @@ def test_what_it_answers_was_asked(name):
     assert note.answers
     assert set(note.answers) <= set(QUESTIONS)
     assert all(asked_in(answer) in SOURCES.values() for answer in note.answers)
+
+
+#: Modules of formulas that are neither on the walk nor in a note, and why.
+NEEDS_NONE = {
+    "activity": "diagnostics of networks",
+    "checks": "errors",
+    "bernoulli": "as the categorical, for bits",
+    "beta": "as the Gaussian, for bounded actions",
+    "dimensions": "takes distributions apart",
+    "squashed": "as the Gaussian, behind a tanh",
+    "memory": "an LSTM",
+    "normalization": "running moments",
+    "statistics": "of comparisons of runs",
+}
+
+
+def test_every_formula_is_on_the_walk_or_in_a_note_or_needs_none():
+    shown = {*anchors(), *((f.__module__, f.__name__) for name in NOTES for f in NOTES[name].formulas)}
+    for function in formulas():
+        needs_none = set(NEEDS_NONE) & set(function.__module__.split("."))
+        assert needs_none or (function.__module__, function.__name__) in shown, function
 
 
 def test_there_are_seventy_questions():
