@@ -1,7 +1,6 @@
 """Files that are there whole or not at all, whatever happens while they are written.
 
-Whatever in the package writes a whole file, and no log that grows, writes it this way; ``persistence.atomic`` is the
-public name.
+Whatever in the package writes a whole file, and no log that grows, writes it this way; ``files`` is the public name.
 """
 
 import glob

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sb3_ppo_notes._atomic import write_text
+from sb3_ppo_notes._atomic import write_bytes, write_text
 from sb3_ppo_notes._version import __version__
+
+__all__ = ["machine", "usable_processors", "versions", "write_bytes", "write_csv", "write_json", "write_text"]
 
 #: What every result depends on.
 PACKAGES = ("stable_baselines3", "gymnasium", "numpy", "torch")

@@ -45,6 +45,7 @@ TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
+BUFFERS = "tests/rollouts/test_buffers.py::"
 
 MUTANTS = [
     Mutant(
@@ -344,7 +345,7 @@ MUTANTS = [
     Mutant(
         "flat optimiser keeps its state to itself",
         "engine/optimizers.py",
-        "self.optimizer.state[parameter].update({name: part for name, (part, _) in shown.items()})",
+        "self.optimizer.state[parameter].update({name: part for name, (part, _) in views.items()})",
         "pass",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
@@ -358,7 +359,7 @@ MUTANTS = [
     Mutant(
         "a state replaced by somebody else is not noticed",
         "engine/optimizers.py",
-        "found.get(name) is part and",
+        "state.get(name) is part and",
         "name in found and",
         "tests/parity/test_touched_optimizer.py::test_who_reaches_into_an_optimizer_is_noticed[ppo-replace_moments]",
     ),
@@ -385,14 +386,14 @@ MUTANTS = [
     ),
     Mutant(
         "compiled step taken beyond the KL limit",
-        "engine/program.py",
+        "engine/fused_step.py",
         "old.copy_(th.where(is_taken, new, old))",
         "old.copy_(new)",
         "tests/engine/test_compile.py::test_early_stop_takes_no_step_beyond_the_limit",
     ),
     Mutant(
         "schedules fixed in the compiled code",
-        "engine/program.py",
+        "engine/fused_step.py",
         "object.__setattr__(choice, name, number)",
         "pass",
         "tests/engine/test_compile.py::test_schedules_reach_the_compiled_code",
@@ -890,7 +891,7 @@ MUTANTS = [
     ),
     Mutant(
         "nothing to go back to",
-        "engine/undo.py",
+        "engine/optimizers.py",
         "                self.flat.restore(self._kept)\n",
         "",
         NONFINITE + "test_weights_that_a_step_has_spoilt_are_as_they_were_before_the_update[eager]",
@@ -1015,6 +1016,27 @@ MUTANTS = [
         "tests/callbacks/test_evaluation.py::test_a_signal_ends_an_evaluation_between_two_steps",
     ),
     Mutant(
+        "an evaluator's episodes go on where the last ones ended",
+        "callbacks/evaluation.py",
+        "        self.env.seed(self.seed)\n",
+        "",
+        "tests/callbacks/test_evaluation.py::test_an_evaluator_plays_the_same_episodes_again",
+    ),
+    Mutant(
+        "an evaluator keeps the normalisers' statistics of its beginning",
+        "callbacks/evaluation.py",
+        "        synchronize_normalizers(self.training_env, self.env)\n",
+        "",
+        "tests/callbacks/test_evaluation.py::test_an_evaluator_sees_observations_as_the_training_has_learned_to",
+    ),
+    Mutant(
+        "a class that moved within the package is another class",
+        "persistence/snapshot.py",
+        'name.rpartition(".")[2] if name.startswith("sb3_ppo_notes.") else name',
+        "name",
+        PERSISTENCE + "test_environments.py::test_a_class_of_this_package_may_have_moved_to_another_module_since",
+    ),
+    Mutant(
         "an environment's own time limit does not count",
         "callbacks/evaluation.py",
         "if self._has_limit or not cut.any():",
@@ -1073,8 +1095,8 @@ MUTANTS = [
     Mutant(
         "a list of operations is believed unseen",
         "engine/recorded.py",
-        "return script(*leaves) if kind in self._trusted else",
-        "return script(*leaves) if True else",
+        "return script(*tensors) if kind in self._trusted else",
+        "return script(*tensors) if True else",
         SCRIPTED + "test_a_list_that_gives_other_numbers_is_not_believed",
     ),
     Mutant(
@@ -1122,7 +1144,7 @@ MUTANTS = [
     Mutant(
         "a formula that was replaced is not asked",
         "engine/engine.py",
-        "            eager.source = self._sources\n",
+        "            eager.sources = self._sources\n",
         "            eager.source = ()\n",
         SCRIPTED + "test_a_formula_that_was_replaced_is_asked",
     ),
@@ -1256,7 +1278,7 @@ MUTANTS = [
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "kind = len(minibatch.returns), tuple(leaf.dtype for leaf in leaves)",
+        "kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)",
         "kind = len(minibatch.returns), ()",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
@@ -1367,6 +1389,27 @@ MUTANTS = [
         REACHED + "test_what_is_changed_after_samples_were_taken_counts[in_place-a2c]",
     ),
     Mutant(
+        "advantages computed again are not in the next epoch",
+        "rollouts/minibatches.py",
+        "if not self._columns or not buffer.generator_ready:",
+        "if not self._columns:",
+        BUFFERS + "test_advantages_that_were_computed_again_are_in_the_next_epoch",
+    ),
+    Mutant(
+        "sequences change their length in the middle of a rollout",
+        "rollouts/buffers.py",
+        "if sequences is not None and self.pos == 0:",
+        "if sequences is not None:",
+        BUFFERS + "test_a_rollout_that_has_begun_keeps_the_length_of_its_sequences",
+    ),
+    Mutant(
+        "an argument written down with its default does not count",
+        "algorithms/arguments.py",
+        "return name not in explicit and plain",
+        "return plain",
+        CONTRACT + "test_an_argument_that_is_written_down_counts_also_if_it_has_its_default",
+    ),
+    Mutant(
         "somebody's own train gets normalised advantages",
         "rollouts/minibatches.py",
         "if self.normalizes and self.buffer.rule",
@@ -1375,7 +1418,7 @@ MUTANTS = [
     ),
     Mutant(
         "who listens to every operation is not asked",
-        "engine/modes.py",
+        "engine/fingerprint.py",
         "            if not isinstance(mode, DeviceContext):\n",
         "            if False:\n",
         "tests/parity/test_reached_into.py::test_who_listens_to_every_operation_is_heard[Halving-ppo]",

@@ -52,7 +52,6 @@ PUBLIC_MODULES = {
     "sb3_ppo_notes.formulas.statistics",
     "sb3_ppo_notes.pages",
     "sb3_ppo_notes.persistence",
-    "sb3_ppo_notes.persistence.atomic",
     "sb3_ppo_notes.recipes",
     "sb3_ppo_notes.rollouts",
     "sb3_ppo_notes.rules",

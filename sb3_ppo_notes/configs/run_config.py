@@ -32,17 +32,10 @@ ALGORITHMS: dict[str, Any] = {"ppo": NotesPPO, "a2c": NotesA2C}
 PRESETS = files("sb3_ppo_notes") / "configs" / "presets"
 SHIPPED = tuple(sorted(path.name.removesuffix(".yaml") for path in PRESETS.iterdir()))
 #: Arguments of a constructor that a configuration says elsewhere, or cannot say in YAML.
-NOT_IN_YAML: tuple[str, ...] = (
-    "self",
-    "policy",
-    "env",
-    "seed",
-    "device",
-    "verbose",
-    "tensorboard_log",
-    "_init_setup_model",
+NOT_IN_YAML = (
+    *("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"),
+    *("rollout_buffer_class", "rollout_buffer_kwargs"),
 )
-NOT_IN_YAML += ("rollout_buffer_class", "rollout_buffer_kwargs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,15 +148,17 @@ def resolve_config(config: str | None, options: dict[str, Any]) -> tuple[RunConf
     :return: the configuration, and what the user should be told about how it came about.
     :raises ValueError: if it cannot be.
     """
-    said = {key: value for key, value in options.items() if value is not None}
-    if config is not None and "recipe" in said:
-        raise InvalidValueError(f"recipe must be left out when config is given, got {said['recipe']!r} and {config!r}")
-    given = {} if config is None else read_config(config, said.get("env"), said.get("algo"))
-    if "algo" in said and given.get("algo", said["algo"]) != said["algo"]:
+    options = {key: value for key, value in options.items() if value is not None}
+    if config is not None and "recipe" in options:
         raise InvalidValueError(
-            f"algo must be {given['algo']!r}, as config {config} says, or left out, got {said['algo']!r}"
+            f"recipe must be left out when config is given, got {options['recipe']!r} and {config!r}"
         )
-    values = given | said
+    in_file = {} if config is None else read_config(config, options.get("env"), options.get("algo"))
+    if "algo" in options and in_file.get("algo", options["algo"]) != options["algo"]:
+        raise InvalidValueError(
+            f"algo must be {in_file['algo']!r}, as config {config} says, or left out, got {options['algo']!r}"
+        )
+    values = in_file | options
     if values.get("recipe") in RECIPES:
         values.setdefault("algo", RECIPES[values["recipe"]].algorithm)
         values.setdefault("source", f"recipe {values['recipe']}")
@@ -176,9 +171,9 @@ def resolve_config(config: str | None, options: dict[str, Any]) -> tuple[RunConf
         run = dataclasses.replace(run, n_envs=8 if run.recipe is None else RECIPES[run.recipe].n_envs)
     run, notes = _fit_batch_size(run)
     notes += [
-        f"config was written with {name} {given['versions'][name]}, this is {present}: the numbers may be others"
+        f"config was written with {name} {in_file['versions'][name]}, this is {present}: the numbers may be others"
         for name, present in versions().items()
-        if given.get("versions", {}).get(name, present) != present
+        if in_file.get("versions", {}).get(name, present) != present
     ]
     return dataclasses.replace(run, versions=versions()), notes
 

@@ -1,4 +1,4 @@
-"""How acting and learning are carried out: eagerly, from recorded operations, or by compiled code.
+"""Carries out acting and learning: eagerly, from recorded operations, or by compiled code.
 
 Enter through :class:`Engine`.
 """

@@ -1,30 +1,33 @@
-"""Who is compiled, who is not and why; and acting as one compiled function."""
+"""Compiled steps: which policies are compiled, and which minibatches are learned from by compiled code."""
 
 import logging
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
-from torch.func import functional_call
 
-from sb3_ppo_notes.engine.acting import Choice, EagerActor
-from sb3_ppo_notes.engine.compiled_steps import CompiledSteps
-from sb3_ppo_notes.engine.descent import Descent
+from sb3_ppo_notes.engine.descent import Descent, Trains
 from sb3_ppo_notes.engine.fingerprint import Fingerprint, structure_of
+from sb3_ppo_notes.engine.fused_step import FusedStep, numbers_of, owner_masks, tensors_of
+from sb3_ppo_notes.engine.gradient import MinibatchLayout
 from sb3_ppo_notes.engine.inductor import CannotCompile, compiled, missing_for
-from sb3_ppo_notes.engine.program import tensors_of
-from sb3_ppo_notes.policies.actor_critic import Action, act, has_known_distribution
+from sb3_ppo_notes.engine.optimizers import FlatOptimizer
+from sb3_ppo_notes.engine.step import EagerStepper, Step, StepSettings
+from sb3_ppo_notes.engine.vectors import FlatVector, flattened
+from sb3_ppo_notes.policies.actor_critic import has_known_distribution
 from sb3_ppo_notes.policies.hooks import hooks_of
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
-from sb3_ppo_notes.policies.shipped import keeps_sb3_method, own_code_of
+from sb3_ppo_notes.policies.shipped import own_code_of
+from sb3_ppo_notes.rollouts.minibatches import Minibatch
+from sb3_ppo_notes.rules.loss import LossTerms
 
 logger = logging.getLogger("sb3_ppo_notes")
 
-#: Layers that draw random numbers or keep statistics while training; compiled, they would do it in another way.
-UNSTEADY = (
+#: Compiled, they would draw or keep statistics in another way.
+STOCHASTIC_OR_STATEFUL_LAYERS = (
     th.nn.modules.dropout._DropoutNd,
     th.nn.modules.batchnorm._NormBase,
     th.nn.RReLU,
@@ -34,52 +37,42 @@ UNSTEADY = (
 
 
 class Compiler:
-    """The compiled functions of one model.
+    """The compiled functions of one policy, and why it is not compiled.
 
-    :param policy: whose loss is compiled.
-    :param sources: of our functions, which are in the code.
+    :param sources: our functions as they are now, which are in the code.
     """
 
     def __init__(self, policy: ActorCriticPolicy, sources: tuple[Any, ...] = ()):
         self.policy = policy
         self.sources = sources
-        #: How the phases of an update are stepped.
-        self.steps: dict[str, CompiledSteps] = {}
-        self.functions: dict[Any, Callable[..., Any]] = {}
         #: Why training is eager; ``None`` if it is not.
         self.reason: str | None = None
+        self._steppers: dict[Trains, CompiledStepper] = {}
+        self._functions: dict[Any, Callable[..., Any]] = {}
         self._missing = self._missing_here()
-        self._said: str | None = None
+        self._last_warning: str | None = None
         #: By the mode: rollouts and updates have one each.
         self._fingerprints: dict[bool, Fingerprint] = {}
         #: Equal for policies that have the same code.
         self._structure: Any = None
 
     def is_of(self, policy: Any, sources: tuple[Any, ...]) -> bool:
-        """Whether these are the functions of a policy.
-
-        :param policy: that is to act or to learn.
-        :param sources: of our functions now.
-        :return: ``False`` if one of our functions has been replaced, too.
-        """
+        """``False`` for another policy, or if one of our functions has been replaced."""
         return policy is self.policy and sources is self.sources
 
     def look(self, fingerprint: Fingerprint) -> None:
-        """Look again whether the policy can be compiled, if it is not what it was.
-
-        :param fingerprint: of the policy now.
-        """
+        """Check again whether the policy can be compiled, if it is not what it was."""
         is_training = self.policy.training
         if fingerprint.is_same(self._fingerprints.get(is_training)):
             return
         self._fingerprints[is_training] = fingerprint
         self._structure = structure_of(self.policy)
         self.reason = None
-        reason = self._missing or self._refusal(self.policy)
+        reason = self._missing or unsupported_reason(self.policy)
         if reason is not None:
             self.give_up(reason)
         else:
-            self._said = None
+            self._last_warning = None
 
     def _missing_here(self) -> str | None:
         missing = missing_for(self.policy.device)
@@ -92,159 +85,172 @@ class Compiler:
         )
         return f"there is no {missing.removeprefix('a ')}"
 
-    def _refusal(self, policy: Any) -> str | None:
-        if isinstance(policy, NotesRecurrentPolicy):
-            return "a policy with memory is hardly faster compiled"
-        if policy.precision == "float16":
-            return "float16 scales its loss step by step"
-        hook = next(hooks_of(policy), None)
-        if hook is not None:
-            return hook
-        if not has_known_distribution(policy):
-            return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
-        unsteady = next(filter(_is_unsteady, policy.modules()), None)
-        if unsteady is not None:
-            what = f"dropout or batch normalisation, or draws random numbers ({type(unsteady).__name__})"
-            return f"{type(policy).__name__} has {what}"
-        return own_code_of(policy)
-
     @property
     def compiles_acting(self) -> bool:
-        """Whether the policy may act by compiled code, too: a recurrent one's time goes to its memory."""
+        """A recurrent policy's time goes to its memory, which is not compiled."""
         return not isinstance(self.policy, NotesRecurrentPolicy)
 
     def give_up(self, reason: str) -> None:
-        """Stay eager until the policy is changed, and say so once.
-
-        :param reason: half a sentence.
-        """
+        """Stay eager until the policy is changed, and say so once."""
         self.reason = reason
-        if reason != self._said:
-            self._said = reason
+        if reason != self._last_warning:
+            self._last_warning = reason
             logger.warning("compile=True: training is eager, because %s", reason)
 
-    def steps_of(self, steps: Descent) -> "CompiledSteps":
-        """The compiled steps beside the eager ones of a phase.
-
-        :param steps: the eager ones.
-        :return: the same as in the update before, if those are.
-        """
-        name = steps.phase.trains
-        if name not in self.steps or self.steps[name].steps is not steps:
-            self.steps[name] = CompiledSteps(self, steps)
-        return self.steps[name]
+    def stepper(self, descent: Descent) -> "CompiledStepper":
+        """The same as in the update before, if its optimiser and weights are."""
+        trains = descent.phase.trains
+        if trains not in self._steppers or self._steppers[trains].descent is not descent:
+            self._steppers[trains] = CompiledStepper(self, descent)
+        return self._steppers[trains]
 
     def function(self, key: Any, build: Callable[[], Callable[..., Any]], arguments: list[th.Tensor]) -> Any:
-        """The compiled function for a key; compiled now if there is none.
+        """The compiled function for a key, compiled now if there is none; ``None`` if it cannot be compiled.
 
         :param key: what the code depends on beyond the shapes of the arguments.
         :param build: makes the function to compile.
-        :param arguments: it will be called with such.
-        :return: the function, ``None`` if it cannot be compiled.
         """
         if self.reason is not None:
             return None
         key = self._structure, key, *((each.shape, each.dtype, each.device) for each in arguments)
-        if key not in self.functions:
+        if key not in self._functions:
             try:
-                self.functions[key] = compiled(build(), arguments)
+                self._functions[key] = compiled(build(), arguments)
             except CannotCompile as error:
                 self.give_up(str(error))
                 return None
-        return self.functions[key]
+        return self._functions[key]
 
 
-def _is_unsteady(module: th.nn.Module) -> bool:
+def unsupported_reason(policy: Any) -> str | None:
+    """Half a sentence, ``None`` for a policy that can be compiled."""
+    if isinstance(policy, NotesRecurrentPolicy):
+        return "a policy with memory is hardly faster compiled"
+    if policy.precision == "float16":
+        return "float16 scales its loss step by step"
+    hook = next(hooks_of(policy), None)
+    if hook is not None:
+        return hook
+    if not has_known_distribution(policy):
+        return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
+    layer = next(filter(_is_stochastic_or_stateful, policy.modules()), None)
+    if layer is not None:
+        what = f"dropout or batch normalisation, or draws random numbers ({type(layer).__name__})"
+        return f"{type(policy).__name__} has {what}"
+    return own_code_of(policy)
+
+
+def _is_stochastic_or_stateful(module: th.nn.Module) -> bool:
     drops_out = isinstance(module, th.nn.RNNBase | th.nn.MultiheadAttention) and module.dropout > 0
-    return isinstance(module, UNSTEADY) or drops_out
+    return isinstance(module, STOCHASTIC_OR_STATEFUL_LAYERS) or drops_out
 
 
-class CompiledActor(EagerActor):
-    """Acting as one compiled function: actions, values and log-probabilities at once.
+class CompiledStepper(EagerStepper):
+    """Steps of one phase by a compiled function: the same as eager ones to rounding.
 
-    :param compiler: keeps the functions.
-    :param policy: an actor-critic policy.
+    A ragged last minibatch is taken eagerly; so is one that must be refused, where the eager step gives the reason.
     """
 
-    def __init__(self, compiler: Compiler, policy: ActorCriticPolicy):
-        super().__init__(policy)
+    def __init__(self, compiler: Compiler, descent: Descent):
+        super().__init__(compiler.policy, descent)
         self.compiler = compiler
-        self.is_compiled = False
-        self._tensors: list[th.Tensor] = []
-        #: By the form of what is acted on.
-        self._found: dict[Any, Any] = {}
+        trained = {id(parameter) for parameter in descent.parameters}
+        #: Weights and buffers that take part and are not trained here.
+        self._untrained = [tensor for tensor in tensors_of(compiler.policy).values() if id(tensor) not in trained]
+        self._settings_before: StepSettings | None = None
+        self._step_key: Any = None
 
-    def begin(self) -> None:
-        """Find out how to act, and where the weights lie now."""
-        super().begin()
-        if self.is_compiled and self.compiler.reason is not None:
-            self._stay_eager()
-        self.tensors = [tensor.detach() for tensor in self._tensors]
+    @cached_property
+    def gradient(self) -> FlatVector:
+        """Holds the gradient if the optimiser steps by itself."""
+        return FlatVector(self.descent.parameters)
 
-    def look(self) -> None:
-        """Look how the policy is made now."""
-        policy, self._found = self.policy, {}
-        self.compiler.look(self.fingerprint)
-        # gSDE acts with noise that is no weight of the policy: it would be fixed in the code.
-        is_possible = keeps_sb3_method(policy, "forward") and not policy.use_sde
-        if self.compiler.reason is not None or not is_possible:
-            self._stay_eager()
+    @cached_property
+    def owners(self) -> th.Tensor:
+        """``[2, P]``, which elements are the actor's own and which the critic's."""
+        return owner_masks(self.policy, self.descent.parameters)
+
+    def begin(self, settings: StepSettings) -> None:
+        """Begin an update."""
+        super().begin(settings)
+        self.resume(settings)
+        self.name = "eager"
+        self._size = 0
+        key = settings.rule, settings.coefficients.has_bonus, self.descent.phase.max_grad_norm
+        if settings == self._settings_before and key == self._step_key:
             return
-        self.is_compiled, self.networks = True, None
-        self._tensors = list(tensors_of(policy).values())
+        self._settings_before = settings
+        self.numbers = numbers_of(*settings).to(self.policy.device)
+        if key != self._step_key:
+            self._step_key = key
+            self.fused = FusedStep(self.policy, self.descent.phase, *settings)
+            #: The function, for which vectors, and for how many rows, arguments and dtypes.
+            self._function: tuple[FlatOptimizer | None, tuple[Any, ...], Any] | None = None
 
-    def _stay_eager(self) -> None:
-        self.is_compiled, self._tensors = False, []
-        super().look()
+    def resume(self, settings: StepSettings) -> None:
+        """Find where everything lies now; a minibatch smaller than the update's first one stays eager."""
+        self.descent.adopt_all()
+        self.descent.remember()
+        self.others = [tensor.detach() for tensor in self._untrained]
 
-    def choose(self, observations: Any, action_masks: th.Tensor | None, recurrence: Any) -> Choice:
-        """Draw actions, and assess them in the same breath.
+    def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
+        """Learn from one minibatch."""
+        step = None if trains == "critic" else self._compiled_step(minibatch)
+        if step is None:
+            self.name = "eager" if self.compiler.reason else self.name
+            return super().step(minibatch, trains, place)
+        self.name = "compiled"
+        return step
 
-        :param observations: ``[B, ...]`` tensor or dict of tensors.
-        :param action_masks: ``[B, n]``, ``True`` where an action is allowed; ``None`` for no masks.
-        :param recurrence: one step of a recurrent policy; ``None`` for a policy without memory.
-        :return: for :meth:`assess`.
+    def _compiled_step(self, minibatch: Any) -> Step | None:
+        """``None`` if no step was taken and the eager one is to see to this minibatch: it must be refused, has another
+        size, or compiling has failed.
         """
-        if not self.is_compiled:
-            return super().choose(observations, action_masks, recurrence)
-        keys = tuple(observations) if isinstance(observations, dict) else None
-        seen = [observations] if keys is None else [observations[key] for key in keys]
-        masks = [] if action_masks is None else [action_masks]
-        arguments = [*seen, *masks, *self.tensors]
-        form = keys, len(masks), *((each.shape, each.dtype) for each in seen)
-        if form not in self._found:
-            build = partial(_acting_function, self.policy, keys, bool(masks))
-            self._found[form] = self.compiler.function(("act", keys, bool(masks)), build, arguments)
-        function = self._found[form]
+        if not isinstance(minibatch, Minibatch) or self.compiler.reason is not None:
+            return None
+        if self._size not in (0, len(minibatch.returns)):
+            return None
+        self._size = len(minibatch.returns)
+        tensors = MinibatchLayout.tensors(minibatch)
+        vectors, scalars = self._vectors()
+        arguments = [*vectors, scalars, self.numbers, self.owners, *self.others, *tensors]
+        function = self._find_function(minibatch, arguments, tuple(tensor.dtype for tensor in tensors))
         if function is None:
-            self._stay_eager()
-            return super().choose(observations, action_masks, recurrence)
-        action = Action(*function(*arguments))
-        return Choice(action.actions, action.actions, None, (), action)
+            return None
+        is_taken, norms, log_ratio, losses = function(*arguments)
+        if not is_taken.item():
+            return None
+        self._finish_step()
+        loss, policy, value, entropy, *exact_kl = losses.unbind()
+        return Step(LossTerms(loss, policy, value, entropy, log_ratio, exact_kl[0] if exact_kl else None), norms)
 
+    def _find_function(self, minibatch: Minibatch, arguments: list[th.Tensor], dtypes: tuple[th.dtype, ...]) -> Any:
+        """Looked up once, and again if the optimiser is no longer stepped in vectors."""
+        flat, form = self.descent.flat, (self._size, len(arguments), dtypes)
+        if self._function is None or self._function[0] is not flat or self._function[1] != form:
+            optimizer = None if flat is None else (flat.rule, flat.options)
+            layout, n_others = MinibatchLayout.of(minibatch), len(self.others)
+            build = partial(self.fused.function, optimizer, layout, n_others)
+            key = self.fused.key(optimizer), layout, n_others
+            self._function = flat, form, self.compiler.function(key, build, arguments)
+        return self._function[2]
 
-class _Act(th.nn.Module):
-    """Acting as a module, so that ``functional_call`` can lend the policy its weights as arguments."""
+    def _vectors(self) -> tuple[list[th.Tensor], th.Tensor]:
+        """Weights, gradient and optimiser state, ``[P]`` each, which a step writes to, and the optimiser's numbers."""
+        flat = self.descent.flat
+        if flat is None:
+            vectors, scalars = [flattened(self.descent.parameters).vector, self.gradient.vector], tuple[float, ...]()
+        else:
+            vectors = [flat.weights.vector, flat.gradient.vector, *flat.state]
+            scalars = flat.rule.scalars(flat.options, flat.n_steps + 1)
+        return vectors, th.tensor(scalars, dtype=th.float32, device=self.numbers.device)
 
-    def __init__(self, policy: ActorCriticPolicy):
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, observations: Any, action_masks: th.Tensor | None) -> Action:
-        return act(self.policy, observations, action_masks)
-
-
-def _acting_function(policy: ActorCriticPolicy, keys: tuple[str, ...] | None, is_masked: bool) -> Callable[..., Any]:
-    """(*observations, *masks, *tensors of the policy) -> (actions, values, log_probs)."""
-    module, names = _Act(policy), [f"policy.{name}" for name in tensors_of(policy)]
-    n_seen = 1 if keys is None else len(keys)
-
-    def step(*arguments: th.Tensor) -> tuple[th.Tensor, ...]:
-        seen, rest = arguments[:n_seen], arguments[n_seen:]
-        masks, tensors = (rest[0], rest[1:]) if is_masked else (None, rest)
-        observations = seen[0] if keys is None else dict(zip(keys, seen, strict=True))
-        lent = dict(zip(names, tensors, strict=True))
-        action = functional_call(module, lent, (observations, masks), tie_weights=False)
-        return action.actions, action.values, action.log_probs
-
-    return step
+    def _finish_step(self) -> None:
+        """Count the step, or, where an optimiser steps by itself, have it do so."""
+        flat = self.descent.flat
+        if flat is not None:
+            flat.n_steps += 1
+            return
+        for parameter, part in zip(self.descent.parameters, self.gradient.parts, strict=True):
+            parameter.grad = part
+        self.descent.phase.optimizer.step()

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch as th
 
-from sb3_ppo_notes.engine.fingerprint import Fingerprint
-from sb3_ppo_notes.engine.modes import listening_mode
-from sb3_ppo_notes.engine.norms import clip_number, norms_of
-from sb3_ppo_notes.engine.optimizers import FlatOptimizer, clears_gradients, elementwise_of
-from sb3_ppo_notes.engine.undo import Undo
+from sb3_ppo_notes.engine.fingerprint import Fingerprint, listening_mode
+from sb3_ppo_notes.engine.optimizers import FlatOptimizer, Undo, clears_gradients, elementwise_of
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.parameters import owners_of
 from sb3_ppo_notes.policies.shipped import own_code_of
@@ -45,9 +43,8 @@ class Descent:
     in a tenth of the operations. Where it does not, or where somebody's own code may do anything on the way, autograd
     and optimiser are called as SB3 would call them.
 
-    :param phase: whose weights, with which optimiser and which longest gradient.
     :param is_exact: whether there is a stock SB3 to be equal to; sb3-contrib's recurrent PPO is equalled to rounding.
-    :param policy: whose weights they are, to tell the actor's from the critic's; ``None`` if nobody asks.
+    :param policy: owner of the weights; ``None`` if nobody asks which are the actor's.
     :param fingerprint: of the policy; these steps are good for no other.
     """
 
@@ -92,10 +89,7 @@ class Descent:
         return own_code_of(self.policy)
 
     def begin(self, phase: Phase) -> None:
-        """Begin another update, or go on with one after somebody else had the word.
-
-        :param phase: the same weights with the same optimiser.
-        """
+        """Begin another update of the same weights and optimiser, or go on with one that was interrupted."""
         self.phase = phase
         self.is_decided = False
 
@@ -104,27 +98,19 @@ class Descent:
         self.undo = self.undo or Undo(self.phase.optimizer, self._flat)
 
     def belongs_to(self, phase: Phase, fingerprint: Fingerprint) -> bool:
-        """Whether these can take the steps of a phase.
-
-        :param phase: of the update about to begin.
-        :param fingerprint: of the policy now.
-        :return: ``False`` for another policy or optimiser, or one in which something was changed.
-        """
+        """``False`` for a phase of another policy or optimiser, or one in which something was changed."""
         is_same = phase.trains == self.phase.trains and fingerprint.is_same(self._fingerprint)
         if not is_same or (listening_mode() or unusual_memory(self.parameters)) != self._obstacle:
             return False
         return Fingerprint.of_optimizer(phase.optimizer).is_same(self._optimizer_fingerprint)
 
     def take(self, loss: th.Tensor, place: str) -> th.Tensor:
-        """One step down the gradient of a loss.
+        """One step down the gradient of a loss; norms of the gradient before it was clipped, see :meth:`norms`.
 
         The norm is the one of the whole gradient, actor and critic together: a large value error takes length away from
         the policy's step. It has nothing to do with the clip of the objective: that one bounds a reward, this one a
         step.
 
-        :param loss: scalar, with its graph.
-        :param place: where in the training this is, for the error.
-        :return: ``[3]``, norms of the gradient before it was clipped, see :meth:`norms`.
         :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
         """
         check_loss(loss, place)
@@ -135,11 +121,8 @@ class Descent:
         return self.follow(th.autograd.grad(loss, self.parameters, allow_unused=True), place)
 
     def follow(self, gradients: Sequence[th.Tensor | None], place: str) -> th.Tensor:
-        """One step down a gradient that is known already.
+        """One step down a gradient, ``None`` for a weight that has no part in the loss; norms of the gradient.
 
-        :param gradients: of each parameter; ``None`` for one that has no part in the loss.
-        :param place: where in the training this is, for the error.
-        :return: ``[3]``, norms of the gradient.
         :raises NonFiniteError: if the gradient is not finite; the weights are then as before.
         """
         if not self.is_decided:
@@ -151,30 +134,22 @@ class Descent:
             return self.step_from_buffer(self.write_gradient(present), place)
 
     def write_gradient(self, gradients: list[th.Tensor]) -> th.Tensor:
-        """Put a gradient into the vector that is stepped down.
-
-        :param gradients: of each parameter.
-        :return: ``[3]``, its norms.
-        """
+        """Put a gradient into the vector that is stepped down; its norms."""
         flat: Any = self._flat
         th._foreach_copy_(flat.gradient.parts, gradients)
         return self.norms(*norms_of(flat.gradient.parts))
 
     def norms(self, parts: th.Tensor, norm: th.Tensor) -> th.Tensor:
-        """The norms of a gradient by whose weights they are of.
+        """Norms of a gradient by owner, ``[3]``: of all weights, of the actor's own, of the critic's own.
 
-        :param parts: ``[P]``, of each weight tensor's gradient.
+        :param parts: ``[P]``, norms of each weight tensor's gradient.
         :param norm: of all.
-        :return: ``[3]``: of all weights, of the actor's own, of the critic's own.
         """
         return th.cat((norm.reshape(1), th.sqrt(th.mv(self.owned, parts * parts))))
 
     def step_from_buffer(self, norms: th.Tensor, place: str) -> th.Tensor:
-        """One step down the gradient that lies in the vector. Nothing is differentiated here.
+        """One step down the gradient that lies in the vector, without autograd; the same norms.
 
-        :param norms: of :meth:`write_gradient`.
-        :param place: where in the training this is, for the error.
-        :return: the same.
         :raises NonFiniteError: if the gradient is not finite; the weights are then as before.
         """
         flat: Any = self._flat
@@ -259,10 +234,7 @@ class Descent:
         return th.stack([nothing if gradient is None else next(norms) for gradient in gradients])
 
     def _call_optimizer(self, source: Any, place: str) -> th.Tensor:
-        """Step through the torch optimiser itself.
-
-        :param source: the loss, or the gradients where they are known already.
-        """
+        """Step through the torch optimiser itself, from a loss or from gradients."""
         self.finish()
         self.remember()
         self.phase.optimizer.zero_grad()
@@ -284,10 +256,8 @@ class Descent:
 
 
 def unusual_memory(parameters: Sequence[th.nn.Parameter]) -> str | None:
-    """Why weights had better stay where they lie in memory: in a vector they would be elsewhere, row by row.
-
-    :param parameters: that are trained.
-    :return: half a sentence, ``None`` if there is nothing unusual.
+    """A reason to leave weights where they lie in memory, half a sentence: in a vector they would lie elsewhere, row by
+    row.
     """
     for parameter in parameters:
         if not parameter.is_contiguous():
@@ -298,12 +268,7 @@ def unusual_memory(parameters: Sequence[th.nn.Parameter]) -> str | None:
 
 
 def check_loss(loss: th.Tensor, place: str) -> None:
-    """Refuse a loss that is not finite.
-
-    :param loss: scalar.
-    :param place: where in the training this is, for the error.
-    :raises NonFiniteError: naming both.
-    """
+    """Refuse a loss that is not finite: a :class:`NonFiniteError` names value and place."""
     value = loss.item()
     if not math.isfinite(value):
         raise NonFiniteError(f"loss must be finite, got {value} {place}")
@@ -314,3 +279,25 @@ def _checked(norm: th.Tensor, place: str) -> float:
     if not math.isfinite(length):
         raise NonFiniteError(f"gradient must be finite, got norm {length} {place}")
     return length
+
+
+def clip_coefficient(norm: th.Tensor, max_grad_norm: float) -> th.Tensor:
+    """Factor, at most 1, by which a gradient of this norm is shortened to the allowed length; 0-dimensional."""
+    return th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)
+
+
+def clip_number(norm: float, max_grad_norm: float) -> float:
+    """The same number as :func:`clip_coefficient`'s, without four operations on tensors of one element.
+
+    In float32, and by way of the reciprocal: that is how torch divides a number by a tensor.
+    """
+    reciprocal = np.float32(1.0) / (np.float32(norm) + np.float32(1e-6))
+    return min(float(reciprocal * np.float32(max_grad_norm)), 1.0)
+
+
+def norms_of(gradients: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
+    """Norm of each weight tensor's gradient, ``[P]``, and of all: the norm of the norms, the order of summation of
+    ``torch.nn.utils.clip_grad_norm_``.
+    """
+    parts = th.stack(th._foreach_norm(gradients))
+    return parts, th.linalg.vector_norm(parts)

@@ -1,4 +1,4 @@
-"""How a model's policy acts and learns on this machine: chosen anew whenever something was changed, and said."""
+"""The choice of how a policy acts and learns on this machine: made anew whenever something was changed, and said."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,21 +6,19 @@ from typing import Any, NamedTuple
 
 import torch as th
 
-from sb3_ppo_notes.engine.acting import EagerActor
-from sb3_ppo_notes.engine.compiled import CompiledActor, Compiler
-from sb3_ppo_notes.engine.compiled_steps import CompiledStepper
+from sb3_ppo_notes.engine.acting import CompiledActor, EagerActor
+from sb3_ppo_notes.engine.compiled import CompiledStepper, Compiler
 from sb3_ppo_notes.engine.descent import Descent, Phase
-from sb3_ppo_notes.engine.fingerprint import Fingerprint
+from sb3_ppo_notes.engine.fingerprint import Fingerprint, sources
 from sb3_ppo_notes.engine.guard import Guard, GuardedStepper
 from sb3_ppo_notes.engine.recorded import WAIT, RecordedStepper, own_choice_of
-from sb3_ppo_notes.engine.source import sources
 from sb3_ppo_notes.engine.step import EagerStepper, StepSettings
 from sb3_ppo_notes.policies.actor_critic import has_known_distribution
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 
 
 class Execution(NamedTuple):
-    """How something was carried out.
+    """The way acting or learning was carried out.
 
     :param name: ``"eager"``, ``"recorded"`` or ``"compiled"``.
     :param reason: why not by anything faster; ``None`` if nothing faster was asked for or would do.
@@ -33,10 +31,9 @@ class Execution(NamedTuple):
 
 
 class EngineReport(NamedTuple):
-    """How the last update was carried out.
+    """The way the last update and the last rollout were carried out.
 
     :param steps: by what was trained: ``"both"``, or ``"policy"`` and ``"critic"``.
-    :param acting: of the last rollout.
     """
 
     steps: dict[str, Execution]
@@ -44,21 +41,16 @@ class EngineReport(NamedTuple):
 
     def __str__(self) -> str:
         named = [
-            (f"steps of {trained}" if len(self.steps) > 1 else "steps", each) for trained, each in self.steps.items()
+            (f"steps of {trains}" if len(self.steps) > 1 else "steps", each) for trains, each in self.steps.items()
         ]
         return "; ".join(
-            f"{what} {each.name}" + (f" ({each.reason})" if each.reason else "")
-            for what, each in [*named, ("acting", self.acting)]
+            f"{name} {each.name}" + (f" ({each.reason})" if each.reason else "")
+            for name, each in [*named, ("acting", self.acting)]
         )
 
 
 class Skipped(NamedTuple):
-    """What was left out of an update because something was not finite.
-
-    :param n_steps: how many steps.
-    :param is_all: whether nothing was left.
-    :param reason: of the last one.
-    """
+    """Steps left out of an update because something was not finite: how many, whether all, and why the last one."""
 
     n_steps: int
     is_all: bool
@@ -68,8 +60,6 @@ class Skipped(NamedTuple):
 class Engine:
     """Carries out the acting and the learning of one policy.
 
-    :param policy: any actor-critic policy.
-    :param compile: whether compiled code is asked for.
     :param precision: what the networks compute in.
     :param on_nonfinite: what a loss, gradient or weight that is not finite leads to.
     :param scalers: of float16's losses, by what is trained.
@@ -99,31 +89,23 @@ class Engine:
         self._stepper: GuardedStepper | None = None
 
     def __reduce__(self) -> Any:
-        # A copy has looked at nothing yet.
+        # Fingerprints, recordings and compiled code are of this policy in this process.
         return _engine, (self.policy, self.compile, self.precision, self.on_nonfinite, self.scalers)
 
     def is_for(self, policy: Any, **choices: Any) -> bool:
-        """Whether this is the engine of a policy.
-
-        :param policy: of a model.
-        :param choices: of the model, by the names of the constructor's arguments.
-        :return: ``False`` if it is another policy, or other choices.
-        """
+        """``False`` for another policy, or other choices than the constructor's arguments."""
         return policy is self.policy and all(getattr(self, name) == value for name, value in choices.items())
 
     # -- acting -------------------------------------------------------------------------------------------------
 
     def actor(self) -> EagerActor:
-        """How the policy acts.
-
-        :return: to be begun before each rollout.
-        """
+        """To be begun before each rollout."""
         self._prepare_compiler()
         compiler = self.compiler if self.compiler is not None and self.compiler.compiles_acting else None
-        kept = self._actor
-        if kept is None or getattr(kept, "compiler", None) is not compiler:
-            self._actor = kept = EagerActor(self.policy) if compiler is None else CompiledActor(compiler, self.policy)
-        return kept
+        actor = self._actor
+        if actor is None or getattr(actor, "compiler", None) is not compiler:
+            self._actor = actor = EagerActor(self.policy) if compiler is None else CompiledActor(compiler, self.policy)
+        return actor
 
     def begin_learning(self) -> None:
         """Begin a call of ``learn``: somebody may have tried another formula in the meantime."""
@@ -144,26 +126,19 @@ class Engine:
         self.steppers = {}
 
     def stepper(self, phase: Phase) -> GuardedStepper:
-        """What takes the steps of a phase.
-
-        :param phase: of the update.
-        :return: to be begun.
-        """
-        self._stepper = GuardedStepper(self._guard, lambda settings: self._look(phase, settings))
+        """Takes the steps of a phase; to be begun."""
+        self._stepper = GuardedStepper(self._guard, lambda settings: self._choose(phase, settings))
         return self._stepper
 
     def end_update(self) -> Skipped:
-        """End an update.
-
-        :return: what of it was left out because something was not finite.
-        """
+        """End an update."""
         guard, self._stepper = self._guard, None
         is_all = guard.n_skipped > 0 and (guard.is_rolled_back or guard.n_steps == 0)
         return Skipped(guard.n_skipped, is_all, guard.last_message)
 
     @contextmanager
     def interrupted(self, phase: Callable[[], Phase]) -> Iterator[None]:
-        """Let somebody else look at weights and optimiser in the middle of an update, and change them.
+        """Let somebody else read weights and optimiser in the middle of an update, and change them.
 
         :param phase: gives the phase as it is afterwards.
         """
@@ -173,18 +148,18 @@ class Engine:
             return
         stepper.inner.descent.finish()
         yield
-        stepper.choose = lambda settings: self._look(phase(), settings)
+        stepper.choose = lambda settings: self._choose(phase(), settings)
         stepper.resume()
 
-    def _look(self, phase: Phase, settings: StepSettings) -> EagerStepper:
-        """What takes the steps of a phase: as before, if nothing of policy and optimiser was changed since."""
+    def _choose(self, phase: Phase, settings: StepSettings) -> EagerStepper:
+        """The stepper of a phase: as before, if nothing of policy and optimiser was changed since."""
         fingerprint = Fingerprint.of_policy(self.policy)
         eager = self._eager.get(phase.trains)
         if eager is None or not eager.descent.belongs_to(phase, fingerprint):
             self._eager[phase.trains] = eager = self._build(phase, fingerprint)
         eager.descent.begin(phase)
         if isinstance(eager, RecordedStepper):
-            eager.source = self._sources
+            eager.sources = self._sources
         self.steppers[phase.trains] = stepper = self._compiled(eager.descent, settings, fingerprint) or eager
         return stepper
 
@@ -192,8 +167,8 @@ class Engine:
         is_exact = getattr(self.policy, "equals_stock", True)
         descent = Descent(phase, is_exact, self.policy, fingerprint)
         if self.precision == "float16":
-            kind = self.policy.device.type
-            descent.scaler = self.scalers.setdefault(phase.trains, th.amp.GradScaler(kind))
+            device = self.policy.device.type
+            descent.scaler = self.scalers.setdefault(phase.trains, th.amp.GradScaler(device))
         return (EagerStepper if self._why_not_recorded(descent) else RecordedStepper)(self.policy, descent)
 
     def _compiled(self, descent: Descent, settings: StepSettings, fingerprint: Fingerprint) -> CompiledStepper | None:
@@ -204,22 +179,16 @@ class Engine:
         reason = descent.reason or own_choice_of(settings.rule)
         if compiler.reason is None and reason is not None:
             compiler.give_up(reason)
-        if compiler.reason is not None:
-            return None
-        steps, kept = compiler.steps_of(descent), self.steppers.get(descent.phase.trains)
-        return kept if isinstance(kept, CompiledStepper) and kept.compiled is steps else CompiledStepper(steps)
+        return compiler.stepper(descent) if compiler.reason is None else None
 
-    # -- what is said -------------------------------------------------------------------------------------------
+    # -- the report ---------------------------------------------------------------------------------------------
 
     def report(self) -> EngineReport:
-        """How the last update and the last rollout were carried out.
-
-        :return: which executor ran, and why no faster one.
-        """
+        """Executors of the last update and the last rollout: which executor ran, and why no faster one."""
         is_compiled = isinstance(self._actor, CompiledActor) and self._actor.is_compiled
         reason = self.compiler.reason if self.compiler is not None else None
         acting = Execution("compiled" if is_compiled else "eager", reason)
-        return EngineReport({name: self._execution(each) for name, each in self.steppers.items()}, acting)
+        return EngineReport({trains: self._execution(each) for trains, each in self.steppers.items()}, acting)
 
     def _execution(self, stepper: EagerStepper) -> Execution:
         if stepper.name == "compiled":
@@ -244,20 +213,14 @@ class Engine:
             return f"{type(self.policy).__name__} evaluates actions by itself, or has a distribution of its own"
         return descent.reason
 
-    # -- what a checkpoint holds --------------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Where float16 has got to: the loss scale is doubled after so many good steps.
-
-        :return: for :meth:`load_state_dict`; empty without float16.
-        """
+        """Loss scale of float16, which is doubled after so many good steps; empty without float16."""
         return {name: scaler.state_dict() for name, scaler in self.scalers.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there.
-
-        :param state: of :meth:`state_dict`.
-        """
+        """Go on from :meth:`state_dict`."""
         self._eager.clear()
         for name, each in state.items():
             self.scalers[name] = th.amp.GradScaler(self.policy.device.type)

@@ -1,4 +1,4 @@
-"""What has been assumed of a policy and its optimiser by everything that does not simply call them.
+"""Everything that faster ways to act and to learn assume of a policy and its optimiser.
 
 Stock SB3 calls policy, distribution and optimiser at every step, so whoever changes one of them is heard at once. The
 faster ways to act and to learn have looked at them before: plain matrix products, recorded operations, compiled code
@@ -16,20 +16,27 @@ of somebody's own modules: nothing is ever kept of those (``policies.shipped``),
 in it, so those of rollouts and those of updates are compared among themselves.
 """
 
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from operator import is_
+from types import FunctionType
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.parameter import Parameter
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from sb3_ppo_notes.policies.shipped import is_library_class, keeps_distribution
 
+#: Rooms in which the computation of a minibatch is written.
+PARTS = ("formulas", "rules", "policies", "engine.step")
 #: PyTorch's own entries in a module.
 BOOKKEEPING = frozenset(vars(nn.Module()))
 #: Options of a group of weights that are read at every step, or not at all; and the weights, which are looked at alone.
@@ -51,16 +58,8 @@ class Fingerprint:
         self._objects = list(objects)
         self._values = list(values)
 
-    def __reduce__(self) -> Any:
-        # Of a copy, or of what comes from a file, nothing has been assumed yet.
-        return Fingerprint, ()
-
     def is_same(self, other: "Fingerprint | None") -> bool:
-        """Whether nothing has changed between two fingerprints.
-
-        :param other: taken before; ``None`` for none.
-        :return: ``False`` too if there was nothing to compare.
-        """
+        """``True`` if nothing has changed between two fingerprints; ``False`` too if there was nothing to compare."""
         if other is None or not self._objects:
             return False
         if len(self._objects) != len(other._objects) or self._values != other._values:
@@ -69,11 +68,7 @@ class Fingerprint:
 
     @classmethod
     def of_policy(cls, policy: Any) -> "Fingerprint":
-        """The fingerprint of a policy: its modules and their classes, weights, hooks and distribution.
-
-        :param policy: any policy.
-        :return: as it is now; some 30 µs for SB3's MlpPolicy.
-        """
+        """A policy's modules and their classes, weights, hooks and distribution; some 30 µs for SB3's MlpPolicy."""
         objects: list[Any] = []
         kinds: list[type] = []
         weights: list[Any] = []
@@ -106,11 +101,7 @@ class Fingerprint:
 
     @classmethod
     def of_optimizer(cls, optimizer: Any) -> "Fingerprint":
-        """The fingerprint of an optimiser: its class, hooks, and groups of weights with their options.
-
-        :param optimizer: of PyTorch's kind, or only like one of those.
-        :return: as it is now.
-        """
+        """An optimiser's class, hooks, and groups of weights with their options."""
         kind = type(optimizer)
         objects: list[Any] = [optimizer, kind, kind.step, kind.zero_grad]
         objects += vars(optimizer).values()
@@ -126,10 +117,9 @@ class Fingerprint:
 
 
 def structure_of(policy: Any) -> tuple[Any, ...]:
-    """What compiled code depends on in a policy, the weights themselves aside: they are its arguments.
+    """Everything that compiled code depends on in a policy, the weights themselves aside: they are its arguments.
 
-    :param policy: whose modules are all a library's.
-    :return: hashable; equal for policies of the same modules with the same options and weights of the same form.
+    Hashable; equal for policies of the same modules with the same options and weights of the same form.
     """
     parts: list[Any] = []
     first: dict[Any, str] = {}
@@ -196,3 +186,38 @@ def _classes_of(kinds: frozenset[type]) -> list[type]:
     """A policy's class and what it inherits from, and the same of its modules as far as they are a library's."""
     lines = [kind.__mro__[:-1] for kind in kinds if is_library_class(kind) or issubclass(kind, BasePolicy)]
     return list(dict.fromkeys(base for line in lines for base in line))
+
+
+def sources(before: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """All our functions and methods that a minibatch may call: other ones, if somebody tries another formula.
+
+    The functions themselves, and not their addresses: of one that is gone the next may have the address.
+
+    :param before: what this gave before; the very same object comes back if nothing has changed, so that it is compared
+        at once.
+    """
+    names = tuple(f"sb3_ppo_notes.{part}" for part in PARTS)
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(names)]
+    functions = tuple(each for module in modules for value in list(vars(module).values()) for each in _functions(value))
+    return before if before == functions else functions
+
+
+def _functions(value: Any) -> list[Any]:
+    if isinstance(value, FunctionType):
+        return [value]
+    is_ours = isinstance(value, type) and value.__module__.startswith("sb3_ppo_notes.")
+    return [value, *(each for each in vars(value).values() if isinstance(each, FunctionType))] if is_ours else []
+
+
+def listening_mode() -> str | None:
+    """A mode of PyTorch that sees or changes every operation, so that autograd and modules must be called as ever; half
+    a sentence. ``with torch.device(...)`` is a mode that changes none.
+    """
+    c: Any = th._C
+    if c._len_torch_function_stack():
+        for mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+            if not isinstance(mode, DeviceContext):
+                return f"{type(mode).__name__} sees every operation"
+    if c._autograd._top_saved_tensors_default_hooks(True) is not None:
+        return "saved_tensors_hooks see what autograd keeps"
+    return None

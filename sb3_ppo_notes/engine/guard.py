@@ -1,4 +1,4 @@
-"""What happens when a loss, a gradient or a weight is not finite: it is named, and undone or skipped."""
+"""A loss, a gradient or a weight that is not finite is named, and undone or skipped."""
 
 import logging
 import math
@@ -19,7 +19,6 @@ logger = logging.getLogger("sb3_ppo_notes")
 class Guard:
     """Watches over the weights during one update.
 
-    :param policy: whose weights.
     :param on_nonfinite: ``"raise"``, or ``"skip_update"`` to go on without what is not finite.
     """
 
@@ -35,10 +34,7 @@ class Guard:
         self._learning_rates: list[tuple[dict[str, Any], Any]] = []
 
     def watch(self, descent: Descent) -> None:
-        """Remember what to go back to, once for each that takes steps in this update.
-
-        :param descent: is about to take steps.
-        """
+        """Remember what to go back to, once for each ``descent`` that takes steps in this update."""
         self.descent = descent
         if any(descent is each for each in self._descents):
             return
@@ -47,21 +43,14 @@ class Guard:
         self._learning_rates += [(group, group["lr"]) for group in descent.phase.optimizer.param_groups]
 
     def refuse(self, error: StepNotFinite, place: str) -> None:
-        """A step was refused.
-
-        :param error: the refusal.
-        :param place: where in the training this is.
-        :raises NonFiniteError: naming the cause, unless such steps are to be skipped.
-        """
+        """A step was refused: raise :class:`NonFiniteError` with the cause, unless such steps are to be skipped."""
         if self.check_weights(place):
             cause = _bad_losses(error.terms) if not math.isfinite(error.loss.item()) else self._bad_gradients()
             self._raise_or_skip(f"{error} ({cause})")
 
     def check_weights(self, place: str) -> bool:
-        """Roll the update back if its steps have made a weight NaN or infinite.
+        """Roll the update back if its steps have made a weight NaN or infinite; ``False`` if it was.
 
-        :param place: where in the training this is.
-        :return: ``False`` if it was rolled back.
         :raises NonFiniteError: in that case, unless such updates are to be skipped.
         """
         undo = self.descent.undo
@@ -104,7 +93,6 @@ class Guard:
 class GuardedStepper:
     """Any stepper, watched over.
 
-    :param guard: of this update.
     :param choose: gives the stepper; asked again when policy or optimiser may have been changed.
     """
 
@@ -114,10 +102,7 @@ class GuardedStepper:
         self._place = ""
 
     def begin(self, settings: StepSettings) -> None:
-        """Begin an update.
-
-        :param settings: of all its steps.
-        """
+        """Begin an update."""
         self.settings = settings
         self.inner = self.choose(settings)
         self.guard.watch(self.inner.descent)
@@ -133,12 +118,8 @@ class GuardedStepper:
             self.inner.begin(self.settings)
 
     def step(self, minibatch: Any, trains: Trains = "both", place: str = "") -> Step:
-        """Learn from one minibatch.
+        """Learn from one minibatch; ``refused`` if it is not finite.
 
-        :param minibatch: of the rollout.
-        :param trains: what the step trains.
-        :param place: where in the training this is, for errors.
-        :return: what it gave; ``refused`` if it is not finite.
         :raises NonFiniteError: unless such steps are to be skipped; weights and optimiser are as before the update.
         """
         self._place = place
@@ -153,9 +134,8 @@ class GuardedStepper:
         return step
 
     def end(self) -> bool:
-        """End the phase.
+        """End the phase; ``False`` if weights and optimiser are as they were before the update.
 
-        :return: ``False`` if weights and optimiser are as they were before the update.
         :raises NonFiniteError: if a weight is not finite, unless such updates are to be skipped.
         """
         guard, descent = self.guard, self.inner.descent

@@ -17,7 +17,7 @@ from typing import Any
 import torch as th
 from torch import fx
 
-from sb3_ppo_notes.engine.tracing import Traceable
+from sb3_ppo_notes.engine.gradient import Traceable
 
 #: How Inductor compiles. Random numbers come from torch's generators, as in eager code.
 OPTIONS: dict[str, Any] = {
@@ -70,11 +70,9 @@ class CannotCompile(Exception):
 
 
 def options_for(device: th.device) -> dict[str, Any]:
-    """How Inductor compiles for a device.
-
-    :param device: where the code is to run.
-    :return: on a CPU the whole call in C++: Python between the kernels would cost more than they do. On a GPU PyTorch's
-        own CUDA graphs launch the kernels of a call at once; no GPU was at hand to try them.
+    """Inductor's options for a device: on a CPU the whole call in C++, because Python between the kernels would cost
+    more than they do; on a GPU PyTorch's own CUDA graphs launch the kernels of a call at once (no GPU was at hand to
+    try them).
     """
     if device.type != "cpu":
         return OPTIONS | {"triton.cudagraphs": True}
@@ -86,11 +84,7 @@ def options_for(device: th.device) -> dict[str, Any]:
 
 
 def missing_for(device: th.device) -> str | None:
-    """What Inductor needs and this machine has not.
-
-    :param device: where the code is to run.
-    :return: ``None`` if there is nothing, so that compiling can be tried.
-    """
+    """A thing that Inductor needs and this machine has not; ``None`` if compiling can be tried."""
     if device.type != "cpu":
         from torch.utils._triton import has_triton
 

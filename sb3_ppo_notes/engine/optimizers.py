@@ -1,5 +1,6 @@
 """Optimisers that treat every weight alike, and so can step all weights as one vector: which they are, and how."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -85,12 +86,10 @@ ELEMENTWISE: dict[type[th.optim.Optimizer], Elementwise] = {
 
 
 def elementwise_of(optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter]) -> Elementwise | None:
-    """How an optimiser steps a vector.
+    """The optimiser as a function of vectors; ``None`` if it cannot be one, or not with the same result.
 
-    :param optimizer: of any class.
-    :param parameters: that are to be stepped together.
-    :return: ``None`` if it cannot be done, or not with the same result: an unknown class, options beyond the formulas,
-        hooks, several groups of parameters, or steps counted differently.
+    That is for an unknown class, options beyond the formulas, hooks, several groups of parameters, or steps counted
+    differently.
     """
     rule = ELEMENTWISE.get(type(optimizer))
     if rule is None or len(optimizer.param_groups) != 1 or _is_watched(optimizer):
@@ -100,9 +99,9 @@ def elementwise_of(optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Par
         return None  # the padding between two weights has no gradient: 0 / 0
     if any(options[name] != value for name, value in rule.fixed.items() if name in options):
         return None
-    known = {id(parameter) for parameter in options["params"]}
+    group = {id(parameter) for parameter in options["params"]}
     plain = all(
-        id(parameter) in known and parameter.dtype == th.float32 and parameter.device == parameters[0].device
+        id(parameter) in group and parameter.dtype == th.float32 and parameter.device == parameters[0].device
         for parameter in parameters
     )
     counts = {int(optimizer.state[parameter]["step"]) for parameter in parameters if optimizer.state.get(parameter)}
@@ -111,7 +110,7 @@ def elementwise_of(optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Par
 
 
 def _is_watched(optimizer: Any) -> bool:
-    """Whether somebody wants to be asked at each step: hooks, or another ``step`` (a learning-rate scheduler's)."""
+    """``True`` if somebody wants to be asked at each step: hooks, or another ``step`` (a learning-rate scheduler's)."""
     hooks = (
         optimizer._optimizer_step_pre_hooks,
         optimizer._optimizer_step_post_hooks,
@@ -122,11 +121,7 @@ def _is_watched(optimizer: Any) -> bool:
 
 
 def clears_gradients(optimizer: Any) -> bool:
-    """Whether an optimiser's ``zero_grad`` is PyTorch's: a gradient then owes nothing to the one before.
-
-    :param optimizer: of any class.
-    :return: ``False`` if the instance or its class has another one.
-    """
+    """``True`` if an optimiser's ``zero_grad`` is PyTorch's: a gradient then owes nothing to the one before."""
     return "zero_grad" not in vars(optimizer) and has_shipped_methods(type(optimizer), "zero_grad")
 
 
@@ -134,8 +129,6 @@ class FlatOptimizer:
     """A torch optimiser whose weights and state lie in vectors while an update goes on.
 
     :param optimizer: the owner of the state; :meth:`give_back` brings it up to date.
-    :param rule: how it steps.
-    :param parameters: all that are stepped.
     :param is_exact: whether the step must be torch's default one to the bit; if not, one pass over the memory may do
         for Adam, which with half a million weights is what counts.
     """
@@ -153,20 +146,20 @@ class FlatOptimizer:
         self.parameters = parameters
         self.weights = flattened(parameters)
         self.gradient = FlatVector(parameters)
-        self.state = tuple(self._taken(name, fill) for name, fill in zip(rule.names, rule.initial, strict=True))
+        self.state = tuple(self._load_state(name, fill) for name, fill in zip(rule.names, rule.initial, strict=True))
         first = optimizer.state.get(parameters[0])
         self.n_steps = int(first["step"]) if first else 0
         self._counts = th.zeros(len(parameters))
         self._is_bound = False
-        #: Of each parameter: what its state was last shown as, and where that lies in memory.
-        self._shown: list[dict[str, tuple[Any, int | None]]] = [{} for _ in parameters]
+        #: Of each parameter: what its state was last views as, and where that lies in memory.
+        self._views: list[dict[str, tuple[Any, int | None]]] = [{} for _ in parameters]
 
     @property
     def options(self) -> Options:
         """The optimiser's options as they are now: callbacks and KL control change the learning rate."""
         return self.optimizer.param_groups[0]
 
-    def _taken(self, name: str, fill: float) -> th.Tensor:
+    def _load_state(self, name: str, fill: float) -> th.Tensor:
         flat = FlatVector(self.parameters, fill)
         for parameter, part in zip(self.parameters, flat.parts, strict=True):
             if self.optimizer.state.get(parameter):
@@ -204,19 +197,13 @@ class FlatOptimizer:
             maximize=False,
         )
 
-    def remembered(self) -> tuple[list[th.Tensor], int]:
-        """Copies of everything that a step changes.
-
-        :return: for :meth:`restore`.
-        """
+    def snapshot(self) -> tuple[list[th.Tensor], int]:
+        """Copies of everything that a step changes, for :meth:`restore`."""
         return [vector.clone() for vector in (self.weights.vector, *self.state)], self.n_steps
 
-    def restore(self, remembered: tuple[list[th.Tensor], int]) -> None:
-        """Go back to what was remembered.
-
-        :param remembered: by :meth:`remembered`.
-        """
-        copies, self.n_steps = remembered
+    def restore(self, snapshot: tuple[list[th.Tensor], int]) -> None:
+        """Go back to a snapshot."""
+        copies, self.n_steps = snapshot
         th._foreach_copy_((self.weights.vector, *self.state), copies)
         for parameter, part in zip(self.parameters, self.weights.parts, strict=True):
             if parameter.data_ptr() != part.data_ptr():  # somebody has given it other memory since
@@ -233,21 +220,18 @@ class FlatOptimizer:
         if self._is_bound and is_tensor:
             return
         self._is_bound = True
-        for index, shown in enumerate(self._shown):
+        for index, views in enumerate(self._views):
             # A number of its own for each parameter: torch counts each up in place.
-            shown["step"] = _placed(self._counts[index] if is_tensor else self.n_steps)
+            views["step"] = _with_address(self._counts[index] if is_tensor else self.n_steps)
         for name, vector in zip(self.rule.names, self.state, strict=True):
-            for shown, part in zip(self._shown, self.weights.split(vector), strict=True):
-                shown[name] = _placed(part)
-        for parameter, shown in zip(self.parameters, self._shown, strict=True):
-            self.optimizer.state[parameter].update({name: part for name, (part, _) in shown.items()})
+            for views, part in zip(self._views, self.weights.split(vector), strict=True):
+                views[name] = _with_address(part)
+        for parameter, views in zip(self.parameters, self._views, strict=True):
+            self.optimizer.state[parameter].update({name: part for name, (part, _) in views.items()})
 
     def is_current(self, optimizer: th.optim.Optimizer, parameters: Sequence[th.nn.Parameter]) -> bool:
-        """Whether these vectors still are what the optimiser and the weights look at.
-
-        :param optimizer: of the update about to begin.
-        :param parameters: that are to be stepped.
-        :return: ``False`` after somebody has loaded a state, replaced a weight's data or stepped the optimiser.
+        """``True`` if these vectors are what the optimiser and the weights of the update about to begin look at: nobody
+        has loaded a state, replaced a weight's data or stepped the optimiser since.
         """
         if optimizer is not self.optimizer or not self._is_bound or _is_watched(optimizer):
             return False
@@ -256,19 +240,69 @@ class FlatOptimizer:
         if len(optimizer.param_groups) != 1 or len(parameters) != len(self.parameters):
             return False
         triples = list(zip(parameters, self.parameters, self.weights.parts, strict=True))
-        if any(given is not mine or given.data_ptr() != part.data_ptr() for given, mine, part in triples):
+        if any(theirs is not mine or theirs.data_ptr() != part.data_ptr() for theirs, mine, part in triples):
             return False
         # Whoever steps the optimiser counts the steps up in place.
-        return all(map(self._shows, parameters, self._shown)) and bool((self._counts == self.n_steps).all())
+        return all(map(self._is_view, parameters, self._views)) and bool((self._counts == self.n_steps).all())
 
-    def _shows(self, parameter: th.nn.Parameter, expected: dict[str, tuple[Any, int | None]]) -> bool:
-        found = self.optimizer.state.get(parameter, {})
-        # The very object, and not given other memory since.
+    def _is_view(self, parameter: th.nn.Parameter, expected: dict[str, tuple[Any, int | None]]) -> bool:
+        state = self.optimizer.state.get(parameter, {})
+        # The very object, in the same memory.
         return all(
-            found.get(name) is part and (place is None or part.data_ptr() == place)
+            state.get(name) is part and (place is None or part.data_ptr() == place)
             for name, (part, place) in expected.items()
         )
 
 
-def _placed(part: Any) -> tuple[Any, int | None]:
+def _with_address(part: Any) -> tuple[Any, int | None]:
     return part, part.data_ptr() if isinstance(part, th.Tensor) else None
+
+
+class Undo:
+    """Weights and optimiser state as they were, to go back to.
+
+    :param flat: the vectors that hold them, where there are some: three copies instead of forty.
+    """
+
+    def __init__(self, optimizer: th.optim.Optimizer, flat: FlatOptimizer | None):
+        self.optimizer = optimizer
+        self.flat = flat
+        #: Somebody's own optimiser need not have any.
+        self._state: Any = getattr(optimizer, "state", {})
+        self._kept = None if flat is None else flat.snapshot()
+        if flat is None:
+            self._pairs = [(tensor, tensor.clone()) for tensor in self._tensors()]
+            self._plain = {weight: _numbers(state) for weight, state in self._state.items()}
+
+    def _tensors(self) -> list[th.Tensor]:
+        if self.flat is not None:
+            return [self.flat.weights.vector, *self.flat.state]
+        weights = [weight.detach() for group in self.optimizer.param_groups for weight in group["params"]]
+        states = [value for state in self._state.values() for value in state.values()]
+        return weights + [value for value in states if isinstance(value, th.Tensor) and value.is_floating_point()]
+
+    def is_needed(self) -> bool:
+        """``True`` if something is not finite now."""
+        tensors = self._tensors()
+        # A sum is finite if all its terms are, unless it overflows.
+        with th.no_grad():
+            return not all(math.isfinite(tensor.sum().item()) or bool(tensor.isfinite().all()) for tensor in tensors)
+
+    def restore(self) -> None:
+        """Go back."""
+        with th.no_grad():
+            if self.flat is not None and self._kept is not None:
+                self.flat.restore(self._kept)
+                return
+            for tensor, kept in self._pairs:
+                tensor.copy_(kept)
+            for weight in list(self._state):
+                if weight in self._plain:
+                    self._state[weight].update(self._plain[weight])
+                else:
+                    # It came into being in the update that is undone.
+                    del self._state[weight]
+
+
+def _numbers(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if not isinstance(value, th.Tensor)}

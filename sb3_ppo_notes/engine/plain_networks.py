@@ -86,7 +86,7 @@ def _run(layers: list[Layer], features: th.Tensor) -> th.Tensor:
 
 
 def _is_flattening(extractor: Any) -> bool:
-    """Whether an extractor lays observations out in rows and does nothing else."""
+    """``True`` for an extractor that lays observations out in rows and does nothing else."""
     if type(extractor) is not FlattenExtractor:
         return False
     flatten = extractor.flatten

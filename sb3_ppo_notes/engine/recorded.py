@@ -7,16 +7,15 @@ from typing import Any
 import torch as th
 
 from sb3_ppo_notes.engine.descent import Descent, Trains, check_loss
-from sb3_ppo_notes.engine.program import Form
+from sb3_ppo_notes.engine.gradient import MinibatchLayout, Traceable, loss_and_gradient
 from sb3_ppo_notes.engine.script import CannotScript, Script
 from sb3_ppo_notes.engine.step import EagerStepper, Step, StepNotFinite, StepSettings, kl_beyond_limit, policy_loss
-from sb3_ppo_notes.engine.tracing import Traceable
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.hooks import qualified_name
 from sb3_ppo_notes.policies.shipped import is_shipped
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
 from sb3_ppo_notes.rules import UpdateRule
-from sb3_ppo_notes.rules.loss import LossTerms, policy_part
+from sb3_ppo_notes.rules.loss import LossTerms
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -36,7 +35,7 @@ class RecordedStepper(EagerStepper):
     def __init__(self, policy: Any, descent: Descent):
         super().__init__(policy, descent)
         #: Our functions, as they were when learning began; set by the engine.
-        self.source: tuple[Any, ...] = ()
+        self.sources: tuple[Any, ...] = ()
         self.n_eager = self.n_recorded = 0
         self._obstacle: str | None = None
         self._key: Any = None
@@ -58,7 +57,7 @@ class RecordedStepper(EagerStepper):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """How most minibatches of this update were carried out."""
+        """Executor of most minibatches of this update."""
         return "recorded" if self.n_recorded > self.n_eager else "eager"
 
     def begin(self, settings: StepSettings) -> None:
@@ -66,7 +65,7 @@ class RecordedStepper(EagerStepper):
         super().begin(settings)
         self.n_eager = self.n_recorded = 0
         self._obstacle = self._find_obstacle(settings.rule)
-        key = settings, self.source
+        key = settings, self.sources
         is_in_place = all(script is None or script.is_current for script in self._scripts.values())
         if key != self._key or not is_in_place:
             self._key = key
@@ -105,11 +104,11 @@ class RecordedStepper(EagerStepper):
             raise StepNotFinite(str(error), loss, terms) from None
 
     def _results(self, minibatch: Any) -> Sequence[th.Tensor] | None:
-        """What :meth:`function` gives for a minibatch; ``None`` if it is to be learned from eagerly."""
+        """Results of :meth:`function` for a minibatch; ``None`` if it is to be learned from eagerly."""
         if self._obstacle is not None or not isinstance(minibatch, Minibatch):
             return None
-        leaves = Form.leaves(minibatch)
-        kind = len(minibatch.returns), tuple(leaf.dtype for leaf in leaves)
+        tensors = MinibatchLayout.tensors(minibatch)
+        kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)
         if self._scripts.get(kind, self) is None:
             return None
         if kind not in self._scripts:
@@ -120,11 +119,11 @@ class RecordedStepper(EagerStepper):
             return None
         script = self._scripts.get(kind)
         if script is None:
-            return self._record(kind, minibatch, leaves)
-        return script(*leaves) if kind in self._trusted else self._compare(kind, script, minibatch, leaves)
+            return self._record(kind, minibatch, tensors)
+        return script(*tensors) if kind in self._trusted else self._compare(kind, script, minibatch, tensors)
 
     def _has_vectors(self) -> bool:
-        """Whether the optimiser steps in vectors; before the first step of an update it is asked to.
+        """``True`` if the optimiser steps in vectors; before the first step of an update it is asked to.
 
         A recording ends in one gradient vector: with another, all begins anew.
         """
@@ -137,24 +136,24 @@ class RecordedStepper(EagerStepper):
             self._failure = f"{type(self.descent.phase.optimizer).__name__} cannot step all weights as one vector"
         return self.descent.flat is not None
 
-    def _record(self, kind: Kind, minibatch: Any, leaves: list[th.Tensor]) -> Sequence[th.Tensor] | None:
+    def _record(self, kind: Kind, minibatch: Any, tensors: list[th.Tensor]) -> Sequence[th.Tensor] | None:
         try:
             with Traceable():
                 gradient = self.descent.flat.gradient.vector  # type: ignore[union-attr]
-                self._scripts[kind] = script = Script(self.function(minibatch), leaves, [gradient])
+                self._scripts[kind] = script = Script(self.function(minibatch), tensors, [gradient])
         except CannotScript as error:
             self._give_up(kind, str(error))
             return None
         return script.first
 
     def _compare(
-        self, kind: Kind, script: Script, minibatch: Any, leaves: list[th.Tensor]
+        self, kind: Kind, script: Script, minibatch: Any, tensors: list[th.Tensor]
     ) -> Sequence[th.Tensor] | None:
         """Run recording and function; the function's results count."""
         gradient: th.Tensor = self.descent.flat.gradient.vector  # type: ignore[union-attr]
-        replayed = [*script(*leaves), gradient.clone()]
+        replayed = [*script(*tensors), gradient.clone()]
         try:
-            results = [each.detach() for each in self.function(minibatch)(*leaves)]
+            results = [each.detach() for each in self.function(minibatch)(*tensors)]
         except CannotScript as error:
             self._give_up(kind, str(error))
             return None
@@ -169,16 +168,21 @@ class RecordedStepper(EagerStepper):
         logger.info("minibatches of %d rows stay with autograd: %s", kind[0], reason)
 
     def function(self, minibatch: Any) -> Callable[..., list[th.Tensor]]:
-        """What is recorded: (tensors of a minibatch) -> terms of the loss, what is differentiated, norms. The gradient
-        goes to its vector.
+        """The function to record: (tensors of a minibatch) -> terms of the loss, the differentiated loss, norms.
+
+        The gradient goes to its vector.
         """
-        form, descent, policy = Form.of(minibatch, 0), self.descent, self.policy
+        layout, descent, policy = MinibatchLayout.of(minibatch), self.descent, self.policy
         rule, coefficients = self.settings
 
-        def differentiate(*leaves: th.Tensor) -> list[th.Tensor]:
-            terms = policy_loss(policy, form.minibatch(leaves), rule, coefficients)
-            loss = terms.loss if descent.phase.trains == "both" else policy_part(terms, coefficients)
-            gradients = th.autograd.grad(loss, descent.parameters, allow_unused=True)
+        def differentiate(*tensors: th.Tensor) -> list[th.Tensor]:
+            columns = layout.minibatch(tensors)
+            terms, loss, gradients = loss_and_gradient(
+                lambda: policy_loss(policy, columns, rule, coefficients),
+                coefficients,
+                descent.phase.trains,
+                descent.parameters,
+            )
             if any(gradient is None for gradient in gradients):
                 raise CannotScript("a weight has no part in the loss")
             with th.no_grad():
@@ -189,7 +193,9 @@ class RecordedStepper(EagerStepper):
 
 
 def own_choice_of(rule: UpdateRule) -> str | None:
-    """Which choice of a rule is somebody's own. Ours are functions of their arguments; another may count its calls."""
+    """Half a sentence, ``None`` if all choices are ours: functions of their arguments, where another may count its
+    calls.
+    """
     for choice in (rule.policy_objective, rule.value_objective, rule.advantage_normalization):
         if not is_shipped(type(choice)):
             return f"{qualified_name(type(choice))} is a choice of somebody's own, whose state nobody can see"

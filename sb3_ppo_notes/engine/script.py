@@ -70,32 +70,25 @@ class Script:
         self._places = [(tensor, tensor.data_ptr()) for tensor in (*recorder.bound, *recorder.roots)]
 
     def __call__(self, *arguments: th.Tensor) -> tuple[th.Tensor, ...]:
-        """Do it again.
-
-        :param arguments: of the same shapes and dtypes.
-        :return: what the function would give, without a graph.
-        """
+        """Results of the function for arguments of the same shapes and dtypes, without a graph."""
         was_optimizing = self._is_optimizing()
         # Nothing is to be fused, or done in another order.
         self._optimize(False)
         try:
             with self._below_autograd():
-                found: tuple[th.Tensor, ...] = self._run(*arguments, *self._bound)
+                results: tuple[th.Tensor, ...] = self._run(*arguments, *self._bound)
         finally:
             self._optimize(was_optimizing)
-        return found
+        return results
 
     @property
     def is_current(self) -> bool:
-        """Whether all that it reads and writes to still lies where it lay."""
+        """``True`` if all that it reads and writes to still lies where it lay."""
         return all(tensor.data_ptr() == place for tensor, place in self._places)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every operation.
-
-    :param arguments: of the function.
-    """
+    """Writes down every operation."""
 
     def __init__(self, arguments: Sequence[th.Tensor], outputs: Sequence[th.Tensor]):
         super().__init__()  # type: ignore[no-untyped-call]
@@ -118,11 +111,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if th.Tag.nondeterministic_seeded in tags:
             raise CannotScript(f"{operation} draws random numbers")
         kwargs = kwargs or {}
-        given = [
+        inputs = [
             args[index] if index < len(args) else kwargs.get(argument.name, argument.default_value)
             for index, argument in enumerate(operation._schema.arguments)
         ]
-        self._check_writes(operation, given)
+        self._check_writes(operation, inputs)
         result = operation(*args, **kwargs)
         if operation is aten.detach.default:
             self._know(result, self._value(args[0]))
@@ -130,31 +123,27 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # A view of what always lies at the same place does so, too.
             self.roots.append(args[0])
         else:
-            self._write(operation._schema, given, result)
+            self._write(operation._schema, inputs, result)
             if not operation.is_view:
                 self._writable.update(map(_place, _tensors(result)))
         return result
 
-    def _check_writes(self, operation: Any, given: list[Any]) -> None:
-        for each, argument in zip(given, operation._schema.arguments, strict=True):
+    def _check_writes(self, operation: Any, inputs: list[Any]) -> None:
+        for each, argument in zip(inputs, operation._schema.arguments, strict=True):
             is_written = argument.alias_info is not None and argument.alias_info.is_write
             if is_written and not self._writable.issuperset(map(_place, _tensors(each))):
                 raise CannotScript(f"{operation} changes a tensor that lasts")
 
     def function(self, outputs: Sequence[th.Tensor]) -> Any:
-        """What was written down, as a function.
-
-        :param outputs: that it shall give.
-        :return: takes arguments and what is bound; gives a tuple.
-        """
+        """The recorded operations as a function of arguments and bound tensors; gives a tuple."""
         values = [self._value(output) for output in outputs]
         kind = th._C.TupleType([value.type() for value in values])
         self.graph.registerOutput(self._node("prim::TupleConstruct", values, kind))
         return th._C._create_function_from_graph("step", self.graph)
 
-    def _write(self, schema: Any, given: list[Any], result: Any) -> None:
-        inputs = [self._input(each, argument.type) for each, argument in zip(given, schema.arguments, strict=True)]
-        node = self.graph.create(schema.name, inputs, len(schema.returns))
+    def _write(self, schema: Any, inputs: list[Any], result: Any) -> None:
+        values = [self._input(each, argument.type) for each, argument in zip(inputs, schema.arguments, strict=True)]
+        node = self.graph.create(schema.name, values, len(schema.returns))
         self.graph.appendNode(node)
         results = (result,) if len(schema.returns) == 1 else result or ()
         for value, each, returned in zip(node.outputs(), results, schema.returns, strict=True):
@@ -171,22 +160,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             part.setType(th._C.TensorType.get())
             self._know(tensor, part)
 
-    def _input(self, given: Any, kind: Any) -> Any:
-        """What stands for an argument of an operation."""
-        if isinstance(given, th.Tensor):
-            return self._value(given)
-        if isinstance(given, list | tuple) and any(isinstance(each, th.Tensor) for each in given):
-            return self._node("prim::ListConstruct", [self._value(each) for each in given], th._C.ListType.ofTensors())
-        if isinstance(given, list | tuple) and not given:
+    def _input(self, value: Any, kind: Any) -> Any:
+        """The graph's value for an argument of an operation."""
+        if isinstance(value, th.Tensor):
+            return self._value(value)
+        if isinstance(value, list | tuple) and any(isinstance(each, th.Tensor) for each in value):
+            return self._node("prim::ListConstruct", [self._value(each) for each in value], th._C.ListType.ofTensors())
+        if isinstance(value, list | tuple) and not value:
             kind = kind.getElementType() if isinstance(kind, th._C.OptionalType) else kind
             return self._node("prim::ListConstruct", [], kind)
-        if isinstance(given, th.dtype | th.layout | th.memory_format):
-            given = CODES[given]
-        elif isinstance(given, tuple):
-            given = list(given)
-        elif type(given) is int and str(kind) == "float":
-            given = float(given)
-        return self.graph.insertConstant(given)
+        if isinstance(value, th.dtype | th.layout | th.memory_format):
+            value = CODES[value]
+        elif isinstance(value, tuple):
+            value = list(value)
+        elif type(value) is int and str(kind) == "float":
+            value = float(value)
+        return self.graph.insertConstant(value)
 
     def _node(self, name: str, inputs: list[Any], kind: Any) -> Any:
         node = self.graph.create(name, inputs, 1)

@@ -16,7 +16,7 @@ from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, minibatch_loss
 
 
 class StepSettings(NamedTuple):
-    """What an update asks of every step; constant until the next ``begin``.
+    """Choices of an update for every step; constant until the next ``begin``.
 
     :param rule: the choices, with every schedule resolved.
     :param coefficients: ent_coef, vf_coef and β.
@@ -27,13 +27,13 @@ class StepSettings(NamedTuple):
 
     @property
     def kl_limit(self) -> EarlyStop | None:
-        """Above which KL no step is taken."""
+        """The KL above which no step is taken."""
         stop = self.rule.early_stop
         return stop if stop is not None and stop.decided == "minibatch" else None
 
 
 class Step(NamedTuple):
-    """What one minibatch gave. Tensors stay on the device; whoever wants numbers reads an epoch of them at once.
+    """Results of one minibatch. Tensors stay on the device, so that an epoch of them can be read at once.
 
     :param terms: of its loss, without a graph; ``None`` for a step of the critic alone.
     :param norms: ``[3]``, of the gradient before it was clipped: of all weights, of the actor's own, of the critic's
@@ -52,29 +52,17 @@ class Stepper(Protocol):
     """Takes the steps of one phase of an update."""
 
     def begin(self, settings: StepSettings) -> None:
-        """Begin an update.
-
-        :param settings: of all its steps.
-        """
+        """Begin an update."""
 
     def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
-        """Learn from one minibatch.
-
-        :param minibatch: of the rollout.
-        :param trains: what the step trains.
-        :param place: where in the training this is, for errors.
-        :return: what it gave.
-        """
+        """Learn from one minibatch of the rollout. ``place``: where in the training this is, for errors."""
 
     def end(self) -> bool:
-        """End the phase.
-
-        :return: ``False`` if weights and optimiser are as they were before the update.
-        """
+        """End the phase; ``False`` if weights and optimiser are as they were before the update."""
 
 
 class StepNotFinite(NonFiniteError):
-    """A step that was not taken, and the loss it would have descended."""
+    """A step that was not taken, and the loss whose gradient it was to follow."""
 
     def __init__(self, message: str, loss: th.Tensor, terms: LossTerms | None):
         super().__init__(message)
@@ -83,11 +71,7 @@ class StepNotFinite(NonFiniteError):
 
 
 class EagerStepper:
-    """The specification: one step as algorithm 1 of the PPO paper (arXiv:1707.06347) has it, in SB3's order.
-
-    :param policy: is evaluated.
-    :param descent: clips the gradient and steps the optimiser.
-    """
+    """The specification: one step as algorithm 1 of the PPO paper (arXiv:1707.06347) has it, in SB3's order."""
 
     name = "eager"
 
@@ -96,28 +80,15 @@ class EagerStepper:
         self.descent = descent
 
     def begin(self, settings: StepSettings) -> None:
-        """Begin an update.
-
-        :param settings: of all its steps.
-        """
+        """Begin an update."""
         self.settings = settings
 
     def resume(self, settings: StepSettings) -> None:
-        """Go on with an update after somebody else may have looked at weights and optimiser.
-
-        :param settings: as before.
-        """
+        """Go on with an update after somebody else may have changed weights and optimiser."""
         self.begin(settings)
 
     def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
-        """Learn from one minibatch.
-
-        :param minibatch: of the rollout.
-        :param trains: what the step trains.
-        :param place: where in the training this is, for errors.
-        :return: what it gave.
-        :raises StepNotFinite: if loss or gradient is not finite; no step is taken then.
-        """
+        """Learn from one minibatch; :class:`StepNotFinite` if loss or gradient is not finite: no step is taken then."""
         rule, coefficients = self.settings
         if trains == "critic":
             values = values_of(self.policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
@@ -132,46 +103,27 @@ class EagerStepper:
         return Step(terms.detach(), norms)
 
     def descend(self, loss: th.Tensor, terms: LossTerms | None, place: str) -> th.Tensor:
-        """One step down the gradient of a loss.
-
-        :param loss: scalar, with its graph.
-        :param terms: what it is made of.
-        :param place: where in the training this is, for errors.
-        :return: ``[3]``, norms of the gradient.
-        """
+        """One step down the gradient of a loss; ``[3]``, norms of the gradient."""
         try:
             return self.descent.take(loss, place)
         except NonFiniteError as error:
             raise StepNotFinite(str(error), loss, terms) from None
 
     def end(self) -> bool:
-        """End the phase.
-
-        :return: ``True``: nothing is undone.
-        """
+        """End the phase; ``True``: nothing is undone."""
         self.descent.finish()
         return True
 
 
 def policy_loss(policy: Any, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> LossTerms:
-    """The loss of a minibatch under a policy: the one function that every executor runs.
-
-    :param policy: gives values, log-probabilities and entropy.
-    :param minibatch: of the rollout.
-    :param rule: the choices, with every schedule resolved.
-    :param coefficients: ent_coef, vf_coef and β.
-    :return: the loss and its parts, with their graph.
-    """
+    """The loss of a minibatch under a policy, with its graph: the one function that every executor runs."""
     evaluation = evaluate_minibatch(policy, minibatch, coefficients.has_bonus, rule.needs_exact_kl)
     return minibatch_loss(evaluation, minibatch, rule, coefficients)
 
 
 def kl_beyond_limit(limit: EarlyStop | None, terms: LossTerms) -> np.float32 | None:
-    """The mean KL(old ‖ new) of a minibatch if it is above the limit.
-
-    :param limit: the estimator and the limit; ``None`` for no limit, and nothing is read from the device.
-    :param terms: of the minibatch.
-    :return: nats, float32 as SB3 compares it; ``None`` if a step may be taken.
+    """Mean KL(old ‖ new) of a minibatch if it is above the limit, in nats, float32 as SB3 compares it; ``None`` if a
+    step may be taken. Without a limit nothing is read from the device.
     """
     if limit is None:
         return None

@@ -29,20 +29,12 @@ class FlatVector:
         self.parts = self.split(self.vector)
 
     def split(self, vector: th.Tensor) -> list[th.Tensor]:
-        """The parts of a vector laid out like this one.
-
-        :param vector: ``[P]``.
-        :return: views, in the order and of the shapes of the tensors.
-        """
+        """Views of a vector laid out like this one, in the order and of the shapes of the tensors."""
         triples = zip(self.starts, self.lengths, self.shapes, strict=True)
         return [vector[start : start + length].view(shape) for start, length, shape in triples]
 
     def joined(self, tensors: Sequence[th.Tensor]) -> th.Tensor:
-        """Tensors as one vector laid out like this one.
-
-        :param tensors: of the shapes of the parts, in their order.
-        :return: ``[P]``, a new vector.
-        """
+        """Tensors of the shapes of the parts as one new vector laid out like this one."""
         pieces = []
         for tensor, length in zip(tensors, self.lengths, strict=True):
             pieces.append(tensor.reshape(-1))
@@ -59,9 +51,6 @@ def flattened(parameters: Sequence[th.nn.Parameter]) -> FlatVector:
     """The vector whose parts these parameters are; they become so, if they are not yet.
 
     Their values stay. Who holds the parameter sees no difference; who holds its ``data`` from before holds a copy.
-
-    :param parameters: at least one, on one device.
-    :return: a vector that shares their memory.
     """
     with th.no_grad():
         flat = FlatVector(parameters)

@@ -71,11 +71,9 @@ class Batch(ctypes.Structure):
 
     @classmethod
     def of(cls, numbers: tuple[int, ...], **tensors: th.Tensor | None) -> "Batch":
-        """Say where tensors lie.
+        """The addresses of tensors, by the name of the field: contiguous ones, which must outlive the call.
 
         :param numbers: in the order of the fields.
-        :param tensors: contiguous, by the name of the field; they must outlive the call.
-        :return: for the library.
         """
         return cls(*numbers, **{name: each.data_ptr() for name, each in tensors.items() if each is not None})
 
@@ -97,10 +95,8 @@ class Library:
         self.level = functions.lstm_level() if level is None else min(level, functions.lstm_level())
 
     def run(self, name: str, batch: Any) -> None:
-        """Go one way through the sequences.
+        """Run one of ``FUNCTIONS``.
 
-        :param name: one of ``FUNCTIONS``.
-        :param batch: what to read and write, a structure of C's.
         :raises MemoryError: if there is no memory for what lies between.
         :raises ValueError: if a row lies outside the lanes.
         """
@@ -113,7 +109,7 @@ class Library:
 
 
 def _path() -> str | None:
-    """Where the compiled code lies: beside this file, or, if these are the sources and the package is installed as
+    """Path of the compiled code: beside this file, or, if these are the sources and the package is installed as
     well, where it was installed.
     """
     spec = find_spec("sb3_ppo_notes.kernels._lstm")
@@ -122,8 +118,8 @@ def _path() -> str | None:
     # Of all that go by the name: building leaves one without the code in the checkout.
     distributions = metadata.distributions(name="sb3-ppo-notes")
     files = (file for distribution in distributions for file in distribution.files or ())
-    found = (file for file in files if file.match("kernels/_lstm.*") and file.suffix in (".so", ".pyd"))
-    return next((str(file.locate()) for file in found), None)
+    built = (file for file in files if file.match("kernels/_lstm.*") and file.suffix in (".so", ".pyd"))
+    return next((str(file.locate()) for file in built), None)
 
 
 def _load() -> Library | None:
@@ -142,19 +138,12 @@ LIBRARY = _load()
 
 
 def in_use() -> str:
-    """Who runs an LSTM here; another one rounds otherwise.
-
-    :return: ``"torch"``, or the instructions that our own code uses.
-    """
+    """``"torch"``, or the instructions that our own code uses: another one rounds otherwise."""
     return "torch" if LIBRARY is None else ("plain", "avx2", "avx512")[LIBRARY.level]
 
 
 def weights_of(module: nn.LSTM) -> list[th.Tensor]:
-    """The weights of a module's first layer.
-
-    :param module: with bias or without.
-    :return: W_ih, W_hh, and b_ih and b_hh if there are any.
-    """
+    """W_ih, W_hh, and b_ih and b_hh if there are any, of a module's first layer."""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0") if module.bias else NO_BIAS
     # A module's getattr is slow, and this is asked at every step. Where a weight is made of others it is no parameter.
     own: dict[str, Any] = module._parameters
@@ -167,13 +156,11 @@ def _say_that_it_is_missing() -> None:
 
 
 def can_run(memory: Memory, n_lanes: int) -> bool:
-    """Whether the code can take the place of a module's own. It reads memory without asking PyTorch, so all that
+    """``True`` if the code can take the place of a module's own. It reads memory without asking PyTorch, so all that
     PyTorch would refuse, and all that only PyTorch understands, is left to PyTorch.
 
-    :param memory: one plain layer.
-    :param n_lanes: S.
-    :return: whether it is here, on a CPU in float32 with one thread or two, for units in multiples of 64 and tensors of
-        the right shapes that hold numbers (nobody traces, transforms or asks for the gradient at the first states).
+    That is: it is here, on a CPU in float32 with one thread or two, for units in multiples of 64 and tensors of the
+    right shapes that hold numbers (nobody traces, transforms or asks for the gradient at the first states).
     """
     module, features, states = memory
     if LIBRARY is None:
@@ -192,54 +179,39 @@ def can_run(memory: Memory, n_lanes: int) -> bool:
 
 
 def holds_numbers(tensor: th.Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor can be read without asking PyTorch.
-
-    :param tensor: of any kind.
-    :param shape: that it shall have.
-    :return: ``False`` for another type or shape, on another device, or of a class of its own.
-    """
+    """``True`` for a tensor that can be read without asking PyTorch: a plain one of this shape, float32, on a CPU."""
     return type(tensor) in PLAIN and tensor.dtype is th.float32 and tensor.is_cpu and tensor.shape == shape
 
 
 def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
-    """One step in every lane, without a graph: what acting takes.
+    """One step in every lane, without a graph, for acting: h ``[S, H]``, and h and c after, ``[1, S, H]`` each.
 
     Source: ``formulas.memory``.
 
     :param memory: for which :func:`can_run` holds; row r of its features is lane r.
-    :return: h ``[S, H]``, and h and c after, ``[1, S, H]`` each.
     """
     w_ih, w_hh, *biases = (weight.contiguous() for weight in weights_of(memory.module))
     features, (hidden, cell) = memory.features.contiguous(), (state.contiguous() for state in memory.states)
     n, size = len(features), memory.module.hidden_size
-    found = features.new_empty(7, n, size)
-    shown, kept, tanhs, *_ = parts = found.unbind()
+    hiddens, cells, tanhs, *_ = parts = features.new_empty(7, n, size).unbind()
     gates = parts[3]
-    given = {"features": features, "h_0": hidden, "c_0": cell} | named((w_ih, w_hh, *biases))
+    inputs = {"features": features, "h_0": hidden, "c_0": cell} | named((w_ih, w_hh, *biases))
     if features.shape[1] >= NARROW:
         # To pack so many weights would take longer than one step with them.
         gates = th.addmm(biases[0] + biases[1], features, w_ih.t()) if biases else features.mm(w_ih.t())
-        del given["features"]
-    wanted = {"gates": gates, "cells": kept, "tanhs": tanhs, "hiddens": shown}
-    library().run("step", Batch.of((n, features.shape[1], size, 1, n), **given, **wanted))
-    return shown, (shown.unsqueeze(0), kept.unsqueeze(0))
+        del inputs["features"]
+    outputs = {"gates": gates, "cells": cells, "tanhs": tanhs, "hiddens": hiddens}
+    library().run("step", Batch.of((n, features.shape[1], size, 1, n), **inputs, **outputs))
+    return hiddens, (hiddens.unsqueeze(0), cells.unsqueeze(0))
 
 
 def named(weights: Sequence[th.Tensor]) -> dict[str, th.Tensor]:
-    """An LSTM's weights by the names of C's fields.
-
-    :param weights: of :func:`weights_of`, contiguous.
-    :return: W_ih, W_hh and the biases, if there are any.
-    """
+    """Contiguous weights of :func:`weights_of` by the names of C's fields."""
     return dict(zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights, strict=False))
 
 
 def library() -> Library:
-    """The compiled code.
-
-    :return: it.
-    :raises RuntimeError: if there is none.
-    """
+    """The compiled code; a RuntimeError if there is none."""
     if LIBRARY is None:
         raise RuntimeError("the LSTM's own code was not built: ask can_run first")
     return LIBRARY

@@ -36,8 +36,7 @@ from matplotlib.figure import Figure
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.charts import INK, PALETTE
-from sb3_ppo_notes.engine.descent import Descent, Phase
-from sb3_ppo_notes.engine.norms import clip_coefficient
+from sb3_ppo_notes.engine.descent import Descent, Phase, clip_coefficient
 from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.envs.wrappers import VecRewardScale
 from sb3_ppo_notes.notes.note import Claim, Note

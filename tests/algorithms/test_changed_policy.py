@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from sb3_ppo_notes.engine import recorded, script, source
+from sb3_ppo_notes.engine import fingerprint, recorded, script
 from sb3_ppo_notes.engine.fingerprint import Fingerprint
 from sb3_ppo_notes.policies.shipped import own_code_of
 from sb3_ppo_notes.rollouts.collector import runs_own_code
@@ -110,8 +110,8 @@ def test_what_torch_compile_puts_into_pytorchs_classes_is_pytorchs():
 
 def test_every_room_whose_functions_are_compared_is_there():
     """A file that moves must not move out of what is compared."""
-    names = {function.__module__ for function in source.sources() if hasattr(function, "__module__")}
-    for part in source.PARTS:
+    names = {function.__module__ for function in fingerprint.sources() if hasattr(function, "__module__")}
+    for part in fingerprint.PARTS:
         assert any(name.startswith(f"sb3_ppo_notes.{part}") for name in names), part
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch as th
 from torch.nn import functional as F
 
+from sb3_ppo_notes.engine.gradient import Traceable
 from sb3_ppo_notes.engine.script import CannotScript, Script
-from sb3_ppo_notes.engine.tracing import Traceable
 
 WEIGHT = th.nn.Parameter(th.randn(5, 3, generator=th.Generator().manual_seed(0)))
 

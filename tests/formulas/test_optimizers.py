@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-from sb3_ppo_notes.engine.norms import clip_coefficient, clip_number
+from sb3_ppo_notes.engine.descent import clip_coefficient, clip_number
 from sb3_ppo_notes.engine.optimizers import ELEMENTWISE, FlatOptimizer, elementwise_of
 from sb3_ppo_notes.formulas import optimizers as formulas
 

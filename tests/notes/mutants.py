@@ -113,8 +113,8 @@ NOTE_MUTANTS = [
     NoteMutant(
         "a rule's truncation is not asked",
         "algorithms/on_policy.py",
-        'bootstrap_truncated=rule.truncation == "bootstrap",',
-        "bootstrap_truncated=True,",
+        'rule.truncation == "bootstrap",',
+        "rule.truncation is not None,",
     ),
     NoteMutant(
         "Monte-Carlo sums are not discounted",

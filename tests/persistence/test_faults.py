@@ -22,6 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ppo_notes import NotesPPO
+from sb3_ppo_notes.files import write_text
 from sb3_ppo_notes.kernels import lstm
 from sb3_ppo_notes.persistence import (
     CheckpointCorruptError,
@@ -30,7 +31,6 @@ from sb3_ppo_notes.persistence import (
     load_checkpoint,
     save_checkpoint,
 )
-from sb3_ppo_notes.persistence.atomic import write_text
 from sb3_ppo_notes.persistence.storage import _digest_of_fields, checkpoints_in, read_checkpoint
 from tests.persistence.cases import NET, SMALL, TOTAL, assert_equal, cart_poles, resumed, run_to
 from tests.persistence.trainer import EVERY, digest, forked, new_model, train
@@ -406,6 +406,7 @@ def test_row_45_checkpoints_of_every_release_load_and_predict_the_same(folder):
     expected = json.loads((folder / "expected.json").read_text())
     model = load_checkpoint(folder, cart_poles(), device="cpu")
     assert model.num_timesteps == expected["num_timesteps"]
+    assert "barren_updates" not in vars(model)
     observations = np.array(expected["observations"], dtype=np.float32)
     assert model.predict(observations, deterministic=True)[0].tolist() == expected["actions"]
     values = model.policy.predict_values(model.policy.obs_to_tensor(observations)[0])

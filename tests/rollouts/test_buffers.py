@@ -16,6 +16,7 @@ from sb3_ppo_notes.policies.memory import SequenceLayout
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer, minibatches_of
 from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler, SampledMinibatches
 from sb3_ppo_notes.rules import GAE, AdvantageNormalization, UpdateRule
+from tests.environments import ConstantRewardEnv
 
 SPACES = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
 
@@ -125,3 +126,31 @@ def test_a_buffer_with_a_get_of_its_own_trains_the_same_weights(kind, scope):
     ]
     assert isinstance(minibatches_of(models[1].rollout_buffer, rule, 8), SampledMinibatches)
     assert all(map(th.equal, *(model.policy.parameters() for model in models)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule"),
+    [("MlpLstmPolicy", UpdateRule()), ("MlpPolicy", UpdateRule(computed="every_epoch"))],
+    ids=["memory", "every_epoch"],
+)
+def test_an_add_of_somebodys_own_loses_nothing_that_sb3s_has_no_argument_for(policy, rule):
+    models = []
+    for is_own in (False, True):
+        env = make_vec_env(ConstantRewardEnv, 2, seed=0)
+        model = NotesPPO(policy, env, rule=rule, n_steps=16, batch_size=8, n_epochs=3, seed=0, device="cpu")
+        if is_own:
+            add = model.rollout_buffer.add
+            model.rollout_buffer.add = lambda *arguments, add=add: add(*arguments)
+        models.append(model.learn(64))
+    assert all(map(th.equal, *(model.policy.parameters() for model in models)))
+
+
+def test_advantages_that_were_computed_again_are_in_the_next_epoch():
+    """With several environments: of one alone the tensors share the buffer's memory."""
+    buffer = filled(NotesRolloutBuffer)
+    sampler = MinibatchSampler(buffer)
+    list(sampler.epoch())
+    buffer.prepare(UpdateRule(advantage_estimator=GAE(0.0)))
+    buffer.compute_returns_and_advantage(th.zeros(2), np.zeros(2))
+    (batch,) = sampler.epoch()
+    assert sorted(batch.advantages.tolist()) == sorted(buffer.advantages.ravel().tolist())

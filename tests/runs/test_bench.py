@@ -172,10 +172,12 @@ def test_an_arm_that_fails_is_exit_code_2_and_writes_nothing(tmp_path, capsys, m
 def test_what_compiles_is_trained_with_an_empty_cache_and_again_from_it(tmp_path, monkeypatch):
     (tmp_path / "pretended_library.py").write_text(
         "import os, time, pathlib\n"
+        "from types import SimpleNamespace as Of\n"
         "from stable_baselines3 import PPO as StockPPO\n"
         "class PPO(StockPPO):\n"
         "    def __init__(self, *args, compile, **kwargs):\n"
         "        super().__init__(*args, **kwargs)\n"
+        "        self.engine = Of(report=lambda: Of(steps={'both': Of(name='compiled')}))\n"
         "    def learn(self, *args, **kwargs):\n"
         "        code = pathlib.Path(os.environ['TORCHINDUCTOR_CACHE_DIR'], 'code')\n"
         "        if not code.exists():\n"
@@ -201,6 +203,7 @@ def test_what_compiles_is_trained_with_an_empty_cache_and_again_from_it(tmp_path
     summary = results.summaries()["pretended"]
     assert summary.cold_compile_seconds > summary.compile_seconds
     assert results.document()["arms"]["pretended"]["cold_warm_up"]["steps"] == 32
+    assert summary.ran_as == "compiled"
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import optuna
 import pytest
 
 from tuning.selection import (
@@ -22,6 +23,7 @@ from tuning.selection import (
 from tuning.selection import (
     test as run_test,
 )
+from tuning.selection.trials import candidates, choose_winner
 
 FOUR = Protocol(marks=(0.25, 0.5, 0.75, 1.0), n_startup=3)
 
@@ -252,3 +254,17 @@ def test_a_run_that_diverges_late_is_no_finalist_however_good_it_was():
 
     runs = search(range(10), evaluator, 40.0, Protocol(), np.random.default_rng(0))
     assert 9 not in {candidate.key for candidate in finalists(range(10), runs, evaluator, Protocol())}
+
+
+def test_a_finalists_seed_after_a_missing_one_does_not_count_yet():
+    """Of two workers the second may be faster: until seed 2 is done, seed 3 would compare unlike finalists."""
+    search, finalists = (optuna.create_study(direction="maximize") for _ in range(2))
+    search.add_trial(optuna.create_trial(value=5.0, intermediate_values={1: 5.0}))
+    for seed, score in ((1, 4.0), (3, 9.0)):
+        attributes = {"arm": "trial 0", "seed": seed}
+        trial = optuna.create_trial(value=score, intermediate_values={1: score}, user_attrs=attributes)
+        finalists.add_trial(trial)
+    protocol = Protocol(finalist_seeds=(1, 2, 3), n_finalists=1)
+    (candidate,) = candidates(search.trials, finalists.trials, protocol)
+    assert candidate == Candidate(0, 5.0, (4.0,), 4.5)
+    assert choose_winner(search.trials, finalists.trials, protocol) is None

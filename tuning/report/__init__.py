@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from sb3_ppo_notes.persistence.atomic import write_bytes
+from sb3_ppo_notes.files import write_bytes
 from tuning.report.checklist import checklist
 from tuning.report.data import StudyRecord, plain, without_passwords
 from tuning.report.export import best_yaml

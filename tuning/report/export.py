@@ -10,7 +10,7 @@ import yaml
 
 from sb3_ppo_notes.configs.rules import rule_as_data
 from sb3_ppo_notes.configs.values import ACTIVATIONS
-from sb3_ppo_notes.persistence.atomic import write_text
+from sb3_ppo_notes.files import write_text
 from tuning.report.data import StudyRecord, without_passwords
 from tuning.report.numbers import arm_numbers, best_trial, optimism_of, tuned_arm
 from tuning.space.setup import RULE_ARGUMENTS, constructor_arguments, plain_arguments, zoo_algorithm

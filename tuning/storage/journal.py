@@ -12,7 +12,7 @@ from typing import Any
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 
-from sb3_ppo_notes.persistence.atomic import write_bytes
+from sb3_ppo_notes.files import write_bytes
 
 #: A lock that nobody releases for so long belongs to a dead process.
 LOCK_GRACE_SECONDS = 30

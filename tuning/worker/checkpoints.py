@@ -12,8 +12,8 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_notes.files import write_text
 from sb3_ppo_notes.persistence import load_checkpoint, save_checkpoint
-from sb3_ppo_notes.persistence.atomic import write_text
 
 PROGRESS = "progress.json"
 

@@ -1,4 +1,4 @@
-"""The other end of ``bench_worker.py``: starts the programs, asks them, and ends them whatever happens."""
+"""The other end of ``worker.py``: starts the programs, asks them, and ends them whatever happens."""
 
 import contextlib
 import json
