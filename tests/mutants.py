@@ -1020,7 +1020,7 @@ MUTANTS = [
         "callbacks/evaluation.py",
         "        self.env.seed(self.seed)\n",
         "",
-        "tests/callbacks/test_evaluation.py::test_an_evaluator_plays_the_same_episodes_again_and_draws_no_random_number",
+        "tests/callbacks/test_evaluation.py::test_an_evaluator_plays_the_same_episodes_again",
     ),
     Mutant(
         "an evaluator keeps the normalisers' statistics of its beginning",

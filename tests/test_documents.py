@@ -20,6 +20,7 @@ from sb3_ppo_notes import rules
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.callbacks import symptoms
 from sb3_ppo_notes.engine.step import EagerStepper
+from sb3_ppo_notes.notes import site
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rules.tables import markdown_table
 from tests.persistence import fault_matrix
@@ -141,6 +142,7 @@ def without_docstring(method):
         ("policies.md", combinations.markdown_table),
         ("diagnostics.md", symptoms.markdown_table),
         ("reliability.md", fault_matrix.markdown_table),
+        ("read.md", site.markdown_table),
     ],
 )
 def test_tables_that_code_prints_are_up_to_date(name, table):

@@ -15,7 +15,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes.algorithms.construction import check_something_is_left
-from sb3_ppo_notes.algorithms.schedules import plain, scheduled
+from sb3_ppo_notes.algorithms.schedules import as_schedule, plain
 from sb3_ppo_notes.envs.spaces import check_spaces
 from sb3_ppo_notes.formulas.checks import (
     InvalidTypeError,
@@ -210,10 +210,10 @@ def plain_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     :param arguments: values by name.
     :return: values by name.
     """
-    return {name: _unpacked(value) if name in PROMOTING else scheduled(value) for name, value in arguments.items()}
+    return {name: _as_scalar(value) if name in PROMOTING else as_schedule(value) for name, value in arguments.items()}
 
 
-def _unpacked(value: Any) -> Any:
+def _as_scalar(value: Any) -> Any:
     """An array without dimensions as NumPy's scalar."""
     return value[()] if isinstance(value, np.ndarray) else value
 

@@ -17,10 +17,10 @@ def guard_sinks(logger: Logger) -> None:
     """
     for sink in logger.output_formats:
         if isinstance(sink, KVWriter) and "write" not in vars(sink):
-            sink.write = _guarded(sink, logger, sink.write)  # type: ignore[method-assign]
+            sink.write = _guard(sink, logger, sink.write)  # type: ignore[method-assign]
 
 
-def _guarded(sink: KVWriter, logger: Logger, write: Callable[..., None]) -> Callable[..., None]:
+def _guard(sink: KVWriter, logger: Logger, write: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             write(*args, **kwargs)

@@ -71,6 +71,8 @@ from sb3_ppo_notes.rules.state import RuleState
 
 #: Updates in a row of which nothing was left, after which going on would only waste time.
 MOST_SKIPPED_UPDATES = 10
+#: Attributes that older files have under another name.
+OLD_NAMES = {"barren_updates": "consecutive_skipped_updates"}
 #: Attributes that belong to a run, or to this process, and not to a model.
 OF_A_RUN = (
     "between_steps",
@@ -246,6 +248,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         # is asked when it learns: to predict they do not matter.
         if "rule" in vars(self):
             self._given_rule = vars(self).pop("rule")
+        vars(self).update({new: vars(self).pop(old) for old, new in OLD_NAMES.items() if old in vars(self)})
         vars(self).update(plain_arguments({name: vars(self)[name] for name in CHECKS if name in vars(self)}))
         rule = self._given_rule
         if rule is not None:

@@ -22,13 +22,13 @@ CALCULATING = ("math", "numpy")
 REACHING_OUT = ("STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME")
 
 
-def scheduled(value: Any) -> Any:
+def as_schedule(value: Any) -> Any:
     """The schedule that rl_zoo3's ``"lin_3e-4"`` stands for, and Python's number for one of NumPy's.
 
     :param value: anything.
     :return: a schedule from that number to 0 if it is such a string, else the value itself.
 
-    >>> scheduled("lin_0.5")
+    >>> as_schedule("lin_0.5")
     LinearSchedule(start=0.5, end=0.0, end_fraction=1.0)
     """
     is_scalar = isinstance(value, np.ndarray | np.generic) and value.ndim == 0

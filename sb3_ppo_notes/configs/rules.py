@@ -7,7 +7,7 @@ from typing import Any
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 import sb3_ppo_notes.rules as rules
-from sb3_ppo_notes.algorithms.schedules import scheduled
+from sb3_ppo_notes.algorithms.schedules import as_schedule
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rules import UpdateRule
 
@@ -43,7 +43,7 @@ def _choice(data: Any) -> Any:
     if isinstance(data, list):
         return tuple(map(_choice, data))
     if not isinstance(data, Mapping):
-        return scheduled(data)
+        return as_schedule(data)
     (name, arguments), *rest = data.items()
     # Only what this package exports as a choice is ever looked up, never what a file names at will.
     if rest or name not in rules.__all__ or name == "UpdateRule":

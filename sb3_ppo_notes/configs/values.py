@@ -10,7 +10,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from torch import nn, optim
 
-from sb3_ppo_notes.algorithms.schedules import scheduled
+from sb3_ppo_notes.algorithms.schedules import as_schedule
 from sb3_ppo_notes.configs.rules import rule_from_data
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 
@@ -35,7 +35,7 @@ def linear_start(value: Any) -> float | None:
     >>> linear_start("lin_3e-4"), linear_start("lin_x"), linear_start(0.1)
     (0.0003, None, None)
     """
-    schedule = scheduled(value) if isinstance(value, str) else None
+    schedule = as_schedule(value) if isinstance(value, str) else None
     return schedule.start if isinstance(schedule, LinearSchedule) else None
 
 
@@ -47,7 +47,7 @@ def constructor_arguments(data: Mapping[str, Any]) -> dict[str, Any]:
         last rollout overshoots the budget (rl_zoo3's own go below).
     :raises ValueError: for a name that stands for nothing.
     """
-    arguments = {name: scheduled(value) if isinstance(value, str) else value for name, value in data.items()}
+    arguments = {name: as_schedule(value) if isinstance(value, str) else value for name, value in data.items()}
     if "policy_kwargs" in arguments:
         arguments["policy_kwargs"] = with_classes(arguments["policy_kwargs"])
     if isinstance(arguments.get("rule"), Mapping):

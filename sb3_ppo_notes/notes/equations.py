@@ -157,7 +157,7 @@ def blocks(docstring: str) -> list[str]:
     :param docstring: of a formula.
     :return: each without its indentation.
     """
-    text = docstring.split("\n:param")[0].split(">>>")[0]
+    text = re.split(r"\n:\w|>>>", f"\n{docstring}")[0]
     found = re.findall(r"(?:^    .*\n?)+", text, flags=re.M)
     return [re.sub("^    ", "", block, flags=re.M).rstrip() for block in found if not block.lstrip().startswith("==")]
 

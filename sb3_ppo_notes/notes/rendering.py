@@ -22,6 +22,7 @@ from pygments.lexers import PythonLexer
 import sb3_ppo_notes.pages as pages
 from sb3_ppo_notes.charts import INK, svg
 from sb3_ppo_notes.notes import equations
+from sb3_ppo_notes.notes.docstrings import inline
 from sb3_ppo_notes.notes.equation_markup import block_mathml
 from sb3_ppo_notes.notes.seeds import QUESTIONS, asked_in
 from sb3_ppo_notes.pages import escaped
@@ -236,14 +237,14 @@ def _slider(note: Note, seed: int) -> list[str]:
 
 
 def _formulas(note: Note, addresses: Mapping[tuple[str, str], str]) -> list[str]:
-    parts = ["<h2>Formulas</h2>"]
+    parts = ["<h2>Formulas and functions</h2>"]
     for formula in note.formulas:
         documentation = inspect.getdoc(formula) or ""
         drawn = [block_mathml(block) for block in equations.blocks(documentation)]
         name = f"<code>{formula.__qualname__}</code>"
         address = addresses.get((formula.__module__, formula.__qualname__))
         link = f'<a href="{address}">{name}</a>' if address else name
-        said = "" if drawn else f": {escaped(documentation.splitlines()[0])}"
+        said = "" if drawn else f": {inline(documentation.splitlines()[0])}"
         parts += [*drawn, f'<p class="asked">{link}, {escaped(_place(formula))}{said}</p>']
     return parts
 

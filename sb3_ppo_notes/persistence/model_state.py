@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_ppo_notes.algorithms.on_policy import OF_A_RUN, NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.on_policy import OF_A_RUN, OLD_NAMES, NotesOnPolicyAlgorithm
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.configuration import to_json
 from sb3_ppo_notes.persistence.revival import UNCHANGED, Revival
@@ -86,7 +86,7 @@ def restore_model(model: NotesOnPolicyAlgorithm, nodes: dict[str, Any], revival:
     parts = {name: revival.read(node, present.get(name), name) for name, node in nodes.items()}
     for name, value in parts["attributes"].items():
         if value is not UNCHANGED:
-            setattr(model, name, value)
+            setattr(model, OLD_NAMES.get(name, name), value)
     model.rule_state = RuleState(*parts["rule_state"])
     model.policy.load_state_dict(parts["weights"])
     for name, optimizer in _optimizers(model).items():

@@ -33,14 +33,14 @@ def hooks_of(policy: Any) -> Iterator[str]:
     :param policy: any module.
     :return: one sentence each: where it is, and whose.
     """
-    yield from _listed("every module", torch_module, GLOBAL_HOOKS)
+    yield from _list_hooks("every module", torch_module, GLOBAL_HOOKS)
     for name, module in policy.named_modules():
-        yield from _listed(name or "the policy", module, MODULE_HOOKS)
+        yield from _list_hooks(name or "the policy", module, MODULE_HOOKS)
     for name, weight in policy.named_parameters():
-        yield from _listed(name, weight, WEIGHT_HOOKS)
+        yield from _list_hooks(name, weight, WEIGHT_HOOKS)
 
 
-def _listed(where: str, holder: Any, kinds: dict[str, str]) -> Iterator[str]:
+def _list_hooks(where: str, holder: Any, kinds: dict[str, str]) -> Iterator[str]:
     for attribute, kind in kinds.items():
         for hook in (getattr(holder, attribute, None) or {}).values():
             yield f"{where} has a {kind} ({qualified_name(hook)})"

@@ -189,7 +189,7 @@ def _own_code(policy: Any) -> Iterator[str]:
             elif module is not policy:
                 yield f"{where} is of {qualified_name(cls)}, whose state nobody can see"
             else:
-                yield from _overridden(cls)
+                yield from _overrides(cls)
 
 
 def _makes_weights(kind: type) -> bool:
@@ -197,7 +197,7 @@ def _makes_weights(kind: type) -> bool:
     return kind.__module__.startswith("torch.") and not kind.__module__.startswith("torch.nn.modules.")
 
 
-def _overridden(kind: type) -> Iterator[str]:
+def _overrides(kind: type) -> Iterator[str]:
     """Methods of a user's policy class that differ from SB3's, as far as they matter in learning."""
     for name, value in vars(kind).items():
         is_code = isinstance(value, FunctionType | property | classmethod | staticmethod)

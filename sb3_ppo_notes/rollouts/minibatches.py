@@ -78,7 +78,7 @@ class MinibatchSampler:
             name: _split(column[index], sizes) for name, column in self._columns.items()
         }
         if self.normalizes and self.buffer.rule.advantage_normalization.scope == "minibatch":
-            columns["advantages"] = self._normalized(self._columns["advantages"][index], sizes)
+            columns["advantages"] = self._normalize(self._columns["advantages"][index], sizes)
         rows = _split(index, sizes)
         nothing = [None] * len(rows)
         olds = zip(*(_split(parameter[index], sizes) for parameter in self.buffer.old_parameters or ()), strict=True)
@@ -198,7 +198,7 @@ class MinibatchSampler:
     def _tensor(self, flat: np.ndarray) -> th.Tensor:
         return th.from_numpy(flat if flat.flags.writeable else flat.copy()).to(self.buffer.device)
 
-    def _normalized(self, advantages: th.Tensor, sizes: int | list[int]) -> Sequence[th.Tensor]:
+    def _normalize(self, advantages: th.Tensor, sizes: int | list[int]) -> Sequence[th.Tensor]:
         """The advantages of each minibatch normalised by themselves, in one go where they are of one size.
 
         A row's mean and deviation are summed as those of a lone vector are: the same bits as one after the other.

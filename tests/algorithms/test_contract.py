@@ -315,6 +315,15 @@ def test_a_model_has_no_attributes_that_only_its_constructor_knows():
     assert not {"names", "_explicit"} & vars(copy.deepcopy(small())).keys()
 
 
+def test_an_attribute_that_older_files_name_otherwise_is_read(tmp_path):
+    model = small()
+    vars(model)["barren_updates"] = 3
+    model.save(tmp_path / "model")
+    loaded = NotesPPO.load(tmp_path / "model")
+    assert loaded.consecutive_skipped_updates == 3
+    assert "barren_updates" not in vars(loaded)
+
+
 def test_a_given_rule_survives_save_and_load(tmp_path):
     rule = UpdateRule(policy_objective=PolicyGradient(), advantage_normalization=AdvantageNormalization("none"))
     small(rule=rule).save(tmp_path / "model")

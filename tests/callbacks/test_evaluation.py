@@ -1,5 +1,6 @@
 """Evaluations end: episodes that do not are cut, and a signal is heard at every step."""
 
+import random
 import signal
 
 import gymnasium as gym
@@ -209,14 +210,20 @@ def test_an_evaluator_sees_observations_as_the_training_has_learned_to(settings)
         assert all(np.array_equal(seen[key], expected[key]) for key in raw)
 
 
-def test_an_evaluator_plays_the_same_episodes_again_and_draws_no_random_number():
+def test_environments_that_draw_from_global_generators_leave_them_as_they_were():
+    model = model_of()
+    before = random.getstate(), th.get_rng_state(), np.random.get_state()[1].copy()
+    Evaluator(CountingEnv, model.env, seed=0, n_episodes=2).evaluate(model)
+    assert random.getstate() == before[0]
+    assert th.equal(th.get_rng_state(), before[1])
+    assert np.array_equal(np.random.get_state()[1], before[2])
+
+
+def test_an_evaluator_plays_the_same_episodes_again():
     model = NotesPPO("MlpPolicy", make_vec_env("CartPole-v1", 2), **SETTINGS)
-    before = th.get_rng_state(), np.random.get_state()[1].copy()
     evaluator = Evaluator("CartPole-v1", model.env, seed=3, n_episodes=5, n_envs=2)
     first = evaluator.evaluate(model)
     assert evaluator.evaluate(model) == first
-    assert th.equal(th.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])
     assert first == tuple(
         map(list, evaluate_policy(model, make_vec_env("CartPole-v1", 2, seed=3), 5, return_episode_rewards=True))
     )

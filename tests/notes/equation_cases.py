@@ -6,7 +6,7 @@ numbers for the symbols, and says which equation of the block gives which output
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from sb3_ppo_notes.formulas.distributions import (
     squashed,
 )
 from sb3_ppo_notes.notes.equation_values import STANDARD_NORMAL, Bound
+from sb3_ppo_notes.rules import UpdateRule, loss
 
 #: Length of each axis; no two axes that could be mixed up are equal.
 SIZES = {"N": 2, "i": 3, "n": 3, "t": 4, "B": 2, "k": 5, "P": 3, "j": 2}
@@ -413,6 +414,28 @@ def rmsprop(function):
     return case(function, inputs | rest, "P")
 
 
+def drawn_loss(rng):
+    """PPO's, with a clip and the squared error; the means are over the minibatch."""
+    values, returns, log_probs, old, advantage = (normal(rng, "N") for _ in range(5))
+    entropy, ent_coef, vf_coef = positive(rng, "N"), small(rng, ""), positive(rng, "")
+    minibatch = SimpleNamespace(
+        old_log_prob=tensor(old), advantages=tensor(advantage), returns=tensor(returns), old_values=tensor(values)
+    )
+    evaluation = loss.Evaluation(tensor(values), tensor(log_probs), tensor(entropy), None)
+    terms = loss.minibatch_loss(
+        evaluation, minibatch, UpdateRule(), loss.LossCoefficients(ent_coef=float(ent_coef), vf_coef=float(vf_coef))
+    )
+    ratio = objectives.probability_ratio(tensor(log_probs), tensor(old))
+    parts = {
+        "objective": objectives.clipped_surrogate(ratio, tensor(advantage), 0.2),
+        "error": objectives.squared_value_error(tensor(values), tensor(returns)),
+        "H": entropy,
+    }
+    bound = {symbol: Bound(numbers(part), "N") for symbol, part in parts.items()}
+    bound |= {"ent_coef": Bound(ent_coef), "vf_coef": Bound(vf_coef)}
+    return Situation(bound, {0: Bound(numbers(terms.loss))})
+
+
 RATIO = {"ρ": ("ratio", positive, "i"), "Â": ("advantages", normal, "i")}
 VALUES = {"V(s)": ("values", normal, "N"), "Ĝ": ("returns", normal, "N")}
 PLAIN_VALUES = {"V": ("values", normal, "N"), "Ĝ": ("returns", normal, "N")}
@@ -643,4 +666,5 @@ CASES = [
     ),
     rmsprop(optimizers.rmsprop_step),
     rmsprop(optimizers.rmsprop_tf_step),
+    special(loss.minibatch_loss, {"ent_coef": "coefficients", "vf_coef": "coefficients"}, drawn_loss),
 ]

@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sb3_ppo_notes.formulas
+from sb3_ppo_notes.notes import NOTES
 from sb3_ppo_notes.notes import equations as eq
 from sb3_ppo_notes.notes.equation_values import Context, SilentError, definitions_in, value
+from sb3_ppo_notes.notes.sections import sections_of
+from sb3_ppo_notes.notes.walk import STATIONS
 from tests.notes.equation_cases import CASES
 
 CASE_NAMES = [case.name for case in CASES]
@@ -222,6 +225,18 @@ def test_nearly_all_blocks_are_compared():
         "largest_entropy",
     }
     assert len(compared) >= 70
+
+
+def test_no_page_shows_an_equation_that_is_not_compared():
+    shown = [formula for name in NOTES for formula in NOTES[name].formulas]
+    shown += [
+        getattr(importlib.import_module(f"sb3_ppo_notes.{module}"), section.name)
+        for station in STATIONS
+        for module in station.modules
+        for section in sections_of(f"sb3_ppo_notes.{module}")
+        if section.name and "." not in section.name
+    ]
+    assert set(filter(equations_of, shown)) <= {case.function for case in CASES}
 
 
 @pytest.mark.parametrize("text", ["", "a =", "log", "(a", "a b", "Σᵢ", "a = = b", "5 if", "€", "if", "a ₜ"])

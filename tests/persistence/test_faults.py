@@ -406,6 +406,7 @@ def test_row_45_checkpoints_of_every_release_load_and_predict_the_same(folder):
     expected = json.loads((folder / "expected.json").read_text())
     model = load_checkpoint(folder, cart_poles(), device="cpu")
     assert model.num_timesteps == expected["num_timesteps"]
+    assert "barren_updates" not in vars(model)
     observations = np.array(expected["observations"], dtype=np.float32)
     assert model.predict(observations, deterministic=True)[0].tolist() == expected["actions"]
     values = model.policy.predict_values(model.policy.obs_to_tensor(observations)[0])

@@ -1,6 +1,7 @@
 """``notes``: what it writes, what it prints, and how it ends."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,14 @@ def test_a_note_is_found_by_each_of_its_titles(name, capsys):
 def test_a_note_is_found_by_words_and_symbols(query, capsys):
     assert main(["notes", "--search", query]) == 0
     assert "why-min" in capsys.readouterr().out
+
+
+def test_each_row_of_the_table_of_questions_leads_to_its_answer_in_one_command(capsys):
+    rows = re.findall(r"^\| (.*\?) \| `([\w-]+)` \|$", (ROOT / "sb3_ppo_notes/docs/read.md").read_text(), flags=re.M)
+    assert len(rows) == len(NOTES)
+    for question, name in rows:
+        assert main(["notes", name, "--no-run"]) == 0
+        assert question in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_nobody_wrote_of_is_not_found(capsys):

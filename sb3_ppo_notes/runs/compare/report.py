@@ -37,7 +37,7 @@ def report_page(outcome: Outcome) -> str:
         title = f"{plural(len(arms) - 1, 'candidate')} against {arms[0]}"
     body = [
         f"<h1>{html.escaped(title)}</h1>",
-        *(html.paragraph(words, "pale") for words in (_who(outcome), _what_was_done(outcome))),
+        *(html.paragraph(words, "pale") for words in (_introduce_arms(outcome), _describe_runs(outcome))),
         *_verdicts(outcome),
         *_numbers(outcome),
         *_learning(outcome),
@@ -50,7 +50,7 @@ def report_page(outcome: Outcome) -> str:
     return html.page(title, body)
 
 
-def _who(outcome: Outcome) -> str:
+def _introduce_arms(outcome: Outcome) -> str:
     """Names on the command line say little to somebody who did not write it."""
     of_a_task = outcome.about["hyperparameters"][outcome.results.envs[0]]
     names = []
@@ -68,7 +68,7 @@ def _plot(draw: Callable[[bool], Figure], name: str, description: str, caption: 
     return html.plot(broad, narrow, caption)
 
 
-def _what_was_done(outcome: Outcome) -> str:
+def _describe_runs(outcome: Outcome) -> str:
     results = outcome.results
     tasks = ", ".join(f"{env} ({outcome.plan.budgets[env]:,} steps)" for env in results.envs)
     episodes = outcome.about["options"]["n_eval_episodes"]

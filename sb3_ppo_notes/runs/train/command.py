@@ -137,8 +137,8 @@ def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console) 
     """From where the run is to its end, or to a signal."""
     config, model = run.config, run.model
     is_new = model.on_resume is None
-    begun_at = 0 if is_new else model.num_timesteps
-    with run_logger(folder, run.state, begun_at) as logger, ProgressBar(run.total_timesteps, begun_at) as progress:
+    start = 0 if is_new else model.num_timesteps
+    with run_logger(folder, run.state, start) as logger, ProgressBar(run.total_timesteps, start) as progress:
         model.set_logger(logger)
         progress.describe(config.name)
         evaluation = Evaluation(
@@ -149,12 +149,12 @@ def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console) 
             config.seed,
             on_result=lambda result: progress.describe(f"{config.name} (return {result.mean:.1f})"),
         )
-        keeping = ExactCheckpoint(config.checkpoint_every or sys.maxsize, keep=KEPT, path=folder / CHECKPOINTS)
-        own = [evaluation, *_optional_callbacks(config, folder), run.state, keeping, StopOnSignal(stop)]
+        checkpoints = ExactCheckpoint(config.checkpoint_every or sys.maxsize, keep=KEPT, path=folder / CHECKPOINTS)
+        own = [evaluation, *_optional_callbacks(config, folder), run.state, checkpoints, StopOnSignal(stop)]
         callbacks = CallbackList([progress.callback(), *own])
         with _closing(model, own):
             try:
-                model.learn(max(run.total_timesteps - begun_at, 0), callbacks, reset_num_timesteps=is_new)
+                model.learn(max(run.total_timesteps - start, 0), callbacks, reset_num_timesteps=is_new)
                 is_in_rollout = model._paused_at is not None or model._unfinished_step is not None
                 is_cut = model.num_timesteps < run.total_timesteps or is_in_rollout
                 if stop.requested is not None and is_cut:
