@@ -24,8 +24,8 @@ means lie {shifts[4]:g} σ apart the true value is {exact[4]:g} nats; over {n_sa
   through the network before the update, to keep the old ones.
 
 Was PPO made because a KL is expensive? No. Over an update of {n_epochs} epochs the network reads the rollout
-{passes[0]} times with a clip, {passes[1]} times with a stop on the exact KL, and {passes[2]} times with a penalty whose
-coefficient follows the KL, once more for that. What is expensive in TRPO is not the divergence but its *second
+{passes[0]:g} times with a clip, {passes[1]:g} times with a stop on the exact KL, and {passes[2]:g} times with a penalty
+whose coefficient follows the KL, once more for that. What is expensive in TRPO is not the divergence but its *second
 derivative*, with which every step is preconditioned. PPO does with first derivatives.
 
 What `approx_kl` should be, and what to do when it is not, is in the table of symptoms of `DiagnosticsCallback`.

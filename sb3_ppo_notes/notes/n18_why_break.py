@@ -41,7 +41,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.algorithms.report import UpdateReport
-from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.charts import INK, PALETTE
 from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.formulas.divergences import kl_k3
 from sb3_ppo_notes.notes.note import Claim, Note
@@ -177,7 +177,7 @@ def picture(result: Result, figure: Figure) -> None:
     upper.plot(result.kl_of_minibatches, color="gray", linewidth=0.8)
     middles = (np.arange(result.epochs) + 0.5) * result.per_epoch
     upper.plot(middles, result.kl, color=PALETTE[5], marker="o", markersize=4, label="mean of an epoch, no stop")
-    upper.axhline(result.limit, color=PALETTE[6], linestyle="--", linewidth=1, label="limit")
+    upper.axhline(result.limit, color=INK, linestyle="--", linewidth=1, label="limit")
     upper.set_ylabel("KL(old ‖ new), nats")
     upper.legend(loc="lower right")
     colors = ("#d9d9d9", PALETTE[1], PALETTE[0])

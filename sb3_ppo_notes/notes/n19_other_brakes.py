@@ -40,7 +40,7 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.charts import INK, PALETTE
 from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.formulas.adaptation import adapted_learning_rate, adapted_penalty
 from sb3_ppo_notes.formulas.divergences import kl_cutoff, kl_penalized
@@ -208,7 +208,7 @@ def picture(result: Result, figure: Figure) -> None:
     names = ("no brake", "penalty", "learning rate alone")
     for i, (name, color) in enumerate(zip(names, ("gray", PALETTE[0], PALETTE[1]), strict=True)):
         upper.semilogy(updates, result.kl[i], color=color, marker="o", markersize=4, label=name)
-    upper.axhline(result.target, color="black", linestyle=":", linewidth=1)
+    upper.axhline(result.target, color=INK, linestyle=":", linewidth=1)
     upper.set_ylabel("KL of an update, nats")
     figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     lower.step(np.arange(len(result.penalties)), result.penalties, where="post", color=PALETTE[0])

@@ -120,8 +120,8 @@ def _entropy(probabilities: th.Tensor) -> th.Tensor:
 def picture(result: Result, figure: Figure) -> None:
     """The arc over two actions, the arc without its minus, and the triangle of three."""
     left, right = figure.subplots(1, 2)
-    left.plot(result.shares, result.of_two, color=PALETTE[0])
-    left.plot(result.shares, -result.of_two, color=PALETTE[5], linestyle="--")
+    left.plot(result.shares[::20], result.of_two[::20], color=PALETTE[0])
+    left.plot(result.shares[::20], -result.of_two[::20], color=PALETTE[5], linestyle="--")
     left.text(0.5, 0.45, "H", color=PALETTE[0], ha="center")
     left.text(0.5, -0.5, "no minus", color=PALETTE[5], ha="center")
     left.plot(result.best_of_two, result.largest_of_two, "o", color=PALETTE[0])
@@ -129,7 +129,7 @@ def picture(result: Result, figure: Figure) -> None:
 
     p = result.triangle
     x, y = p[:, 1] + p[:, 2] / 2, p[:, 2] * math.sqrt(3) / 2
-    colored = right.tripcolor(x, y, result.of_three, shading="gouraud", cmap="viridis")
+    colored = right.tricontourf(x, y, result.of_three, levels=np.linspace(0, 1.1, 12), cmap="viridis")
     right.plot(0.5, math.sqrt(3) / 6, "o", color="white")
     for corner, (place, where) in enumerate((((0, 0), "top"), ((1, 0), "top"), ((0.5, math.sqrt(3) / 2), "bottom"))):
         right.annotate(

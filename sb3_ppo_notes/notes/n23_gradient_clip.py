@@ -35,7 +35,7 @@ import torch as th
 from matplotlib.figure import Figure
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.charts import INK, PALETTE
 from sb3_ppo_notes.engine.descent import Descent, Phase, clip_coefficient
 from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.envs.wrappers import VecRewardScale
@@ -146,7 +146,7 @@ def picture(result: Result, figure: Figure) -> None:
         for row, (whole, actor) in enumerate(((result.norms[i], result.actors[i]), (result.steps[i], result.left[i]))):
             axes.barh(row - 0.19, whole, 0.36, color=PALETTE[1], label="whole gradient" if row == 0 else None)
             axes.barh(row + 0.19, actor, 0.36, color=PALETTE[0], label="actor's part" if row == 0 else None)
-        axes.axvline(result.max_grad_norm, color=PALETTE[6], linestyle="--", linewidth=1, label="max_grad_norm")
+        axes.axvline(result.max_grad_norm, color=INK, linestyle="--", linewidth=1, label="max_grad_norm")
         axes.set(xscale="log", xlim=(1e-6, 1e5), title=f"reward × {result.scales[i]:g}", xlabel="length")
         axes.set_yticks([0, 1], ["before\nthe clip", "after\nthe clip"])
     axes.invert_yaxis()

@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import NotesPPO
-from sb3_ppo_notes.charts import PALETTE
+from sb3_ppo_notes.charts import INK, PALETTE
 from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.formulas.objectives import probability_ratio
 from sb3_ppo_notes.notes.note import Claim, Note
@@ -157,7 +157,7 @@ def picture(result: Result, figure: Figure) -> None:
     right = figure.add_subplot(grid[:, 1])
     labels = [f"{n}×{length}" for n, length in zip(result.sources, result.lengths, strict=True)]
     right.bar(labels, result.worth, color=[PALETTE[1], "silver", PALETTE[0], "silver"])
-    right.axhline(result.size, color="black", linestyle=":", linewidth=1)
+    right.axhline(result.size, color=INK, linestyle=":", linewidth=1)
     right.set(title="worth, independent samples", xlabel="environments × steps")
 
 

@@ -394,7 +394,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 23: the clip coefficient has a square",
-        "engine/norms.py",
+        "engine/descent.py",
         "return th.clamp(max_grad_norm / (norm + 1e-6), max=1.0)",
         "return th.clamp(max_grad_norm / norm**2, max=1.0)",
     ),
@@ -431,8 +431,8 @@ NOTE_MUTANTS = [
     NoteMutant(
         "note 25: log-probabilities doubled while acting",
         "engine/acting.py",
-        "log_probs = self.formulas.log_prob(choice.parameters, choice.drawn)",
-        "log_probs = 2 * self.formulas.log_prob(choice.parameters, choice.drawn)",
+        "log_probs = self.formulas.log_prob(choice.parameters, choice.samples)",
+        "log_probs = 2 * self.formulas.log_prob(choice.parameters, choice.samples)",
     ),
     NoteMutant(
         "note 25: every PPO has the same settings",
