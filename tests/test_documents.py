@@ -143,17 +143,17 @@ def without_docstring(method):
         ("diagnostics.md", symptoms.markdown_table),
         ("reliability.md", fault_matrix.markdown_table),
         ("read.md", site.markdown_table),
+        ("README.md", site.front_page_table),
     ],
 )
 def test_tables_that_code_prints_are_up_to_date(name, table):
     assert table() in text_of(name)
 
 
-@pytest.mark.parametrize(("heading", "page"), [("Read", "read.md"), ("Outrun", "speed.md")])
-def test_rows_on_the_front_page_stand_in_the_table_of_the_page(heading, page):
-    rows = re.findall(r"^\| .*$", section("README.md", heading), flags=re.M)
+def test_rows_on_the_front_page_stand_in_the_table_of_the_page_on_speed():
+    rows = re.findall(r"^\| .*$", section("README.md", "Outrun"), flags=re.M)
     assert len(rows) > 4
-    assert set(rows) <= set(text_of(page).splitlines())
+    assert set(rows) <= set(text_of("speed.md").splitlines())
 
 
 def test_every_choice_of_a_rule_is_on_the_page_of_rules():

@@ -22,7 +22,7 @@ class Update:
 
     :param model: NotesPPO or NotesA2C; its policy's weights, ``_n_updates`` and ``rule_state`` change.
     :param rule: the choices, with every schedule resolved.
-    :param coefficients: ent_coef, vf_coef and β.
+    :param coefficients: ent_coef, vf_coef and β (``kl_coef``).
     :param batch_size: samples in a minibatch, ``None`` for all in one.
     """
 
@@ -32,7 +32,7 @@ class Update:
         self.metrics = Metrics(getattr(rule.policy_objective, "clip_range", math.inf))
         self.minibatches = minibatches_of(self.rollout, rule, batch_size)
         self.control = KLControl(rule, model.verbose)
-        self.rule_state = model.rule_state
+        self.rule_state = model.rule_state  # adapted β and learning rate; the model's only once the update stands
         self.probe = Probe.of(self.policy, self.rollout) if model.watchers.need_exact_kl else None
 
     def run(self, phases: Sequence[Phase]) -> UpdateReport:
@@ -51,7 +51,7 @@ class Update:
             stepper.begin(StepSettings(self.rule, self.coefficients))
             self.metrics.begin_phase(self.phase.max_grad_norm)
             self._optimize(stepper)
-            if not stepper.end():  # rolled back: the weights are as before, and nothing of this update counts
+            if not stepper.end():  # NaN, and rolled back: the weights are as before, nothing of this update counts
                 self.metrics.abandon()
                 return self._update_report(phases[0])
             if self.control.update_is_over:
@@ -65,7 +65,7 @@ class Update:
             self.metrics.begin("epoch")
             if epoch > 0 and self.rule.computed == "every_epoch":
                 reevaluation.recompute_advantages(self.rollout, self.policy)
-            part = self.control.part_to_train(self.phase.trains)
+            part = self.control.part_to_train(self.phase.trains)  # as the epoch begins; a stop within it may change it
             if not self._learn_epoch(stepper, epoch):
                 return
             self.metrics.end_epoch()
@@ -83,18 +83,19 @@ class Update:
         for number, minibatch in enumerate(self.minibatches.epoch()):
             self.metrics.begin("minibatch")
             place = f"in epoch {epoch}, minibatch {number} of the update at step {self.model.num_timesteps}"
-            # Evaluate the policy, PPO eq. 9 (rules/loss.py), KL limit, gradient, clip its norm, step the optimiser.
+            # Evaluate, PPO eq. 9 with min(ρ·Â, clip(ρ)·Â), KL limit, gradient, its norm clipped: engine/step.py
             step = stepper.step(minibatch, self.control.part_to_train(self.phase.trains), place)
             self.metrics.add(step)
             if step.refused == "rolled back":
                 return False
+            epoch_is_over = False
             if step.refused == "kl":  # the policy has gone too far, and no step was taken
                 self.control.note_stop(step.kl, epoch)
-                if self.control.part_to_train(self.phase.trains) == "critic":  # the policy rests, the critic learns on
-                    step = stepper.step(minibatch, "critic", place)
-                    self.metrics.add(step)
+                epoch_is_over = self.control.part_to_train(self.phase.trains) != "critic"
+                if not epoch_is_over:  # the policy rests, the critic learns on
+                    self.metrics.add(stepper.step(minibatch, "critic", place))
             self._report_minibatch(epoch, number)
-            if step.refused == "kl":
+            if epoch_is_over:
                 break
         return True
 

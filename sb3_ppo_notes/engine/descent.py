@@ -108,8 +108,8 @@ class Descent:
         """One step down the gradient of a loss; norms of the gradient before it was clipped, see :meth:`norms`.
 
         The norm is the one of the whole gradient, actor and critic together: a large value error takes length away from
-        the policy's step. It has nothing to do with the clip of the objective: that one bounds a reward, this one a
-        step.
+        the policy's step. It has nothing to do with the clip of the objective: that one removes the incentive to move
+        ρ further, this one limits a gradient's length.
 
         :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
         """

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from sb3_ppo_notes.engine.descent import Phase, clip_coefficient
 from sb3_ppo_notes.engine.gradient import MinibatchLayout, loss_and_gradient
 from sb3_ppo_notes.engine.optimizers import Elementwise
-from sb3_ppo_notes.engine.step import policy_loss
+from sb3_ppo_notes.engine.step import evaluate_loss
 from sb3_ppo_notes.engine.vectors import FlatVector
 from sb3_ppo_notes.policies.parameters import owners_of
 from sb3_ppo_notes.rules import UpdateRule
@@ -123,7 +123,7 @@ class _Loss(th.nn.Module):
         self.policy = policy
 
     def forward(self, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> LossTerms:
-        return policy_loss(self.policy, minibatch, rule, coefficients)
+        return evaluate_loss(self.policy, minibatch, rule, coefficients)
 
 
 def tensors_of(policy: ActorCriticPolicy) -> dict[str, th.Tensor]:

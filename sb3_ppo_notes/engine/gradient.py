@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from sb3_ppo_notes.engine.descent import Trains
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
-from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, policy_part
+from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, actor_loss
 
 
 class MinibatchLayout(NamedTuple):
@@ -55,7 +55,7 @@ def loss_and_gradient(
 ) -> LossAndGradient:
     """Autograd's gradient of the loss that ``evaluate`` gives, for actor and critic together or for the actor alone."""
     terms = evaluate()
-    loss = terms.loss if trains == "both" else policy_part(terms, coefficients)
+    loss = terms.loss if trains == "both" else actor_loss(terms, coefficients)
     return LossAndGradient(terms, loss, th.autograd.grad(loss, parameters, allow_unused=True))
 
 

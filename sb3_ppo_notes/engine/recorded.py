@@ -9,7 +9,7 @@ import torch as th
 from sb3_ppo_notes.engine.descent import Descent, Trains, check_loss
 from sb3_ppo_notes.engine.gradient import MinibatchLayout, Traceable, loss_and_gradient
 from sb3_ppo_notes.engine.script import CannotScript, Script
-from sb3_ppo_notes.engine.step import EagerStepper, Step, StepNotFinite, StepSettings, kl_beyond_limit, policy_loss
+from sb3_ppo_notes.engine.step import EagerStepper, Step, StepNotFinite, StepSettings, evaluate_loss, kl_beyond_limit
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.hooks import qualified_name
 from sb3_ppo_notes.policies.shipped import is_shipped
@@ -178,7 +178,7 @@ class RecordedStepper(EagerStepper):
         def differentiate(*tensors: th.Tensor) -> list[th.Tensor]:
             columns = layout.minibatch(tensors)
             terms, loss, gradients = loss_and_gradient(
-                lambda: policy_loss(policy, columns, rule, coefficients),
+                lambda: evaluate_loss(policy, columns, rule, coefficients),
                 coefficients,
                 descent.phase.trains,
                 descent.parameters,

@@ -12,7 +12,7 @@ from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.actor_critic import evaluate_minibatch, values_of
 from sb3_ppo_notes.rules import EarlyStop, UpdateRule
 from sb3_ppo_notes.rules.kl_control import SAMPLE_ESTIMATORS
-from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, minibatch_loss, policy_part, value_part
+from sb3_ppo_notes.rules.loss import LossCoefficients, LossTerms, actor_loss, critic_loss, minibatch_loss
 
 
 class StepSettings(NamedTuple):
@@ -92,13 +92,13 @@ class EagerStepper:
         rule, coefficients = self.settings
         if trains == "critic":
             values = values_of(self.policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
-            loss = value_part(values, minibatch, rule, coefficients)  # c₁·mean((V(s) − R)²)
+            loss = critic_loss(values, minibatch, rule, coefficients)  # c₁·mean((V(s) − R)²)
             return Step(None, self.descend(loss, None, place))
-        terms = policy_loss(self.policy, minibatch, rule, coefficients)  # V(s), log π(a|s), H(π(·|s)), and PPO eq. 9
+        terms = evaluate_loss(self.policy, minibatch, rule, coefficients)  # V(s), log π(a|s), H(π(·|s)), and PPO eq. 9
         kl = kl_beyond_limit(self.settings.kl_limit, terms)
         if kl is not None:
-            return Step(terms.detach(), None, "kl", kl)  # the clip forbids nothing; this does
-        loss = terms.loss if trains == "both" else policy_part(terms, coefficients)
+            return Step(terms.detach(), None, "kl", kl)  # the ratio clip forbids no step; this does
+        loss = terms.loss if trains == "both" else actor_loss(terms, coefficients)
         norms = self.descend(loss, terms, place)  # gradient, clipped to max_grad_norm, optimiser
         return Step(terms.detach(), norms)
 
@@ -115,7 +115,7 @@ class EagerStepper:
         return True
 
 
-def policy_loss(policy: Any, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> LossTerms:
+def evaluate_loss(policy: Any, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> LossTerms:
     """The loss of a minibatch under a policy, with its graph: the one function that every executor runs."""
     evaluation = evaluate_minibatch(policy, minibatch, coefficients.has_bonus, rule.needs_exact_kl)
     return minibatch_loss(evaluation, minibatch, rule, coefficients)

@@ -88,9 +88,9 @@ def clipped_surrogate(ratio: th.Tensor, advantages: th.Tensor, clip_range: float
         L = min(ρ·Â, clip(ρ, 1−ε, 1+ε)·Â)
 
     The clip removes the *incentive* to go further; it neither limits the step nor undoes it, and the ratio may well end
-    outside. The minimum keeps the gradient exactly where the step went the *wrong* way (Â > 0 and ρ < 1−ε, Â < 0 and ρ
-    > 1+ε): with the clip alone both would have gradient zero and could never be repaired. It also makes L a lower bound
-    of the unclipped surrogate.
+    outside. There the minimum keeps the gradient only where the step went the *wrong* way (Â > 0 and ρ < 1−ε, Â < 0 and
+    ρ > 1+ε): with the clip alone both would have gradient zero and could never be repaired. It also makes L a lower
+    bound of the unclipped surrogate.
 
         ========  ===========  ==============  ===========
         dL/dρ     ρ < 1−ε      inside          ρ > 1+ε

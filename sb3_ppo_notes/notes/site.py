@@ -307,3 +307,15 @@ def markdown_table() -> str:
     """
     rows = [f"| {note.question} | `{name}` |" for name, note in NOTES.items()]
     return "\n".join(["| you ask | the note |", "|---|---|", *rows])
+
+
+def front_page_table() -> str:
+    """The questions, a row a part, for ``README.md``.
+
+    :return: Markdown.
+    """
+    questions: dict[str, list[str]] = {name: [] for name in PARTS.values()}
+    for name, number in NOTES.numbers.items():
+        questions[PARTS[max(first for first in PARTS if first <= number)]].append(NOTES[name].question)
+    rows = [f"| {part} | {' '.join(asked)} |" for part, asked in questions.items()]
+    return "\n".join(["| part | thirty questions |", "|---|---|", *rows])

@@ -97,7 +97,7 @@ def minibatch_loss(
     terms = PolicyTerms(
         evaluation.log_probs, minibatch.old_log_prob, minibatch.advantages, evaluation.kl, coefficients.kl_coef
     )
-    policy_loss = -rule.policy_objective.objective(terms).mean()
+    policy_loss = -rule.policy_objective.objective(terms).mean()  # ratio and clip: rules/objectives.py
     value_loss = rule.value_objective.loss(evaluation.values, minibatch.old_values, minibatch.returns)
     # Without a closed form −log π of the old actions stands in for the entropy, as in SB3. Its *value* is an estimate;
     # its gradient is zero on average while π = π_old, so ent_coef hardly regularises a squashed policy.
@@ -106,15 +106,15 @@ def minibatch_loss(
 
     # A coefficient of 0 would add exact zeros to the gradient, after a quarter of all the work.
     has_bonus = coefficients.has_bonus
-    actor_loss = policy_loss + coefficients.ent_coef * entropy_loss if has_bonus else policy_loss
-    loss = actor_loss + coefficients.vf_coef * value_loss
+    actor = policy_loss + coefficients.ent_coef * entropy_loss if has_bonus else policy_loss
+    loss = actor + coefficients.vf_coef * value_loss
     with th.no_grad():
         log_ratio = evaluation.log_probs - minibatch.old_log_prob
         exact_kl = None if evaluation.kl is None else evaluation.kl.mean()
     return LossTerms(loss, policy_loss, value_loss, entropy_loss, log_ratio, exact_kl)
 
 
-def policy_part(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
+def actor_loss(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
     """The loss that the actor's own optimiser descends.
 
     :param terms: of a minibatch.
@@ -126,7 +126,7 @@ def policy_part(terms: LossTerms, coefficients: LossCoefficients) -> th.Tensor:
     return terms.policy_loss + coefficients.ent_coef * terms.entropy_loss
 
 
-def value_part(values: th.Tensor, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> th.Tensor:
+def critic_loss(values: th.Tensor, minibatch: Any, rule: UpdateRule, coefficients: LossCoefficients) -> th.Tensor:
     """The loss that the critic descends when the policy is not updated: neither actions nor advantages are looked at.
 
     :param values: ``[N]``, V(s) with its graph; reward units.

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import with_frozen_normalizers
-from sb3_ppo_notes.engine.step import policy_loss
+from sb3_ppo_notes.engine.step import evaluate_loss
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import act, evaluate
 from sb3_ppo_notes.policies.memory import Recurrence, SequenceLayout
@@ -191,7 +191,7 @@ def test_lanes_change_neither_loss_nor_gradient(variant, bias):
     for can_reset in (False, True):
         model.rollout_buffer.prepare(model.rule, sequences=SequenceLayout(can_reset=can_reset))
         (batch,) = list(model.rollout_buffer.get(None))
-        loss = policy_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss
+        loss = evaluate_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss
         weights = [weight for weight in model.policy.parameters() if weight.requires_grad]
         found.append((batch.recurrence, [loss, *th.autograd.grad(loss, weights, allow_unused=True)]))
     (apart, expected), (together, got) = found
@@ -390,7 +390,7 @@ def test_the_loss_does_not_depend_on_where_sequences_are_split(length):
         model.policy.sequence_length = longest
         gathered(model)
         (batch,) = list(model.rollout_buffer.get(None))
-        losses.append(policy_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss.item())
+        losses.append(evaluate_loss(model.policy, batch, model.rule.at(1.0), LossCoefficients(0.01, 0.5)).loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
