@@ -336,6 +336,13 @@ MUTANTS = [
         RULES + "test_adapted_learning_rate_is_logged_saved_and_loaded",
     ),
     Mutant(
+        "a layer that counts its calls is recorded",
+        "engine/script.py",
+        "if is_written and not self._writable",
+        "if False and not self._writable",
+        SCRIPT + "test_a_function_that_counts_its_calls_is_refused_before_it_counts",
+    ),
+    Mutant(
         "steps are taken after the update was rolled back",
         "engine/guard.py",
         "        if self.guard.is_rolled_back:\n            return Step(",
