@@ -190,15 +190,15 @@ def public_objects():
 PUBLIC = dict(public_objects())
 # Read by whoever changes them, not looked up: there a docstring says what a name and types do not. The functions of a
 # note, n01_… to n30_…, are the same in each: note.py says what they take.
-NOTES = tuple(f"sb3_ppo_notes.notes.n{digit}" for digit in range(4))
-INNER = ("sb3_ppo_notes.engine.", "sb3_ppo_notes.kernels.", "sb3_ppo_notes.runs.", "tuning.", *NOTES)
+A_NOTE = re.compile(r"sb3_ppo_notes\.notes\.\w+\.n\d\d_")
+INNER = ("sb3_ppo_notes.engine.", "sb3_ppo_notes.kernels.", "sb3_ppo_notes.runs.", "tuning.")
 # Rooms of which a user looks up what they export, and nothing else.
 EXPORTING = ("callbacks", "envs", "persistence")
 
 
 def is_inner(name):
     room, *rest = name.split(".")[1:]
-    return name.startswith(INNER) or (
+    return bool(name.startswith(INNER) or A_NOTE.match(name)) or (
         room in EXPORTING and rest[1] not in importlib.import_module(f"sb3_ppo_notes.{room}").__all__
     )
 
@@ -245,6 +245,12 @@ def test_every_formula_has_its_parts(name):
     # Sums over independent components and plain look-ups need no paper.
     is_trivial = any(word in name for word in ("multi_categorical", "sum_over", "next_values", "_mode"))
     assert is_trivial or "Source:" in text, f"{name} cites no source"
+
+
+def test_a_folder_holds_what_one_can_survey():
+    folders = {path.parent for path in [*FILES, *TUNING_FILES]}
+    modules = {folder: [path for path in folder.glob("*.py") if path.name != "__init__.py"] for folder in folders}
+    assert not {str(folder): len(paths) for folder, paths in modules.items() if len(paths) > 16}
 
 
 def test_sizes():

@@ -20,7 +20,7 @@ from sb3_ppo_notes import rules
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.callbacks import symptoms
 from sb3_ppo_notes.engine.step import EagerStepper
-from sb3_ppo_notes.notes import site
+from sb3_ppo_notes.notes.pages import site
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rules.tables import markdown_table
 from tests.persistence import fault_matrix

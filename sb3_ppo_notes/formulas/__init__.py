@@ -5,6 +5,6 @@ element-wise: they return ``[T, B]`` or ``[N]`` and the update takes the mean, s
 caller's affair.
 
 Above each function stands its equation, in a notation that a test reads and compares with the function at random inputs
-(``sb3_ppo_notes.notes.equations``). A sum reaches to the end of its bracket, or of the line where it has none; ``←``
+(``sb3_ppo_notes/notes/equations/``). A sum reaches to the end of its bracket, or of the line where it has none; ``←``
 gives a new value to the name of the old one; γλ is a product, V(s) and π(a|s) are none.
 """

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from string import Formatter
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -127,7 +128,9 @@ class Note:
     @property
     def module(self) -> ModuleType:
         """Where its text and its functions are."""
-        return importlib.import_module(f"{__package__}.n{self.number:02d}_{self.name.replace('-', '_')}")
+        file = f"n{self.number:02d}_{self.name.replace('-', '_')}"
+        (part,) = (path.parent.name for path in Path(__file__).parent.glob(f"*/{file}.py"))
+        return importlib.import_module(f"{__package__}.{part}.{file}")
 
     @property
     def question(self) -> str:
@@ -177,7 +180,7 @@ class Note:
 
     def _repr_html_(self) -> str:
         """Shown by Jupyter: text, equations, picture, claims."""
-        from sb3_ppo_notes.notes.rendering import fragment
+        from sb3_ppo_notes.notes.pages.rendering import fragment
 
         return fragment(self, seed=0)
 

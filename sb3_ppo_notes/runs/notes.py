@@ -19,10 +19,10 @@ from sb3_ppo_notes._atomic import write_text
 from sb3_ppo_notes.files import usable_processors, write_csv, write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.notes import NOTES, Claim, Note
-from sb3_ppo_notes.notes.equations import blocks
-from sb3_ppo_notes.notes.notebooks import notebook
-from sb3_ppo_notes.notes.searching import rank
-from sb3_ppo_notes.notes.site import Computed, computed, index_page, report, text_page, walk_pages
+from sb3_ppo_notes.notes.equations.tree import blocks
+from sb3_ppo_notes.notes.pages.notebooks import notebook
+from sb3_ppo_notes.notes.pages.searching import rank
+from sb3_ppo_notes.notes.pages.site import Computed, computed, index_page, report, text_page, walk_pages
 from sb3_ppo_notes.persistence import GracefulStop
 from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
 

@@ -32,7 +32,7 @@ from sb3_ppo_notes.formulas.distributions import (
     gaussian,
     squashed,
 )
-from sb3_ppo_notes.notes.equation_values import STANDARD_NORMAL, Bound
+from sb3_ppo_notes.notes.equations.values import STANDARD_NORMAL, Bound
 from sb3_ppo_notes.rules import UpdateRule, loss
 
 #: Length of each axis; no two axes that could be mixed up are equal.

@@ -40,7 +40,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 1: the reward is the action itself",
-        "notes/n01_what_is_log_prob.py",
+        "notes/words/n01_what_is_log_prob.py",
         "reward = (1 + th.sign(actions - 1)) / 2",
         "reward = actions",
     ),
@@ -52,7 +52,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 3: another environment",
-        "notes/n03_what_comes_out.py",
+        "notes/words/n03_what_comes_out.py",
         'gym.make("CartPole-v1")',
         'gym.make("Acrobot-v1")',
     ),
@@ -64,7 +64,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 3: dropout from the start",
-        "notes/n03_what_comes_out.py",
+        "notes/words/n03_what_comes_out.py",
         "    observations = th.randn(64, 4)\n",
         "    actor.append(th.nn.Dropout(0.5))\n    observations = th.randn(64, 4)\n",
     ),
@@ -94,7 +94,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 6: the foil's target is a constant",
-        "notes/n06_what_the_critic_learns.py",
+        "notes/returns/n06_what_the_critic_learns.py",
         "(foil,) = th.autograd.grad(squared_value_error(values, advantages + values).sum(), values)",
         "(foil,) = th.autograd.grad(squared_value_error(values, advantages + 2).sum(), values)",
     ),
@@ -106,7 +106,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 6: two epochs are one",
-        "notes/n06_what_the_critic_learns.py",
+        "notes/returns/n06_what_the_critic_learns.py",
         "for n_epochs in (1, N_EPOCHS):",
         "for n_epochs in (2, N_EPOCHS):",
     ),
@@ -124,7 +124,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 8: the value of the likeliest action",
-        "notes/n08_why_subtract_v.py",
+        "notes/returns/n08_why_subtract_v.py",
         "value = float(p @ REWARDS)",
         "value = float(REWARDS[p.argmax()])",
     ),
@@ -142,7 +142,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 9: the median is subtracted",
-        "notes/n09_why_normalise_advantages.py",
+        "notes/returns/n09_why_normalise_advantages.py",
         "return 1e9 * normalize_advantages(advantages, eps=1e9)",
         "return advantages - advantages.median(-1, keepdim=True).values",
     ),
@@ -172,7 +172,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 11: the surrogate begins at 0",
-        "notes/n11_surrogate.py",
+        "notes/objective/n11_surrogate.py",
         "old = 0.25",
         "old = 0.0",
     ),
@@ -196,7 +196,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 12: the new policy is the old one",
-        "notes/n12_why_old_samples.py",
+        "notes/objective/n12_why_old_samples.py",
         "th.tensor([0.6, 0.4], dtype=th.float64)",
         "th.tensor([0.5, 0.5], dtype=th.float64)",
     ),
@@ -220,43 +220,43 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 15: a learning rate of 0",
-        "notes/n15_when_is_old_old.py",
+        "notes/objective/n15_when_is_old_old.py",
         "learning_rate=3e-4",
         "learning_rate=0.0",
     ),
     NoteMutant(
         "note 15: the old policy is never replaced",
-        "notes/n15_when_is_old_old.py",
+        "notes/objective/n15_when_is_old_old.py",
         "if epoch % every == 0:",
         "if epoch == 0:",
     ),
     NoteMutant(
         "note 15: nothing stops",
-        "notes/n15_when_is_old_old.py",
+        "notes/objective/n15_when_is_old_old.py",
         "logits.data[kl > stop] = before[kl > stop]",
         "pass",
     ),
     NoteMutant(
         "note 13: the foil does not clip",
-        "notes/n13_why_min.py",
+        "notes/objective/n13_why_min.py",
         "return th.clamp(ratio, 1 - clip_range, 1 + clip_range) * advantages",
         "return ratio * advantages",
     ),
     NoteMutant(
         "note 16: advantages not centred",
-        "notes/n16_converges.py",
+        "notes/objective/n16_converges.py",
         "(groups - groups.mean(1, keepdim=True)).flatten()",
         "groups.flatten()",
     ),
     NoteMutant(
         "note 16: rewards without noise",
-        "notes/n16_converges.py",
+        "notes/objective/n16_converges.py",
         "MEANS[actions] + th.randn(len(actions), dtype=th.float64)",
         "MEANS[actions]",
     ),
     NoteMutant(
         "note 16: descends the objective",
-        "notes/n16_converges.py",
+        "notes/objective/n16_converges.py",
         "th.autograd.backward(-objective",
         "th.autograd.backward(objective",
     ),
@@ -268,7 +268,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 17: log-ratio upside down",
-        "notes/n17_which_kl.py",
+        "notes/kl/n17_which_kl.py",
         "gaussian_log_prob(shift * one, one, actions) - gaussian_log_prob(zero, one, actions)",
         "gaussian_log_prob(zero, one, actions) - gaussian_log_prob(shift * one, one, actions)",
     ),
@@ -298,7 +298,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 18: nothing is learned",
-        "notes/n18_why_break.py",
+        "notes/kl/n18_why_break.py",
         "learning_rate=3e-4)",
         "learning_rate=0.0)",
     ),
@@ -340,7 +340,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 21: rewards ten times as large",
-        "notes/n21_entropy_bonus.py",
+        "notes/entropy/n21_entropy_bonus.py",
         "REWARDS, COEFFICIENTS = (1.0, 0.0, 2.0), (0.1, 1.0, 10.0)",
         "REWARDS, COEFFICIENTS = (10.0, 0.0, 20.0), (0.1, 1.0, 10.0)",
     ),
@@ -364,7 +364,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 22: the foil is detached",
-        "notes/n22_one_loss.py",
+        "notes/step/n22_one_loss.py",
         "advantages=minibatch.returns - evaluation.values)",
         "advantages=minibatch.returns - evaluation.values.detach())",
     ),
@@ -376,7 +376,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 21: A2C hardly learns",
-        "notes/n21_entropy_bonus.py",
+        "notes/entropy/n21_entropy_bonus.py",
         'learning_rate="lin_1e-1"',
         'learning_rate="lin_1e-4"',
     ),
@@ -400,7 +400,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 23: the reward is not scaled",
-        "notes/n23_gradient_clip.py",
+        "notes/step/n23_gradient_clip.py",
         "SCALES = (1.0, 1000.0)",
         "SCALES = (1.0, 1.0)",
     ),
@@ -424,7 +424,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 25: nothing is learned",
-        "notes/n25_a2c_is_ppo.py",
+        "notes/machinery/n25_a2c_is_ppo.py",
         'NotesA2C("MlpPolicy", _envs(), seed=seed',
         'NotesA2C("MlpPolicy", _envs(), 0.0, seed=seed',
     ),
@@ -436,7 +436,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 25: every PPO has the same settings",
-        "notes/n25_a2c_is_ppo.py",
+        "notes/machinery/n25_a2c_is_ppo.py",
         "**settings | others)",
         "**settings)",
     ),
@@ -478,7 +478,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 19: nothing is learned",
-        "notes/n19_other_brakes.py",
+        "notes/kl/n19_other_brakes.py",
         "N_ENVS, N_STEPS, N_UPDATES, LEARNING_RATE = 8, 64, 8, 1e-3",
         "N_ENVS, N_STEPS, N_UPDATES, LEARNING_RATE = 8, 64, 8, 1e-9",
     ),
@@ -508,19 +508,19 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 26: environments all seeded and driven alike",
-        "notes/n26_many_environments.py",
+        "notes/machinery/n26_many_environments.py",
         "angles = np.array(steps[WARM_UP:])",
         "angles = np.repeat(np.array(steps[WARM_UP:])[:, :1], SIZE, axis=1)",
     ),
     NoteMutant(
         "note 26: samples are shuffled in time",
-        "notes/n26_many_environments.py",
+        "notes/machinery/n26_many_environments.py",
         "angles = np.array(steps[WARM_UP:])",
         "angles = generator.permuted(np.array(steps[WARM_UP:]), axis=0)",
     ),
     NoteMutant(
         "note 26: nothing is learned",
-        "notes/n26_many_environments.py",
+        "notes/machinery/n26_many_environments.py",
         "learning_rate=1e-3,",
         "learning_rate=1e-9,",
     ),
@@ -586,13 +586,13 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 29: the parts are equal",
-        "notes/n29_many_learners.py",
+        "notes/machinery/n29_many_learners.py",
         "PARTS, SMALL = (160, 96), 1e-8",
         "PARTS, SMALL = (128, 128), 1e-8",
     ),
     NoteMutant(
         "note 29: a gradient that is not so small",
-        "notes/n29_many_learners.py",
+        "notes/machinery/n29_many_learners.py",
         "PARTS, SMALL = (160, 96), 1e-8",
         "PARTS, SMALL = (160, 96), 0.01",
     ),
@@ -604,7 +604,7 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 30: the normaliser stands still",
-        "notes/n30_normaliser.py",
+        "notes/machinery/n30_normaliser.py",
         "norm_reward=False)",
         "norm_reward=False, training=False)",
     ),

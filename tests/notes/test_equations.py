@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import sb3_ppo_notes.formulas
 from sb3_ppo_notes.notes import NOTES
-from sb3_ppo_notes.notes import equations as eq
-from sb3_ppo_notes.notes.equation_values import Context, SilentError, definitions_in, value
-from sb3_ppo_notes.notes.sections import sections_of
-from sb3_ppo_notes.notes.walk import STATIONS
+from sb3_ppo_notes.notes.equations import tree as eq
+from sb3_ppo_notes.notes.equations.values import Context, SilentError, definitions_in, value
+from sb3_ppo_notes.notes.pages.sections import sections_of
+from sb3_ppo_notes.notes.pages.walk import STATIONS
 from tests.notes.equation_cases import CASES
 
 CASE_NAMES = [case.name for case in CASES]

@@ -29,7 +29,7 @@ def mutants_named_in(path):
 PAIRS = sorted(
     {
         (path.stem[4:].replace("_", "-"), mutant)
-        for path in FOLDER.glob("n[0-9]*.py")
+        for path in sorted(FOLDER.glob("*/n[0-9]*.py"))
         for mutant in mutants_named_in(path)
     }
 )

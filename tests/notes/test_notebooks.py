@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sb3_ppo_notes.notes import NOTES
-from sb3_ppo_notes.notes.notebooks import notebook
+from sb3_ppo_notes.notes.pages.notebooks import notebook
 
 
 def code_of(content):

@@ -10,10 +10,10 @@ import pytest
 
 from sb3_ppo_notes.notes import NOTES
 from sb3_ppo_notes.notes.note import LANGUAGES, _run
-from sb3_ppo_notes.notes.rendering import article, code_that_ran, fragment
+from sb3_ppo_notes.notes.pages.rendering import article, code_that_ran, fragment
+from sb3_ppo_notes.notes.pages.site import numbers_of
+from sb3_ppo_notes.notes.pages.walk_pages import anchors
 from sb3_ppo_notes.notes.seeds import QUESTIONS, SOURCES, asked_in
-from sb3_ppo_notes.notes.site import numbers_of
-from sb3_ppo_notes.notes.walk_pages import anchors
 from tests.notes.test_equations import formulas
 
 ROOT = Path(__file__).parent.parent.parent

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from sb3_ppo_notes.formulas import objectives
-from sb3_ppo_notes.notes import sections, walk_pages
-from sb3_ppo_notes.notes.docstrings import Parameter, block_html, inline, parsed
-from sb3_ppo_notes.notes.walk import BESIDE, STATIONS
+from sb3_ppo_notes.notes.pages import sections, walk_pages
+from sb3_ppo_notes.notes.pages.docstrings import Parameter, block_html, inline, parsed
+from sb3_ppo_notes.notes.pages.walk import BESIDE, STATIONS
 
 MODULES = [f"sb3_ppo_notes.{module}" for station in STATIONS for module in station.modules]
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from sb3_ppo_notes.__main__ import main
-from sb3_ppo_notes.notes import NOTES, Notes, site
+from sb3_ppo_notes.notes import NOTES, Notes
 from sb3_ppo_notes.notes.note import Claim, Note
-from sb3_ppo_notes.notes.walk import STATIONS
-from sb3_ppo_notes.notes.walk_pages import page_of
+from sb3_ppo_notes.notes.pages import site
+from sb3_ppo_notes.notes.pages.walk import STATIONS
+from sb3_ppo_notes.notes.pages.walk_pages import page_of
 from sb3_ppo_notes.runs import notes as command
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,8 +23,8 @@ ROOT = Path(__file__).parent.parent.parent
 def few(monkeypatch):
     """One note: what holds of the command holds of it with any number."""
     notes = Notes()
-    notes._modules = {"why-min": "n13_why_min"}
-    notes.numbers = {"why-min": 13}
+    notes._modules = {"why-min": "objective.n13_why_min"}
+    notes.numbers, notes.parts = {"why-min": 13}, {"why-min": "The objective"}
     for module in (command, site):
         monkeypatch.setattr(module, "NOTES", notes)
     return notes

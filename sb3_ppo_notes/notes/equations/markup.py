@@ -7,7 +7,7 @@ is a slash, a bracket has the height of a letter), so that no font with stretchi
 import re
 import unicodedata
 
-from sb3_ppo_notes.notes.equations import (
+from sb3_ppo_notes.notes.equations.tree import (
     BRACKETS,
     SUBSCRIPTS,
     Big,
@@ -44,7 +44,7 @@ OPERATORS = {"·": r"\cdot ", "−": "-", "←": r"\leftarrow ", "≤": r"\le ",
 def block_mathml(block: str) -> str:
     """A block of a docstring: its equations one below the other, what is said between them as text.
 
-    :param block: of :func:`sb3_ppo_notes.notes.equations.blocks`.
+    :param block: of :func:`sb3_ppo_notes.notes.equations.tree.blocks`.
     :return: HTML.
     """
     lines = re.sub(r"\n\s*(?=else\b)", " ", block).split("\n")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_ppo_notes.notes.equations import (
+from sb3_ppo_notes.notes.equations.tree import (
     Big,
     Binary,
     Call,
@@ -80,7 +80,7 @@ class SilentError(EquationError):
 class Context:
     """What symbols mean.
 
-    :param bound: by :attr:`sb3_ppo_notes.notes.equations.Name.key`.
+    :param bound: by :attr:`sb3_ppo_notes.notes.equations.tree.Name.key`.
     :param definitions: of symbols that other equations of the block say: ``p`` by ``p = sigmoid(z)``.
     :param at: the value of each index letter here.
     :param normal: the value of the standard normal variable here.

@@ -21,9 +21,9 @@ from pygments.lexers import PythonLexer
 
 import sb3_ppo_notes.pages as pages
 from sb3_ppo_notes.charts import INK, svg
-from sb3_ppo_notes.notes import equations
-from sb3_ppo_notes.notes.docstrings import inline
-from sb3_ppo_notes.notes.equation_markup import block_mathml
+from sb3_ppo_notes.notes.equations import tree as equations
+from sb3_ppo_notes.notes.equations.markup import block_mathml
+from sb3_ppo_notes.notes.pages.docstrings import inline
 from sb3_ppo_notes.notes.seeds import QUESTIONS, asked_in
 from sb3_ppo_notes.pages import escaped
 

@@ -4,9 +4,9 @@ import inspect
 import unicodedata
 from collections.abc import Iterator
 
-from sb3_ppo_notes.notes import equations
-from sb3_ppo_notes.notes.glossary import TERMS
+from sb3_ppo_notes.notes.equations import tree as equations
 from sb3_ppo_notes.notes.note import Note
+from sb3_ppo_notes.notes.pages.glossary import TERMS
 from sb3_ppo_notes.notes.seeds import QUESTIONS
 
 

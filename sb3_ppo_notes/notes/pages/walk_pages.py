@@ -8,9 +8,9 @@ from typing import NamedTuple
 from pygments.lexers.python import PythonLexer
 from pygments.token import STANDARD_TYPES
 
-from sb3_ppo_notes.notes.docstrings import Docstring, Mathematics, block_html, inline, parameters_html, parsed
-from sb3_ppo_notes.notes.sections import Section, callers, references_in, sections_of, source_of
-from sb3_ppo_notes.notes.walk import BESIDE, STATIONS, Station
+from sb3_ppo_notes.notes.pages.docstrings import Docstring, Mathematics, block_html, inline, parameters_html, parsed
+from sb3_ppo_notes.notes.pages.sections import Section, callers, references_in, sections_of, source_of
+from sb3_ppo_notes.notes.pages.walk import BESIDE, STATIONS, Station
 from sb3_ppo_notes.pages import escaped
 
 #: (module, qualified name)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import re
 import traceback
 from collections.abc import Iterator, Mapping
@@ -13,27 +14,17 @@ import numpy as np
 from sb3_ppo_notes._version import __version__
 from sb3_ppo_notes.callbacks.symptoms import SYMPTOMS, WORDS
 from sb3_ppo_notes.notes import NOTES
-from sb3_ppo_notes.notes.equation_markup import line_mathml
-from sb3_ppo_notes.notes.glossary import TERMS
+from sb3_ppo_notes.notes.equations.markup import line_mathml
 from sb3_ppo_notes.notes.note import Claim, Note
-from sb3_ppo_notes.notes.rendering import LANGUAGE_NAMES, article, document, head
-from sb3_ppo_notes.notes.searching import folded, texts_of
+from sb3_ppo_notes.notes.pages.glossary import TERMS
+from sb3_ppo_notes.notes.pages.rendering import LANGUAGE_NAMES, article, document, head
+from sb3_ppo_notes.notes.pages.searching import folded, texts_of
+from sb3_ppo_notes.notes.pages.walk import STATIONS
+from sb3_ppo_notes.notes.pages.walk_pages import STYLE as WALK_STYLE
+from sb3_ppo_notes.notes.pages.walk_pages import Links, Target, anchors, index_body, page_of, station_body
 from sb3_ppo_notes.notes.seeds import QUESTIONS, asked_in
-from sb3_ppo_notes.notes.walk import STATIONS
-from sb3_ppo_notes.notes.walk_pages import STYLE as WALK_STYLE
-from sb3_ppo_notes.notes.walk_pages import Links, Target, anchors, index_body, page_of, station_body
 from sb3_ppo_notes.pages import POLICY, escaped
 
-#: Number of its first note -> a part's name.
-PARTS = {
-    1: "Words",
-    4: "Returns",
-    11: "The objective",
-    17: "KL",
-    20: "Entropy",
-    22: "Loss and step",
-    25: "Machinery",
-}
 #: Numbers; of more of them the smallest, the mean and the largest are written.
 LONGEST_ROW = 3000
 #: Only hides what does not fit what was typed; without it everything is there.
@@ -220,14 +211,10 @@ def index_page(results: Mapping[str, Computed | None]) -> str:
 
 
 def _list_of_notes(results: Mapping[str, Computed | None]) -> Iterator[str]:
-    is_open = False
-    for name, number in NOTES.numbers.items():
-        part = max(first for first in PARTS if first <= number)
-        if part == number or not is_open:
-            yield "</ul>" * is_open + f"<h2>{PARTS[part]}</h2><ul>"
-            is_open = True
-        yield _entry(NOTES[name], results.get(name))
-    yield "</ul>" * is_open
+    for part, names in itertools.groupby(NOTES, NOTES.parts.__getitem__):
+        yield f"<h2>{part}</h2><ul>"
+        yield from (_entry(NOTES[name], results.get(name)) for name in names)
+        yield "</ul>"
 
 
 def _entry(note: Note, result: Computed | None) -> str:
@@ -314,8 +301,8 @@ def front_page_table() -> str:
 
     :return: Markdown.
     """
-    questions: dict[str, list[str]] = {name: [] for name in PARTS.values()}
-    for name, number in NOTES.numbers.items():
-        questions[PARTS[max(first for first in PARTS if first <= number)]].append(NOTES[name].question)
-    rows = [f"| {part} | {' '.join(asked)} |" for part, asked in questions.items()]
+    rows = [
+        f"| {part} | {' '.join(NOTES[name].question for name in names)} |"
+        for part, names in itertools.groupby(NOTES, NOTES.parts.__getitem__)
+    ]
     return "\n".join(["| part | thirty questions |", "|---|---|", *rows])

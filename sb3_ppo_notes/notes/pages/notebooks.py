@@ -5,8 +5,8 @@ import inspect
 import json
 from typing import Any
 
-from sb3_ppo_notes.notes import equations
-from sb3_ppo_notes.notes.equation_markup import equation_latex
+from sb3_ppo_notes.notes.equations import tree as equations
+from sb3_ppo_notes.notes.equations.markup import equation_latex
 from sb3_ppo_notes.notes.note import Note
 
 FIGURE = """import matplotlib.pyplot as plt

@@ -1,0 +1,1 @@
+"""Part V, entropy: how undecided a policy is."""

@@ -1,0 +1,1 @@
+"""Equations of docstrings: read, compared with their functions, drawn."""

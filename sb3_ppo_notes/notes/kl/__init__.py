@@ -1,0 +1,1 @@
+"""Part IV, KL: how far a policy has moved."""

@@ -1,0 +1,1 @@
+"""Part VII, machinery: environments, processes, order."""

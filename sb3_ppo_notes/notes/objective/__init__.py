@@ -1,0 +1,1 @@
+"""Part III, the objective: what an update climbs."""

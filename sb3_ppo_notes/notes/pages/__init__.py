@@ -1,0 +1,1 @@
+"""Pages, notebooks and search, made of notes, docstrings and sources."""

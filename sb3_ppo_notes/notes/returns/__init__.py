@@ -1,0 +1,1 @@
+"""Part II, returns: what an action was worth."""

@@ -1,0 +1,1 @@
+"""Part VI, loss and step: from two losses to one step."""

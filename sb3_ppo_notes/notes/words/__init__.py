@@ -1,0 +1,1 @@
+"""Part I, words: what the numbers are called and what they are."""
