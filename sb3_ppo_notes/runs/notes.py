@@ -21,7 +21,7 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.notes import NOTES, Claim, Note
 from sb3_ppo_notes.notes.equations.tree import blocks
 from sb3_ppo_notes.notes.pages.notebooks import notebook
-from sb3_ppo_notes.notes.pages.searching import rank
+from sb3_ppo_notes.notes.pages.searching import question_asked, rank
 from sb3_ppo_notes.notes.pages.site import Computed, computed, index_page, report, text_page, walk_pages
 from sb3_ppo_notes.persistence import GracefulStop
 from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
@@ -85,9 +85,14 @@ class Notes:
             (importance, NOTES.numbers[name], name) for name, importance in ranked.items() if importance is not None
         )
         if not found:
-            console.print(f"no note is about {query!r}")
+            console.print(f"no note is about {query!r}; notes --list prints all titles", soft_wrap=True)
             return 1
-        return _print_notes(console, [name for _, _, name in found])
+        for _, number, name in found:
+            asked = question_asked(NOTES[name], query)
+            line = f"{number:2}  {name:26} {NOTES[name].question}" + (f"  ({asked})" if asked else "")
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(f"to read one: python -m sb3_ppo_notes notes {found[0][2]}", highlight=False, soft_wrap=True)
+        return 0
 
     def _write_all(self, console: Console) -> int:
         results: dict[str, Computed | None] = dict.fromkeys(NOTES)

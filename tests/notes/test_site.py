@@ -10,6 +10,7 @@ import pytest
 
 from sb3_ppo_notes.notes import NOTES, PARTS
 from sb3_ppo_notes.notes.pages.glossary import TERMS
+from sb3_ppo_notes.notes.pages.searching import folded, question_asked
 from sb3_ppo_notes.notes.pages.site import computed, index_page, text_page, walk_pages
 from tests.notes.test_notes import HANGUL
 
@@ -214,3 +215,12 @@ def test_every_term_leads_to_a_note():
 def test_parts_follow_each_other_and_each_has_notes():
     assert list(NOTES.numbers.values()) == list(range(1, 31))
     assert list(dict.fromkeys(NOTES.parts.values())) == list(PARTS.values())
+
+
+def test_a_search_answers_with_the_question_that_was_meant():
+    assert (
+        question_asked(NOTES["other-brakes"], "learning rate scheduler")
+        == "What does the learning-rate scheduler follow?"
+    )
+    assert question_asked(NOTES["other-brakes"], "zebra") == ""
+    assert folded("Normalize, sizes") == folded("normalise, sizes")

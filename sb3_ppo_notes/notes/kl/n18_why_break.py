@@ -16,11 +16,11 @@ What the stop ends differs. Of {minibatches} minibatches, {epochs} epochs of {pe
 |---|---|---|---|
 | none | | {policy_steps[0]} | {critic_steps[0]} |
 | `"update"` | SB3 | {policy_steps[1]} | {critic_steps[1]} |
-| `"epoch"` | skrl, which has the factor 1 | {policy_steps[2]} | {critic_steps[2]} |
+| `"epoch"` | skrl (factor 1) | {policy_steps[2]} | {critic_steps[2]} |
 | `"policy"` | Spinning Up | {policy_steps[3]} | {critic_steps[3]} |
 
-The first ends the whole update. The second ends an epoch, and the next one begins with another look: all {epochs}
-epochs begin, though most of them take few steps. The third ends the policy's part only. Why does the critic go on
+Scope `"update"` ends the whole update. `"epoch"` ends an epoch, and the next one begins with another look: all {epochs}
+epochs begin, though most of them take few steps. `"policy"` ends the policy's part only. Why does the critic go on
 there? Because its targets stay valid: they are returns that were really seen, in states that were really visited,
 whatever the policy does in the meantime. It is the policy's objective that expires with the distance.
 

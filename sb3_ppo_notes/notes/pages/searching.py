@@ -1,6 +1,7 @@
 """Notes by words, in four languages and in symbols."""
 
 import inspect
+import re
 import unicodedata
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from sb3_ppo_notes.notes.seeds import QUESTIONS
 
 
 def folded(text: str) -> str:
-    """Without the differences that nobody means when searching: case, width, hyphens.
+    """Without the differences that nobody means when searching: case, width, hyphens, -ise or -ize.
 
     :param text: any.
     :return: to be compared.
@@ -19,7 +20,8 @@ def folded(text: str) -> str:
     >>> folded("Log_Prob ＭＩＮ")
     'log prob min'
     """
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("-", " ").replace("_", " ").split())
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("-", " ").replace("_", " ")
+    return " ".join(re.sub(r"(\w{3})iz(e|ed|er|es|ing|ation)\b", r"\1is\2", plain).split())
 
 
 def texts_of(note: Note) -> Iterator[tuple[int, str]]:
@@ -39,6 +41,19 @@ def texts_of(note: Note) -> Iterator[tuple[int, str]]:
         yield 2, formula.__name__
         yield from ((2, block) for block in equations.blocks(inspect.getdoc(formula) or ""))
     yield 3, note.answer()
+
+
+def question_asked(note: Note, query: str) -> str:
+    """The question among those that a note answers that has most of a query's words.
+
+    :param note: the note.
+    :param query: words.
+    :return: empty if none has any of them.
+    """
+    words = folded(query).split()
+    counts = {QUESTIONS[id]: sum(word in folded(QUESTIONS[id]) for word in words) for id in note.answers}
+    best = max(counts, key=counts.__getitem__)
+    return best if counts[best] else ""
 
 
 def rank(note: Note, query: str) -> int | None:

@@ -30,7 +30,8 @@ LONGEST_ROW = 3000
 #: Only hides what does not fit what was typed; without it everything is there.
 SCRIPT = r"""
 const field = document.querySelector("#search"), items = [...document.querySelectorAll("[data-words]")];
-const fold = text => text.normalize("NFKC").toLowerCase().replace(/[-_\s]+/g, " ").trim();
+const fold = text => text.normalize("NFKC").toLowerCase().replace(/[-_\s]+/g, " ").trim()
+  .replace(/(\w{3})iz(e|ed|er|es|ing|ation)\b/g, "$1is$2");
 field.closest("p").hidden = false;
 field.addEventListener("input", () => {
   const words = fold(field.value).split(" ");

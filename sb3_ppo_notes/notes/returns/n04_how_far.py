@@ -10,7 +10,9 @@ and is paid −1 at the left end and 1 at the right one. Mean squared error of t
 | n | critic says 0 | critic says a quarter of V | critic is right |
 |---|---|---|---|
 | {n[0]} | {errors[0][0]:.3f} | {errors[1][0]:.3f} | {errors[2][0]:.3f} |
+| {n[1]} | {errors[0][1]:.3f} | {errors[1][1]:.3f} | {errors[2][1]:.3f} |
 | {n[2]} | {errors[0][2]:.3f} | {errors[1][2]:.3f} | {errors[2][2]:.3f} |
+| {n[3]} | {errors[0][3]:.3f} | {errors[1][3]:.3f} | {errors[2][3]:.3f} |
 | {n[4]} | {errors[0][4]:.3f} | {errors[1][4]:.3f} | {errors[2][4]:.3f} |
 | {n[6]} | {errors[0][6]:.3f} | {errors[1][6]:.3f} | {errors[2][6]:.3f} |
 | {n[8]} | {errors[0][8]:.3f} | {errors[1][8]:.3f} | {errors[2][8]:.3f} |

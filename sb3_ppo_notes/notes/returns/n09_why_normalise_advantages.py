@@ -174,7 +174,7 @@ def claims(result: Result) -> Iterator[Claim]:
         mutant="deviation not divided by",
     )
     yield Claim(
-        "In groups of two the gradient has an eighteenth of its deviation.",
+        "In groups of two the gradient's deviation, without and with the mean subtracted.",
         (result.raw_deviation, result.centred_deviation),
         (6.30, 0.327),
         0.01,
