@@ -9,6 +9,7 @@ from sb3_ppo_notes.pages import escaped
 #: From an equation in Unicode to an element; ``None`` for what is no equation.
 Mathematics = Callable[[str], str | None]
 FIELD = re.compile(r":(param|return|raises|ivar)\s*([\w.]*):\s*(.*)", re.DOTALL)
+UNIT = re.compile(r"dimensionless|nats|seconds|(environment )?steps|.*\bunits\b.*")
 LABELS = ("Source:", "Deviation:", "Deviations:")
 
 
@@ -72,8 +73,10 @@ def parsed(text: str) -> Docstring:
 def _parameter(name: str, text: str) -> Parameter:
     shape = re.match(r"(``\[[^`]*\]``)(?: or ``\[[^`]*\]``| \(or ``\[[^`]*\]``\))?,?\s*", text)
     meaning = text[shape.end() :] if shape else text
-    meaning, _, unit = meaning.partition("; ")
-    return Parameter(name, shape.group(0).strip(", ") if shape else "", meaning, unit.rstrip("."))
+    rest, _, unit = meaning.rpartition("; ")
+    if not UNIT.fullmatch(unit.rstrip(".")):
+        rest, unit = meaning, ""
+    return Parameter(name, shape.group(0).strip(", ") if shape else "", rest, unit.rstrip("."))
 
 
 def inline(text: str) -> str:
@@ -161,10 +164,14 @@ def parameters_html(parameters: tuple[Parameter, ...]) -> str:
     """
     if not parameters:
         return ""
-    rows = "".join(
-        f"<tr><td><code>{escaped(p.name)}</code></td><td>{inline(p.shape)}</td><td>{inline(p.meaning)}</td>"
-        f"<td>{inline(p.unit)}</td></tr>"
-        for p in parameters
-    )
-    head = "<tr><th>argument</th><th>shape</th><th>meaning</th><th>unit</th></tr>"
-    return f'<div class="wide"><table class="symbols">{head}{rows}</table></div>'
+    columns = {
+        "argument": [f"<code>{escaped(parameter.name)}</code>" for parameter in parameters],
+        "shape": [inline(parameter.shape) for parameter in parameters],
+        "meaning": [inline(parameter.meaning) for parameter in parameters],
+        "unit": [inline(parameter.unit) for parameter in parameters],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    head = "".join(f"<th>{name}</th>" for name in shown)
+    cells_of_rows = zip(*shown.values(), strict=True)
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in cells_of_rows)
+    return f'<div class="wide"><table class="symbols"><tr>{head}</tr>{rows}</table></div>'

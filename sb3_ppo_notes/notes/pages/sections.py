@@ -137,7 +137,7 @@ def references_in(module: str) -> list[Reference]:
     references = []
     for node, caller in _with_callers(source.tree, ""):
         target = _identity(_resolve(node, source.module, caller))
-        if target is None or not isinstance(node, ast.Name | ast.Attribute):
+        if target is None or not isinstance(node, ast.Name | ast.Attribute) or ast.unparse(node) == "self":
             continue
         length = len(node.attr if isinstance(node, ast.Attribute) else node.id)
         line = int(node.end_lineno or node.lineno)
