@@ -927,8 +927,8 @@ MUTANTS = [
     Mutant(
         "a skipped minibatch stays in the means",
         "engine/guard.py",
-        'return Step(None, None, "rolled back" if self.guard.is_rolled_back else "nonfinite")',
-        'return Step(error.terms, None, "rolled back" if self.guard.is_rolled_back else "nonfinite")',
+        'return Step(None, None, None, "rolled back" if self.guard.is_rolled_back else "nonfinite")',
+        'return Step(error.terms.losses, error.terms.log_ratio, None, "rolled back" if self.guard.is_rolled_back else "nonfinite")',
         NONFINITE + "test_one_bad_sample_costs_one_step_an_epoch[eager]",
     ),
     Mutant(

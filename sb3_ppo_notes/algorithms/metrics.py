@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_ppo_notes.algorithms.report import KLEstimates, UpdateReport, ratio_statistics
 from sb3_ppo_notes.engine import Step
-from sb3_ppo_notes.rules.loss import LossTerms
+from sb3_ppo_notes.rules.loss import LOSSES
 
 #: Statistics of minibatches by name, ``[K]`` float32 each.
 Table = dict[str, np.ndarray]
@@ -72,9 +72,9 @@ class Metrics:
         if norms:
             for values in th.stack(norms).tolist():
                 self.norms.append((*values, float(values[0] > self._max_grad_norm)))
-        terms = [step.terms for step in steps if step.terms is not None]
-        if terms:
-            self._tables.append(self._table(terms))
+        steps = [step for step in steps if step.losses is not None]
+        if steps:
+            self._tables.append(self._table(steps))
 
     def end_epoch(self) -> None:
         """Close an epoch."""
@@ -84,14 +84,12 @@ class Metrics:
             self.epochs.append({name: np.concatenate([table[name] for table in self._tables]) for name in names})
         self._tables = []
 
-    def _table(self, terms: list[LossTerms]) -> Table:
-        columns: dict[str, list[th.Tensor]] = {}
-        for name in LossTerms._fields:
-            if name != "log_ratio" and getattr(terms[0], name) is not None:
-                columns["exact" if name == "exact_kl" else name] = [th.stack([getattr(each, name) for each in terms])]
-        for _, group in groupby((each.log_ratio for each in terms), key=len):
+    def _table(self, steps: list[Step]) -> Table:
+        losses = th.stack([step.losses for step in steps])  # type: ignore[misc]
+        columns = {name: [column] for name, column in zip(LOSSES, losses.unbind(1), strict=False)}
+        for _, group in groupby((step.log_ratio for step in steps), key=len):  # type: ignore[arg-type]
             # In one go where they are of one size. A row's mean is summed as a lone vector's is: the same bits.
-            for name, values in ratio_statistics(th.stack(list(group)), self.clip_range).items():
+            for name, values in ratio_statistics(th.stack([*group]), self.clip_range).items():
                 columns.setdefault(name, []).append(values)
         return {name: th.cat(parts).cpu().numpy() for name, parts in columns.items()}
 

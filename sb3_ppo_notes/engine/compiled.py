@@ -22,7 +22,6 @@ from sb3_ppo_notes.policies.hooks import hooks_of
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.shipped import own_code_of
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
-from sb3_ppo_notes.rules.loss import LossTerms
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -221,8 +220,7 @@ class CompiledStepper(EagerStepper):
         if not is_taken.item():
             return None
         self._finish_step()
-        loss, policy, value, entropy, *exact_kl = losses.unbind()
-        return Step(LossTerms(loss, policy, value, entropy, log_ratio, exact_kl[0] if exact_kl else None), norms)
+        return Step(losses, log_ratio, norms)
 
     def _find_function(self, minibatch: Minibatch, arguments: list[th.Tensor], dtypes: tuple[th.dtype, ...]) -> Any:
         """Looked up once, and again if the optimiser is no longer stepped in vectors."""

@@ -60,7 +60,7 @@ class FusedStep:
         self, optimizer: tuple[Elementwise, Any] | None, layout: MinibatchLayout, n_others: int
     ) -> Callable[..., Any]:
         """The function to compile: (weights, gradient, *state, scalars, numbers, owners, *others, *minibatch) ->
-        (is_taken, norms, log-ratio, the loss's other terms). It writes to the weights, the gradient and the state.
+        (is_taken, norms, log-ratio, losses). It writes to the weights, the gradient and the state.
         """
         n_state = 0 if optimizer is None else len(optimizer[0].names)
 
@@ -83,8 +83,7 @@ class FusedStep:
                 after, state_after = rule.step(weights, whole, state, scalars.unbind(), options)
                 for old, new in zip((weights, *state), (after, *state_after), strict=True):
                     old.copy_(th.where(is_taken, new, old))
-            losses = [term for term in terms if term is not None and term is not terms.log_ratio]
-            return is_taken, norms, terms.log_ratio, th.stack(losses)
+            return is_taken, norms, terms.log_ratio, terms.losses
 
         return step
 
@@ -110,9 +109,8 @@ class FusedStep:
         with th.enable_grad():
             terms, _, gradients = loss_and_gradient(evaluate, coefficients, self.phase.trains, parts)
         pairs = zip(gradients, parts, strict=True)
-        return terms.detach(), self.layout.joined(
-            [th.zeros_like(part) if each is None else each for each, part in pairs]
-        )
+        joined = self.layout.joined([th.zeros_like(part) if each is None else each for each, part in pairs])
+        return LossTerms(*(None if term is None else term.detach() for term in terms)), joined  # type: ignore[arg-type]
 
 
 class _Loss(th.nn.Module):

@@ -124,12 +124,12 @@ class GuardedStepper:
         """
         self._place = place
         if self.guard.is_rolled_back:
-            return Step(None, None, "rolled back")
+            return Step(None, None, None, "rolled back")
         try:
             step = self.inner.step(minibatch, trains, place)
         except StepNotFinite as error:
             self.guard.refuse(error, place)
-            return Step(None, None, "rolled back" if self.guard.is_rolled_back else "nonfinite")
+            return Step(None, None, None, "rolled back" if self.guard.is_rolled_back else "nonfinite")
         self.guard.n_steps += step.norms is not None
         return step
 

@@ -96,10 +96,10 @@ class RecordedStepper(EagerStepper):
         if kl is not None:
             if before is not None and self.descent.flat is flat:
                 flat.gradient.vector.copy_(before)  # type: ignore[union-attr]
-            return Step(terms, None, "kl", kl)
+            return Step(terms.losses, terms.log_ratio, None, "kl", kl)
         try:
             check_loss(loss, place)
-            return Step(terms, self.descent.step_from_buffer(norms, place))
+            return Step(terms.losses, terms.log_ratio, self.descent.step_from_buffer(norms, place))
         except NonFiniteError as error:
             raise StepNotFinite(str(error), loss, terms) from None
 

@@ -35,14 +35,17 @@ class StepSettings(NamedTuple):
 class Step(NamedTuple):
     """Results of one minibatch. Tensors stay on the device, so that an epoch of them can be read at once.
 
-    :param terms: of its loss, without a graph; ``None`` for a step of the critic alone.
+    :param losses: ``[4]`` or ``[5]``, total, policy, value, entropy, and the exact KL where the rule needs it; ``None``
+        for a step of the critic alone.
+    :param log_ratio: ``[N]``, log π − log π_old; nats.
     :param norms: ``[3]``, of the gradient before it was clipped: of all weights, of the actor's own, of the critic's
         own; ``None`` if no step was taken.
     :param refused: why no step was taken; after a roll-back none is taken any more in this update.
     :param kl: mean KL(old ‖ new), if it is above the limit; nats.
     """
 
-    terms: LossTerms | None
+    losses: th.Tensor | None
+    log_ratio: th.Tensor | None
     norms: th.Tensor | None
     refused: Literal["kl", "nonfinite", "rolled back"] | None = None
     kl: np.float32 | None = None
@@ -93,14 +96,14 @@ class EagerStepper:
         if trains == "critic":
             values = values_of(self.policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
             loss = critic_loss(values, minibatch, rule, coefficients)  # c₁·mean((V(s) − R)²)
-            return Step(None, self.descend(loss, None, place))
+            return Step(None, None, self.descend(loss, None, place))
         terms = evaluate_loss(self.policy, minibatch, rule, coefficients)  # V(s), log π(a|s), H(π(·|s)), and PPO eq. 9
         kl = kl_beyond_limit(self.settings.kl_limit, terms)
         if kl is not None:
-            return Step(terms.detach(), None, "kl", kl)  # the ratio clip forbids no step; this does
+            return Step(terms.losses, terms.log_ratio, None, "kl", kl)  # the ratio clip forbids no step; this does
         loss = terms.loss if trains == "both" else actor_loss(terms, coefficients)
         norms = self.descend(loss, terms, place)  # gradient, clipped to max_grad_norm, optimiser
-        return Step(terms.detach(), norms)
+        return Step(terms.losses, terms.log_ratio, norms)
 
     def descend(self, loss: th.Tensor, terms: LossTerms | None, place: str) -> th.Tensor:
         """One step down the gradient of a loss; ``[3]``, norms of the gradient."""

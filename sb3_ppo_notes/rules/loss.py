@@ -39,6 +39,10 @@ class LossCoefficients(NamedTuple):
         return isinstance(self.ent_coef, th.Tensor) or self.ent_coef != 0
 
 
+#: Names of :attr:`LossTerms.losses`; the last one only where the rule needs an exact KL.
+LOSSES = ("loss", "policy_loss", "value_loss", "entropy_loss", "exact")
+
+
 class LossTerms(NamedTuple):
     """A minibatch's loss and what it is made of: scalars, except for the log-ratio.
 
@@ -57,10 +61,11 @@ class LossTerms(NamedTuple):
     log_ratio: th.Tensor
     exact_kl: th.Tensor | None
 
-    def detach(self) -> "LossTerms":
-        """The same without a graph, so that those of a whole epoch can be kept."""
-        loss, policy_loss, value_loss, entropy_loss = (each.detach() for each in self[:4])
-        return LossTerms(loss, policy_loss, value_loss, entropy_loss, self.log_ratio, self.exact_kl)
+    @property
+    def losses(self) -> th.Tensor:
+        """``[4]`` or ``[5]``, without a graph, so that those of a whole epoch can be kept: see :data:`LOSSES`."""
+        scalars = self[:4] if self.exact_kl is None else (*self[:4], self.exact_kl)
+        return th.stack(scalars).detach()
 
     def pack(self) -> list[th.Tensor]:
         """The terms that there are."""
