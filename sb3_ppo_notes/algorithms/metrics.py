@@ -87,9 +87,10 @@ class Metrics:
     def _table(self, steps: list[Step]) -> Table:
         losses = th.stack([step.losses for step in steps])  # type: ignore[misc]
         columns = {name: [column] for name, column in zip(LOSSES, losses.unbind(1), strict=False)}
-        for _, group in groupby((step.log_ratio for step in steps), key=len):  # type: ignore[arg-type]
+        log_ratios: list[Any] = [step.log_ratio for step in steps]
+        for _, group in groupby(log_ratios, key=len):
             # In one go where they are of one size. A row's mean is summed as a lone vector's is: the same bits.
-            for name, values in ratio_statistics(th.stack([*group]), self.clip_range).items():
+            for name, values in ratio_statistics(th.stack(list(group)), self.clip_range).items():
                 columns.setdefault(name, []).append(values)
         return {name: th.cat(parts).cpu().numpy() for name, parts in columns.items()}
 

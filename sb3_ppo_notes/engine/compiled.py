@@ -213,7 +213,7 @@ class CompiledStepper(EagerStepper):
         tensors = MinibatchLayout.tensors(minibatch)
         vectors, scalars = self._vectors()
         arguments = [*vectors, scalars, self.numbers, self.owners, *self.others, *tensors]
-        function = self._find_function(minibatch, arguments, tuple(tensor.dtype for tensor in tensors))
+        function = self._find_function(minibatch, arguments, [tensor.dtype for tensor in tensors])
         if function is None:
             return None
         is_taken, norms, log_ratio, losses = function(*arguments)
@@ -222,7 +222,7 @@ class CompiledStepper(EagerStepper):
         self._finish_step()
         return Step(losses, log_ratio, norms)
 
-    def _find_function(self, minibatch: Minibatch, arguments: list[th.Tensor], dtypes: tuple[th.dtype, ...]) -> Any:
+    def _find_function(self, minibatch: Minibatch, arguments: list[th.Tensor], dtypes: list[th.dtype]) -> Any:
         """Looked up once, and again if the optimiser is no longer stepped in vectors."""
         flat, form = self.descent.flat, (self._size, len(arguments), dtypes)
         if self._function is None or self._function[0] is not flat or self._function[1] != form:
