@@ -105,7 +105,10 @@ class RecordedStepper(EagerStepper):
 
     def _results(self, minibatch: Any) -> Sequence[th.Tensor] | None:
         """Results of :meth:`function` for a minibatch; ``None`` if it is to be learned from eagerly."""
-        if self._obstacle is not None or not isinstance(minibatch, Minibatch):
+        if self._obstacle is not None:
+            return None
+        if not isinstance(minibatch, Minibatch):
+            self._failure = "the rollout buffer hands out its minibatches in a way of its own"
             return None
         tensors = MinibatchLayout.tensors(minibatch)
         kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)

@@ -42,7 +42,7 @@ FUNCTIONS = ("forward", "backward", "step")
 OUTSIDE = 2
 
 #: Of the source in ``_lstm.c``: what was built from another one is not called.
-REVISION = 3
+REVISION = 4
 
 
 class Memory(NamedTuple):
@@ -138,8 +138,8 @@ LIBRARY = _load()
 
 
 def in_use() -> str:
-    """``"torch"``, or the instructions that our own code uses: another one rounds otherwise."""
-    return "torch" if LIBRARY is None else ("plain", "avx2", "avx512")[LIBRARY.level]
+    """``"torch"``, or the instructions and the revision of our own code: another one rounds otherwise."""
+    return "torch" if LIBRARY is None else f"{('plain', 'avx2', 'avx512')[LIBRARY.level]}, revision {REVISION}"
 
 
 def weights_of(module: nn.LSTM) -> list[th.Tensor]:

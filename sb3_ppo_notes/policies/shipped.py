@@ -5,10 +5,12 @@ nobody has put another function into a class or an instance. Everything else may
 on the way, and nobody can see its state: it is called as stock SB3 would call it.
 """
 
+import itertools
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
+import torch as th
 import torch.distributions as torch_distributions
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
@@ -16,6 +18,7 @@ from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     MultiCategoricalDistribution,
     StateDependentNoiseDistribution,
+    TanhBijector,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
@@ -68,7 +71,14 @@ METHODS = {
     )
 }
 #: The same of distributions.
-DISTRIBUTION_METHODS = ("proba_distribution", "log_prob", "entropy", "sample", "mode", "get_actions")
+DISTRIBUTION_METHODS = (
+    *("proba_distribution", "log_prob", "entropy", "sample", "mode", "get_actions"),
+    # of gSDE
+    *("get_std", "get_noise", "sample_weights"),
+)
+#: What SB3's squashing holds, and what it does.
+BIJECTOR = {"epsilon": 1e-6}
+BIJECTOR_METHODS = ("forward", "atanh", "inverse", "log_prob_correction")
 #: PyTorch's class below each of SB3's distributions.
 _MADE_OF: dict[type, type] = {
     CategoricalDistribution: torch_distributions.Categorical,
@@ -80,11 +90,13 @@ _MADE_OF: dict[type, type] = {
 #: By the class of a distribution: each class and method that it calls, and that method as it was written.
 _CALLED = {
     kind: [
-        *((kind, name, original(kind, name)) for name in DISTRIBUTION_METHODS),
+        *((kind, name, original(kind, name)) for name in DISTRIBUTION_METHODS if hasattr(kind, name)),
         *((base, name, original(base, name)) for name in ("log_prob", "entropy", "sample", "rsample")),
     ]
     for kind, base in _MADE_OF.items()
 }
+
+_SQUASHING = {name: getattr(TanhBijector, name) for name in BIJECTOR_METHODS}
 
 
 def is_library_class(kind: type) -> bool:
@@ -161,6 +173,13 @@ def keeps_distribution(distribution: Any) -> bool:
     """
     if not vars(distribution).keys().isdisjoint(DISTRIBUTION_METHODS):
         return False
+    bijector = getattr(distribution, "bijector", None)
+    if bijector is not None and (
+        type(bijector) is not TanhBijector
+        or vars(bijector) != BIJECTOR
+        or any(getattr(TanhBijector, name) is not function for name, function in _SQUASHING.items())
+    ):
+        return False
     return all(getattr(cls, name) is function for cls, name, function in _CALLED.get(type(distribution), ()))
 
 
@@ -175,6 +194,9 @@ def own_code_of(policy: Any) -> str | None:
 
 def _own_code(policy: Any) -> Iterator[str]:
     yield from hooks_of(policy)
+    for name, tensor in itertools.chain(policy.named_parameters(), policy.named_buffers()):
+        if type(tensor) not in (th.Tensor, nn.Parameter):  # its operations may be anybody's, see __torch_function__
+            yield f"{name} is a {qualified_name(type(tensor))}"
     for path, module in policy.named_modules():
         where = path or "the policy"
         allowed = NOT_IN_LEARNING if module is policy else set()

@@ -286,6 +286,8 @@ class NotesDictRolloutBuffer(NotesRolloutBuffer, DictRolloutBuffer):
 
 #: As it was written, whatever somebody has put in its place since, in the class or in an instance.
 GET = original(NotesRolloutBuffer, "get")
+#: What SB3's ``get`` lays out anew.
+FLATTENED = ("observations", "actions", "values", "log_probs", "advantages", "returns")
 
 
 def minibatches_of(
@@ -298,9 +300,44 @@ def minibatches_of(
     :param batch_size: samples in a minibatch, ``None`` for all in one.
     :return: an object with a method ``epoch``.
     """
-    if getattr(rollout_buffer.get, "__func__", None) is GET:
-        return MinibatchSampler(rollout_buffer, batch_size, normalizes=True)
-    return SampledMinibatches(rollout_buffer, rule, batch_size)
+    if getattr(rollout_buffer.get, "__func__", None) is not GET:
+        return SampledMinibatches(rollout_buffer, rule, batch_size)
+    if _has_own_samples(rollout_buffer):
+        stock: Any = _StockSamples(rollout_buffer)
+        return SampledMinibatches(stock, rule, batch_size)
+    return MinibatchSampler(rollout_buffer, batch_size, normalizes=True)
+
+
+def _has_own_samples(buffer: RolloutBuffer) -> bool:
+    """``True`` if a subclass, or somebody in an instance, has another version of what SB3's ``get`` is made of.
+
+    SB3's hands out neither masks nor memory nor old distributions: a rollout with one of them is ours to hand out.
+    """
+    if any(getattr(buffer, name, None) is not None for name in ("action_masks", "old_parameters", "states")):
+        return False
+    stock = DictRolloutBuffer if isinstance(buffer, DictRolloutBuffer) else RolloutBuffer
+    names = ("_get_samples", "to_torch", "swap_and_flatten")
+    return any(name in vars(buffer) or getattr(type(buffer), name) is not getattr(stock, name) for name in names)
+
+
+class _StockSamples:
+    """Samples as SB3 hands them out, by way of methods that somebody has replaced.
+
+    :param buffer: of ours, complete.
+    """
+
+    def __init__(self, buffer: RolloutBuffer):
+        self.buffer = buffer
+
+    def get(self, batch_size: int | None) -> Generator[Any, None, None]:
+        """SB3's own ``get``, which puts arrays of another layout in the place of the buffer's; then ours are back."""
+        buffer: Any = self.buffer
+        arrays = {name: vars(buffer)[name] for name in FLATTENED}
+        buffer.generator_ready = False
+        try:
+            yield from super(NotesRolloutBuffer, buffer).get(batch_size)  # type: ignore[misc]
+        finally:
+            vars(buffer).update(arrays, generator_ready=False)
 
 
 def _batch_of_one(observation: Any) -> Any:

@@ -506,3 +506,9 @@ def test_from_a_checkout_the_installed_code_is_found(monkeypatch):
 
     installed(monkeypatch, SOURCES, [*SOURCES, Installed("sb3_ppo_notes/kernels/_lstm.cpython-311.so")])
     assert lstm._load().functions.keys() == lstm.LIBRARY.functions.keys()
+
+
+def test_the_revision_of_our_code_is_part_of_what_a_checkpoint_compares():
+    """Another revision may round otherwise: a run that is resumed under it is not exact, and says so."""
+    name = lstm.in_use()
+    assert name == "torch" or name.endswith(f"revision {lstm.REVISION}")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.schedules import whole_copy
+from sb3_ppo_notes.rollouts import NotesRolloutBuffer
 from tests import environments
 from tests.engine.test_compile import STEADY
 
@@ -502,3 +504,105 @@ def test_compiled_steps_take_weights_of_another_layout():
         transposed(model.policy)
         models.append(learned(model, 3))
     assert far(*models) < 1e-5
+
+
+def absolute_advantages(buffer_class):
+    class Own(buffer_class):
+        def _get_samples(self, *arguments, **more):
+            samples = super()._get_samples(*arguments, **more)
+            return samples._replace(advantages=samples.advantages.abs())
+
+    return Own
+
+
+def doubled_observations(buffer_class):
+    class Own(buffer_class):
+        def to_torch(self, array, copy=True):
+            tensor = super().to_torch(array, copy)
+            return tensor * 2 if tensor.shape[1:] == (4,) else tensor
+
+    return Own
+
+
+@BOTH
+@pytest.mark.parametrize("own", [absolute_advantages, doubled_observations])
+def test_what_a_subclass_of_our_buffer_does_to_samples_counts(pair, own):
+    stock, ours = PAIRS[pair]
+    theirs = learned(model_of(stock, rollout_buffer_class=own(RolloutBuffer)))
+    mine = learned(model_of(ours, rollout_buffer_class=own(NotesRolloutBuffer)))
+    assert_same(mine, theirs)
+    assert "in a way of its own" in str(mine.engine.report())
+
+
+@BOTH
+def test_a_method_of_samples_put_into_our_buffer_is_called(pair):
+    models = []
+    for algorithm in PAIRS[pair]:
+        model = learned(model_of(algorithm), rollouts=1)
+        buffer = model.rollout_buffer
+        buffer._get_samples = lambda *a, own=buffer._get_samples, **k: (
+            lambda samples: samples._replace(returns=samples.returns * 0)
+        )(own(*a, **k))
+        models.append(learned(model, reset_num_timesteps=False))
+    assert_same(*reversed(models))
+
+
+class Counting(th.nn.Parameter):
+    """A weight whose class has a word in every operation, and changes its mind."""
+
+    calls = 0
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        with th._C.DisableTorchFunctionSubclass():
+            result = function(*args, **(kwargs or {}))
+        if function is th.nn.functional.linear and th.is_grad_enabled():
+            Counting.calls += 1
+            result = result * (1.1 if Counting.calls > 60 else 1.0)
+        return result
+
+
+def test_a_weight_of_a_class_of_its_own_is_asked_at_every_step():
+    models = []
+    for algorithm in PAIRS["ppo"]:
+        Counting.calls = 0
+        model = model_of(algorithm, n_steps=64)
+        model.policy.action_net.weight = Counting(model.policy.action_net.weight.detach().clone())
+        model.policy.optimizer = th.optim.Adam(model.policy.parameters(), 1e-3, eps=1e-5)
+        models.append((learned(model), Counting.calls))
+    (theirs, expected), (mine, calls) = models
+    assert calls == expected > 60
+    assert_same(mine, theirs)
+
+
+def half_the_deviation(distribution):
+    distribution.get_std = lambda log_std, own=distribution.get_std: own(log_std) * 0.5
+
+
+def no_noise(distribution):
+    distribution.get_noise = lambda latent, own=distribution.get_noise: own(latent) * 0
+
+
+def another_epsilon(distribution):
+    distribution.bijector.epsilon = 0.3
+
+
+@pytest.mark.parametrize("change", [half_the_deviation, no_noise, another_epsilon])
+def test_what_is_changed_in_the_distribution_of_gsde_counts(change):
+    models = []
+    for algorithm in PAIRS["ppo"]:
+        policy = dict(net_arch=[8], squash_output=change is another_epsilon)
+        model = algorithm(
+            "MlpPolicy",
+            "Pendulum-v1",
+            n_steps=16,
+            batch_size=8,
+            seed=0,
+            device="cpu",
+            use_sde=True,
+            policy_kwargs=policy,
+        )
+        learned(model, rollouts=2)
+        change(model.policy.action_dist)
+        models.append(learned(model, rollouts=2, reset_num_timesteps=False))
+    assert_same(*reversed(models))
