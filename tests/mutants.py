@@ -604,7 +604,7 @@ MUTANTS = [
     ),
     Mutant(
         "the forget gate's slope from the memory after the step",
-        "formulas/memory.py",
+        "formulas/lstm.py",
         "d_cell * before * f * (1.0 - f),",
         "d_cell * cell * f * (1.0 - f),",
         "tests/formulas/test_memory.py::test_the_gradient_of_a_step_is_autograds",

@@ -4,7 +4,7 @@
  *     c = f c' + i g           h = o tanh(c)       c', h': of the step before, 0 where a sequence begins
  *
  * Source: Hochreiter & Schmidhuber 1997, Gers, Schmidhuber & Cummins 2000; names and order of the gates are torch's
- * (nn.LSTM). The equations stand in formulas/memory.py, which is the oracle of this file, as nn.LSTM and autograd are.
+ * (nn.LSTM). The equations stand in formulas/lstm.py, which is the oracle of this file, as nn.LSTM and autograd are.
  *
  * Why it exists: with a few sequences side by side a step is little arithmetic over a megabyte of weights. The
  * library's LSTM turns the weights over on every call, pads, and adds to the weights' gradient step by step. Here the

@@ -186,7 +186,7 @@ def holds_numbers(tensor: th.Tensor, shape: tuple[int, ...]) -> bool:
 def step(memory: Memory) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
     """One step in every lane, without a graph, for acting: h ``[S, H]``, and h and c after, ``[1, S, H]`` each.
 
-    Source: ``formulas.memory``.
+    Source: ``formulas.lstm``.
 
     :param memory: for which :func:`can_run` holds; row r of its features is lane r.
     """

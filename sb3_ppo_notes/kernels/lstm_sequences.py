@@ -12,7 +12,7 @@ from sb3_ppo_notes.kernels.lstm import NARROW, Batch, Memory, library, named, we
 def sequences(memory: Memory, place: th.Tensor, shape: tuple[int, int]) -> th.Tensor:
     """Hidden states of all rows, ``[N, H]``, of sequences that lie in lanes; differentiable in features and weights.
 
-    Source: ``formulas.memory``, applied from step to step.
+    Source: ``formulas.lstm``, applied from step to step.
 
     :param memory: for which ``lstm.can_run`` holds.
     :param place: ``[N]`` int64, step · S + lane of each row. Between two sequences of a lane a step is left empty.

@@ -50,7 +50,7 @@ class Notes(Mapping[str, Note]):
         return iter(self._modules)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of notes."""
         return len(self._modules)
 
 

@@ -78,7 +78,7 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether every number is as expected; a tolerance of 0 means equal to the bit."""
+        """``True`` if every number is as expected; a tolerance of 0 means equal to the bit."""
         if self.relation == "=" and self.tolerance == 0:
             return bool(np.array_equal(self.measured, self.expected))
         measured, expected = np.asarray(self.measured, float), np.asarray(self.expected, float)
@@ -89,7 +89,7 @@ class Claim:
 
     @property
     def numbers(self) -> str:
-        """What was measured and what was expected, in words."""
+        """Measured and expected numbers, in words."""
         if self.expected is True:
             return "yes" if self.holds else "no"
         relation = "" if self.relation == "=" else f"{self.relation} "
@@ -127,7 +127,7 @@ class Note:
 
     @property
     def module(self) -> ModuleType:
-        """Where its text and its functions are."""
+        """The module with its text and its functions."""
         file = f"n{self.number:02d}_{self.name.replace('-', '_')}"
         (part,) = (path.parent.name for path in Path(__file__).parent.glob(f"*/{file}.py"))
         return importlib.import_module(f"{__package__}.{part}.{file}")
@@ -155,7 +155,7 @@ class Note:
         return _run(self, seed)
 
     def claims(self, seed: int = 0) -> tuple[Claim, ...]:
-        """What it asserts, beside what was measured.
+        """Its claims, beside what was measured.
 
         :param seed: of the experiment.
         :return: in the order of the text.

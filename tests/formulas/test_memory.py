@@ -3,7 +3,7 @@
 import pytest
 import torch as th
 
-from sb3_ppo_notes.formulas.memory import Gates, lstm_gates, lstm_step, lstm_step_gradient
+from sb3_ppo_notes.formulas.lstm import Gates, lstm_gates, lstm_step, lstm_step_gradient
 
 N, H = 3, 5
 

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.formulas.memory import lstm_gates, lstm_step, lstm_step_gradient
+from sb3_ppo_notes.formulas.lstm import lstm_gates, lstm_step, lstm_step_gradient
 from sb3_ppo_notes.kernels import lstm, lstm_sequences
 from sb3_ppo_notes.kernels.lstm import Library, Memory
 from sb3_ppo_notes.rules import EarlyStop, UpdateRule

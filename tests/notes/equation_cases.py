@@ -18,11 +18,11 @@ from sb3_ppo_notes.formulas import (
     advantages,
     diagnostics,
     divergences,
-    memory,
     normalization,
     objectives,
     optimizers,
 )
+from sb3_ppo_notes.formulas import lstm as memory
 from sb3_ppo_notes.formulas.distributions import (
     BERNOULLI,
     bernoulli,

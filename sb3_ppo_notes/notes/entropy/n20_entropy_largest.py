@@ -142,7 +142,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Of two actions the entropy is largest where both are equally likely.",
         result.best_of_two,

@@ -207,7 +207,7 @@ def frame(result: Result, frame: Frame, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Exact ascent ends in softmax(R/c), for each of five coefficients.",
         result.climbed,

@@ -186,7 +186,7 @@ def frame(result: Result, frame: Frame, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     mu, standard_errors = result.shifts, result.deviations / math.sqrt(result.n_samples)
     yield Claim(
         "The exact divergence of shifted normal distributions is μ²/2.",

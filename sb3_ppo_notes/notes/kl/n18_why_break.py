@@ -194,7 +194,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Without a stop every minibatch of every epoch is stepped on.",
         result.policy_steps[0],

@@ -225,7 +225,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Without a brake the policy goes at least five times as far as with the penalty.",
         result.mean_kl[0] / result.mean_kl[1],

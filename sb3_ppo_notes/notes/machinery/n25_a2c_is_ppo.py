@@ -153,7 +153,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "PPO with one epoch over one batch is A2C: the weights are equal after every update.",
         result.difference,

@@ -162,7 +162,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Samples from more environments are worth more.",
         np.diff(result.worth),

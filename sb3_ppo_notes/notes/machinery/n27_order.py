@@ -213,7 +213,7 @@ def _spans(events: tuple[str, ...]) -> Iterator[tuple[int, int, int]]:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Everything is called in this order, and nothing else.",
         result.events == result.expected,

@@ -145,7 +145,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "In one process the environments step one after the other: each sees those before it.",
         result.in_turn,

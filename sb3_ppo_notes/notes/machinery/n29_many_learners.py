@@ -170,7 +170,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "The mean of two halves' gradients is the whole's.",
         [result.halves_raw, result.halves_together],

@@ -163,7 +163,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Under the observations as they were seen every ratio is 1, but for rounding.",
         result.stored_error,

@@ -158,7 +158,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     far = 1 / (1 + np.exp(-np.pi))
     yield Claim(
         "At the old policy the surrogate's gradient is the policy gradient.",

@@ -148,7 +148,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "The ratio has the mean 1 under the old policy.",
         result.mean_ratio,

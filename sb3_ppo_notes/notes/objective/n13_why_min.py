@@ -157,7 +157,7 @@ def frame(result: Result, frame: Frame, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "The objective in the six cases.",
         result.objectives,

@@ -160,7 +160,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Under Adam the ratio leaves the range within three steps.",
         result.adam[:3],

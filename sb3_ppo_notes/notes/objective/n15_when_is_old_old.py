@@ -161,7 +161,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "In the first minibatch of an update every ratio is 1.",
         result.first_error,

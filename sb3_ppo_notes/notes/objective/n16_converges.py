@@ -164,7 +164,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "With advantages of mean 0 the objective begins at 0.",
         [result.objective[0], result.clipped_objective[0], result.uniform_objective[0]],

@@ -130,7 +130,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "At n = 1 the squared bias of a critic that says 0 is the closed form.",
         result.bias[0, 0],

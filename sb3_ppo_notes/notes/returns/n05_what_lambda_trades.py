@@ -162,7 +162,7 @@ def frame(result: Result, frame: Frame, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "With a critic that says 0 both ends are bad and the best λ lies between.",
         result.errors[0],

@@ -158,7 +158,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Every λ ends at the value of the policy.",
         result.ends,

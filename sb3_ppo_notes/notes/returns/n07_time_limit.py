@@ -144,7 +144,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "With the bootstrap the critic learns 1/(1−γ).",
         result.bootstrap,

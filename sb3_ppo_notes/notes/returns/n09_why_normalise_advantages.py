@@ -150,7 +150,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     sizes = np.array(result.sizes)
     yield Claim(
         "Without the mean the expected gradient is 1 − 1/N as long.",

@@ -147,7 +147,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "The longer the episode, the larger its return.",
         (result.raw[0], result.raw[-1]),

@@ -209,7 +209,7 @@ def _short(name: str) -> str:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "Of separate networks no weight has a gradient of both losses.",
         result.separate.reached.all(axis=1).sum(),

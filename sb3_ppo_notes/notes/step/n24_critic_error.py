@@ -191,7 +191,7 @@ def frame(result: Result, frame: Frame, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "The squared error at the four places.",
         result.plain,

@@ -181,7 +181,7 @@ def picture(result: Result, figure: Figure) -> None:
 
 
 def claims(result: Result) -> Iterator[Claim]:
-    """What the text says."""
+    """Claims of the text."""
     yield Claim(
         "One logit an action and one value.",
         (*result.actor_shape, *result.critic_shape, *result.biases),
