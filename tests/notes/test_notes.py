@@ -202,7 +202,7 @@ NEEDS_NONE = {
     "beta": "as the Gaussian, for bounded actions",
     "dimensions": "takes distributions apart",
     "squashed": "as the Gaussian, behind a tanh",
-    "memory": "an LSTM",
+    "lstm": "an LSTM",
     "normalization": "running moments",
     "statistics": "of comparisons of runs",
 }
