@@ -13,12 +13,15 @@ from gymnasium import spaces
 NOTHING = np.zeros(1, dtype=np.float32)
 
 
-class Forever(gym.Env[np.ndarray, np.int64]):
-    """One state, a reward of 1 a step, and no end: with γ < 1 the state is worth 1/(1−γ); for a ``TimeLimit``."""
+class OneState(gym.Env[np.ndarray, np.int64]):
+    """One observation, in which nothing is to be seen.
 
-    def __init__(self) -> None:
+    :param n_actions: how many actions there are.
+    """
+
+    def __init__(self, n_actions: int = 2) -> None:
         self.observation_space = spaces.Box(-1, 1, (1,), dtype=np.float32)
-        self.action_space = spaces.Discrete(2)
+        self.action_space = spaces.Discrete(n_actions)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -31,6 +34,10 @@ class Forever(gym.Env[np.ndarray, np.int64]):
         """
         super().reset(seed=seed)
         return NOTHING.copy(), {}
+
+
+class Forever(OneState):
+    """One state, a reward of 1 a step, and no end: with γ < 1 the state is worth 1/(1−γ); for a ``TimeLimit``."""
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Go on.
@@ -41,28 +48,15 @@ class Forever(gym.Env[np.ndarray, np.int64]):
         return NOTHING.copy(), 1.0, False, False, {}
 
 
-class Bandit(gym.Env[np.ndarray, np.int64]):
+class Bandit(OneState):
     """One state, one step an episode, and a reward for each action.
 
     :param rewards: of the actions.
     """
 
     def __init__(self, rewards: Sequence[float]) -> None:
+        super().__init__(len(rewards))
         self.rewards = tuple(rewards)
-        self.observation_space = spaces.Box(-1, 1, (1,), dtype=np.float32)
-        self.action_space = spaces.Discrete(len(self.rewards))
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin.
-
-        :param seed: of nothing.
-        :param options: none.
-        :return: the one observation, no information.
-        """
-        super().reset(seed=seed)
-        return NOTHING.copy(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Pull an arm.
@@ -73,7 +67,7 @@ class Bandit(gym.Env[np.ndarray, np.int64]):
         return NOTHING.copy(), self.rewards[int(action)], True, False, {}
 
 
-class Meeting(gym.Env[np.ndarray, np.int64]):
+class Meeting(OneState):
     """A step that waits until all guests have come: it can only return where the others step at the same time.
 
     Each step leaves a file and waits for those of the others; the reward is how many guests it has seen. No clock is
@@ -86,22 +80,9 @@ class Meeting(gym.Env[np.ndarray, np.int64]):
     """
 
     def __init__(self, folder: str, guest: int, guests: int, patience: float) -> None:
+        super().__init__()
         self.folder, self.guest, self.guests, self.patience = Path(folder), guest, guests, patience
         self.steps = 0
-        self.observation_space = spaces.Box(-1, 1, (1,), dtype=np.float32)
-        self.action_space = spaces.Discrete(2)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin.
-
-        :param seed: of nothing.
-        :param options: none.
-        :return: the one observation, no information.
-        """
-        super().reset(seed=seed)
-        return NOTHING.copy(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Come to the meeting.
