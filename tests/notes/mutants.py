@@ -371,8 +371,8 @@ NOTE_MUTANTS = [
     NoteMutant(
         "note 22: vf_coef before both losses",
         "rules/loss.py",
-        "loss = actor_loss + coefficients.vf_coef * value_loss",
-        "loss = coefficients.vf_coef * (actor_loss + value_loss)",
+        "loss = actor + coefficients.vf_coef * value_loss",
+        "loss = coefficients.vf_coef * (actor + value_loss)",
     ),
     NoteMutant(
         "note 21: A2C hardly learns",

@@ -59,3 +59,8 @@ def test_every_claim_names_a_mutant_that_there_is():
 def test_every_mutant_of_the_notes_is_named_by_a_claim():
     assert {mutant.name for mutant in NOTE_MUTANTS} <= {mutant for _, mutant in PAIRS}
     assert len(BY_NAME) == len(MUTANTS) + len(NOTE_MUTANTS)
+
+
+def test_the_text_of_every_deliberate_bug_stands_exactly_once():
+    counts = {bug.name: (FOLDER.parent / bug.file).read_text().count(bug.right) for bug in [*MUTANTS, *NOTE_MUTANTS]}
+    assert {name: count for name, count in counts.items() if count != 1} == {}
