@@ -1388,11 +1388,32 @@ MUTANTS = [
         REACHED + "test_arrays_of_a_rollout_are_kept_by_whoever_keeps_them",
     ),
     Mutant(
+        "a buffer's own samples are not asked for",
+        "rollouts/buffers.py",
+        "    if _has_own_samples(rollout_buffer):",
+        "    if False:",
+        REACHED + "test_what_a_subclass_of_our_buffer_does_to_samples_counts[absolute_advantages-ppo]",
+    ),
+    Mutant(
+        "a weight of a class of its own is taken for a plain one",
+        "policies/shipped.py",
+        "        if type(tensor) not in (th.Tensor, nn.Parameter):",
+        "        if False:",
+        REACHED + "test_a_weight_of_a_class_of_its_own_is_asked_at_every_step",
+    ),
+    Mutant(
+        "the squashing of gSDE is taken for SB3's",
+        "policies/shipped.py",
+        "    if bijector is not None and (",
+        "    if False and (",
+        REACHED + "test_what_is_changed_in_the_distribution_of_gsde_counts[another_epsilon]",
+    ),
+    Mutant(
         "a second update learns from what the first has seen",
         "rollouts/buffers.py",
-        "        return MinibatchSampler(rollout_buffer, batch_size, normalizes=True)",
-        "        new = MinibatchSampler(rollout_buffer, batch_size, normalizes=True)\n"
-        '        return vars(rollout_buffer).setdefault("last", new)',
+        "    return MinibatchSampler(rollout_buffer, batch_size, normalizes=True)",
+        "    new = MinibatchSampler(rollout_buffer, batch_size, normalizes=True)\n"
+        '    return vars(rollout_buffer).setdefault("last", new)',
         REACHED + "test_what_is_changed_after_samples_were_taken_counts[in_place-a2c]",
     ),
     Mutant(

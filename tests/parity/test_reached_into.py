@@ -595,14 +595,14 @@ def test_what_is_changed_in_the_distribution_of_gsde_counts(change):
         model = algorithm(
             "MlpPolicy",
             "Pendulum-v1",
-            n_steps=16,
-            batch_size=8,
+            n_steps=64,
+            batch_size=16,
             seed=0,
             device="cpu",
             use_sde=True,
             policy_kwargs=policy,
         )
-        learned(model, rollouts=2)
+        learned(model, rollouts=4)
         change(model.policy.action_dist)
-        models.append(learned(model, rollouts=2, reset_num_timesteps=False))
+        models.append(learned(model, rollouts=4, reset_num_timesteps=False))
     assert_same(*reversed(models))
