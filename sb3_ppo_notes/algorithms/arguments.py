@@ -239,7 +239,7 @@ def check_learn_arguments(
     is_allowed = not isinstance(total_timesteps, Real) or float(total_timesteps) >= 0
     check_real("total_timesteps", total_timesteps, "a number >= 0", is_allowed, may_be_infinite=True)
     if log_interval is not None:
-        check_integer("log_interval", _whole(log_interval), minimum=1, because=" or None")
+        check_integer("log_interval", as_integer(log_interval), minimum=1, because=" or None")
     check_flag("reset_num_timesteps", reset_num_timesteps)
     check_flag("progress_bar", progress_bar)
     callbacks = callback if isinstance(callback, list) else [callback]
@@ -253,11 +253,15 @@ def check_learn_arguments(
                 else f", got {callback!r}"
             )
             raise InvalidTypeError(f"callback must be a BaseCallback, a callable or a list of BaseCallbacks{where}")
-    return _whole(total_timesteps)
+    return as_integer(total_timesteps)
 
 
-def _whole(number: Any) -> Any:
-    """1e5 as the int that it is."""
+def as_integer(number: Any) -> Any:
+    """A float without a fraction as an int.
+
+    :param number: anything; ``1e5`` is a number of steps as users write it.
+    :return: an int for it; all else as it is.
+    """
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 

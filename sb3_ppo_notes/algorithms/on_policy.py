@@ -250,9 +250,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._given_rule = vars(self).pop("rule")
         vars(self).update({new: vars(self).pop(old) for old, new in OLD_NAMES.items() if old in vars(self)})
         vars(self).update(plain_arguments({name: vars(self)[name] for name in CHECKS if name in vars(self)}))
+        explicit = vars(self).pop("_explicit", ())
         rule = self._given_rule
         if rule is not None:
-            set_arguments_from(rule, self)
+            set_arguments_from(rule, self, explicit)
         if self.rollout_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = NotesDictRolloutBuffer if is_dict else NotesRolloutBuffer
@@ -331,7 +332,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         kwargs = plain_arguments(kwargs)
         check_arguments(kwargs)
         file = ModelFile(path)
-        replacements, attributes = file.replacements(custom_objects), file.attributes | kwargs
+        replacements, attributes = (
+            file.replacements(custom_objects),
+            file.attributes | kwargs | {"_explicit": {*kwargs}},
+        )
         with file.naming_missing_packages():
             model = super().load(path, env, device, replacements, print_system_info, force_reset, **attributes)
         if "learning_rate" in kwargs:

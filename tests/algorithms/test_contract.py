@@ -473,3 +473,13 @@ def test_report_has_sb3s_windows():
     assert report.policy_loss == model.logger.name_to_value["train/policy_gradient_loss"]
     assert json.dumps(float(report.approx_kl))
     assert report.gradient_norm > 0
+
+
+@pytest.mark.parametrize(("argument", "value"), [("clip_range", 0.2), ("gae_lambda", 0.95), ("target_kl", None)])
+def test_loading_takes_no_argument_that_the_files_rule_contradicts_not_even_a_default(tmp_path, argument, value):
+    objective = ClippedSurrogate(0.1)
+    rule = UpdateRule(policy_objective=objective, advantage_estimator=GAE(0.9), kl_controls=(EarlyStop(0.01),))
+    NotesPPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu", rule=rule).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"{argument} must agree with rule"):
+        NotesPPO.load(tmp_path / "model", device="cpu", **{argument: value})
+    assert NotesPPO.load(tmp_path / "model", device="cpu", clip_range=0.1).rule.policy_objective == objective
