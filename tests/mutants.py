@@ -1388,6 +1388,14 @@ MUTANTS = [
         REACHED + "test_arrays_of_a_rollout_are_kept_by_whoever_keeps_them",
     ),
     Mutant(
+        "a default that is written down in load counts for nothing",
+        "algorithms/on_policy.py",
+        ' | {"_explicit": {*kwargs}}',
+        "",
+        "tests/algorithms/test_contract.py::"
+        "test_loading_takes_no_argument_that_the_files_rule_contradicts_not_even_a_default[clip_range-0.2]",
+    ),
+    Mutant(
         "a buffer's own samples are not asked for",
         "rollouts/buffers.py",
         "    if _has_own_samples(rollout_buffer):",
