@@ -1,6 +1,6 @@
 """Proximal Policy Optimisation: a drop-in for ``stable_baselines3.PPO``."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -10,6 +10,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.algorithms.report import UpdateReport
+from sb3_ppo_notes.processes import Group
 from sb3_ppo_notes.rules import (
     GAE,
     AdvantageNormalization,
@@ -76,6 +77,11 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     :param on_nonfinite: what a loss, a gradient or a weight that is NaN or infinite leads to: ``"raise"`` a
         NonFiniteError, or ``"skip_update"``: leave out that step (if it is a weight: undo the update), count it as
         ``notes/skipped_updates``, and raise only after ten updates of which nothing was left.
+    :param processes: ``"auto"``: this process is one of those that torchrun has started, and all of them train this
+        one model; or a :class:`~sb3_ppo_notes.processes.Group`. ``batch_size`` and all numbers of steps are then those
+        of the whole training, ``env`` this process's share of the environments. ``None`` for one process.
+    :param shards: number V of parts of the training, a multiple of the number of processes; ``None`` for one a process.
+        It decides what is computed: with V fixed, any number of processes ends with the same weights.
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -116,6 +122,8 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         compile: bool = False,
         precision: str = "float32",
         on_nonfinite: str = "raise",
+        processes: Literal["auto"] | Group | None = None,
+        shards: int | None = None,
     ):
         self._construct(locals())
 

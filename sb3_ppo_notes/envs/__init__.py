@@ -2,6 +2,7 @@
 
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.envs.lean_vec_env import LeanVecEnv
+from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv
 from sb3_ppo_notes.envs.supervised_vec_env import SupervisedVecEnv
 from sb3_ppo_notes.envs.vector_env import GymnasiumVecEnv, make_gymnasium_vec
 from sb3_ppo_notes.envs.worker_errors import EnvWorkerError, EnvWorkerTimeoutError
@@ -11,6 +12,7 @@ __all__ = [
     "EnvWorkerTimeoutError",
     "GymnasiumVecEnv",
     "LeanVecEnv",
+    "ShardedVecEnv",
     "SupervisedVecEnv",
     "environment_error",
     "make_gymnasium_vec",
