@@ -85,9 +85,9 @@ def collect_rollouts(
 ) -> bool:
     """Fill a buffer with experience of the current policy.
 
-    Order of operations, use of random numbers, callback calls and the names in ``callback.locals`` are SB3's. One
-    difference is visible there: SB3 adds the value of a truncated episode's last observation to the very ``rewards``
-    array the callback was given; here the callback keeps what the environment paid.
+    Order of operations, use of random numbers, callback calls and names in ``callback.locals`` are SB3's. One
+    thing differs: SB3 adds the value of a truncated episode's last observation to the very ``rewards`` array that the callback
+    was given; here the callback keeps what the environment paid.
 
     :param model: the algorithm: its policy acts, its counters advance.
     :param env: the training environments.
@@ -95,8 +95,7 @@ def collect_rollouts(
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
     :param acting: finds out how actions are chosen; asked again whenever somebody may have changed the policy.
-    :param prepare: sets in the buffer what the rollout is for; asked again before advantages are computed, because a
-        callback may have changed it.
+    :param prepare: sets in the buffer what the rollout is for; called again before advantages are computed.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
     :param shards: of a training on several processes: the steps of all are counted, and all leave at the same step.
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
@@ -160,8 +159,8 @@ class _AllProcesses:
         if self.shards is None:
             return is_wished
         self.is_wished |= is_wished
-        is_asked = n_steps == self.last or (n_steps + 1) % STEPS_BETWEEN_QUESTIONS == 0
-        return is_asked and self.shards.any(self.is_wished)
+        is_time = n_steps == self.last or (n_steps + 1) % STEPS_BETWEEN_QUESTIONS == 0
+        return is_time and self.shards.any(self.is_wished)
 
 
 def _last_values(model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor) -> th.Tensor:

@@ -93,8 +93,9 @@ def reset_noise(model: Any, env: VecEnv) -> None:
 def run_step_hooks(model: Any, n_steps: int) -> bool:
     """Call the hooks between two steps.
 
-    Several processes do so every 64 steps, because they must all do the same. Here, and nowhere else within a rollout, model, buffer and environments are all at the same step and every callback
-    has seen it: a run that is left or saved here can be taken up as if nothing had happened.
+    Here, and nowhere else within a rollout, model, buffer and environments are all at the same step and every callback
+    has seen it: a run that is left or saved here can be taken up as if nothing had happened. Of several processes the
+    hooks are called at every 64th step, and all stop together.
 
     :param model: the algorithm.
     :param n_steps: steps in the buffer.
