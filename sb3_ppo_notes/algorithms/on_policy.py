@@ -108,6 +108,8 @@ OF_A_RUN = (
 )
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="NotesOnPolicyAlgorithm")
+#: SB3's list[BaseCallback] is no list of one kind of callback, such as ours, to a type checker.
+SomeCallback = TypeVar("SomeCallback", bound=BaseCallback)
 
 
 class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
@@ -126,6 +128,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     }
     #: The algorithm's name in the field, for messages.
     algorithm_name: ClassVar[str]
+    #: SB3 says "or None", which it is only of a model that was loaded without.
+    env: VecEnv
     ent_coef: Any
     vf_coef: Any
     max_grad_norm: Any
@@ -624,7 +628,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     def learn(
         self: SelfAlgorithm,
         total_timesteps: int,
-        callback: MaybeCallback = None,
+        callback: MaybeCallback | list[SomeCallback] = None,
         log_interval: int | None = 1,
         tb_log_name: str = "OnPolicyAlgorithm",
         reset_num_timesteps: bool = True,
