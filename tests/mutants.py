@@ -23,6 +23,7 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+CONTRIB = "tests/policies/test_contrib_interface.py::"
 FILES = "tests/parity/test_files.py::"
 LSTM = "tests/kernels/test_lstm.py::"
 SCRIPT = "tests/engine/test_script.py::"
@@ -482,6 +483,27 @@ MUTANTS = [
         "nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)",
         "nonterminal = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
         RECURRENT + "test_an_episodes_start_forgets_everything",
+    ),
+    Mutant(
+        "of sb3-contrib's sequences each step begins with the first one's states",
+        "policies/memory.py",
+        "policy.one_step(states, starts))",
+        "policy.one_step(steps.states, starts))",
+        CONTRIB + "test_each_method_says_what_contribs_says[4-two_memories-discrete]",
+    ),
+    Mutant(
+        "the actor's states are read as the critic's",
+        "policies/recurrent.py",
+        "if which == 0 else (*zeros",
+        "if True else (*zeros",
+        CONTRIB + "test_each_method_says_what_contribs_says[1-two_memories-discrete]",
+    ),
+    Mutant(
+        "a recurrent policy's own methods are taken for somebody's",
+        "policies/shipped.py",
+        '.startswith("sb3_ppo_notes.")',
+        '.startswith("sb3_contrib.")',
+        CONTRIB + "test_the_methods_count_as_shipped_until_somebody_replaces_one",
     ),
     Mutant(
         "sequences run over an episode's start",
