@@ -1297,6 +1297,13 @@ MUTANTS = [
         CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
     ),
     Mutant(
+        "hooks are named by what follows from them",
+        "engine/engine.py",
+        "        if hooks is not None:\n",
+        "        if False:\n",
+        CHANGED_BY_WATCHER + "test_an_eager_step_names_the_hook_too_and_not_what_follows_from_it",
+    ),
+    Mutant(
         "who watches an update cannot change it",
         "engine/engine.py",
         "        stepper.resume()\n",
