@@ -52,7 +52,7 @@ from sb3_ppo_notes.algorithms.schedules import AnsweredOnce, ask_schedules
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watchers import Watchers
 from sb3_ppo_notes.engine import Engine, Phase
-from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.envs.make import as_vec_env, make_env
 from sb3_ppo_notes.envs.restarts import restarts_of
 from sb3_ppo_notes.envs.spaces import SUPPORTED, check_spaces
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
@@ -350,7 +350,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        return guard_environments(OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper))
+        return guard_environments(OnPolicyAlgorithm._wrap_env(as_vec_env(env), verbose, monitor_wrapper))
 
     # -- files --------------------------------------------------------------------------------------------------------
 
