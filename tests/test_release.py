@@ -28,13 +28,14 @@ PROGRAM = """
 import sb3_ppo_notes
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.kernels import lstm
+from sb3_ppo_notes.kernels.compiled import path_of
 
 calls = []
 run = lstm.Library.run
 lstm.Library.run = lambda self, name, batch: (calls.append(name), run(self, name, batch))
 NotesPPO("MlpLstmPolicy", "CartPole-v1", n_steps=32, policy_kwargs={"lstm_hidden_size": 64}, seed=0).learn(64)
 NotesPPO.from_recipe("skrl", "CartPole-v1", seed=0).learn(64)
-print(sb3_ppo_notes.__file__, lstm.LIBRARY is not None and lstm._path(), *sorted(set(calls)), lstm.in_use(), sep="\\n")
+print(sb3_ppo_notes.__file__, lstm.LIBRARY is not None and path_of("kernels._lstm"), *sorted(set(calls)), lstm.in_use(), sep="\\n")
 """
 
 
