@@ -1297,6 +1297,13 @@ MUTANTS = [
         CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
     ),
     Mutant(
+        "hooks are named by what follows from them",
+        "engine/engine.py",
+        "        if hooks is not None:\n",
+        "        if False:\n",
+        CHANGED_BY_WATCHER + "test_an_eager_step_names_the_hook_too_and_not_what_follows_from_it",
+    ),
+    Mutant(
         "who watches an update cannot change it",
         "engine/engine.py",
         "        stepper.resume()\n",
@@ -1487,5 +1494,26 @@ MUTANTS = [
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
         "cells = function.__closure__ or ()",
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",
+    ),
+    Mutant(
+        "a checkpoint is resumed as the other algorithm",
+        "persistence/checkpoint.py",
+        "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
+        "if False:",
+        PERSISTENCE + "test_environments.py::test_another_class_than_the_checkpoints_is_refused",
+    ),
+    Mutant(
+        "a type checker refuses a schedule by name",
+        "algorithms/ppo.py",
+        "learning_rate: float | str | Schedule = 3e-4,",
+        "learning_rate: float | Schedule = 3e-4,",
+        "tests/test_typing.py::test_mypy_strict_accepts_a_typed_program",
+    ),
+    Mutant(
+        "a type checker knows no class of a loaded model",
+        "persistence/safe.py",
+        ") -> NotesPPO | NotesA2C:",
+        ") -> object:",
+        "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
     ),
 ]

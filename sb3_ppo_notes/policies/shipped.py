@@ -24,7 +24,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from sb3_ppo_notes.policies.hooks import hooks_of, qualified_name
+from sb3_ppo_notes.policies.hooks import hook_reason, qualified_name
 
 #: By the first part of their modules' names.
 LIBRARIES = ("torch", "stable_baselines3", "sb3_ppo_notes")
@@ -200,7 +200,9 @@ def own_code_of(policy: Any) -> str | None:
 
 
 def _own_code(policy: Any) -> Iterator[str]:
-    yield from hooks_of(policy)
+    hooks = hook_reason(policy)
+    if hooks is not None:
+        yield hooks
     for name, tensor in itertools.chain(policy.named_parameters(), policy.named_buffers()):
         if type(tensor) not in (th.Tensor, nn.Parameter):  # its operations may be anybody's, see __torch_function__
             yield f"{name} is a {qualified_name(type(tensor))}"
