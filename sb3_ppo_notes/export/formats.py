@@ -45,12 +45,16 @@ def write(actor: Actor, path: Path) -> None:
     batch = th.export.Dim(BATCH, min=1)
     free = {each.name: {each.shape.index(BATCH): batch} for each in actor.inputs}
     with th.no_grad(), _silence():
-        program = th.export.export(actor, (inputs,), dynamic_shapes=(free,))
-        if path.suffix == PT2:
-            th.export.save(program, path)
-            return
-        names: dict[str, Any] = {"input_names": list(inputs), "output_names": list(actor.outputs)}
-        th.onnx.export(program, (), str(path), **names, external_data=False, verbose=False, dynamo=True)
+        try:
+            program = th.export.export(actor, (inputs,), dynamic_shapes=(free,))
+            if path.suffix == PT2:
+                th.export.save(program, path)
+                return
+            names: dict[str, Any] = {"input_names": list(inputs), "output_names": list(actor.outputs)}
+            th.onnx.export(program, (), str(path), **names, external_data=False, verbose=False, dynamo=True)
+        except RuntimeError as error:  # of which torch's own errors are
+            line = " ".join(str(error).split())
+            raise InvalidValueError(f"model must have a policy that torch.export can trace ({line[:300]})") from error
 
 
 @contextmanager

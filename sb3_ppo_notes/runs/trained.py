@@ -26,22 +26,24 @@ def run_config(logdir: Path, argument: str = "logdir") -> RunConfig:
     return resolve_config(str(logdir / CONFIG), {})[0]
 
 
-def finished_model(config: RunConfig, logdir: Path) -> NotesOnPolicyAlgorithm:
-    """The model of a finished run in one fresh environment, whose normaliser learns no more."""
+def finished_model(config: RunConfig, logdir: Path, best: str = "") -> NotesOnPolicyAlgorithm:
+    """The model of a finished run in one fresh environment, whose normaliser learns no more; ``best``: before names."""
     model = build_model(_for_one_environment(config))
-    load_weights(model, logdir / MODEL)
-    load_normalizer(model.get_env(), logdir / NORMALIZER)
+    load_weights(model, logdir / f"{best}{MODEL}")
+    load_normalizer(model.get_env(), logdir / f"{best}{NORMALIZER}")
     return model
 
 
 def trained_model(run: Path, env: str | None = None) -> NotesOnPolicyAlgorithm:
     """A trained model on the CPU, with fresh environments. Nothing in the files is executed.
 
-    :param run: a run's folder, or its model.zip; its newest checkpoint where it is not finished; one checkpoint; a
+    :param run: a run's folder (its newest checkpoint if it is not finished), or a model in it; one checkpoint; a
         model's file from anywhere.
     :param env: id of its environment, for a file or a checkpoint that lies in no run's folder.
     """
-    if run.name == MODEL and (run.parent / CONFIG).is_file():
+    best = run.name.removesuffix(MODEL) if run.name.endswith(MODEL) and (run.parent / CONFIG).is_file() else None
+    run = run if best is None else run.parent
+    if run.name == CHECKPOINTS and (run.parent / CONFIG).is_file():
         run = run.parent
     is_checkpoint = bool(NAME.fullmatch(run.name))
     folder = run.parent.parent if is_checkpoint else run
@@ -49,7 +51,7 @@ def trained_model(run: Path, env: str | None = None) -> NotesOnPolicyAlgorithm:
         if env is not None:
             raise InvalidValueError(f"env must be left out with a run, whose {CONFIG} says it, got {env!r}")
         if not is_checkpoint and ((folder / MODEL).is_file() or not checkpoints_in(folder / CHECKPOINTS)):
-            return finished_model(replace(run_config(run, "run"), device="cpu"), run)
+            return finished_model(replace(run_config(run, "run"), device="cpu"), run, best or "")
         fresh = build_model(replace(resolve_config(str(folder / CONFIG), {})[0], device="cpu"))
         assert fresh.env is not None  # it was just built with one
         return load_checkpoint(run if is_checkpoint else run / CHECKPOINTS, fresh.env, device="cpu")
@@ -62,7 +64,7 @@ def trained_model(run: Path, env: str | None = None) -> NotesOnPolicyAlgorithm:
             f"env must be the id of its environment for {run}, which lies in no run's folder; got None"
         )
     check_environment(env)
-    return load_checkpoint(run, env, device="cpu") if run.is_dir() else load_safe(run, env, device="cpu")  # type: ignore[arg-type]
+    return load_checkpoint(run, env, device="cpu") if run.is_dir() else load_safe(run, env, device="cpu")
 
 
 def _for_one_environment(config: RunConfig) -> RunConfig:
