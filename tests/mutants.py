@@ -47,6 +47,8 @@ TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
 BUFFERS = "tests/rollouts/test_buffers.py::"
+GROUP = "tests/processes/test_group.py::"
+FAILURES = "tests/processes/test_failures.py::"
 
 MUTANTS = [
     Mutant(
@@ -1515,5 +1517,71 @@ MUTANTS = [
         ") -> NotesPPO | NotesA2C:",
         ") -> object:",
         "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
+    ),
+    Mutant(
+        "vectors of processes lie in another order than their ranks",
+        "processes/shared_memory.py",
+        "4 * self.rank * length",
+        "4 * (self.size - 1 - self.rank) * length",
+        GROUP + "test_memory_and_sockets_give_the_same_bits_in_the_order_of_ranks",
+    ),
+    Mutant(
+        "the next exchange overwrites what the last one gave",
+        "processes/shared_memory.py",
+        "self._turn % BUFFERS, :",
+        "0, :",
+        GROUP
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-2000-17]",
+    ),
+    Mutant(
+        "a rank says that it has come before its numbers have",
+        "processes/_shared.c",
+        "    memcpy(place, source, size);\n",
+        "    atomic_store_explicit(&own->turn, turn, memory_order_release);\n    memcpy(place, source, size);\n",
+        GROUP
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[2-300-200000]",
+    ),
+    Mutant(
+        "who waits looks only at the first rank",
+        "processes/_shared.c",
+        "for (int rank = 0; rank < n_ranks; rank++)",
+        "for (int rank = 0; rank < 1; rank++)",
+        GROUP
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-2000-17]",
+    ),
+    Mutant(
+        "a failure is told without its traceback",
+        "processes/failures.py",
+        '{error}\\n\\nThere:\\n{lines}"',
+        '{error}"',
+        FAILURES + "test_an_exception_is_raised_in_all_with_its_own_words_and_traceback[2-0-gloo]",
+    ),
+    Mutant(
+        "a failure is not told",
+        "processes/failures.py",
+        "return self.report(Failure([self.rank], text, is_silent=False))",
+        "return Failure([self.rank], text, is_silent=False)",
+        FAILURES + "test_an_exception_is_raised_in_all_with_its_own_words_and_traceback[3-1-shared memory]",
+    ),
+    Mutant(
+        "nobody sees that a process has ended",
+        "processes/failures.py",
+        "return [rank for rank, end in self._ends.items() if end in ended]",
+        "return []",
+        FAILURES + "test_a_process_that_is_killed_is_named[3-1-shared memory]",
+    ),
+    Mutant(
+        "who fails does not wait until the others have heard of it",
+        "processes/failures.py",
+        "while informed <= len(others) and",
+        "while False and",
+        FAILURES + "test_who_fails_waits_until_the_others_have_heard_of_it[gloo]",
+    ),
+    Mutant(
+        "processes that differ are not compared",
+        "processes/group.py",
+        "if each != usual]",
+        "if False]",
+        GROUP + "test_processes_that_differ_are_named[gloo]",
     ),
 ]

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -650,12 +650,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         check_that_it_can_learn(self)
         before = self.last_report
-        if self._shards is not None:
-            self._shards.check_equal(digest_of(self.policy), "weights")
-            if not self._shards.is_writer:
-                callback, progress_bar = without_reports(callback), False
-                silence(self)
-        with _naming_checkpoint(self):
+        if self._shards is not None and not self._shards.is_writer:
+            callback, progress_bar = without_reports(callback), False
+            silence(self)
+        with _naming_checkpoint(self), nullcontext() if self._shards is None else self._shards.learning(self.policy):
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )
