@@ -78,6 +78,17 @@ class Shards:
         """
         check_equal(self.group, digest, what)
 
+    @contextmanager
+    def learning(self, digest: str) -> Iterator[None]:
+        """A context in which all learn together; an exception in one process is one in all.
+
+        :param digest: of the weights that this process begins with.
+        :return: the context.
+        """
+        with self.group.telling_failures():
+            self.check_equal(digest, "weights")
+            yield
+
     def split(self, length: int) -> list[slice]:
         """The places of this process's shards in an array of its environments.
 
