@@ -119,7 +119,7 @@ def collect_rollouts(
             model.policy.reset_noise(env.num_envs)
         step = stepping.step()
         model.num_timesteps += env.num_envs
-        callback.update_locals(visible | step | {"n_steps": n_steps})
+        callback.update_locals({**visible, **step, "n_steps": n_steps})
         if not callback.on_step():
             unfinished = UnfinishedStep(env, n_steps, partial(stepping.store, step))
             model._unfinished_step = unfinished  # type: ignore[attr-defined]
@@ -216,13 +216,13 @@ class _Stepping:
         }
         if self.is_halved:
             self._store_policy_step(step)
-        new_obs, rewards, dones, infos = self._answers(clipped_actions)
-        return step | {"new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos}
+        step["new_obs"], step["rewards"], step["dones"], step["infos"] = self._answers(clipped_actions)
+        return step
 
     def _store_policy_step(self, step: dict[str, Any]) -> None:
         self.buffer.store_policy_step(
             self.model._last_obs,
-            _as_stored(self.model, step["actions"]),
+            step["actions"],
             self.model._last_episode_starts,
             step["values"],
             step["log_probs"],
