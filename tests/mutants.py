@@ -1285,8 +1285,8 @@ MUTANTS = [
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)",
-        "kind = len(minibatch.returns), ()",
+        "kind = minibatch.returns.shape[0], tuple(tensor.dtype for tensor in tensors)",
+        "kind = minibatch.returns.shape[0], ()",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
     Mutant(
