@@ -18,6 +18,7 @@ ROOMS = [
     "formulas",
     "rules",
     "kernels",
+    "processes",
     "envs",
     "policies",
     "rollouts",
@@ -191,7 +192,13 @@ PUBLIC = dict(public_objects())
 # Read by whoever changes them, not looked up: there a docstring says what a name and types do not. The functions of a
 # note, n01_… to n30_…, are the same in each: note.py says what they take.
 A_NOTE = re.compile(r"sb3_ppo_notes\.notes\.\w+\.n\d\d_")
-INNER = ("sb3_ppo_notes.engine.", "sb3_ppo_notes.kernels.", "sb3_ppo_notes.runs.", "tuning.")
+INNER = (
+    "sb3_ppo_notes.engine.",
+    "sb3_ppo_notes.kernels.",
+    "sb3_ppo_notes.processes.",
+    "sb3_ppo_notes.runs.",
+    "tuning.",
+)
 # Rooms of which a user looks up what they export, and nothing else.
 EXPORTING = ("callbacks", "envs", "persistence")
 
@@ -308,8 +315,10 @@ def own_arguments(algorithm):
 def test_no_argument_is_accepted_and_ignored(name):
     algorithm = getattr(sb3_ppo_notes, name)
     read = arguments_read_while_learning(algorithm)
-    # Used when the optimiser is built: tests/parity compares both with stock.
-    assert own_arguments(algorithm) - read == ({"use_rms_prop", "rms_prop_eps"} if name == "NotesA2C" else set())
+    # Used when the optimiser is built: tests/parity compares both with stock. And when a group of processes is joined:
+    # tests/processes.
+    elsewhere = {"processes", "shards"} | ({"use_rms_prop", "rms_prop_eps"} if name == "NotesA2C" else set())
+    assert own_arguments(algorithm) - read == elsewhere
 
 
 def test_an_argument_that_is_kept_and_never_looked_at_would_be_noticed():
@@ -360,4 +369,4 @@ def test_top_level_holds_nothing_else():
         "\n"
     )
     top = {name.split("/")[0] for name in tracked if name and not name.startswith(".")}
-    assert top <= {"pyproject.toml", "sb3_ppo_notes", "tests", "tuning", "README.md"}
+    assert top <= {"pyproject.toml", "MANIFEST.in", "sb3_ppo_notes", "tests", "tuning", "README.md"}

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ppo_notes.envs.lean_vec_env import LeanVecEnv
 from sb3_ppo_notes.envs.stacking import check_shapes_of_observations
+from sb3_ppo_notes.envs.torch_vec_env import refuse_tensors
 from sb3_ppo_notes.envs.worker_errors import EnvWorkerError
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
@@ -69,6 +70,7 @@ def check_batch(observations: Any, space: spaces.Space[Any], n_envs: int) -> Non
     :param observations: ``[B, ...]``, or a dict of such arrays.
     :param space: of one observation.
     :param n_envs: B.
+    :raises TypeError: for tensors.
     :raises ValueError: naming both shapes. One that can be reshaped passes, as in SB3's buffers.
     """
     # The space of a Dict is an abstract class of Python's: to ask for it takes longer than all the rest.
@@ -80,7 +82,9 @@ def check_batch(observations: Any, space: spaces.Space[Any], n_envs: int) -> Non
 
 
 def _check_array(name: str, array: Any, shape: tuple[int, ...], n_envs: int) -> None:
-    if isinstance(array, np.ndarray) and array.size != n_envs * math.prod(shape):
+    if not isinstance(array, np.ndarray):
+        refuse_tensors(array)
+    elif array.size != n_envs * math.prod(shape):
         raise InvalidValueError(
             f"{name} must have the shape {(n_envs, *shape)}, {n_envs} times its space, got {array.shape}"
         )
