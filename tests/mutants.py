@@ -269,8 +269,8 @@ MUTANTS = [
     Mutant(
         "minibatches never shuffled",
         "rollouts/minibatches.py",
-        "np.random.permutation(self.n_samples) if is_shuffled else",
-        "np.arange(self.n_samples) if is_shuffled else",
+        "order = permutation(n_samples)",
+        "order = np.arange(n_samples)",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -452,7 +452,7 @@ MUTANTS = [
     Mutant(
         "sequential means environment by environment",
         "rollouts/minibatches.py",
-        ".reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()",
+        ".reshape(n_envs, n_steps).T.ravel()",
         ".ravel()",
         "tests/recipes/test_against_originals.py::test_skrl_update_equals_skrls_own_code",
     ),
