@@ -271,8 +271,8 @@ MUTANTS = [
     Mutant(
         "minibatches never shuffled",
         "rollouts/minibatches.py",
-        "np.random.permutation(self.n_samples) if is_shuffled else",
-        "np.arange(self.n_samples) if is_shuffled else",
+        "order = permutation(n_samples)",
+        "order = np.arange(n_samples)",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -454,7 +454,7 @@ MUTANTS = [
     Mutant(
         "sequential means environment by environment",
         "rollouts/minibatches.py",
-        ".reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()",
+        ".reshape(n_envs, n_steps).T.ravel()",
         ".ravel()",
         "tests/recipes/test_against_originals.py::test_skrl_update_equals_skrls_own_code",
     ),
@@ -1316,8 +1316,8 @@ MUTANTS = [
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)",
-        "kind = len(minibatch.returns), ()",
+        "kind = minibatch.returns.shape[0], tuple(tensor.dtype for tensor in tensors)",
+        "kind = minibatch.returns.shape[0], ()",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
     Mutant(
