@@ -43,6 +43,7 @@ VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
 PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
+TRACKING = "tests/runs/test_tracking.py::"
 ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 
@@ -1355,6 +1356,27 @@ MUTANTS = [
         "objects += [group[name] for name in group if name not in READ_ANEW]",
         "pass",
         CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
+    ),
+    Mutant(
+        "a tracker draws from the training's random generators",
+        "runs/train/tracking.py",
+        "with preserve_generators(), contextlib.redirect_stdout(sys.stderr):",
+        "with contextlib.redirect_stdout(sys.stderr):",
+        TRACKING + "test_a_tracker_gets_every_number_of_the_csv_and_changes_nothing[wandb]",
+    ),
+    Mutant(
+        "a run that raised is finished to a tracker",
+        "runs/train/tracking.py",
+        '    outcome = "failed"\n',
+        '    outcome = "finished"\n',
+        TRACKING + "test_a_run_that_raises_is_ended_as_failed[mlflow]",
+    ),
+    Mutant(
+        "a tracker is online unless it is told otherwise",
+        "runs/train/tracking.py",
+        'mode=None if "WANDB_MODE" in chosen else "offline",',
+        "mode=None,",
+        TRACKING + "test_the_environment_says_where_to",
     ),
     Mutant(
         "hooks are named by what follows from them",
