@@ -57,7 +57,8 @@ def built_again(file):
 def copy_of_the_project(folder):
     shutil.copytree(PACKAGE, folder / "sb3_ppo_notes", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / file, folder)
 
 
 @pytest.mark.slow

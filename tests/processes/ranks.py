@@ -63,7 +63,7 @@ def have_no_code_in_rank_1(group):
     return second.kind, exchange(second, [5])["digests"]
 
 
-def fail(group, how, rank, n_before):
+def fail(group, how, rank, n_before, n_after=1000):
     """A rank fails after some exchanges."""
     for turn in range(n_before):
         group.gather_vectors(th.full((100,), float(turn)))
@@ -81,7 +81,7 @@ def fail(group, how, rank, n_before):
             return
         if how == "hangs":
             time.sleep(3)
-    for turn in range(1000):
+    for turn in range(n_after):
         group.gather_vectors(th.full((100,), float(turn)))
         group.gather(turn)
 
