@@ -105,9 +105,7 @@ class Watch:
     def arrived(self, call: int) -> Failure | None:
         """Say which call this process has come to, about once a second; a failure that this brings to light."""
         if self._agent not in (None, os.getppid()):
-            return Failure(
-                [self.rank], f"{self._agent}, the process of torchrun that started rank {self.rank}, is gone"
-            )
+            return self._orphaned()
         try:
             self.store.set(f"call/{self.rank}", str(call))
         except RuntimeError as error:

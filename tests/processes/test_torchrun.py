@@ -103,7 +103,7 @@ def test_who_sleeps_is_named_and_ended(kind, tmp_path):
     code, notes, _ = torchrun("asleep", 2, tmp_path, kind)
     assert code == 1
     for rank in (0, 1):
-        assert notes[f"{rank}-0.error"].startswith("RankFailedError: rank 2 did not arrive at exchange 1 within 3 s")
+        assert notes[f"{rank}-0.error"].startswith("RankFailedError: rank 2 did not arrive at exchange")
 
 
 def test_started_again_they_meet_again(tmp_path):
