@@ -1510,7 +1510,7 @@ MUTANTS = [
         "self._turn % BUFFERS, :",
         "0, :",
         GROUP
-        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-2000-17]",
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-1000-17]",
     ),
     Mutant(
         "a rank says that it has come before its numbers have",
@@ -1518,7 +1518,7 @@ MUTANTS = [
         "    memcpy(place, source, size);\n",
         "    atomic_store_explicit(&own->turn, turn, memory_order_release);\n    memcpy(place, source, size);\n",
         GROUP
-        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[2-300-200000]",
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[2-200-200000]",
     ),
     Mutant(
         "who waits looks only at the first rank",
@@ -1526,12 +1526,12 @@ MUTANTS = [
         "for (int rank = 0; rank < n_ranks; rank++)",
         "for (int rank = 0; rank < 1; rank++)",
         GROUP
-        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-2000-17]",
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-1000-17]",
     ),
     Mutant(
         "a failure is told without its traceback",
         "processes/failures.py",
-        '{error}\\n\\nThere:\\n{lines}"',
+        '{error}\\n\\nIn rank {self.rank}: {lines}"',
         '{error}"',
         FAILURES + "test_an_exception_is_raised_in_all_with_its_own_words_and_traceback[2-0-gloo]",
     ),

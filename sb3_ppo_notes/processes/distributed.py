@@ -18,6 +18,9 @@ from sb3_ppo_notes.processes.failures import Failure, RankFailedError, Watch, ra
 #: Seconds of waiting after which a process looks what has become of the others.
 PATIENCE = 0.5
 
+#: Seconds for which the first process waits for the last one to join.
+JOINING = 600.0
+
 #: The newer name first: the older one warns.
 ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -37,12 +40,11 @@ class Distributed:
     def __init__(self, timeout: float = 3600.0):
         self.timeout = timeout
         limit = timedelta(seconds=timeout)
-        joining = min(limit, timedelta(minutes=10))
-        server, self.rank, self.size = next(rendezvous("env://", timeout=joining))
+        server, self.rank, self.size = next(rendezvous("env://", timeout=timedelta(seconds=JOINING)))
         if th.cuda.is_available():
             th.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % th.cuda.device_count())
         self.kind = "cpu:gloo,cuda:nccl" if th.cuda.is_available() else "gloo"
-        prefix = _meet(server, self.rank, self.size, joining.total_seconds())
+        prefix = _meet(server, self.rank, self.size, JOINING)
         self._is_owner = not dist.is_initialized()
         if self._is_owner:
             store = PrefixStore(f"{prefix}/torch", server)
@@ -52,7 +54,7 @@ class Distributed:
             self._processes = dist.new_group(backend=self.kind, timeout=limit)
         self._watch = Watch(PrefixStore(prefix, server), self.rank, self.size, timeout)
         self._n_calls = 0
-        self._next_word = 0.0
+        self._next_report = 0.0
         self._failure: Failure | None = None
         self._is_pending = False
         Distributed.open = self
@@ -74,7 +76,7 @@ class Distributed:
 
     @contextmanager
     def telling_failures(self) -> Iterator[None]:
-        """Whatever is raised is raised in all other processes, once they next gather."""
+        """Whatever is raised is raised in all other processes, once they next gather; for that it waits up to 20 s."""
         try:
             yield
         except RankFailedError:
@@ -106,8 +108,8 @@ class Distributed:
         if self._failure is not None:
             raise self._failure.error()
         self._n_calls += 1
-        if time.monotonic() > self._next_word:
-            self._next_word = time.monotonic() + 1.0
+        if time.monotonic() > self._next_report:
+            self._next_report = time.monotonic() + 1.0
             failure = self._watch.arrived(self._n_calls)
             if failure is not None:
                 self._fail(failure)

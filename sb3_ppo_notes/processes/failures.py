@@ -70,7 +70,7 @@ def ranks_in_words(ranks: Sequence[int]) -> str:
 
 
 class Watch:
-    """Eyes on the other processes of a group.
+    """Watches the other processes of a group.
 
     :param store: of the group, with no keys of others.
     :param timeout: seconds, of which messages speak.
@@ -162,7 +162,7 @@ class Watch:
     def report_error(self, error: BaseException) -> Failure:
         """Write down what was raised in this process."""
         lines = "".join(traceback.format_exception(error)).rstrip()
-        text = f"rank {self.rank}: {type(error).__name__}: {error}\n\nThere:\n{lines}"
+        text = f"rank {self.rank}: {type(error).__name__}: {error}\n\nIn rank {self.rank}: {lines}"
         try:
             return self.report(Failure([self.rank], text, is_silent=False))
         except RuntimeError as lost:
@@ -188,6 +188,8 @@ class Watch:
         return _decoded(self.store.get("failure")) if self.store.check(["failure"]) else None
 
     def _dead(self) -> list[int]:
+        if not self._ends:
+            return []
         poll = select.poll()
         for end in self._ends.values():
             poll.register(end, select.POLLIN)
