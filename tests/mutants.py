@@ -49,6 +49,7 @@ REACHED = "tests/parity/test_reached_into.py::"
 BUFFERS = "tests/rollouts/test_buffers.py::"
 GROUP = "tests/processes/test_group.py::"
 FAILURES = "tests/processes/test_failures.py::"
+TORCHRUN = "tests/processes/test_torchrun.py::"
 
 MUTANTS = [
     Mutant(
@@ -1555,6 +1556,27 @@ MUTANTS = [
         "while informed <= len(others) and",
         "while False and",
         FAILURES + "test_who_fails_waits_until_the_others_have_heard_of_it[gloo]",
+    ),
+    Mutant(
+        "processes that are started again meet where the first have failed",
+        "processes/distributed.py",
+        'token = f"sb3_ppo_notes/{uuid4().hex}"',
+        'token = f"sb3_ppo_notes/{rank}"',
+        TORCHRUN + "test_started_again_they_meet_again",
+    ),
+    Mutant(
+        "nobody sees that torchrun's agent has ended",
+        "processes/failures.py",
+        "if self._agent not in (None, os.getppid()):",
+        "if False:",
+        TORCHRUN + "test_the_processes_end_when_the_agent_is_killed[gloo]",
+    ),
+    Mutant(
+        "a process that waits serves no signals",
+        "processes/distributed.py",
+        "while not is_done(PATIENCE):",
+        "while not is_done(3600.0):",
+        GROUP + "test_signals_are_served_while_a_process_waits[gloo]",
     ),
     Mutant(
         "processes that differ are not compared",
