@@ -52,6 +52,7 @@ REACHED = "tests/parity/test_reached_into.py::"
 BUFFERS = "tests/rollouts/test_buffers.py::"
 GROUP = "tests/processes/test_group.py::"
 FAILURES = "tests/processes/test_failures.py::"
+TORCHRUN = "tests/processes/test_torchrun.py::"
 
 MUTANTS = [
     Mutant(
@@ -1599,6 +1600,8 @@ MUTANTS = [
         "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
     ),
     Mutant(
+    ),
+    Mutant(
         "vectors of processes lie in another order than their ranks",
         "processes/shared_memory.py",
         "4 * self.rank * length",
@@ -1611,7 +1614,7 @@ MUTANTS = [
         "self._turn % BUFFERS, :",
         "0, :",
         GROUP
-        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-2000-17]",
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-1000-17]",
     ),
     Mutant(
         "a rank says that it has come before its numbers have",
@@ -1619,7 +1622,7 @@ MUTANTS = [
         "    memcpy(place, source, size);\n",
         "    atomic_store_explicit(&own->turn, turn, memory_order_release);\n    memcpy(place, source, size);\n",
         GROUP
-        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[2-300-200000]",
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[2-200-200000]",
     ),
     Mutant(
         "who waits looks only at the first rank",
@@ -1627,12 +1630,12 @@ MUTANTS = [
         "for (int rank = 0; rank < n_ranks; rank++)",
         "for (int rank = 0; rank < 1; rank++)",
         GROUP
-        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-2000-17]",
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-1000-17]",
     ),
     Mutant(
         "a failure is told without its traceback",
         "processes/failures.py",
-        '{error}\\n\\nThere:\\n{lines}"',
+        '{error}\\n\\nIn rank {self.rank}: {lines}"',
         '{error}"',
         FAILURES + "test_an_exception_is_raised_in_all_with_its_own_words_and_traceback[2-0-gloo]",
     ),
@@ -1658,10 +1661,54 @@ MUTANTS = [
         FAILURES + "test_who_fails_waits_until_the_others_have_heard_of_it[gloo]",
     ),
     Mutant(
+        "processes that are started again meet where the first have failed",
+        "processes/distributed.py",
+        'token = f"sb3_ppo_notes/{uuid4().hex}"',
+        'token = f"sb3_ppo_notes/{rank}"',
+        TORCHRUN + "test_started_again_they_meet_again",
+    ),
+    Mutant(
+        "nobody sees that torchrun's agent has ended",
+        "processes/failures.py",
+        "if self._agent not in (None, os.getppid()):",
+        "if False:",
+        TORCHRUN + "test_the_processes_end_when_the_agent_is_killed[gloo]",
+    ),
+    Mutant(
+        "a process that waits serves no signals",
+        "processes/distributed.py",
+        "while not is_done(PATIENCE):",
+        "while not is_done(3600.0):",
+        GROUP + "test_signals_are_served_while_a_process_waits[gloo]",
+    ),
+    Mutant(
         "processes that differ are not compared",
         "processes/group.py",
         "if each != usual]",
         "if False]",
         GROUP + "test_processes_that_differ_are_named[gloo]",
+    ),
+    Mutant(
+    ),
+    Mutant(
+        "a checkpoint is resumed as the other algorithm",
+        "persistence/checkpoint.py",
+        "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
+        "if False:",
+        PERSISTENCE + "test_environments.py::test_another_class_than_the_checkpoints_is_refused",
+    ),
+    Mutant(
+        "a type checker refuses a schedule by name",
+        "algorithms/ppo.py",
+        "learning_rate: float | str | Schedule = 3e-4,",
+        "learning_rate: float | Schedule = 3e-4,",
+        "tests/test_typing.py::test_mypy_strict_accepts_a_typed_program",
+    ),
+    Mutant(
+        "a type checker knows no class of a loaded model",
+        "persistence/safe.py",
+        ") -> NotesPPO | NotesA2C:",
+        ") -> object:",
+        "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
     ),
 ]

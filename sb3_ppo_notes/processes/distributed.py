@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import torch as th
 import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
-from sb3_ppo_notes.processes.failures import Failure, RankFailedError, Watch
+from sb3_ppo_notes.processes.failures import Failure, RankFailedError, Watch, ranks_in_words
 
 #: Seconds of waiting after which a process looks what has become of the others.
 PATIENCE = 0.5
+
+#: Seconds for which the first process waits for the last one to join.
+JOINING = 600.0
 
 #: The newer name first: the older one warns.
 ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -36,13 +40,11 @@ class Distributed:
     def __init__(self, timeout: float = 3600.0):
         self.timeout = timeout
         limit = timedelta(seconds=timeout)
-        joining = min(limit, timedelta(minutes=10))
-        server, self.rank, self.size = next(rendezvous("env://", timeout=joining))
+        server, self.rank, self.size = next(rendezvous("env://", timeout=timedelta(seconds=JOINING)))
         if th.cuda.is_available():
             th.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % th.cuda.device_count())
         self.kind = "cpu:gloo,cuda:nccl" if th.cuda.is_available() else "gloo"
-        # torchrun may start the processes again with the same store.
-        prefix = f"sb3_ppo_notes/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        prefix = _meet(server, self.rank, self.size, JOINING)
         self._is_owner = not dist.is_initialized()
         if self._is_owner:
             store = PrefixStore(f"{prefix}/torch", server)
@@ -50,10 +52,9 @@ class Distributed:
             self._processes = dist.group.WORLD
         else:
             self._processes = dist.new_group(backend=self.kind, timeout=limit)
-        number = server.add(f"{prefix}/groups/{self.rank}", 1)
-        self._watch = Watch(PrefixStore(f"{prefix}/{number}", server), self.rank, self.size, timeout)
+        self._watch = Watch(PrefixStore(prefix, server), self.rank, self.size, timeout)
         self._n_calls = 0
-        self._next_word = 0.0
+        self._next_report = 0.0
         self._failure: Failure | None = None
         self._is_pending = False
         Distributed.open = self
@@ -75,7 +76,7 @@ class Distributed:
 
     @contextmanager
     def telling_failures(self) -> Iterator[None]:
-        """Whatever is raised is raised in all other processes, once they next gather."""
+        """Whatever is raised is raised in all other processes, once they next gather; for that it waits up to 20 s."""
         try:
             yield
         except RankFailedError:
@@ -107,8 +108,8 @@ class Distributed:
         if self._failure is not None:
             raise self._failure.error()
         self._n_calls += 1
-        if time.monotonic() > self._next_word:
-            self._next_word = time.monotonic() + 1.0
+        if time.monotonic() > self._next_report:
+            self._next_report = time.monotonic() + 1.0
             failure = self._watch.arrived(self._n_calls)
             if failure is not None:
                 self._fail(failure)
@@ -163,3 +164,27 @@ def _is_done(work: Any, seconds: float) -> bool:
             return False
         work.wait()
     return True
+
+
+def _meet(server: Any, rank: int, size: int, seconds: float) -> str:
+    """Prefix of the keys of this meeting. torchrun keeps the store when it starts the processes again, and each machine
+    counts starts for itself; so rank 0 answers whoever calls until all have followed the answer.
+    """
+    token = f"sb3_ppo_notes/{uuid4().hex}"
+    if rank > 0:
+        server.set(f"sb3_ppo_notes/caller/{rank}", token)
+        prefix = str(server.get(token).decode())
+        server.set(f"{prefix}/met/{rank}", "")
+        return prefix
+    absent = list(range(1, size))
+    end = time.monotonic() + seconds
+    while absent and time.monotonic() < end:
+        for caller in absent:
+            key = f"sb3_ppo_notes/caller/{caller}"
+            if server.check([key]):
+                server.set(server.get(key).decode(), token)
+        absent = [other for other in absent if not server.check([f"{token}/met/{other}"])]
+        time.sleep(0.01)
+    if absent:
+        raise RankFailedError(f"{ranks_in_words(absent)} did not come within {seconds:g} s", absent)
+    return token

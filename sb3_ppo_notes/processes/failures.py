@@ -70,7 +70,7 @@ def ranks_in_words(ranks: Sequence[int]) -> str:
 
 
 class Watch:
-    """Eyes on the other processes of a group.
+    """Watches the other processes of a group.
 
     :param store: of the group, with no keys of others.
     :param timeout: seconds, of which messages speak.
@@ -105,9 +105,7 @@ class Watch:
     def arrived(self, call: int) -> Failure | None:
         """Say which call this process has come to, about once a second; a failure that this brings to light."""
         if self._agent not in (None, os.getppid()):
-            return Failure(
-                [self.rank], f"{self._agent}, the process of torchrun that started rank {self.rank}, is gone"
-            )
+            return self._orphaned()
         try:
             self.store.set(f"call/{self.rank}", str(call))
         except RuntimeError as error:
@@ -164,7 +162,7 @@ class Watch:
     def report_error(self, error: BaseException) -> Failure:
         """Write down what was raised in this process."""
         lines = "".join(traceback.format_exception(error)).rstrip()
-        text = f"rank {self.rank}: {type(error).__name__}: {error}\n\nThere:\n{lines}"
+        text = f"rank {self.rank}: {type(error).__name__}: {error}\n\nIn rank {self.rank}: {lines}"
         try:
             return self.report(Failure([self.rank], text, is_silent=False))
         except RuntimeError as lost:
@@ -190,6 +188,8 @@ class Watch:
         return _decoded(self.store.get("failure")) if self.store.check(["failure"]) else None
 
     def _dead(self) -> list[int]:
+        if not self._ends:
+            return []
         poll = select.poll()
         for end in self._ends.values():
             poll.register(end, select.POLLIN)

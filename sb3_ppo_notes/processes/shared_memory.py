@@ -51,13 +51,12 @@ class SharedMemory(Distributed):
 
     def __init__(self, timeout: float = 3600.0):
         super().__init__(timeout)
-        self._buffers: th.Tensor | None = None
+        self._buffers = th.empty(BUFFERS, 0)
         self._counters = 0
         self._turn = 0
         is_usable = library() is not None and hasattr(os, "memfd_create") and self._watch.sees_all
         self._is_usable = all(self.gather(is_usable))
-        self._grow(1 << 16)
-        if self._is_usable:
+        if self._has_place_for(1 << 14):
             self.kind = "shared memory"
         elif self.rank == 0:
             logger.info(
@@ -66,12 +65,9 @@ class SharedMemory(Distributed):
 
     def gather_vectors(self, vector: th.Tensor) -> th.Tensor:
         """The vectors of all processes, ``[size, n]``, in the memory that all share."""
-        if vector.device.type != "cpu" or vector.dtype != th.float32 or not self._is_usable:
-            return super().gather_vectors(vector)
         length = len(vector)
-        assert self._buffers is not None
-        if self.size * length > self._buffers.shape[1]:
-            self._grow(2 * self.size * length)
+        if vector.device.type != "cpu" or vector.dtype != th.float32 or not self._has_place_for(length):
+            return super().gather_vectors(vector)
         self._begin()
         self._turn = (self._turn + 1) % (1 << 32)
         buffer = self._buffers[self._turn % BUFFERS, : self.size * length]
@@ -89,12 +85,16 @@ class SharedMemory(Distributed):
             raise InvalidValueError(f"vector must be as long in all processes, and is not in exchange {self._n_calls}")
         return bool(state == ALL_HERE)
 
+    def _has_place_for(self, length: int) -> bool:
+        """All say the same, because their vectors are equally long."""
+        if self._is_usable and self.size * length > self._buffers.shape[1]:
+            self._grow(2 * self.size * length)
+        return self._is_usable
+
     def _grow(self, capacity: int) -> None:
         """New memory for so many floats in each buffer. It has no name, and so is gone with the last process, however
         that ends.
         """
-        if not self._is_usable:
-            return
         n_bytes = COUNTER * self.size + 4 * BUFFERS * capacity
         file = os.memfd_create("sb3_ppo_notes") if self.rank == 0 else -1
         if self.rank == 0:

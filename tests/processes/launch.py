@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch as th
 
+from sb3_ppo_notes.processes import join_group
 from sb3_ppo_notes.processes.distributed import Distributed
 from sb3_ppo_notes.processes.shared_memory import SharedMemory, library
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.processes.launch"])
 
-KINDS = {"gloo": Distributed, "shared memory": SharedMemory}
+KINDS = {"gloo": Distributed, "shared memory": SharedMemory, "auto": lambda timeout: join_group("auto")}
 built = pytest.mark.skipif(library() is None, reason="_shared.c was not built")
 both_kinds = pytest.mark.parametrize("kind", ["gloo", pytest.param("shared memory", marks=built)])
 
@@ -67,17 +68,19 @@ def be_a_rank(connection, environment, kind, timeout, function, arguments):
     group.close()
 
 
-def run(function, size, *arguments, kind="gloo", timeout=60.0, limit=40.0):
+def run(function, size, *arguments, kind="gloo", timeout=60.0, limit=60.0, **environment):
     """``function(group, *arguments)`` in ``size`` processes: an :class:`Outcome` of each.
 
     :param timeout: of the group.
     :param limit: seconds after which the processes must have ended.
+    :param environment: variables beside those of torchrun.
     """
     port, started = free_port(), []
     for rank in range(size):
         ours, theirs = CONTEXT.Pipe(duplex=False)
         process = CONTEXT.Process(
-            target=be_a_rank, args=(theirs, variables(rank, size, port), kind, timeout, function, arguments)
+            target=be_a_rank,
+            args=(theirs, variables(rank, size, port) | environment, kind, timeout, function, arguments),
         )
         process.start()
         theirs.close()

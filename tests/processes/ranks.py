@@ -7,7 +7,7 @@ import time
 
 import torch as th
 
-from sb3_ppo_notes.processes import check_equal, failures, shared_memory
+from sb3_ppo_notes.processes import check_equal, failures, join_group, shared_memory
 
 
 def exchange(group, lengths):
@@ -63,7 +63,7 @@ def have_no_code_in_rank_1(group):
     return second.kind, exchange(second, [5])["digests"]
 
 
-def fail(group, how, rank, n_before):
+def fail(group, how, rank, n_before, n_after=1000):
     """A rank fails after some exchanges."""
     for turn in range(n_before):
         group.gather_vectors(th.full((100,), float(turn)))
@@ -80,8 +80,8 @@ def fail(group, how, rank, n_before):
         if how == "leaves":
             return
         if how == "hangs":
-            time.sleep(3)
-    for turn in range(1000):
+            time.sleep(3.5)
+    for turn in range(n_after):
         group.gather_vectors(th.full((100,), float(turn)))
         group.gather(turn)
 
@@ -121,3 +121,32 @@ def fail_before_others_come(group):
 def compare(group, digests):
     check_equal(group, "same", "names")
     check_equal(group, digests[group.rank], "weights")
+
+
+def join_again(group):
+    """One group until it is closed, then another."""
+    same = join_group("auto") is group
+    group.gather_vectors(th.zeros(3))
+    kind = group.kind
+    return kind, same
+
+
+def be_interrupted(group):
+    """A signal that comes while rank 0 waits is served before the others come."""
+    served = []
+    if group.rank == 0:
+        signal.signal(signal.SIGALRM, lambda *_: served.append(time.monotonic()))
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+    else:
+        time.sleep(1.2)
+    begin = time.monotonic()
+    group.gather_vectors(th.zeros(3))
+    return [moment - begin for moment in served]
+
+
+def gather_other_numbers(group):
+    """A double-precision vector, and whole numbers, keep every bit."""
+    doubles = th.full((3,), 1 / 3, dtype=th.float64)
+    assert th.equal(group.gather_vectors(doubles), doubles.expand(group.size, 3))
+    assert th.equal(group.gather_vectors(th.tensor([2**40 + group.rank]))[:, 0], 2**40 + th.arange(group.size))
+    return "exact"

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_ppo_notes.processes import Alone, ProcessesDivergedError, check_equal, join_group
-from sb3_ppo_notes.processes.group import VARIABLES
+from sb3_ppo_notes.processes.group import KIND, VARIABLES
 from tests.processes import ranks
 from tests.processes.launch import both_kinds, built, run, values
 
@@ -35,7 +35,7 @@ def test_memory_and_sockets_give_the_same_bits_in_the_order_of_ranks():
 
 
 @built
-@pytest.mark.parametrize(("size", "n_times", "length"), [(2, 3000, 101), (2, 300, 200_000), (3, 2000, 17)])
+@pytest.mark.parametrize(("size", "n_times", "length"), [(2, 2000, 101), (2, 200, 200_000), (3, 1000, 17)])
 def test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange(size, n_times, length):
     assert values(run(ranks.write_and_read, size, n_times, length, kind="shared memory")) == [[]] * size
 
@@ -57,6 +57,31 @@ def test_if_one_process_cannot_share_memory_none_does():
     first, second = values(run(ranks.have_no_code_in_rank_1, 2, kind="shared memory"))
     assert first == second
     assert first[0] == "gloo"
+
+
+@pytest.mark.parametrize(
+    ("kind", "environment"),
+    [
+        pytest.param("shared memory", {}, marks=built),
+        ("gloo", {KIND: "gloo"}),
+        ("gloo", {"LOCAL_WORLD_SIZE": "1"}),
+    ],
+)
+def test_auto_shares_memory_on_one_host_and_is_one_group(kind, environment):
+    assert values(run(ranks.join_again, 2, kind="auto", **environment)) == [(kind, True)] * 2
+
+
+@both_kinds
+def test_signals_are_served_while_a_process_waits(kind):
+    first, second = values(run(ranks.be_interrupted, 2, kind=kind))
+    assert 0 < first[0] < 1.1
+    assert second == []
+
+
+@both_kinds
+@pytest.mark.parametrize("size", [1, 2])
+def test_numbers_that_are_not_float32_keep_every_bit(kind, size):
+    assert values(run(ranks.gather_other_numbers, size, kind=kind)) == ["exact"] * size
 
 
 @both_kinds
