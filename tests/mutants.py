@@ -1599,8 +1599,7 @@ MUTANTS = [
         ") -> object:",
         "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
     ),
-    Mutant(
-    ),
+    Mutant(),
     Mutant(
         "vectors of processes lie in another order than their ranks",
         "processes/shared_memory.py",
@@ -1688,8 +1687,7 @@ MUTANTS = [
         "if False]",
         GROUP + "test_processes_that_differ_are_named[gloo]",
     ),
-    Mutant(
-    ),
+    Mutant(),
     Mutant(
         "a checkpoint is resumed as the other algorithm",
         "persistence/checkpoint.py",
