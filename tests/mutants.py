@@ -1599,7 +1599,6 @@ MUTANTS = [
         ") -> object:",
         "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
     ),
-    Mutant(),
     Mutant(
         "vectors of processes lie in another order than their ranks",
         "processes/shared_memory.py",
@@ -1687,7 +1686,6 @@ MUTANTS = [
         "if False]",
         GROUP + "test_processes_that_differ_are_named[gloo]",
     ),
-    Mutant(),
     Mutant(
         "a checkpoint is resumed as the other algorithm",
         "persistence/checkpoint.py",
