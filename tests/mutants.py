@@ -1686,25 +1686,4 @@ MUTANTS = [
         "if False]",
         GROUP + "test_processes_that_differ_are_named[gloo]",
     ),
-    Mutant(
-        "a checkpoint is resumed as the other algorithm",
-        "persistence/checkpoint.py",
-        "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
-        "if False:",
-        PERSISTENCE + "test_environments.py::test_another_class_than_the_checkpoints_is_refused",
-    ),
-    Mutant(
-        "a type checker refuses a schedule by name",
-        "algorithms/ppo.py",
-        "learning_rate: float | str | Schedule = 3e-4,",
-        "learning_rate: float | Schedule = 3e-4,",
-        "tests/test_typing.py::test_mypy_strict_accepts_a_typed_program",
-    ),
-    Mutant(
-        "a type checker knows no class of a loaded model",
-        "persistence/safe.py",
-        ") -> NotesPPO | NotesA2C:",
-        ") -> object:",
-        "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
-    ),
 ]
