@@ -272,8 +272,8 @@ MUTANTS = [
     Mutant(
         "minibatches never shuffled",
         "rollouts/minibatches.py",
-        "np.random.permutation(self.n_samples) if is_shuffled else",
-        "np.arange(self.n_samples) if is_shuffled else",
+        "order = permutation(n_samples)",
+        "order = np.arange(n_samples)",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -455,7 +455,7 @@ MUTANTS = [
     Mutant(
         "sequential means environment by environment",
         "rollouts/minibatches.py",
-        ".reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()",
+        ".reshape(n_envs, n_steps).T.ravel()",
         ".ravel()",
         "tests/recipes/test_against_originals.py::test_skrl_update_equals_skrls_own_code",
     ),
@@ -1317,8 +1317,8 @@ MUTANTS = [
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)",
-        "kind = len(minibatch.returns), ()",
+        "kind = minibatch.returns.shape[0], tuple(tensor.dtype for tensor in tensors)",
+        "kind = minibatch.returns.shape[0], ()",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
     Mutant(
@@ -1499,6 +1499,27 @@ MUTANTS = [
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",
     ),
     Mutant(
+        "a checkpoint is resumed as the other algorithm",
+        "persistence/checkpoint.py",
+        "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
+        "if False:",
+        PERSISTENCE + "test_environments.py::test_another_class_than_the_checkpoints_is_refused",
+    ),
+    Mutant(
+        "a type checker refuses a schedule by name",
+        "algorithms/ppo.py",
+        "learning_rate: float | str | Schedule = 3e-4,",
+        "learning_rate: float | Schedule = 3e-4,",
+        "tests/test_typing.py::test_mypy_strict_accepts_a_typed_program",
+    ),
+    Mutant(
+        "a type checker knows no class of a loaded model",
+        "persistence/safe.py",
+        ") -> NotesPPO | NotesA2C:",
+        ") -> object:",
+        "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
+    ),
+    Mutant(
         "vectors of processes lie in another order than their ranks",
         "processes/shared_memory.py",
         "4 * self.rank * length",
@@ -1584,26 +1605,5 @@ MUTANTS = [
         "if each != usual]",
         "if False]",
         GROUP + "test_processes_that_differ_are_named[gloo]",
-    ),
-    Mutant(
-        "a checkpoint is resumed as the other algorithm",
-        "persistence/checkpoint.py",
-        "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
-        "if False:",
-        PERSISTENCE + "test_environments.py::test_another_class_than_the_checkpoints_is_refused",
-    ),
-    Mutant(
-        "a type checker refuses a schedule by name",
-        "algorithms/ppo.py",
-        "learning_rate: float | str | Schedule = 3e-4,",
-        "learning_rate: float | Schedule = 3e-4,",
-        "tests/test_typing.py::test_mypy_strict_accepts_a_typed_program",
-    ),
-    Mutant(
-        "a type checker knows no class of a loaded model",
-        "persistence/safe.py",
-        ") -> NotesPPO | NotesA2C:",
-        ") -> object:",
-        "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
     ),
 ]
