@@ -23,6 +23,8 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+EXPORT = "tests/export/test_export.py::"
+MATRIX = "tests/export/test_matrix.py::test_files_of_torch_play_as_predict_does"
 CONTRIB = "tests/policies/test_contrib_interface.py::"
 FILES = "tests/parity/test_files.py::"
 LSTM = "tests/kernels/test_lstm.py::"
@@ -41,6 +43,7 @@ VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
 PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
+TRACKING = "tests/runs/test_tracking.py::"
 ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
 
@@ -486,6 +489,62 @@ MUTANTS = [
         "nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)",
         "nonterminal = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
         RECURRENT + "test_an_episodes_start_forgets_everything",
+    ),
+    Mutant(
+        "an exported policy's observations are not clipped",
+        "export/observations.py",
+        ".clamp(-self.clip, self.clip)",
+        "",
+        MATRIX + "_whatever_the_policy[normalised]",
+    ),
+    Mutant(
+        "in an exported file the frames before the first are zeros, though frames are normalised",
+        "export/observations.py",
+        "            before = (mean.transpose(1, 2, 0) if is_transposed else mean).astype(dtype)\n",
+        "",
+        MATRIX + "[normalised, then stacked]",
+    ),
+    Mutant(
+        "an exported policy's actions are not stretched to the bounds",
+        "export/actor.py",
+        "if self.policy.squash_output:",
+        "if False:",
+        MATRIX + "_whatever_the_policy[beta]",
+    ),
+    Mutant(
+        "an exported policy is not asked for allowed actions",
+        "export/actor.py",
+        "inputs.get(MASKS)",
+        "None",
+        MATRIX + "[Mlp masked]",
+    ),
+    Mutant(
+        "a file that differs from predict is written all the same",
+        "export/exporter.py",
+        "if not differences[worst] <= TOLERANCE:",
+        "if False:",
+        EXPORT + "test_a_file_that_differs_is_not_left_on_the_disk",
+    ),
+    Mutant(
+        "a file is given the memory that predict has",
+        "export/check.py",
+        'self.memory = {name.removeprefix("next_"): array for name, array in outputs.items()}',
+        "pass",
+        EXPORT + "test_what_plays_alike_passes",
+    ),
+    Mutant(
+        "NaN is no difference",
+        "export/check.py",
+        "return float(np.maximum(one, other))",
+        "return max(one, other)",
+        EXPORT + "test_a_difference_in_any_output_is_seen[nan-value]",
+    ),
+    Mutant(
+        "exporting leaves the normaliser frozen",
+        "export/check.py",
+        "            wrapper.training = was\n",
+        "            pass\n",
+        EXPORT + "test_the_model_is_as_before_and_learns_on",
     ),
     Mutant(
         "of sb3-contrib's sequences each step begins with the first one's states",
@@ -1298,6 +1357,27 @@ MUTANTS = [
         "objects += [group[name] for name in group if name not in READ_ANEW]",
         "pass",
         CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
+    ),
+    Mutant(
+        "a tracker draws from the training's random generators",
+        "runs/train/tracking.py",
+        "with preserve_generators(), contextlib.redirect_stdout(sys.stderr):",
+        "with contextlib.redirect_stdout(sys.stderr):",
+        TRACKING + "test_a_tracker_gets_every_number_of_the_csv_and_changes_nothing[wandb]",
+    ),
+    Mutant(
+        "a run that raised is finished to a tracker",
+        "runs/train/tracking.py",
+        '    outcome = "failed"\n',
+        '    outcome = "finished"\n',
+        TRACKING + "test_a_run_that_raises_is_ended_as_failed[mlflow]",
+    ),
+    Mutant(
+        "a tracker is online unless it is told otherwise",
+        "runs/train/tracking.py",
+        'mode=None if "WANDB_MODE" in chosen else "offline",',
+        "mode=None,",
+        TRACKING + "test_the_environment_says_where_to",
     ),
     Mutant(
         "hooks are named by what follows from them",
