@@ -1668,8 +1668,8 @@ MUTANTS = [
     Mutant(
         "nobody sees that torchrun's agent has ended",
         "processes/failures.py",
-        "if self._agent not in (None, os.getppid()):",
-        "if False:",
+        "return self._agent not in (None, os.getppid())",
+        "return False",
         TORCHRUN + "test_the_processes_end_when_the_agent_is_killed[gloo]",
     ),
     Mutant(
