@@ -9,6 +9,7 @@ import tyro
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.runs.bench.command import Bench
 from sb3_ppo_notes.runs.compare.command import Compare
+from sb3_ppo_notes.runs.hub.command import Hub
 from sb3_ppo_notes.runs.notes import Notes
 from sb3_ppo_notes.runs.train.command import Train
 from sb3_ppo_notes.runs.visualize.command import Visualize
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": Compare,
     "visualize": Visualize,
     "bench": Bench,
+    "hub": Hub,
     "notes": Notes,
 }
 
