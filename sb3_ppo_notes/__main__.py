@@ -9,6 +9,7 @@ import tyro
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.runs.bench.command import Bench
 from sb3_ppo_notes.runs.compare.command import Compare
+from sb3_ppo_notes.runs.export import Export
 from sb3_ppo_notes.runs.hub.command import Hub
 from sb3_ppo_notes.runs.notes import Notes
 from sb3_ppo_notes.runs.train.command import Train
@@ -18,8 +19,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "compare": Compare,
     "visualize": Visualize,
-    "bench": Bench,
+    "export": Export,
     "hub": Hub,
+    "bench": Bench,
     "notes": Notes,
 }
 

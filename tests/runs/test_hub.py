@@ -179,7 +179,7 @@ def test_what_cannot_be_is_refused_in_one_line(options, message, cartpole, tmp_p
 
 def test_no_run_is_no_folder(tmp_path, capsys):
     assert main(["hub", str(tmp_path), "--outdir", str(tmp_path / "hub")]) == 2
-    assert "must be the folder of a run" in capsys.readouterr().err
+    assert "run must be the folder of a run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

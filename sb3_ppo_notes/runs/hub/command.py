@@ -26,7 +26,7 @@ from sb3_ppo_notes.persistence import load_safe
 from sb3_ppo_notes.runs.hub.card import Card
 from sb3_ppo_notes.runs.train.folder import CONFIG, EVALUATIONS, MODEL, NORMALIZER, check_folders, deepest_folder
 from sb3_ppo_notes.runs.train.log import CSV
-from sb3_ppo_notes.runs.visualize.command import run_config
+from sb3_ppo_notes.runs.trained import run_config
 
 CARD, FILM, RESULTS = "README.md", "replay.mp4", "results.json"
 #: Of a run's folder, copied where they are there.
@@ -60,7 +60,7 @@ class Hub:
         if self.repo is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
             raise InvalidValueError(f"repo must be a user or an organisation, / and a name, got {self.repo!r}")
         check_folders(Path(), self.outdir)
-        config = run_config(self.run)
+        config = run_config(self.run, "run")
         th.set_num_threads(1)
         parent = self.outdir.absolute().parent
         beside = temporary_beside(deepest_folder(parent) / self.outdir.name)
