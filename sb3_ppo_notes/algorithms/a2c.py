@@ -10,7 +10,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ppo_notes.algorithms.arguments import check_arguments
-from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SomeCallback
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.processes import Group
 from sb3_ppo_notes.rules import GAE, AdvantageNormalization, PolicyGradient, UpdateRule
@@ -82,12 +82,12 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-4,
+        learning_rate: float | str | Schedule = 7e-4,
         n_steps: int = 5,
         gamma: float = 0.99,
         gae_lambda: float = 1.0,
-        ent_coef: float | Schedule = 0.0,
-        vf_coef: float | Schedule = 0.5,
+        ent_coef: float | str | Schedule = 0.0,
+        vf_coef: float | str | Schedule = 0.5,
         max_grad_norm: float | None = 0.5,
         rms_prop_eps: float = 1e-5,
         use_rms_prop: bool = True,
@@ -155,7 +155,7 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     def learn(
         self: SelfNotesA2C,
         total_timesteps: int,
-        callback: MaybeCallback = None,
+        callback: MaybeCallback | list[SomeCallback] = None,
         log_interval: int | None = 100,
         tb_log_name: str = "A2C",
         reset_num_timesteps: bool = True,

@@ -53,7 +53,7 @@ from sb3_ppo_notes.algorithms.schedules import AnsweredOnce, ask_schedules
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watchers import Watchers
 from sb3_ppo_notes.engine import Engine, Phase
-from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.envs.make import as_vec_env, make_env
 from sb3_ppo_notes.envs.restarts import restarts_of
 from sb3_ppo_notes.envs.sharded_vec_env import wrappers_of
 from sb3_ppo_notes.envs.spaces import SUPPORTED, check_spaces
@@ -111,6 +111,8 @@ OF_A_RUN = (
 )
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="NotesOnPolicyAlgorithm")
+#: SB3's list[BaseCallback] is no list of one kind of callback, such as ours, to a type checker.
+SomeCallback = TypeVar("SomeCallback", bound=BaseCallback)
 
 
 class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
@@ -129,6 +131,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     }
     #: The algorithm's name in the field, for messages.
     algorithm_name: ClassVar[str]
+    #: SB3 says "or None", which it is only of a model that was loaded without.
+    env: VecEnv
     ent_coef: Any
     vf_coef: Any
     max_grad_norm: Any
@@ -372,7 +376,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        return guard_environments(OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper))
+        return guard_environments(OnPolicyAlgorithm._wrap_env(as_vec_env(env), verbose, monitor_wrapper))
 
     # -- files --------------------------------------------------------------------------------------------------------
 
@@ -652,7 +656,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     def learn(
         self: SelfAlgorithm,
         total_timesteps: int,
-        callback: MaybeCallback = None,
+        callback: MaybeCallback | list[SomeCallback] = None,
         log_interval: int | None = 1,
         tb_log_name: str = "OnPolicyAlgorithm",
         reset_num_timesteps: bool = True,

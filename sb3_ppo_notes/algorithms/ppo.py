@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SomeCallback
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.processes import Group
 from sb3_ppo_notes.rules import (
@@ -92,17 +92,17 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | str | Schedule = 3e-4,
         n_steps: int = 2048,
         batch_size: int | None = 64,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
-        clip_range: float | Schedule = 0.2,
-        clip_range_vf: float | Schedule | None = None,
+        clip_range: float | str | Schedule = 0.2,
+        clip_range_vf: float | str | Schedule | None = None,
         normalize_advantage: bool = True,
-        ent_coef: float | Schedule = 0.0,
-        vf_coef: float | Schedule = 0.5,
+        ent_coef: float | str | Schedule = 0.0,
+        vf_coef: float | str | Schedule = 0.5,
         max_grad_norm: float | None = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
@@ -162,7 +162,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     def learn(
         self: SelfNotesPPO,
         total_timesteps: int,
-        callback: MaybeCallback = None,
+        callback: MaybeCallback | list[SomeCallback] = None,
         log_interval: int | None = 1,
         tb_log_name: str = "PPO",
         reset_num_timesteps: bool = True,

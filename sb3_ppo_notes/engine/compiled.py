@@ -18,7 +18,7 @@ from sb3_ppo_notes.engine.optimizers import FlatOptimizer
 from sb3_ppo_notes.engine.step import EagerStepper, Part, Step, StepSettings
 from sb3_ppo_notes.engine.vectors import FlatVector, flattened
 from sb3_ppo_notes.policies.actor_critic import has_known_distribution
-from sb3_ppo_notes.policies.hooks import hooks_of
+from sb3_ppo_notes.policies.hooks import hook_reason
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.shipped import own_code_of
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
@@ -127,9 +127,9 @@ def unsupported_reason(policy: Any) -> str | None:
         return "a policy with memory is hardly faster compiled"
     if policy.precision == "float16":
         return "float16 scales its loss step by step"
-    hook = next(hooks_of(policy), None)
-    if hook is not None:
-        return hook
+    hooks = hook_reason(policy)
+    if hooks is not None:
+        return hooks
     if not has_known_distribution(policy):
         return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
     layer = next(filter(_is_stochastic_or_stateful, policy.modules()), None)

@@ -15,6 +15,7 @@ from sb3_ppo_notes.engine.recorded import WAIT, RecordedStepper, own_choice_of
 from sb3_ppo_notes.engine.reduced import ReducedStepper
 from sb3_ppo_notes.engine.step import EagerStepper, StepSettings
 from sb3_ppo_notes.policies.actor_critic import has_known_distribution
+from sb3_ppo_notes.policies.hooks import hook_reason
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.processes import Shards
 from sb3_ppo_notes.rollouts.sharding import ShardedActor
@@ -221,6 +222,9 @@ class Engine:
             return "a policy with memory is not recorded"
         if self.precision != "float32":
             return f"{self.precision} needs autocast, which is not recorded"
+        hooks = hook_reason(self.policy)  # a policy with a hook evaluates actions by itself, too: that would mislead
+        if hooks is not None:
+            return hooks
         if not has_known_distribution(self.policy):
             return f"{type(self.policy).__name__} evaluates actions by itself, or has a distribution of its own"
         return descent.reason

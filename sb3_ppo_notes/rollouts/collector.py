@@ -85,9 +85,9 @@ def collect_rollouts(
 ) -> bool:
     """Fill a buffer with experience of the current policy.
 
-    Order of operations, use of random numbers, callback calls and names in ``callback.locals`` are SB3's. One
-    thing differs: SB3 adds the value of a truncated episode's last observation to the very ``rewards`` array that the callback
-    was given; here the callback keeps what the environment paid.
+    Order of operations, use of random numbers, callback calls and names in ``callback.locals`` are SB3's. One thing is
+    not: SB3 adds the value of a truncated episode's last observation to the very ``rewards`` that the callback was
+    given; here the callback keeps what the environment paid.
 
     :param model: the algorithm: its policy acts, its counters advance.
     :param env: the training environments.

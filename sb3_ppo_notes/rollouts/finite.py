@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_ppo_notes.envs.rewards import check_reward
 from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv, wrappers_of
+from sb3_ppo_notes.envs.torch_vec_env import refuse_tensors
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError, NonFiniteError
 
@@ -152,6 +153,7 @@ class FiniteGuard:
         :raises NonFiniteError: if one of them is not finite.
         """
         observations = self._reset()
+        refuse_tensors(observations)
         check_finite("observation", observations, self.steps_seen)
         return observations
 
