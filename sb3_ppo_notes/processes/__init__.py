@@ -2,5 +2,6 @@
 
 from sb3_ppo_notes.processes.group import Alone, Distributed, Group, join_group
 from sb3_ppo_notes.processes.shards import Shards
+from sb3_ppo_notes.processes.writer import on_writer
 
-__all__ = ["Alone", "Distributed", "Group", "Shards", "join_group"]
+__all__ = ["Alone", "Distributed", "Group", "Shards", "join_group", "on_writer"]
