@@ -140,6 +140,7 @@ def restore_exploration(model: NotesOnPolicyAlgorithm, exploration: dict[str, An
 
 
 def random_states(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
+    """States of the program's random generators and those of the model's spaces."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
@@ -161,6 +162,7 @@ def restore_random(model: NotesOnPolicyAlgorithm, node: Any, arrays: Mapping[str
 
 
 def spaces_of(model: NotesOnPolicyAlgorithm) -> dict[str, Any]:
+    """Its spaces, which have generators of their own."""
     return {"action_space": model.action_space, "observation_space": model.observation_space}
 
 
