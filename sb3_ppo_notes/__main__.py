@@ -9,6 +9,7 @@ import tyro
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.runs.bench.command import Bench
 from sb3_ppo_notes.runs.compare.command import Compare
+from sb3_ppo_notes.runs.export import Export
 from sb3_ppo_notes.runs.notes import Notes
 from sb3_ppo_notes.runs.train.command import Train
 from sb3_ppo_notes.runs.visualize.command import Visualize
@@ -17,6 +18,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "compare": Compare,
     "visualize": Visualize,
+    "export": Export,
     "bench": Bench,
     "notes": Notes,
 }
