@@ -42,6 +42,7 @@ PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
 ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
+ZOO = "tests/test_zoo.py::"
 
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
@@ -1465,5 +1466,33 @@ MUTANTS = [
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
         "cells = function.__closure__ or ()",
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",
+    ),
+    Mutant(
+        "an agent that rl_zoo3 plays is not told what is allowed",
+        "zoo.py",
+        "return predictor(model, self.played)",
+        "return model",
+        ZOO + "test_an_agent_with_masks_plays_under_masks",
+    ),
+    Mutant(
+        "rl_zoo3 plays an agent with masks where there are none",
+        "zoo.py",
+        "if model.action_masking and not self.played.has_attr(METHOD):",
+        "if False:",
+        ZOO + "test_an_agent_with_masks_does_not_play_where_there_are_none",
+    ),
+    Mutant(
+        "evaluations of rl_zoo3's trials are not masked",
+        "zoo.py",
+        "bases = (manager.TrialEvalCallback, MaskableEvalCallback)",
+        "bases = (manager.TrialEvalCallback,)",
+        ZOO + "test_evaluations_are_masked",
+    ),
+    Mutant(
+        "a name that rl_zoo3 no longer has is not looked for",
+        "zoo.py",
+        "if not hasattr(zoo[module], name):",
+        "if False:",
+        ZOO + "test_a_name_that_rl_zoo3_no_longer_has_is_named",
     ),
 ]
