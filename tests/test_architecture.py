@@ -18,6 +18,7 @@ ROOMS = [
     "formulas",
     "rules",
     "kernels",
+    "processes",
     "envs",
     "policies",
     "rollouts",
@@ -192,7 +193,14 @@ PUBLIC = dict(public_objects())
 # Read by whoever changes them, not looked up: there a docstring says what a name and types do not. The functions of a
 # note, n01_… to n30_…, are the same in each: note.py says what they take.
 A_NOTE = re.compile(r"sb3_ppo_notes\.notes\.\w+\.n\d\d_")
-INNER = ("sb3_ppo_notes.engine.", "sb3_ppo_notes.kernels.", "sb3_ppo_notes.runs.", "sb3_ppo_notes.zoo.", "tuning.")
+INNER = (
+    "sb3_ppo_notes.engine.",
+    "sb3_ppo_notes.kernels.",
+    "sb3_ppo_notes.processes.",
+    "sb3_ppo_notes.runs.",
+    "sb3_ppo_notes.zoo.",
+    "tuning.",
+)
 # Rooms of which a user looks up what they export, and nothing else.
 EXPORTING = ("callbacks", "envs", "persistence")
 

@@ -1,0 +1,134 @@
+"""A training cut into shards: environments, generators and a permutation of their own each, and a process that holds
+some of them. The number of shards decides what is computed, the number of processes only where.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.processes.group import Group
+
+#: Steps of the environments between two questions whether a process wants to stop.
+STEPS_BETWEEN_QUESTIONS = 64
+
+
+class Shards:
+    """The shards of one training, and those that this process holds: as many as every other, in the order of ranks.
+
+    Whatever is summed is summed over shards and in their order, so that the number of processes changes no bit.
+
+    :param group: of the processes.
+    :param n_shards: of the whole training; ``None`` for one a process.
+    :param seed: of all shards.
+    """
+
+    def __init__(self, group: Group, n_shards: int | None, seed: int):
+        self.group = group
+        self.n_shards = group.size if n_shards is None else n_shards
+        if self.n_shards % group.size:
+            raise InvalidValueError(
+                f"shards must be a multiple of the number of processes, which is {group.size}, got {n_shards}"
+            )
+        self.seed = seed
+        n_own = self.n_shards // group.size
+        #: Numbers of the shards of this process.
+        self.own = range(group.rank * n_own, (group.rank + 1) * n_own)
+        self.generators = [Generator(seed, shard) for shard in self.own]
+
+    @property
+    def is_writer(self) -> bool:
+        """``True`` in the one process that prints, logs, evaluates and saves."""
+        return self.group.rank == 0
+
+    def gather_vectors(self, vectors: Sequence[th.Tensor]) -> th.Tensor:
+        """Vectors of all shards.
+
+        :param vectors: one for each shard of this process, ``[n]`` float32 each.
+        :return: ``[n_shards, n]``, valid until the next call but one.
+        """
+        vector = vectors[0] if len(vectors) == 1 else th.cat(list(vectors))
+        return self.group.gather_vectors(vector).view(self.n_shards, -1)
+
+    def gather(self, values: Sequence[Any]) -> list[Any]:
+        """Values of all shards.
+
+        :param values: one for each shard of this process; anything that can be pickled.
+        :return: in the order of shards.
+        """
+        return [value for of_process in self.group.gather(list(values)) for value in of_process]
+
+    def any(self, wish: bool) -> bool:
+        """Ask all processes.
+
+        :param wish: of this process.
+        :return: on all ``True`` if one of them has said so.
+        """
+        return bool(self.group.gather_vectors(th.tensor([float(wish)])).any())
+
+    def split(self, length: int) -> list[slice]:
+        """The places of this process's shards in an array of its environments.
+
+        :param length: B, environments of this process.
+        :return: one slice a shard.
+        """
+        each = length // len(self.own)
+        return [slice(number * each, (number + 1) * each) for number in range(len(self.own))]
+
+
+def sum_in_order(vectors: th.Tensor) -> th.Tensor:
+    """The sum over shards, one after the other: a library's sum may add in another order on another machine.
+
+    :param vectors: ``[V, n]``.
+    :return: ``[n]``.
+    """
+    total = vectors[0].clone()
+    for vector in vectors[1:]:
+        total += vector
+    return total
+
+
+class Generator:
+    """The random numbers of one shard, kept apart from everybody else's.
+
+    :param seed: of all shards.
+    :param shard: number of this one.
+    """
+
+    def __init__(self, seed: int, shard: int):
+        torch_seed, numpy_seed = np.random.SeedSequence(seed, spawn_key=(shard,)).generate_state(2)
+        self._torch = th.Generator().manual_seed(int(torch_seed)).get_state()
+        #: Of its permutations.
+        self.numpy = np.random.default_rng(numpy_seed)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Within it PyTorch's generator of the CPU draws this shard's numbers.
+
+        :return: a context; after it everybody else's generator is as it was.
+        """
+        before = th.get_rng_state()
+        th.set_rng_state(self._torch)
+        try:
+            yield
+        finally:
+            self._torch = th.get_rng_state()
+            th.set_rng_state(before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """To go on from.
+
+        :return: plain numbers and a tensor.
+        """
+        return {"torch": self._torch, "numpy": self.numpy.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`.
+
+        :param state: of a generator.
+        """
+        self._torch = state["torch"]
+        self.numpy.bit_generator.state = state["numpy"]
