@@ -23,6 +23,7 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+CONTRIB = "tests/policies/test_contrib_interface.py::"
 FILES = "tests/parity/test_files.py::"
 LSTM = "tests/kernels/test_lstm.py::"
 SCRIPT = "tests/engine/test_script.py::"
@@ -483,6 +484,27 @@ MUTANTS = [
         "nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)",
         "nonterminal = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
         RECURRENT + "test_an_episodes_start_forgets_everything",
+    ),
+    Mutant(
+        "of sb3-contrib's sequences each step begins with the first one's states",
+        "policies/memory.py",
+        "policy.one_step(states, starts))",
+        "policy.one_step(steps.states, starts))",
+        CONTRIB + "test_each_method_says_what_contribs_says[4-two_memories-discrete]",
+    ),
+    Mutant(
+        "the actor's states are read as the critic's",
+        "policies/recurrent.py",
+        "if which == 0 else (*zeros",
+        "if True else (*zeros",
+        CONTRIB + "test_each_method_says_what_contribs_says[1-two_memories-discrete]",
+    ),
+    Mutant(
+        "a recurrent policy's own methods are taken for somebody's",
+        "policies/shipped.py",
+        '.startswith("sb3_ppo_notes.")',
+        '.startswith("sb3_contrib.")',
+        CONTRIB + "test_the_methods_count_as_shipped_until_somebody_replaces_one",
     ),
     Mutant(
         "sequences run over an episode's start",
@@ -1276,6 +1298,13 @@ MUTANTS = [
         CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
     ),
     Mutant(
+        "hooks are named by what follows from them",
+        "engine/engine.py",
+        "        if hooks is not None:\n",
+        "        if False:\n",
+        CHANGED_BY_WATCHER + "test_an_eager_step_names_the_hook_too_and_not_what_follows_from_it",
+    ),
+    Mutant(
         "who watches an update cannot change it",
         "engine/engine.py",
         "        stepper.resume()\n",
@@ -1494,5 +1523,26 @@ MUTANTS = [
         "if not hasattr(zoo[module], name):",
         "if False:",
         ZOO + "test_a_name_that_rl_zoo3_no_longer_has_is_named",
+    ),
+    Mutant(
+        "a checkpoint is resumed as the other algorithm",
+        "persistence/checkpoint.py",
+        "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
+        "if False:",
+        PERSISTENCE + "test_environments.py::test_another_class_than_the_checkpoints_is_refused",
+    ),
+    Mutant(
+        "a type checker refuses a schedule by name",
+        "algorithms/ppo.py",
+        "learning_rate: float | str | Schedule = 3e-4,",
+        "learning_rate: float | Schedule = 3e-4,",
+        "tests/test_typing.py::test_mypy_strict_accepts_a_typed_program",
+    ),
+    Mutant(
+        "a type checker knows no class of a loaded model",
+        "persistence/safe.py",
+        ") -> NotesPPO | NotesA2C:",
+        ") -> object:",
+        "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
     ),
 ]

@@ -18,7 +18,7 @@ from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig
 from sb3_ppo_notes.configs.tuned import is_atari
 from sb3_ppo_notes.configs.values import constructor_arguments, wrap_function
 from sb3_ppo_notes.envs import LeanVecEnv
-from sb3_ppo_notes.envs.errors import is_wrong_call
+from sb3_ppo_notes.envs.errors import UNKNOWN, is_wrong_call
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
@@ -141,7 +141,7 @@ def check_environment(
         if package is None:
             raise
         raise InvalidValueError(needs(env, package.group())) from error
-    except gym.error.NameNotFound:
+    except UNKNOWN:
         make_env(env, verbose=0)  # refuses it with a suggestion
         raise
     except TypeError as error:

@@ -68,7 +68,7 @@ def parse_dict(text: str, name: str) -> dict[str, Any]:
     {'log_std_init': -2, 'activation_fn': 'ReLU', 'net_arch': {'pi': [64], 'vf': [64]}}
     """
     try:
-        value = _plain(parse_expression(text.strip(), {"dict": lambda **items: items}, NAMES))
+        value = parse_value(text)
         if not isinstance(value, dict):
             raise InvalidValueError("no dict")
     except ValueError as error:
@@ -79,6 +79,16 @@ def parse_dict(text: str, name: str) -> dict[str, Any]:
             f"only, got {shown!r}"
         ) from error
     return value
+
+
+def parse_value(text: str) -> Any:
+    """What an expression of Python's stands for, read and not run: see :func:`parse_dict`.
+
+    :param text: the expression.
+    :return: plain data.
+    :raises ValueError: for anything else.
+    """
+    return _plain(parse_expression(text.strip(), {"dict": lambda **items: items}, NAMES))
 
 
 def _plain(value: Any) -> Any:

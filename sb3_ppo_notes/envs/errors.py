@@ -15,6 +15,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 #: Code that only calls environments: of interest is the line of the environment that it called.
 CALLERS = ("gymnasium", "stable_baselines3", "sb3_ppo_notes", "importlib")
 
+#: Said of an id that nobody has registered.
+OTHER_PACKAGES = "if another package registers it: 'package:id', or --import package in a command"
+#: Said of one that is unknown in another process only.
+OTHER_PROCESSES = (
+    "'package:id' imports what registers it there, too (an import below `if __name__` or in a notebook does not)"
+)
+UNKNOWN = (gym.error.NameNotFound, gym.error.NamespaceNotFound)
+
 
 def environment_error(error: BaseException) -> str | None:
     """One line for the user about an error that an environment, a wrapper or their construction has raised.
@@ -33,7 +41,8 @@ def environment_error(error: BaseException) -> str | None:
     error = _cause_in_constructor(error, frames)
     text = " ".join(message_of(error).split())
     if isinstance(error, gym.error.UnregisteredEnv | gym.error.DeprecatedEnv):
-        return f"env must be the id of a registered environment, got {name!r}: {text}"
+        hint = f"; {OTHER_PACKAGES}" if isinstance(error, UNKNOWN) else ""
+        return f"env must be the id of a registered environment, got {name!r}: {text}{hint}"
     notes = "".join(f", {' '.join(note.split())}" for note in getattr(error, "__notes__", []))
     what = type(error).__name__ + (f": {text}" if text else "")
     return f"env {name!r}: {what}{_location(error)}{notes}"

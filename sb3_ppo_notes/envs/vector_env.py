@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from stable_baselines3.common.vec_env.util import obs_space_info
 
 from sb3_ppo_notes.envs.autoreset import check_answers_for_all, info_of, is_atari, is_envpool, resets_by_mask
+from sb3_ppo_notes.envs.torch_vec_env import refuse_tensors
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_flag, check_integer
 
 
@@ -76,6 +77,7 @@ class GymnasiumVecEnv(VecEnv):
         self._pending = False
         seed, options = self._seeds[0], dict(self._options[0])
         observations, infos = self.env.reset(seed=seed, options=options or None)
+        refuse_tensors(observations)
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = [info_of(infos, index) for index in range(self.num_envs)]

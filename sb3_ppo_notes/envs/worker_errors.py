@@ -6,6 +6,10 @@ In the functions ``doing`` is what the environment was asked to do.
 import signal
 from typing import Any
 
+from sb3_ppo_notes.envs.errors import OTHER_PROCESSES, UNKNOWN
+
+UNKNOWN_NAMES = tuple(error.__name__ for error in UNKNOWN)
+
 
 class EnvWorkerError(RuntimeError):
     """An environment's process raised, died, or could not be asked.
@@ -65,7 +69,8 @@ class WorkerTraceback(Exception):
 def exception_error(index: int, doing: str, kind: str, text: str, traceback: str) -> EnvWorkerError:
     """The error of an environment that raised."""
     line = " ".join(text.split())
-    return EnvWorkerError(f"environment {index} raised {kind} in {doing}: {line}", index, traceback, kind=kind)
+    hint = f"; {OTHER_PROCESSES}" if kind in UNKNOWN_NAMES else ""
+    return EnvWorkerError(f"environment {index} raised {kind} in {doing}: {line}{hint}", index, traceback, kind=kind)
 
 
 def death_error(index: int, doing: str, exitcode: int | None) -> EnvWorkerError:

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ppo_notes.envs.rewards import check_reward
+from sb3_ppo_notes.envs.torch_vec_env import refuse_tensors
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError, NonFiniteError
 
@@ -151,6 +152,7 @@ class FiniteGuard:
         :raises NonFiniteError: if one of them is not finite.
         """
         observations = self._reset()
+        refuse_tensors(observations)
         check_finite("observation", observations, self.steps_seen)
         return observations
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ppo_notes.envs.lean_vec_env import LeanVecEnv
 from sb3_ppo_notes.envs.stacking import check_shapes_of_observations
+from sb3_ppo_notes.envs.torch_vec_env import refuse_tensors
 from sb3_ppo_notes.envs.worker_errors import EnvWorkerError
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
@@ -69,8 +70,10 @@ def check_batch(observations: Any, space: spaces.Space[Any], n_envs: int) -> Non
     :param observations: ``[B, ...]``, or a dict of such arrays.
     :param space: of one observation.
     :param n_envs: B.
+    :raises TypeError: for tensors.
     :raises ValueError: naming both shapes. One that can be reshaped passes, as in SB3's buffers.
     """
+    refuse_tensors(observations)
     if isinstance(space, spaces.Dict):
         parts = [(f"[{key!r}]", observations[key], part) for key, part in space.spaces.items()]
     else:

@@ -13,6 +13,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ppo_notes.configs.run_config import ALGORITHMS
+from sb3_ppo_notes.configs.words import split_at_commas
 from sb3_ppo_notes.envs.make import did_you_mean
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
@@ -67,7 +68,7 @@ def parse_arms(words: str, algo: str) -> list[Arm]:
     [('sb3_ppo_notes:NotesA2C', {'gamma': 0.9, 'n_steps': 8}), ('stable_baselines3:A2C', {})]
     """
     texts: list[str] = []
-    for text in (part.strip() for part in _split(words)):
+    for text in (part.strip() for part in split_at_commas(words)):
         if texts and re.match(r"[A-Za-z_]\w*\s*=", text):
             texts[-1] += "," + text
         elif text:
@@ -80,20 +81,6 @@ def parse_arms(words: str, algo: str) -> list[Arm]:
     return [_parse_arm(text, algo) for text in texts]
 
 
-def _split(words: str) -> list[str]:
-    """At commas that are in no brackets and no quotes."""
-    parts, depth, quote = [""], 0, ""
-    for letter in words:
-        if quote or letter in "'\"":
-            quote = "" if letter == quote else quote or letter
-        depth += 0 if quote else (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
-
-
 def _parse_arm(text: str, algo: str) -> Arm:
     # An argument is a name, "=" and whatever follows; a colon before it ends the arm's own name.
     match = re.fullmatch(r"(.*?)(?::(\s*[A-Za-z_]\w*\s*=.*))?", text, flags=re.S)
@@ -101,7 +88,7 @@ def _parse_arm(text: str, algo: str) -> Arm:
     target = {"sb3": NAMED[f"sb3-{algo}"], "notes": NAMED[f"notes-{algo}"]}.get(name) or NAMED.get(name) or name
     if not options and text.partition(":")[0] in ("sb3", "notes", *NAMED) and ":" in text:
         raise InvalidValueError(f"arms must have options of the form name=value, got {text!r}")
-    arm = Arm(text, target, dict(_parse_option(text, part) for part in _split(options or "") if part.strip()))
+    arm = Arm(text, target, dict(_parse_option(text, part) for part in split_at_commas(options or "") if part.strip()))
     if ":" not in target or (arm.recipe is not None and arm.recipe not in RECIPES):
         names = ["sb3", "notes", *NAMED, *(f"recipe:{recipe}" for recipe in RECIPES)]
         hint = did_you_mean(name, names, most=1)
