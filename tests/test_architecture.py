@@ -57,6 +57,7 @@ PUBLIC_MODULES = {
     "sb3_ppo_notes.recipes",
     "sb3_ppo_notes.rollouts",
     "sb3_ppo_notes.rules",
+    "sb3_ppo_notes.runs.options",  # commands and their help
 }
 MODULES = [
     name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "sb3_ppo_notes.") if not name.endswith("__main__")
