@@ -7,6 +7,7 @@ from typing import Any
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.runs.bench.command import Bench
 from sb3_ppo_notes.runs.compare.command import Compare
+from sb3_ppo_notes.runs.export import Export
 from sb3_ppo_notes.runs.notes import Notes
 from sb3_ppo_notes.runs.options import parse_command
 from sb3_ppo_notes.runs.study import Study, study_words
@@ -17,6 +18,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "compare": Compare,
     "visualize": Visualize,
+    "export": Export,
     "bench": Bench,
     "notes": Notes,
     "study": Study,

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -625,6 +625,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             Phase(self.critic_optimizer, critic, separate.critic.max_grad_norm, separate.critic.n_epochs, "critic"),
         ]
 
+    def _together(self) -> AbstractContextManager[None]:
+        """A context in which several processes learn one model; nothing of one process alone."""
+        return nullcontext() if self._shards is None else self._shards.learning(digest_of(self.policy))
+
     def learn(
         self: SelfAlgorithm,
         total_timesteps: int,
@@ -650,12 +654,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         check_that_it_can_learn(self)
         before = self.last_report
-        if self._shards is not None:
-            self._shards.check_equal(digest_of(self.policy), "weights")
-            if not self._shards.is_writer:
-                callback, progress_bar = without_reports(callback), False
-                silence(self)
-        with _naming_checkpoint(self):
+        if self._shards is not None and not self._shards.is_writer:
+            callback, progress_bar = without_reports(callback), False
+            silence(self)
+        with _naming_checkpoint(self), self._together():
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )

@@ -32,6 +32,8 @@ from sb3_ppo_notes.recipes import RECIPES
 ALGORITHMS: dict[str, Any] = {"ppo": NotesPPO, "a2c": NotesA2C}
 PRESETS = files("sb3_ppo_notes") / "configs" / "presets"
 SHIPPED = tuple(sorted(path.name.removesuffix(".yaml") for path in PRESETS.iterdir()))
+#: Experiment trackers that a run can be followed in, by the names of their packages.
+TRACKERS = ("wandb", "mlflow", "trackio", "aim")
 #: Arguments of a constructor that a configuration says elsewhere, or cannot say in YAML.
 NOT_IN_YAML = (
     *("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"),
@@ -63,6 +65,7 @@ class RunConfig:
     :param n_eval_episodes: of each evaluation.
     :param video_every: environment steps between two videos, ``None`` for no videos.
     :param checkpoint_every: environment steps between two checkpoints, 0 for one at the end only.
+    :param track: one of ``TRACKERS`` that the log goes to besides, ``None`` for none.
     :param versions: of what it was run with; information, nothing depends on it.
     """
 
@@ -85,6 +88,7 @@ class RunConfig:
     n_eval_episodes: int = 20
     video_every: int | None = None
     checkpoint_every: int = 20_000
+    track: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,6 +101,7 @@ class RunConfig:
             check_choice("algo", self.algo, (RECIPES[self.recipe].algorithm,))
         policies = ALGORITHMS[self.algo].policy_aliases
         check_choice("policy", self.policy, (*policies, None))
+        check_choice("track", self.track, (*TRACKERS, None))
         for key in ("total_timesteps", "n_eval_episodes"):
             check_integer(key, getattr(self, key), minimum=1)
         for key in ("seed", "checkpoint_every"):

@@ -1,7 +1,8 @@
 """Handing a rollout out in minibatches: to feed-forward policies in any order, to recurrent ones in whole sequences."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,16 +101,16 @@ class MinibatchSampler:
         }
         if advantages is not None:
             columns["advantages"] = advantages
-        rows = _split(index, sizes)
-        nothing = [None] * len(rows)
-        olds = zip(*(_split(parameter[index], sizes) for parameter in self.buffer.old_parameters or ()), strict=True)
-        masks = nothing if self._masks is None else _split(self._masks[index], sizes)
-        context = zip(list(olds) or nothing, masks, recurrences or nothing, strict=True)
-        observations = self._epoch_observations(index, sizes)
-        for row, seen, values, others in zip(
-            rows, observations, zip(*columns.values(), strict=True), context, strict=True
-        ):
-            yield Minibatch(self._rows(row) if seen is None else seen, *values, *others)  # type: ignore[call-arg]
+        olds = [_split(parameter[index], sizes) for parameter in self.buffer.old_parameters or ()]
+        nothing = repeat(None)
+        yield from map(
+            Minibatch,
+            self._epoch_observations(index, sizes),
+            *columns.values(),
+            zip(*olds, strict=True) if olds else nothing,
+            nothing if self._masks is None else _split(self._masks[index], sizes),
+            recurrences or nothing,
+        )
 
     def samples(self) -> Iterator[Any]:
         """Go once through the rollout as SB3's buffers do.
@@ -240,21 +241,21 @@ class MinibatchSampler:
         rows = normalize(advantages[:whole].view(-1, sizes)).unbind()
         return rows if whole == len(advantages) else (*rows, normalize(advantages[whole:]))
 
-    def _epoch_observations(self, index: th.Tensor, sizes: int | list[int]) -> Sequence[Any]:
-        """The observations of each minibatch; ``None`` for those to be gathered when their turn comes.
+    def _epoch_observations(self, index: th.Tensor, sizes: int | list[int]) -> Iterable[Any]:
+        """The observations of each minibatch, gathered at once or when their turn comes.
 
         Large ones (images) are never copied whole. And minibatches of one size, which must be what stock SB3 sees, must
         begin on a 64-byte boundary, as memory of their own would: a matrix product may round differently at another
         alignment.
         """
         observations = self._observations
-        parts = _split(index, sizes)
-        if not isinstance(observations, th.Tensor):
-            return [None] * len(parts)
-        row_bytes = observations[0].numel() * observations.element_size()
-        is_small = len(index) * row_bytes <= LARGEST_COPY
-        is_aligned = not isinstance(sizes, int) or sizes * row_bytes % 64 == 0
-        return _split(observations[index], sizes) if is_small and is_aligned else [None] * len(parts)
+        if isinstance(observations, th.Tensor):
+            row_bytes = observations[0].numel() * observations.element_size()
+            is_small = len(index) * row_bytes <= LARGEST_COPY
+            is_aligned = not isinstance(sizes, int) or sizes * row_bytes % 64 == 0
+            if is_small and is_aligned:
+                return _split(observations[index], sizes)
+        return map(self._rows, _split(index, sizes))
 
     def _portion(self, rows: th.Tensor, recurrence: Recurrence | None = None) -> Portion:
         return Portion(rows, self._rows(rows), None if self._masks is None else self._masks[rows], recurrence)

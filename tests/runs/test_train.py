@@ -18,11 +18,12 @@ from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, evaluate_episodes, with_frozen_normalizers
 from sb3_ppo_notes.configs import build as train_model
 from sb3_ppo_notes.configs.build import build_model, check_environment
+from sb3_ppo_notes.configs.normalizers import load_normalizer, normalizer_statistics
 from sb3_ppo_notes.configs.run_config import RunConfig, resolve_config
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.runs.train import command as train
 from sb3_ppo_notes.runs.train import evaluation as train_watching
-from sb3_ppo_notes.runs.train.folder import load_normalizer, load_weights, new_folder, normalizer_statistics, save_model
+from sb3_ppo_notes.runs.train.folder import load_weights, new_folder, save_model
 
 SMALL = """
 env: {env}
