@@ -1601,6 +1601,13 @@ MUTANTS = [
         "tests/runs/test_options.py::test_help_fits_a_terminal_and_speaks_of_no_types_of_ours",
     ),
     Mutant(
+        "bold counts as letters where help is folded",
+        "runs/options.py",
+        'return len(re.sub(r"\\x1b\\[[\\d;]*m", "", line))',
+        "return len(line)",
+        "tests/runs/test_options.py::test_a_long_line_is_folded_by_what_is_seen_of_it",
+    ),
+    Mutant(
         "study's options are taken for those of the package",
         "runs/study.py",
         'return words[1:] if words[:1] == ["study"] else None',

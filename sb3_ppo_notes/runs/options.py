@@ -1,6 +1,10 @@
 """Commands as tyro shows them: a dataclass each, its fields the options and their docstrings the help."""
 
+import contextlib
 import dataclasses
+import re
+import shutil
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -17,7 +21,35 @@ def parse_command(commands: Mapping[str, Callable[..., Any]], prog: str, argumen
     shown = {name: _as_shown(command) for name, command in commands.items()}
     # An option that is not given is None; nobody has to be told that "None" can be typed for it.
     config = (tyro.conf.DisallowNone,)
-    return tyro.extras.subcommand_cli_from_dict(shown, prog=prog, args=arguments, config=config)
+    with contextlib.redirect_stdout(_Folded(sys.stdout)):
+        return tyro.extras.subcommand_cli_from_dict(shown, prog=prog, args=arguments, config=config)
+
+
+class _Folded:
+    """Standard output as wide as the terminal: tyro folds what stands in its boxes, not usage and descriptions."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        width, lines = shutil.get_terminal_size().columns, []
+        for line in text.split("\n"):
+            first, *words = line.split(" ") if _seen(line) > width else [line]
+            lines.append(first)
+            for word in words:
+                if _seen(f"{lines[-1]} {word}") > width:
+                    lines.append(word)
+                else:
+                    lines[-1] += f" {word}"
+        return int(self._stream.write("\n".join(lines)))
+
+
+def _seen(line: str) -> int:
+    """Its length on a terminal, where bold and colours take no room."""
+    return len(re.sub(r"\x1b\[[\d;]*m", "", line))
 
 
 def _as_shown(command: Callable[..., Any]) -> Callable[..., Any]:
