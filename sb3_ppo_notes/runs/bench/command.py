@@ -39,7 +39,7 @@ TURNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 @dataclass
 class Bench:
-    """Measure how fast ours and the peers train, in turn on this machine, one thread each."""
+    """Measure how fast ours and the peers train here, in turn, one thread each."""
 
     env: str = "CartPole-v1"
     """Id of a registered environment."""
