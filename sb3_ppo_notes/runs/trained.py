@@ -6,12 +6,13 @@ from pathlib import Path
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.configs.build import build_model, check_environment
+from sb3_ppo_notes.configs.normalizers import load_normalizer
 from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence import load_checkpoint, load_safe
 from sb3_ppo_notes.persistence.storage import NAME, checkpoints_in
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
+from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG, MODEL, NORMALIZER, load_weights
 
 
 def run_config(logdir: Path, argument: str = "logdir") -> RunConfig:
