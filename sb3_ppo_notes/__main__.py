@@ -8,6 +8,7 @@ from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.runs.bench.command import Bench
 from sb3_ppo_notes.runs.compare.command import Compare
 from sb3_ppo_notes.runs.export import Export
+from sb3_ppo_notes.runs.hub.command import Hub
 from sb3_ppo_notes.runs.notes import Notes
 from sb3_ppo_notes.runs.options import parse_command
 from sb3_ppo_notes.runs.study import Study, study_words
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": Compare,
     "visualize": Visualize,
     "export": Export,
+    "hub": Hub,
     "bench": Bench,
     "notes": Notes,
     "study": Study,

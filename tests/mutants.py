@@ -43,6 +43,7 @@ VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
 PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
+HUB = "tests/runs/test_hub.py::"
 TRACKING = "tests/runs/test_tracking.py::"
 ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
@@ -1381,6 +1382,27 @@ MUTANTS = [
         TRACKING + "test_the_environment_says_where_to",
     ),
     Mutant(
+        "a card's model is measured on other episodes than the card's code",
+        "runs/hub/command.py",
+        "        env.seed(seed)\n",
+        "        env.seed(seed + 1)\n",
+        HUB + "test_the_code_on_the_card_repeats_the_evaluation_of_the_run[pendulum]",
+    ),
+    Mutant(
+        "a folder that could not be filled stays",
+        "runs/hub/command.py",
+        "            shutil.rmtree(beside, ignore_errors=True)\n",
+        "            pass\n",
+        HUB + "test_a_folder_that_could_not_be_filled_does_not_appear",
+    ),
+    Mutant(
+        "an environment that is normalised by nothing plays a trained model",
+        "configs/build.py",
+        "    elif normalizer_statistics(env) is not None:\n",
+        "    elif False:\n",
+        HUB + "test_normalised_environments_are_not_made_without_what_was_learned",
+    ),
+    Mutant(
         "hooks are named by what follows from them",
         "engine/engine.py",
         "        if hooks is not None:\n",
@@ -1739,8 +1761,8 @@ MUTANTS = [
     Mutant(
         "nobody sees that torchrun's agent has ended",
         "processes/failures.py",
-        "if self._agent not in (None, os.getppid()):",
-        "if False:",
+        "return self._agent not in (None, os.getppid())",
+        "return False",
         TORCHRUN + "test_the_processes_end_when_the_agent_is_killed[gloo]",
     ),
     Mutant(
