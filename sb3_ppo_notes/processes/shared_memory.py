@@ -32,10 +32,12 @@ ALL_HERE, OTHER_SIZE = -1, -2
 def library() -> Any:
     """The compiled code; ``None`` where it was not built, or could not be."""
     path = path_of("processes._shared")
-    if path is None:
+    try:
+        functions = None if path is None else ctypes.CDLL(path)
+    except OSError as error:
+        logger.warning("processes exchange numbers through gloo; installing again may help: %s", error)
         return None
-    functions = ctypes.CDLL(path)
-    if not hasattr(functions, "shared_revision") or functions.shared_revision() != REVISION:
+    if functions is None or not hasattr(functions, "shared_revision") or functions.shared_revision() != REVISION:
         return None
     number, address = ctypes.c_int64, ctypes.c_void_p
     functions.shared_put.argtypes = [address, address, address, ctypes.c_uint64, ctypes.c_uint32]
