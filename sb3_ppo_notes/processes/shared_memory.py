@@ -14,6 +14,7 @@ import torch as th
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.kernels.compiled import path_of
 from sb3_ppo_notes.processes.distributed import Distributed
+from sb3_ppo_notes.processes.failures import TIMEOUT
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -51,7 +52,7 @@ class SharedMemory(Distributed):
     everything if a process has no compiled code or may not open another's memory.
     """
 
-    def __init__(self, timeout: float = 3600.0):
+    def __init__(self, timeout: float = TIMEOUT):
         super().__init__(timeout)
         self._buffers = th.empty(BUFFERS, 0)
         self._counters = 0

@@ -20,7 +20,7 @@ from sb3_ppo_notes.processes.shared_memory import SharedMemory, library
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.processes.launch"])
 
-KINDS = {"gloo": Distributed, "shared memory": SharedMemory, "auto": lambda timeout: join_group("auto")}
+KINDS = {"gloo": Distributed, "shared memory": SharedMemory, "auto": lambda timeout: join_group("auto", timeout)}
 built = pytest.mark.skipif(library() is None, reason="_shared.c was not built")
 both_kinds = pytest.mark.parametrize("kind", ["gloo", pytest.param("shared memory", marks=built)])
 
