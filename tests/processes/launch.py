@@ -68,7 +68,7 @@ def be_a_rank(connection, environment, kind, timeout, function, arguments):
     group.close()
 
 
-def run(function, size, *arguments, kind="gloo", timeout=60.0, limit=60.0, **environment):
+def run(function, size, *arguments, kind="gloo", timeout=600.0, limit=60.0, **environment):
     """``function(group, *arguments)`` in ``size`` processes: an :class:`Outcome` of each.
 
     :param timeout: of the group.
