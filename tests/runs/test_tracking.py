@@ -45,7 +45,7 @@ class Fake(ModuleType):
 
     def __init__(self, name, error=None):
         super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)
+        self.__spec__ = ModuleSpec(name, None, origin="here")
         self.calls, self.rows, self.error = [], [], error
         self.entities = SimpleNamespace(Metric=lambda *metric: metric, Param=lambda *param: param)
         self.Repo = SimpleNamespace(from_path=lambda path, init: ("repo", path))
@@ -293,6 +293,14 @@ def test_a_missing_package_is_one_line_before_anything_is_written(tmp_path, caps
     train(tmp_path / "run", "--track", "aim", code=2)
     assert capsys.readouterr().err == "error: track 'aim' needs a package that is not installed: pip install aim\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_a_trackers_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "aim").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "aim", raising=False)
+    with pytest.raises(ValueError, match="track 'aim' needs a package that is not installed"):
+        tracking.check_tracker("aim")
 
 
 def test_a_tracker_that_cannot_begin_is_one_line_and_leaves_nothing_behind(fake, tmp_path, capsys):

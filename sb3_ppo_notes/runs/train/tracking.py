@@ -41,7 +41,11 @@ TRACKER = "tracker.json"
 
 def check_tracker(name: str | None) -> None:
     """Refuse a tracker whose package is not installed."""
-    if name is not None and importlib.util.find_spec(name) is None:
+    if name is None:
+        return
+    spec = importlib.util.find_spec(name)
+    # A mere folder of that name (W&B writes to one) is found too, as a package without a file.
+    if spec is None or spec.origin is None:
         raise InvalidValueError(f"track {name!r} needs a package that is not installed: pip install {name}")
 
 
