@@ -47,6 +47,7 @@ HUB = "tests/runs/test_hub.py::"
 TRACKING = "tests/runs/test_tracking.py::"
 ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
+ZOO = "tests/test_zoo.py::"
 
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
@@ -1601,6 +1602,69 @@ MUTANTS = [
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",
     ),
     Mutant(
+        "a word with a dot forgets what stands beside it",
+        "configs/assignments.py",
+        "dict(inner) if isinstance(inner, Mapping) else {}",
+        "{}",
+        "tests/configs/test_assignments.py::test_a_configuration_is_the_ground_on_which_words_stand",
+    ),
+    Mutant(
+        "--compile is taken and not used",
+        "runs/train/command.py",
+        'assignments += [] if self.compile is None else [f"compile={self.compile}"]',
+        "assignments += []",
+        "tests/runs/test_train.py::test_compile_is_a_hyperparameter_with_an_option_of_its_own",
+    ),
+    Mutant(
+        "help speaks of a default of None",
+        "runs/options.py",
+        'hint = "" if field.default in UNSAID else None',
+        "hint = None",
+        "tests/runs/test_options.py::test_help_fits_a_terminal_and_speaks_of_no_types_of_ours",
+    ),
+    Mutant(
+        "bold counts as letters where help is folded",
+        "runs/options.py",
+        'return len(re.sub(r"\\x1b\\[[\\d;]*m", "", line))',
+        "return len(line)",
+        "tests/runs/test_options.py::test_a_long_line_is_folded_by_what_is_seen_of_it",
+    ),
+    Mutant(
+        "study's options are taken for those of the package",
+        "runs/study.py",
+        'return words[1:] if words[:1] == ["study"] else None',
+        "return None",
+        "tests/runs/test_study.py::test_words_of_the_process_are_taken_if_none_are_given",
+    ),
+    Mutant(
+        "an agent that rl_zoo3 plays is not told what is allowed",
+        "zoo.py",
+        "return predictor(model, self.played)",
+        "return model",
+        ZOO + "test_an_agent_with_masks_plays_under_masks",
+    ),
+    Mutant(
+        "rl_zoo3 plays an agent with masks where there are none",
+        "zoo.py",
+        "if model.action_masking and not self.played.has_attr(METHOD):",
+        "if False:",
+        ZOO + "test_an_agent_with_masks_does_not_play_where_there_are_none",
+    ),
+    Mutant(
+        "evaluations of rl_zoo3's trials are not masked",
+        "zoo.py",
+        "bases = (manager.TrialEvalCallback, MaskableEvalCallback)",
+        "bases = (manager.TrialEvalCallback,)",
+        ZOO + "test_evaluations_are_masked",
+    ),
+    Mutant(
+        "a name that rl_zoo3 no longer has is not looked for",
+        "zoo.py",
+        "if not hasattr(zoo[module], name):",
+        "if False:",
+        ZOO + "test_a_name_that_rl_zoo3_no_longer_has_is_named",
+    ),
+    Mutant(
         "a checkpoint is resumed as the other algorithm",
         "persistence/checkpoint.py",
         "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
@@ -1690,8 +1754,8 @@ MUTANTS = [
     Mutant(
         "nobody sees that torchrun's agent has ended",
         "processes/failures.py",
-        "if self._agent not in (None, os.getppid()):",
-        "if False:",
+        "return self._agent not in (None, os.getppid())",
+        "return False",
         TORCHRUN + "test_the_processes_end_when_the_agent_is_killed[gloo]",
     ),
     Mutant(

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_ppo_notes.envs.sharded_vec_env import wrappers_of
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
@@ -89,8 +90,5 @@ def _check_shape(value: Any, expected: Any) -> None:
 
 
 def _normalizer(env: VecEnv | None) -> VecNormalize | StreamingNormalize | None:
-    while isinstance(env, VecEnvWrapper):
-        if isinstance(env, VecNormalize | StreamingNormalize):
-            return env
-        env = env.venv
-    return None
+    wrappers = wrappers_of(env)
+    return next((each for each in wrappers if isinstance(each, VecNormalize | StreamingNormalize)), None)

@@ -3,5 +3,15 @@
 from sb3_ppo_notes.processes.failures import ProcessesDivergedError, RankFailedError
 from sb3_ppo_notes.processes.group import Alone, Group, check_equal, join_group
 from sb3_ppo_notes.processes.shards import Shards
+from sb3_ppo_notes.processes.writer import on_writer
 
-__all__ = ["Alone", "Group", "ProcessesDivergedError", "RankFailedError", "Shards", "check_equal", "join_group"]
+__all__ = [
+    "Alone",
+    "Group",
+    "ProcessesDivergedError",
+    "RankFailedError",
+    "Shards",
+    "check_equal",
+    "join_group",
+    "on_writer",
+]

@@ -61,6 +61,11 @@ class Train:
     config: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.yaml")] = None
     """Tuned values: cartpole, pendulum, reacher, halfcheetah, lunarlander or atari-pong; or a YAML file: a run's own
     config.yaml, or one of rl_zoo3's."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    """Hyperparameters, in place of the configuration's: n_steps=64 learning_rate=lin_3e-4
+    policy_kwargs.net_arch=[64,64]; also policy, normalize and frame_stack."""
+    compile: bool | None = None
+    """Compile updating and acting, which is faster on small networks; the same as --set compile=true."""
     total_timesteps: int | None = None
     """Environment steps; the configuration's, or 100,000."""
     n_envs: int | None = None
@@ -101,7 +106,10 @@ class Train:
 
     def _begin(self, stop: GracefulStop) -> int:
         check_folders(self.logdir, self.outdir)
-        config, notes = resolve_config(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
+        options = {name: value for name, value in vars(self).items() if name in KEYS}
+        assignments = [word for words in self.set for word in words]  # --set may be given more than once
+        assignments += [] if self.compile is None else [f"compile={self.compile}"]
+        config, notes = resolve_config(self.config, options, assignments)
         if config.video_every is not None:
             render_headless()
             check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
