@@ -111,6 +111,20 @@ def test_the_folder_holds_what_the_hub_and_people_look_for(cartpole, tmp_path, c
     assert all(th.equal(weights[name], before[name]) for name in before)
 
 
+def test_the_best_model_so_far_goes_with_its_own_statistics(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "small.yaml"
+    file.write_text(CASES["pendulum"].replace("env: ", "eval_every: 16, env: "))
+    run = tmp_path / "run"
+    assert main(["train", "--config", str(file), "--outdir", str(run)]) == 0
+    returns = np.reshape(evaluations(run), (-1, 3))
+    folder = made(run, tmp_path / "hub", "--best", "--film-steps", "0", "--repo", "me/hub")
+    [metric] = metadata(folder)["model-index"][0]["results"][0]["metrics"]
+    best = returns[returns.mean(axis=1).argmax()]
+    assert metric["value"] == f"{np.mean(best):.2f} +/- {np.std(best):.2f}"
+    assert (folder / "normalizer.json").read_text() == (run / "best_normalizer.json").read_text()
+    assert_the_card_repeats_its_number(folder, monkeypatch)
+
+
 def test_hugging_faces_own_reader_takes_the_metadata(cartpole, tmp_path):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     folder = made(cartpole, tmp_path / "hub", "--film-steps", "0")
@@ -166,6 +180,7 @@ def test_a_run_that_was_stopped_says_how_far_it_came():
         (["--episodes", "0"], "episodes must be an int >= 1, got 0"),
         (["--film-steps", "-1"], "film_steps must be"),
         (["--repo", "name"], "repo must be a user or an organisation, / and a name, got 'name'"),
+        (["--best"], "best must be left out for a run without best_model.zip"),
         (["--outdir", "RUN"], "outdir must be a new or an empty folder"),
     ],
 )
