@@ -11,9 +11,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize, VecEpisodeEndReward, VecRewardScale
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.policies.trunk import shared_trunk
+from sb3_ppo_notes.processes import join_group
 from sb3_ppo_notes.rules import (
     GAE,
     AdvantageNormalization,
@@ -63,6 +65,8 @@ class Recipe:
         :param env: vectorised environments.
         :return: the same, wrapped.
         """
+        if isinstance(env, ShardedVecEnv):
+            return ShardedVecEnv([self.wrap(shard) for shard in env.shards])
         for wrapper in self.wrappers:
             env = wrapper(env)
         return env
@@ -99,7 +103,9 @@ class Recipe:
             # The recipe's batch is a share of its own rollout: keep the share when the number of environments or steps
             # is another.
             own = self.hyperparameters["n_steps"] * self.n_envs
-            size = arguments["n_steps"] * env.num_envs
+            processes = arguments.get("processes")
+            n_processes = 1 if processes is None else join_group(processes).size
+            size = arguments["n_steps"] * env.num_envs * n_processes
             arguments["batch_size"] = max(size * self.hyperparameters["batch_size"] // own, 1)
         return arguments
 
