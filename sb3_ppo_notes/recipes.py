@@ -103,11 +103,19 @@ class Recipe:
             # The recipe's batch is a share of its own rollout: keep the share when the number of environments or steps
             # is another.
             own = self.hyperparameters["n_steps"] * self.n_envs
-            processes = arguments.get("processes")
-            n_processes = 1 if processes is None else join_group(processes).size
+            n_processes, n_shards = _parts(arguments)
             size = arguments["n_steps"] * env.num_envs * n_processes
-            arguments["batch_size"] = max(size * self.hyperparameters["batch_size"] // own, 1)
+            size = size * self.hyperparameters["batch_size"] // own
+            arguments["batch_size"] = max(size // n_shards, 1) * n_shards
         return arguments
+
+
+def _parts(arguments: dict[str, Any]) -> tuple[int, int]:
+    """Number of processes, and of shards, of the training that constructor arguments are for."""
+    if arguments.get("processes") is None:
+        return 1, 1
+    n_processes = join_group(arguments["processes"]).size
+    return n_processes, arguments.get("shards") or n_processes
 
 
 def rewards_in_hundredths(env: VecEnv) -> VecEnv:
