@@ -43,9 +43,11 @@ VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
 PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
+HUB = "tests/runs/test_hub.py::"
 TRACKING = "tests/runs/test_tracking.py::"
 ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
+ZOO = "tests/test_zoo.py::"
 
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
@@ -531,6 +533,13 @@ MUTANTS = [
         'self.memory = {name.removeprefix("next_"): array for name, array in outputs.items()}',
         "pass",
         EXPORT + "test_what_plays_alike_passes",
+    ),
+    Mutant(
+        "the best model of a run sees by the last one's statistics",
+        "runs/trained.py",
+        'logdir / f"{best}{NORMALIZER}"',
+        "logdir / NORMALIZER",
+        EXPORT + "test_the_best_model_comes_with_its_own_statistics",
     ),
     Mutant(
         "NaN is no difference",
@@ -1380,6 +1389,27 @@ MUTANTS = [
         TRACKING + "test_the_environment_says_where_to",
     ),
     Mutant(
+        "a card's model is measured on other episodes than the card's code",
+        "runs/hub/command.py",
+        "        env.seed(seed)\n",
+        "        env.seed(seed + 1)\n",
+        HUB + "test_the_code_on_the_card_repeats_the_evaluation_of_the_run[pendulum]",
+    ),
+    Mutant(
+        "a folder that could not be filled stays",
+        "runs/hub/command.py",
+        "            shutil.rmtree(beside, ignore_errors=True)\n",
+        "            pass\n",
+        HUB + "test_a_folder_that_could_not_be_filled_does_not_appear",
+    ),
+    Mutant(
+        "an environment that is normalised by nothing plays a trained model",
+        "configs/build.py",
+        "    elif normalizer_statistics(env) is not None:\n",
+        "    elif False:\n",
+        HUB + "test_normalised_environments_are_not_made_without_what_was_learned",
+    ),
+    Mutant(
         "hooks are named by what follows from them",
         "engine/engine.py",
         "        if hooks is not None:\n",
@@ -1579,6 +1609,69 @@ MUTANTS = [
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",
     ),
     Mutant(
+        "a word with a dot forgets what stands beside it",
+        "configs/assignments.py",
+        "dict(inner) if isinstance(inner, Mapping) else {}",
+        "{}",
+        "tests/configs/test_assignments.py::test_a_configuration_is_the_ground_on_which_words_stand",
+    ),
+    Mutant(
+        "--compile is taken and not used",
+        "runs/train/command.py",
+        'assignments += [] if self.compile is None else [f"compile={self.compile}"]',
+        "assignments += []",
+        "tests/runs/test_train.py::test_compile_is_a_hyperparameter_with_an_option_of_its_own",
+    ),
+    Mutant(
+        "help speaks of a default of None",
+        "runs/options.py",
+        'hint = "" if field.default in UNSAID else None',
+        "hint = None",
+        "tests/runs/test_options.py::test_help_fits_a_terminal_and_speaks_of_no_types_of_ours",
+    ),
+    Mutant(
+        "bold counts as letters where help is folded",
+        "runs/options.py",
+        'return len(re.sub(r"\\x1b\\[[\\d;]*m", "", line))',
+        "return len(line)",
+        "tests/runs/test_options.py::test_a_long_line_is_folded_by_what_is_seen_of_it",
+    ),
+    Mutant(
+        "study's options are taken for those of the package",
+        "runs/study.py",
+        'return words[1:] if words[:1] == ["study"] else None',
+        "return None",
+        "tests/runs/test_study.py::test_words_of_the_process_are_taken_if_none_are_given",
+    ),
+    Mutant(
+        "an agent that rl_zoo3 plays is not told what is allowed",
+        "zoo.py",
+        "return predictor(model, self.played)",
+        "return model",
+        ZOO + "test_an_agent_with_masks_plays_under_masks",
+    ),
+    Mutant(
+        "rl_zoo3 plays an agent with masks where there are none",
+        "zoo.py",
+        "if model.action_masking and not self.played.has_attr(METHOD):",
+        "if False:",
+        ZOO + "test_an_agent_with_masks_does_not_play_where_there_are_none",
+    ),
+    Mutant(
+        "evaluations of rl_zoo3's trials are not masked",
+        "zoo.py",
+        "bases = (manager.TrialEvalCallback, MaskableEvalCallback)",
+        "bases = (manager.TrialEvalCallback,)",
+        ZOO + "test_evaluations_are_masked",
+    ),
+    Mutant(
+        "a name that rl_zoo3 no longer has is not looked for",
+        "zoo.py",
+        "if not hasattr(zoo[module], name):",
+        "if False:",
+        ZOO + "test_a_name_that_rl_zoo3_no_longer_has_is_named",
+    ),
+    Mutant(
         "a checkpoint is resumed as the other algorithm",
         "persistence/checkpoint.py",
         "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
@@ -1668,8 +1761,8 @@ MUTANTS = [
     Mutant(
         "nobody sees that torchrun's agent has ended",
         "processes/failures.py",
-        "if self._agent not in (None, os.getppid()):",
-        "if False:",
+        "return self._agent not in (None, os.getppid())",
+        "return False",
         TORCHRUN + "test_the_processes_end_when_the_agent_is_killed[gloo]",
     ),
     Mutant(

@@ -16,7 +16,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.configs.normalizers import load_normalizer
+from sb3_ppo_notes.configs.normalizers import load_normalizer, normalizer_statistics
 from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.configs.tuned import is_atari
 from sb3_ppo_notes.configs.values import constructor_arguments, wrap_function
@@ -128,6 +128,8 @@ def trained_environments(config: str | Path, normalizer: str | Path | None = Non
     env = env if run.recipe is None else RECIPES[run.recipe].wrap(env)
     if normalizer is not None:
         load_normalizer(env, Path(normalizer))
+    elif normalizer_statistics(env) is not None:
+        raise InvalidValueError(f"normalizer must be the file of what {config} normalises by, got None")
     return env
 
 

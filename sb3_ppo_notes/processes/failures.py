@@ -104,7 +104,7 @@ class Watch:
 
     def arrived(self, call: int) -> Failure | None:
         """Say which call this process has come to, about once a second; a failure that this brings to light."""
-        if self._agent not in (None, os.getppid()):
+        if self._is_orphan():
             return self._orphaned()
         try:
             self.store.set(f"call/{self.rank}", str(call))
@@ -196,6 +196,9 @@ class Watch:
         ended = {end for end, _ in poll.poll(0)}
         return [rank for rank, end in self._ends.items() if end in ended]
 
+    def _is_orphan(self) -> bool:
+        return self._agent not in (None, os.getppid())
+
     def _orphaned(self) -> Failure:
         text = f"the agent of torchrun that started rank {self.rank}, process {self._agent}, is gone"
         failure = Failure([self.rank], text, is_silent=False)
@@ -209,12 +212,16 @@ class Watch:
         return Failure(ranks, f"{ranks_in_words(ranks)} {verb} gone without a word: killed, or out of memory")
 
     def _lost(self, error: Exception) -> Failure:
-        """The store does not answer."""
-        keeper = "torchrun's agent of the first machine"
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            keeper = "rank 0, killed or out of memory"
-            if 0 in self._dead():
+        """The store does not answer. Whoever keeps it closes its connections a moment before it has ended."""
+        is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            if self._is_orphan():
+                return self._orphaned()
+            if not is_agents and 0 in self._dead():
                 return self._silent([0])
+            time.sleep(0.05)
+        keeper = "torchrun's agent of the first machine" if is_agents else "rank 0, killed or out of memory"
         return Failure([], f"the processes' store is gone, and with it {keeper}: {str(error).splitlines()[0]}")
 
 

@@ -24,7 +24,7 @@ class Export:
     """A run's folder, as train has written it; one of its checkpoints; or a model's zip file."""
     to: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """What to write: policy.onnx, or policy.pt2 for torch.export."""
-    env: str | None = None
+    env: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
     """Id of the environment, for a zip file or a checkpoint that lies in no run's folder."""
     n_observations: int = 256
     """Observations of the environment that are played with the file, and must give what predict gives."""

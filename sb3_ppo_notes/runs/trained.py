@@ -6,12 +6,13 @@ from pathlib import Path
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.configs.build import build_model, check_environment
+from sb3_ppo_notes.configs.normalizers import load_normalizer
 from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence import load_checkpoint, load_safe
 from sb3_ppo_notes.persistence.storage import NAME, checkpoints_in
 from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
+from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG, MODEL, NORMALIZER, load_weights
 
 
 def run_config(logdir: Path, argument: str = "logdir") -> RunConfig:
@@ -41,24 +42,28 @@ def trained_model(run: Path, env: str | None = None) -> NotesOnPolicyAlgorithm:
         model's file from anywhere.
     :param env: id of its environment, for a file or a checkpoint that lies in no run's folder.
     """
-    best = run.name.removesuffix(MODEL) if run.name.endswith(MODEL) and (run.parent / CONFIG).is_file() else None
-    run = run if best is None else run.parent
-    if run.name == CHECKPOINTS and (run.parent / CONFIG).is_file():
-        run = run.parent
-    is_checkpoint = bool(NAME.fullmatch(run.name))
-    folder = run.parent.parent if is_checkpoint else run
-    if (folder / CONFIG).is_file():
-        if env is not None:
-            raise InvalidValueError(f"env must be left out with a run, whose {CONFIG} says it, got {env!r}")
-        if not is_checkpoint and ((folder / MODEL).is_file() or not checkpoints_in(folder / CHECKPOINTS)):
-            return finished_model(replace(run_config(run, "run"), device="cpu"), run, best or "")
-        fresh = build_model(replace(resolve_config(str(folder / CONFIG), {})[0], device="cpu"))
-        assert fresh.env is not None  # it was just built with one
-        return load_checkpoint(run if is_checkpoint else run / CHECKPOINTS, fresh.env, device="cpu")
-    if run.is_dir() and not checkpoints_in(run) and not is_checkpoint:
-        run_config(run, "run")  # says what is missing
     if not run.exists() and not run.with_name(f"{run.name}.zip").is_file():
         raise InvalidValueError(f"run must be a run's folder, a checkpoint or a model's file, got {run}, which is none")
+    folder = next((place for place in (run, *run.parents[:2]) if (place / CONFIG).is_file()), None)
+    if folder is None or (run.is_file() and not run.name.endswith(MODEL)):
+        return _model_from_anywhere(run, env)
+    if env is not None:
+        raise InvalidValueError(f"env must be left out with a run, whose {CONFIG} says it, got {env!r}")
+    config = replace(resolve_config(str(folder / CONFIG), {})[0], device="cpu")
+    if run.is_file():
+        return finished_model(config, folder, run.name.removesuffix(MODEL))
+    if run == folder and not checkpoints_in(folder / CHECKPOINTS):
+        run_config(folder, "run")  # says what is missing
+    if run == folder and (folder / MODEL).is_file():
+        return finished_model(config, folder)
+    fresh = build_model(config)
+    assert fresh.env is not None  # it was just built with one
+    return load_checkpoint(folder / CHECKPOINTS if run == folder else run, fresh.env, device="cpu")
+
+
+def _model_from_anywhere(run: Path, env: str | None) -> NotesOnPolicyAlgorithm:
+    if run.is_dir() and not NAME.fullmatch(run.name) and not checkpoints_in(run):
+        run_config(run, "run")  # says what is missing
     if env is None:
         raise InvalidValueError(
             f"env must be the id of its environment for {run}, which lies in no run's folder; got None"

@@ -143,7 +143,7 @@ def built(
     env = make_vec_env(make, n_envs, seed=0)
     for wrapper in wrap:
         env = wrapper(env)
-    sizes = dict(n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu", learning_rate=1e-2) | (arguments or {})
+    sizes = dict(n_steps=32, batch_size=32, n_epochs=2, seed=0, device="cpu", learning_rate=1e-3) | (arguments or {})
     sizes = {name: value for name, value in sizes.items() if value is not None}
     return algorithm(policy, env, policy_kwargs=kwargs, action_masking=masked is not False, **sizes)
 

@@ -150,3 +150,15 @@ def gather_other_numbers(group):
     assert th.equal(group.gather_vectors(doubles), doubles.expand(group.size, 3))
     assert th.equal(group.gather_vectors(th.tensor([2**40 + group.rank]))[:, 0], 2**40 + th.arange(group.size))
     return "exact"
+
+
+def exchange_until_killed(group, rank, seconds):
+    """A rank is ended by the system at some moment, of vectors, of values, or of new memory."""
+    if group.rank == rank:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    turn = 0
+    while True:
+        turn += 1
+        group.gather_vectors(th.full((1 + turn * turn % 50_000,), float(turn)))
+        if turn % 7 == 0:
+            group.gather("x" * (turn % 10_000))

@@ -1,5 +1,6 @@
 """A process of a group fails: all others say which and why, and nobody waits for ever."""
 
+import random
 import signal
 
 import pytest
@@ -80,3 +81,20 @@ def test_who_fails_waits_until_the_others_have_heard_of_it(kind):
     outcomes = run(ranks.fail_before_others_come, 3, kind=kind)
     assert [outcome.error for outcome in outcomes] == ["RankFailedError", "FloatingPointError", "RankFailedError"]
     assert all(0.8 < outcome.seconds < 10 for outcome in outcomes)
+
+
+@pytest.mark.slow
+@both_kinds
+def test_fifteen_kills_at_random_moments_are_all_named(kind):
+    moments = random.Random(0)
+    for _ in range(15):
+        size = moments.choice([2, 3, 4])
+        killed, seconds = moments.randrange(size), moments.uniform(0.001, 0.3)
+        outcomes = run(ranks.exchange_until_killed, size, killed, seconds, kind=kind)
+        assert outcomes[killed].code == -signal.SIGALRM
+        for outcome in outcomes[:killed] + outcomes[killed + 1 :]:
+            assert outcome.text == f"rank {killed} is gone without a word: killed, or out of memory", (
+                seconds,
+                outcomes,
+            )
+            assert outcome.seconds < 10

@@ -1,6 +1,7 @@
 """Failures under torchrun's agent, and how processes end that no agent ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,8 +84,9 @@ def test_an_exception_is_told_to_all_before_torchrun_ends_them(kind, failing, tm
 @both_kinds
 @pytest.mark.parametrize("failing", [0, 1])
 def test_who_is_killed_is_named(kind, failing, tmp_path):
-    code, notes, _ = torchrun("SIGKILL", failing, tmp_path, kind)
+    code, notes, errors = torchrun("SIGKILL", failing, tmp_path, kind)
     assert code == 1
+    assert re.search(rf"rank +: {failing} .*\n +exitcode +: -9 ", errors)
     named = [note for note in notes.values() if note == GONE.format(rank=failing)]
     # torchrun ends the others as soon as it sees that one has died, within a tenth of a second.
     assert len(named) == len(notes)

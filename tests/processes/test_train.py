@@ -210,7 +210,7 @@ def test_two_processes_leave_what_one_leaves_and_one_of_them_speaks(tmp_path):
     assert "notes/processes" in (tmp_path / "two" / "progress.csv").read_text()
 
 
-LONG = {"total_timesteps": 40_000, "checkpoint_every": 512}
+LONG = {"total_timesteps": 16_384, "checkpoint_every": 512}
 
 
 @pytest.mark.slow
@@ -228,7 +228,7 @@ def test_sigterm_of_torchrun_is_a_checkpoint_of_all(tmp_path):
     assert out.count("interrupted after") == 1
     assert len(ranks) == 2
     assert not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
-    assert stored.document["num_timesteps"] < 40_000
+    assert stored.document["num_timesteps"] < 16_384
     assert main(["train", "--resume", str(folder)]) == 0
     assert main(["train", "--config", file, "--shards", "2", "--outdir", str(tmp_path / "straight")]) == 0
     assert_same_end(folder, tmp_path / "straight")

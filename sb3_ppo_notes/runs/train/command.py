@@ -65,6 +65,11 @@ class Train:
     config: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.yaml")] = None
     """Tuned values: cartpole, pendulum, reacher, halfcheetah, lunarlander or atari-pong; or a YAML file: a run's own
     config.yaml, or one of rl_zoo3's."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    """Hyperparameters, in place of the configuration's: n_steps=64 learning_rate=lin_3e-4
+    policy_kwargs.net_arch=[64,64]; also policy, normalize and frame_stack."""
+    compile: bool | None = None
+    """Compile updating and acting, which is faster on small networks; the same as --set compile=true."""
     total_timesteps: int | None = None
     """Environment steps; the configuration's, or 100,000."""
     n_envs: int | None = None
@@ -129,7 +134,7 @@ class Train:
         is_begun = self.resume_or_begin is not None and (self.resume_or_begin / CONFIG).is_file()
         outdir = self.resume_or_begin or self.outdir
         on_writer(group, lambda: check_folders(self.logdir, None if is_begun else outdir))
-        config, notes = resolve_config(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
+        config, notes = self._config()
         config = with_shards(config, group)
         if config.video_every is not None:
             render_headless()
@@ -152,6 +157,12 @@ class Train:
             if model._n_updates == 0 and group.rank == 0:
                 remove_run(folder, existing)  # nothing was learned: the same command can be given again
             raise
+
+    def _config(self) -> tuple[RunConfig, list[str]]:
+        options = {name: value for name, value in vars(self).items() if name in KEYS}
+        assignments = [word for words in self.set for word in words]  # --set may be given more than once
+        assignments += [] if self.compile is None else [f"compile={self.compile}"]
+        return resolve_config(self.config, options, assignments)
 
     def _resume(self, folder: Path, stop: GracefulStop, group: Group) -> int:
         check_run(folder)

@@ -11,7 +11,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_ppo_notes.callbacks.video import file_name
-from sb3_ppo_notes.configs.normalizers import load_normalizer as load_normalizer
 from sb3_ppo_notes.configs.normalizers import normalizer_statistics
 from sb3_ppo_notes.files import write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError
