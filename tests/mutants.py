@@ -1786,4 +1786,32 @@ MUTANTS = [
         "if False]",
         GROUP + "test_processes_that_differ_are_named[gloo]",
     ),
+    Mutant(
+        "a command hands its memory back after each minibatch",
+        "__main__.py",
+        "if arguments is None:\n        keep_freed_memory()",
+        "if False:\n        keep_freed_memory()",
+        "tests/runs/test_allocator.py::test_a_process_of_ours_keeps_what_it_frees[a command]",
+    ),
+    Mutant(
+        "a user's program keeps memory because it calls a command",
+        "__main__.py",
+        "if arguments is None:\n        keep_freed_memory()",
+        "if True:\n        keep_freed_memory()",
+        "tests/runs/test_allocator.py::test_a_users_process_is_left_as_it_is[a command]",
+    ),
+    Mutant(
+        "runs of compare hand their memory back after each minibatch",
+        "runs/compare/run.py",
+        "    keep_freed_memory()\n",
+        "",
+        "tests/runs/test_allocator.py::test_a_process_of_ours_keeps_what_it_frees[a run of compare]",
+    ),
+    Mutant(
+        "what the user has set for the allocator does not count",
+        "allocator.py",
+        "any(name in os.environ for name in SETTINGS)",
+        "False",
+        "tests/runs/test_allocator.py::test_what_the_user_has_set_stays",
+    ),
 ]
