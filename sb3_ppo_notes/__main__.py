@@ -1,11 +1,13 @@
 """The shell's door: ``python -m sb3_ppo_notes COMMAND``. It only dispatches."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from sb3_ppo_notes.allocator import keep_freed_memory
 from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.processes import RankFailedError
 from sb3_ppo_notes.runs.bench.command import Bench
 from sb3_ppo_notes.runs.compare.command import Compare
 from sb3_ppo_notes.runs.export import Export
@@ -43,9 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(command())
     except (Exception, SystemExit) as error:  # an environment may end the program, too
         line = environment_error(error)
-        if line is None and not isinstance(error, ValueError | TypeError | OSError):
+        if line is None and not isinstance(error, ValueError | TypeError | OSError | RankFailedError):
             raise
-        print(f"error: {line or error}", file=sys.stderr)
+        # Under torchrun all processes end for the same reason, which the first of each machine says.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {line or error}", file=sys.stderr)
         return 2
 
 

@@ -11,9 +11,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize, VecEpisodeEndReward, VecRewardScale
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.policies.trunk import shared_trunk
+from sb3_ppo_notes.processes import join_group
 from sb3_ppo_notes.rules import (
     GAE,
     AdvantageNormalization,
@@ -63,6 +65,8 @@ class Recipe:
         :param env: vectorised environments.
         :return: the same, wrapped.
         """
+        if isinstance(env, ShardedVecEnv):
+            return ShardedVecEnv([self.wrap(shard) for shard in env.shards])
         for wrapper in self.wrappers:
             env = wrapper(env)
         return env
@@ -99,9 +103,19 @@ class Recipe:
             # The recipe's batch is a share of its own rollout: keep the share when the number of environments or steps
             # is another.
             own = self.hyperparameters["n_steps"] * self.n_envs
-            size = arguments["n_steps"] * env.num_envs
-            arguments["batch_size"] = max(size * self.hyperparameters["batch_size"] // own, 1)
+            n_processes, n_shards = _parts(arguments)
+            size = arguments["n_steps"] * env.num_envs * n_processes
+            size = size * self.hyperparameters["batch_size"] // own
+            arguments["batch_size"] = max(size // n_shards, 1) * n_shards
         return arguments
+
+
+def _parts(arguments: dict[str, Any]) -> tuple[int, int]:
+    """Number of processes, and of shards, of the training that constructor arguments are for."""
+    if arguments.get("processes") is None:
+        return 1, 1
+    n_processes = join_group(arguments["processes"]).size
+    return n_processes, arguments.get("shards") or n_processes
 
 
 def rewards_in_hundredths(env: VecEnv) -> VecEnv:

@@ -1665,6 +1665,13 @@ MUTANTS = [
         ZOO + "test_evaluations_are_masked",
     ),
     Mutant(
+        "a bug of an environment's that rl_zoo3 plays is told without its place",
+        "zoo.py",
+        'partition(".")[0] in ("rl_zoo3", "sb3_ppo_notes")',
+        'partition(".")[0] != ""',
+        ZOO + "test_what_a_user_gave_is_refused_in_one_line_and_a_bug_is_shown_whole",
+    ),
+    Mutant(
         "a name that rl_zoo3 no longer has is not looked for",
         "zoo.py",
         "if not hasattr(zoo[module], name):",

@@ -15,6 +15,7 @@ from sb3_ppo_notes.callbacks.evaluation import (
     synchronize_normalizers,
 )
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer, check_real
+from sb3_ppo_notes.processes import Shards
 
 
 class StopWhenSolved(BaseCallback):
@@ -114,7 +115,8 @@ class StopWhenSolved(BaseCallback):
 class StopWhenAllSucceeded(BaseCallback):
     """Ends training once the last finished episode of *every* environment was a success, as the A2C notebook does.
 
-    An environment says so by ``info["is_success"]`` at the end of an episode.
+    An environment says so by ``info["is_success"]`` at the end of an episode. Several processes that train one model
+    ask each other after each rollout.
 
     :param verbose: 1 prints a line when it stops.
     """
@@ -122,18 +124,30 @@ class StopWhenAllSucceeded(BaseCallback):
     def __init__(self, verbose: int = 0):
         super().__init__(verbose)
         self.succeeded: np.ndarray = np.zeros(0, dtype=bool)
+        #: On several processes: those of all have, after the last rollout.
+        self.is_everywhere = False
 
     def _on_training_start(self) -> None:
         self.succeeded = np.zeros(self.training_env.num_envs, dtype=bool)
+        self.is_everywhere = False
 
     def _on_step(self) -> bool:
         for index in np.flatnonzero(self.locals["dones"]):
             self.succeeded[index] = bool(self.locals["infos"][index].get("is_success", False))
-        if not self.succeeded.all():
+        if not (self.succeeded.all() if self._shards is None else self.is_everywhere):
             return True
-        if self.verbose >= 1:
-            print(f"all {len(self.succeeded)} environments succeeded after {self.num_timesteps} steps")
+        if self.verbose >= 1 and (self._shards is None or self._shards.is_writer):
+            n_envs = len(self.succeeded) * (1 if self._shards is None else self._shards.group.size)
+            print(f"all {n_envs} environments succeeded after {self.num_timesteps} steps")
         return False
+
+    def _on_rollout_end(self) -> None:
+        if self._shards is not None:
+            self.is_everywhere = not self._shards.any(not self.succeeded.all())
+
+    @property
+    def _shards(self) -> Shards | None:
+        return getattr(self.model, "_shards", None)
 
 
 def spec_threshold(env: VecEnv) -> float:

@@ -65,6 +65,9 @@ class VideoCallback(BaseCallback):
     :param verbose: 1 prints the names of the files.
     """
 
+    #: Of several processes the first has it alone.
+    is_of_one_process = True
+
     def __init__(
         self,
         env: str | Callable[[], gym.Env],

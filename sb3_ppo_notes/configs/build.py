@@ -1,5 +1,6 @@
 """Plain data as environments and models: for ``train``, ``compare`` and ``bench``, and for tuning."""
 
+import dataclasses
 import importlib
 import importlib.util
 import re
@@ -19,28 +20,32 @@ from sb3_ppo_notes.configs.normalizers import load_normalizer, normalizer_statis
 from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.configs.tuned import is_atari
 from sb3_ppo_notes.configs.values import constructor_arguments, wrap_function
-from sb3_ppo_notes.envs import LeanVecEnv
+from sb3_ppo_notes.envs import LeanVecEnv, ShardedVecEnv
 from sb3_ppo_notes.envs.errors import UNKNOWN, is_wrong_call
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.processes import Group, Shards
 from sb3_ppo_notes.recipes import RECIPES
 
 
-def build_model(config: RunConfig) -> NotesOnPolicyAlgorithm:
+def build_model(config: RunConfig, processes: Group | None = None) -> NotesOnPolicyAlgorithm:
     """A model that is ready to learn, with its environments.
 
     :param config: of the run.
+    :param processes: that train it together, as many shards as the configuration says; all call this.
     :return: NotesPPO or NotesA2C.
     :raises ValueError: for a value that cannot be, or a package that is not installed; named.
     """
     check_environment(config.env, config.env_kwargs, config.env_wrapper)
-    env = _training_environments(config)
+    env = _share_of_environments(config, processes) if processes else _training_environments(config)
     policy = config.policy
     if policy is not None:
         check_policy(policy, env.observation_space)
     elif config.recipe is None:
         policy = suggest_policy(env.observation_space)
     arguments = dict(config.hyperparameters, seed=config.seed, device=config.device)
+    if processes is not None:
+        arguments |= {"processes": processes, "shards": config.shards}
     model: NotesOnPolicyAlgorithm = make_model(ALGORITHMS[config.algo], policy, env, arguments, config.recipe)
     return model
 
@@ -78,6 +83,17 @@ def normalizer_arguments(normalize: bool | Mapping[str, Any], arguments: Mapping
         return None
     gamma = {"gamma": arguments["gamma"]} if "gamma" in arguments else {}
     return gamma | (dict(normalize) if isinstance(normalize, Mapping) else {})
+
+
+def _share_of_environments(config: RunConfig, processes: Group) -> VecEnv:
+    """The environments of each of this process's shards, seeded as one process with all of them would."""
+    shards = Shards(processes, config.shards, config.seed)
+    n_each = (config.n_envs or 1) // shards.n_shards
+    parts = [
+        _training_environments(dataclasses.replace(config, n_envs=n_each, seed=config.seed + number * n_each))
+        for number in shards.own
+    ]
+    return parts[0] if len(parts) == 1 else ShardedVecEnv(parts)
 
 
 def _training_environments(config: RunConfig) -> VecEnv:

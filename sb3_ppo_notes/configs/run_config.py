@@ -37,7 +37,7 @@ TRACKERS = ("wandb", "mlflow", "trackio", "aim")
 #: Arguments of a constructor that a configuration says elsewhere, or cannot say in YAML.
 NOT_IN_YAML = (
     *("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"),
-    *("rollout_buffer_class", "rollout_buffer_kwargs"),
+    *("rollout_buffer_class", "rollout_buffer_kwargs", "processes", "shards"),
 )
 
 
@@ -66,6 +66,8 @@ class RunConfig:
     :param video_every: environment steps between two videos, ``None`` for no videos.
     :param checkpoint_every: environment steps between two checkpoints, 0 for one at the end only.
     :param track: one of ``TRACKERS`` that the log goes to besides, ``None`` for none.
+    :param shards: parts that a training on several processes is cut into, each with its share of the environments;
+        ``None`` for a run of one process.
     :param versions: of what it was run with; information, nothing depends on it.
     """
 
@@ -89,6 +91,7 @@ class RunConfig:
     video_every: int | None = None
     checkpoint_every: int = 20_000
     track: str | None = None
+    shards: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ class RunConfig:
             check_integer(key, getattr(self, key), minimum=1)
         for key in ("seed", "checkpoint_every"):
             check_integer(key, getattr(self, key), minimum=0)
-        for key in ("n_envs", "frame_stack", "eval_every", "video_every"):
+        for key in ("n_envs", "frame_stack", "eval_every", "video_every", "shards"):
             if getattr(self, key) is not None:
                 check_integer(key, getattr(self, key), minimum=1, because=" or nothing")
         for key in ("env_kwargs", "hyperparameters", "versions"):
@@ -264,7 +267,10 @@ def config_yaml(config: RunConfig) -> str:
     :param config: the configuration.
     :return: the text of ``config.yaml``.
     """
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=110)
+    values = dataclasses.asdict(config)
+    if config.shards is None:
+        del values["shards"]  # an older release reads it, too
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 
 
 def check_known(name: str, values: Any, known: Iterable[str]) -> None:

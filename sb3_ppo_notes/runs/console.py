@@ -55,9 +55,10 @@ class ProgressBar:
         columns: tuple[ProgressColumn, ...] = STEPS,
         console: Console | None = None,
         fields: dict[str, Any] | None = None,
+        is_hidden: bool = False,
         **options: Any,
     ):
-        is_hidden = console is None and not sys.stderr.isatty()
+        is_hidden |= console is None and not sys.stderr.isatty()
         console = console or Console(stderr=True)
         self.progress = Progress(*columns, console=console, disable=is_hidden, transient=True, **options)
         self.task = self.progress.add_task("", total=total, completed=done, **fields or {})
@@ -85,6 +86,9 @@ class ProgressBar:
 
 
 class _Advance(BaseCallback):
+    #: Of several processes the first has it alone.
+    is_of_one_process = True
+
     def __init__(self, bar: ProgressBar, seen: int = 0):
         super().__init__()
         # Named as the arguments: nothing that a checkpoint should remember.

@@ -22,6 +22,11 @@ RESUME = "tests/persistence/test_resume.py::"
 ENVIRONMENTS = "tests/persistence/test_environments.py::"
 SIGNALS = "tests/persistence/test_signals.py::"
 
+TOGETHER = "tests/processes/test_training_faults.py::"
+SHARDS = "tests/processes/test_checkpoints.py::"
+NORMALIZERS = "tests/processes/test_normalizers.py::"
+TORCHRUN = "tests/processes/test_train.py::"
+
 ROWS = [
     Row(
         21,

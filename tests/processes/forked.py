@@ -10,6 +10,9 @@ from contextlib import nullcontext
 
 import torch as th
 
+from sb3_ppo_notes.processes import join_group
+from tests.processes.launch import free_port, variables
+
 CONTEXT = multiprocessing.get_context("fork")
 
 
@@ -40,26 +43,36 @@ class Piped:
         pass
 
 
+def real_group(rank, size, port):
+    """As torchrun's processes have it."""
+    os.environ.update(variables(rank, size, port))
+    return join_group("auto")
+
+
 def _run(rank, size, pipes, results, function, arguments):
     os.setpgid(0, 0)
+    port = pipes.pop("port", None)
     for other, (ours, theirs) in pipes.items():  # or nobody would hear of an end
         if rank:
             ours.close()
         if other != rank:
             theirs.close()
     try:
-        outcome = ("value", function(Piped(rank, size, pipes), *arguments))
+        group = Piped(rank, size, pipes) if port is None else real_group(rank, size, port)
+        outcome = ("value", function(group, *arguments))
+        group.close()
     except BaseException as error:
         outcome = ("error", f"{type(error).__name__}: {error}", traceback.format_exc())
     results[rank][1].send(outcome)
 
 
-def start(function, size, *arguments):
+def start(function, size, *arguments, port=None):
     """``function(group, *arguments)`` in each of ``size`` processes: the processes, and where their results come."""
-    pipes = {rank: CONTEXT.Pipe() for rank in range(1, size)}
+    pipes = {rank: CONTEXT.Pipe() for rank in range(1, size)} if port is None else {}
+    to_all = pipes if port is None else {"port": port}
     results = {rank: CONTEXT.Pipe(duplex=False) for rank in range(size)}
     processes = [
-        CONTEXT.Process(target=_run, args=(rank, size, pipes, results, function, arguments)) for rank in range(size)
+        CONTEXT.Process(target=_run, args=(rank, size, to_all, results, function, arguments)) for rank in range(size)
     ]
     for process in processes:
         process.start()
@@ -71,9 +84,12 @@ def start(function, size, *arguments):
     return processes, [results[rank][0] for rank in range(size)]
 
 
-def outcomes(function, size, *arguments, limit=60):
-    """Of each process ("value", what it returned), ("error", text, traceback) or ("gone",)."""
-    processes, results = start(function, size, *arguments)
+def outcomes(function, size, *arguments, limit=60, is_real=False):
+    """Of each process ("value", what it returned), ("error", text, traceback) or ("gone",).
+
+    :param is_real: exchange numbers by a real group.
+    """
+    processes, results = start(function, size, *arguments, port=free_port() if is_real else None)
     try:
         return [end_of(each, limit) for each in results]
     finally:
@@ -92,9 +108,9 @@ def end_of(result, limit=60):
         return ("gone",)
 
 
-def values(function, size, *arguments):
+def values(function, size, *arguments, **options):
     """What each process returned, none having failed."""
-    ends = outcomes(function, size, *arguments)
+    ends = outcomes(function, size, *arguments, **options)
     failed = [end for end in ends if end[0] != "value"]
     assert not failed, "\n".join(map(str, failed[0]))
     return [end[1] for end in ends]

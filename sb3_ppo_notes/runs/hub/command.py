@@ -29,6 +29,8 @@ from sb3_ppo_notes.runs.train.log import CSV
 from sb3_ppo_notes.runs.trained import run_config
 
 CARD, FILM, RESULTS = "README.md", "replay.mp4", "results.json"
+#: Before the names of files of the best evaluation.
+BEST = "best_"
 #: Of a run's folder, copied where they are there.
 LOGS = (EVALUATIONS, CSV)
 
@@ -41,6 +43,8 @@ class Hub:
     """The run's folder, as train has written it."""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("hub"))
     """The repository's folder, new or empty."""
+    best: bool = False
+    """The model of the run's best evaluation in place of its last one."""
     repo: Annotated[str | None, tyro.conf.arg(metavar="USER/NAME")] = None
     """Where it will be on the Hub: written into the card."""
     episodes: int | None = None
@@ -61,6 +65,10 @@ class Hub:
             raise InvalidValueError(f"repo must be a user or an organisation, / and a name, got {self.repo!r}")
         check_folders(Path(), self.outdir)
         config = run_config(self.run, "run")
+        if self.best and not (self.run / f"{BEST}{MODEL}").is_file():
+            raise InvalidValueError(
+                f"best must be left out for a run without {BEST}{MODEL} (train --eval-every writes it)"
+            )
         th.set_num_threads(1)
         parent = self.outdir.absolute().parent
         beside = temporary_beside(deepest_folder(parent) / self.outdir.name)
@@ -87,11 +95,11 @@ class Hub:
     def _fill(self, folder: Path, config: RunConfig) -> Card:
         """Every file; the model is evaluated as whoever downloads the folder would."""
         model_file = f"{model_name(config)}.zip"
-        shutil.copyfile(self.run / MODEL, folder / model_file)
-        names = (CONFIG, NORMALIZER, *LOGS)
-        for name in names:
-            if (self.run / name).is_file():
-                shutil.copyfile(self.run / name, folder / name)
+        of_model = BEST if self.best else ""
+        files = {f"{of_model}{MODEL}": model_file, f"{of_model}{NORMALIZER}": NORMALIZER}
+        for source, target in (files | {name: name for name in (CONFIG, *LOGS)}).items():
+            if (self.run / source).is_file():
+                shutil.copyfile(self.run / source, folder / target)
         env = trained_environments(folder / CONFIG, folder / NORMALIZER)
         model = load_safe(folder / model_file, env, device="cpu")
         n_episodes, seed = self.episodes or config.n_eval_episodes, config.seed + EVALUATION_SEED_OFFSET

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +12,7 @@ import torch as th
 import tyro
 from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_ppo_notes._atomic import write_text
@@ -22,12 +23,14 @@ from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
 from sb3_ppo_notes.configs.run_config import KEYS, RunConfig, config_yaml, resolve_config
 from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
 from sb3_ppo_notes.persistence.storage import checkpoints_in
+from sb3_ppo_notes.processes import Group, on_writer
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
-from sb3_ppo_notes.runs.train.evaluation import Evaluation, evaluations_table
+from sb3_ppo_notes.runs.train.evaluation import Evaluation, Result, evaluations_table
 from sb3_ppo_notes.runs.train.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -40,7 +43,8 @@ from sb3_ppo_notes.runs.train.folder import (
     save_model,
 )
 from sb3_ppo_notes.runs.train.log import RunState, run_logger
-from sb3_ppo_notes.runs.train.resume import ResumedRun, check_alone, check_run, resume_run
+from sb3_ppo_notes.runs.train.resume import FinishedRunError, ResumedRun, check_alone, check_run, resume_run
+from sb3_ppo_notes.runs.train.together import joined_group, processes_for, with_shards
 from sb3_ppo_notes.runs.train.tracking import check_tracker, tracking
 from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
@@ -91,8 +95,15 @@ class Train:
     one at the end only, which a signal is too."""
     track: Literal["wandb", "mlflow", "trackio", "aim"] | None = None
     """Log to an experiment tracker too: in the run's own folder, unless variables of the environment say otherwise."""
+    shards: int | None = None
+    """Under torchrun: parts of the training, each with its own share of the environments, a multiple of the number of
+    processes; the configuration's, or one a process. The same number of shards gives the same result on any number of
+    processes."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with the run in this folder where it was cut. Of the other options only --total-timesteps, for more."""
+    resume_or_begin: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with the run in this folder if it has a checkpoint, with the options that it was begun with; else begin it
+    there. For whatever starts a program again: torchrun --max-restarts, a scheduler."""
 
     def __call__(self) -> int:
         """Train.
@@ -101,61 +112,108 @@ class Train:
         :raises ValueError: for an option out of range, before anything is trained or written.
         """
         th.set_num_threads(1)
-        with GracefulStop() as stop:
-            return self._begin(stop) if self.resume is None else self._resume(self.resume, stop)
+        if self.resume_or_begin is not None and (self.resume is not None or self.outdir is not None):
+            raise InvalidValueError("resume_or_begin must be given without resume and outdir: it is the run's folder")
+        with GracefulStop() as stop, joined_group() as group:
+            if self.resume is not None:
+                check_alone(vars(self), vars(Train()))
+                return self._resume(self.resume, stop, group)
+            if self.resume_or_begin is None:
+                return self._begin(stop, group)
+            folder = self.resume_or_begin
+            if not on_writer(group, lambda: bool(checkpoints_in(folder / CHECKPOINTS))):
+                return self._begin(stop, group)
+            try:
+                return self._resume(folder, stop, group)
+            except FinishedRunError as error:
+                _console(group).print(f"note: {error}", soft_wrap=True, markup=False, highlight=False)
+                return 0
 
-    def _begin(self, stop: GracefulStop) -> int:
-        check_folders(self.logdir, self.outdir)
-        options = {name: value for name, value in vars(self).items() if name in KEYS}
-        assignments = [word for words in self.set for word in words]  # --set may be given more than once
-        assignments += [] if self.compile is None else [f"compile={self.compile}"]
-        config, notes = resolve_config(self.config, options, assignments)
+    def _begin(self, stop: GracefulStop, group: Group) -> int:
+        # One that was cut before its first checkpoint has nothing to lose.
+        is_begun = self.resume_or_begin is not None and (self.resume_or_begin / CONFIG).is_file()
+        outdir = self.resume_or_begin or self.outdir
+        on_writer(group, lambda: check_folders(self.logdir, None if is_begun else outdir))
+        config, notes = self._config()
+        config = with_shards(config, group)
         if config.video_every is not None:
             render_headless()
             check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
         check_tracker(config.track)
-        model = build_model(config)
-        console = Console()
+        model = build_model(config, processes_for(config, group))
+        console = _console(group)
         for note in notes:
             console.print(f"note: {note}", soft_wrap=True)
         count_weights(model.policy, exclude=self.exclude)  # refuses a wrong expression before anything is written
-        existing = deepest_folder(self.outdir or self.logdir)
-        folder = self.outdir or new_folder(self.logdir, config.name)
+        existing = deepest_folder(outdir or self.logdir)
+        folder = on_writer(group, lambda: outdir or new_folder(self.logdir, config.name))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / CONFIG, config_yaml(config))
-            (folder / CHECKPOINTS).mkdir()
+            on_writer(group, lambda: _prepare(folder, config))
             console.print(weights_table(model.policy, self.exclude))
-            with FolderLock(folder / CHECKPOINTS):
-                return _train(ResumedRun(config, model, RunState(), config.total_timesteps), folder, stop, console)
+            run = ResumedRun(config, model, RunState(), config.total_timesteps)
+            with FolderLock(folder / CHECKPOINTS) if group.rank == 0 else nullcontext():
+                return _train(run, folder, stop, console, group)
         except (Exception, SystemExit):
-            if model._n_updates == 0:
+            if model._n_updates == 0 and group.rank == 0:
                 remove_run(folder, existing)  # nothing was learned: the same command can be given again
             raise
 
-    def _resume(self, folder: Path, stop: GracefulStop) -> int:
-        check_alone(vars(self), vars(Train()))
+    def _config(self) -> tuple[RunConfig, list[str]]:
+        options = {name: value for name, value in vars(self).items() if name in KEYS}
+        assignments = [word for words in self.set for word in words]  # --set may be given more than once
+        assignments += [] if self.compile is None else [f"compile={self.compile}"]
+        return resolve_config(self.config, options, assignments)
+
+    def _resume(self, folder: Path, stop: GracefulStop, group: Group) -> int:
         check_run(folder)
-        with FolderLock(folder / CHECKPOINTS):
-            run = resume_run(folder, self.total_timesteps)
+        with ExitStack() as stack:
+            on_writer(group, lambda: _lock(folder, stack))
+            run = resume_run(folder, self.total_timesteps, group)
             check_tracker(run.config.track)
             if run.config.video_every is not None:
                 render_headless()
-            console = Console()
+            console = _console(group)
             console.print(str(run.model.resume_report), soft_wrap=True, markup=False, highlight=False)
-            return _train(run, folder, stop, console)
+            return _train(run, folder, stop, console, group)
 
 
-def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console) -> int:
+def _console(group: Group) -> Console:
+    """The standard output, to which of several processes the first prints."""
+    return Console(quiet=group.rank != 0)
+
+
+def _prepare(folder: Path, config: RunConfig) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / CONFIG, config_yaml(config))
+    (folder / CHECKPOINTS).mkdir(exist_ok=True)
+
+
+def _lock(folder: Path, stack: ExitStack) -> None:
+    stack.enter_context(FolderLock(folder / CHECKPOINTS))
+
+
+@contextmanager
+def _reports(
+    run: ResumedRun, folder: Path, start: int, console: Console, is_writer: bool
+) -> Iterator[tuple[Logger, ProgressBar]]:
+    """The log and the progress bar; of several processes only the first has files, and a bar that is seen."""
+    with ProgressBar(run.total_timesteps, start, is_hidden=not is_writer) as progress:
+        if not is_writer:
+            yield Logger(None, []), progress
+            return
+        with (
+            tracking(run.config, run.model.rule, folder, run.state, console) as trackers,
+            run_logger(folder, run.state, start, trackers) as logger,
+        ):
+            yield logger, progress
+
+
+def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console, group: Group) -> int:
     """From where the run is to its end, or to a signal."""
     config, model = run.config, run.model
     is_new = model.on_resume is None
     start = 0 if is_new else model.num_timesteps
-    with (
-        tracking(config, model.rule, folder, run.state, console) as trackers,
-        run_logger(folder, run.state, start, trackers) as logger,
-        ProgressBar(run.total_timesteps, start) as progress,
-    ):
+    with _reports(run, folder, start, console, group.rank == 0) as (logger, progress):
         model.set_logger(logger)
         progress.describe(config.name)
         evaluation = Evaluation(
@@ -174,11 +232,13 @@ def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console) 
                 model.learn(max(run.total_timesteps - start, 0), callbacks, reset_num_timesteps=is_new)
                 is_in_rollout = model._paused_at is not None or model._unfinished_step is not None
                 is_cut = model.num_timesteps < run.total_timesteps or is_in_rollout
-                if stop.requested is not None and is_cut:
-                    return _leave_interrupted(model, folder, stop.exit_code, console)
-                _finish(run, folder, evaluation, callbacks, console)
+                # Of all processes, one of which may have had the signal alone.
+                code = max(group.gather(stop.exit_code))
+                if code and is_cut:
+                    return _leave_interrupted(model, folder, code, console)
+                _finish(run, folder, evaluation, callbacks, console, group)
             except EvaluationStoppedError:  # the last one, of a run that has made all its steps
-                return _leave_interrupted(model, folder, stop.exit_code, console)
+                return _leave_interrupted(model, folder, max(group.gather(stop.exit_code)), console)
             except KeyboardInterrupt:  # a second Ctrl-C: the last checkpoint is what there is
                 return _leave_interrupted(model, folder, INTERRUPTED, console)
             except (Exception, SystemExit) as error:
@@ -194,7 +254,9 @@ def _leave_interrupted(model: OnPolicyAlgorithm, folder: Path, code: int, consol
 
 
 def _leave(model: OnPolicyAlgorithm, folder: Path, what: str, console: Console) -> None:
-    """Keep what was learned, and say how to go on."""
+    """Keep what was learned, and say how to go on; of several processes the first one's part."""
+    if console.quiet:
+        return
     save_model(model, folder)
     can_go_on = checkpoints_in(folder / CHECKPOINTS)
     then = f"go on with: train --resume {shlex.quote(str(folder))}" if can_go_on else f"written: {folder}/{MODEL}"
@@ -202,14 +264,22 @@ def _leave(model: OnPolicyAlgorithm, folder: Path, what: str, console: Console) 
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _finish(run: ResumedRun, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
+def _finish(
+    run: ResumedRun, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console, group: Group
+) -> None:
     config, model = run.config, run.model
     if model.last_report is None:
         dump_last_update(model.logger, model.num_timesteps)  # killed before learn could: no update was left
     # The last update is in the files; what follows is a row of its own.
     model.logger.name_to_value.clear()
-    save_model(model, folder)
-    result = evaluation.evaluate()
+    result: Result | None = None
+    if group.rank == 0:
+        save_model(model, folder)
+        with suppress(EvaluationStoppedError):
+            result = evaluation.evaluate()
+    result = group.gather(result)[0]
+    if result is None:
+        raise EvaluationStoppedError
     model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
     model.logger.dump(model.num_timesteps)
     run.state.is_finished = True

@@ -47,6 +47,9 @@ class Evaluation(BaseCallback):
     :param on_result: called with each result.
     """
 
+    #: Of several processes the first has it alone.
+    is_of_one_process = True
+
     def __init__(
         self,
         env: Callable[[], gym.Env],

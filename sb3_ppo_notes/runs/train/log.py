@@ -24,6 +24,9 @@ CSV, JSON = "progress.csv", "progress.json"
 class RunState(BaseCallback):
     """State of the run's files. It is a callback because a checkpoint holds the memory of callbacks."""
 
+    #: Of several processes the first has it alone.
+    is_of_one_process = True
+
     def __init__(self) -> None:
         super().__init__()
         #: Rows of the log so far.

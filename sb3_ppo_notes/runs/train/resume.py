@@ -11,8 +11,10 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.persistence import CheckpointCorruptError, load_checkpoint
 from sb3_ppo_notes.persistence.model_state import configuration
 from sb3_ppo_notes.persistence.storage import Stored, checkpoints_in, read_checkpoint
+from sb3_ppo_notes.processes import Group
 from sb3_ppo_notes.runs.train.folder import CHECKPOINTS, CONFIG
 from sb3_ppo_notes.runs.train.log import RunState
+from sb3_ppo_notes.runs.train.together import check_resumable, processes_for
 
 
 class ResumedRun(NamedTuple):
@@ -32,10 +34,16 @@ def check_run(folder: Path) -> None:
         raise InvalidValueError(f"resume must be a run with {CHECKPOINTS} to go on from, got {folder}, which has none")
 
 
-def resume_run(folder: Path, total_timesteps: int | None) -> ResumedRun:
+class FinishedRunError(InvalidValueError):
+    """There is nothing left to do."""
+
+
+def resume_run(folder: Path, total_timesteps: int | None, group: Group) -> ResumedRun:
     """Read a run; nothing is written. One that cannot go on, or is finished, is refused."""
     check_run(folder)
     config, _ = resolve_config(str(folder / CONFIG), {})
+    check_resumable(config, group)
+    processes = processes_for(config, group)
     try:
         stored = read_checkpoint(folder / CHECKPOINTS)
     except CheckpointCorruptError as error:
@@ -44,16 +52,16 @@ def resume_run(folder: Path, total_timesteps: int | None) -> ResumedRun:
         ) from error
     state, total = _state(stored), _total(stored, total_timesteps)
     if state.is_finished and total <= stored.document["num_timesteps"]:
-        raise InvalidValueError(
+        raise FinishedRunError(
             f"resume must be a run that is not finished, got {folder}, which has made its "
             f"{stored.document['num_timesteps']:,} steps: --total-timesteps with more goes on"
         )
-    fresh = build_model(config)
+    fresh = build_model(config, processes)
     assert fresh.env is not None
     with warnings.catch_warnings():
         # The report says it.
         warnings.filterwarnings("ignore", "a newer checkpoint was skipped")
-        model = load_checkpoint(folder / CHECKPOINTS, fresh.env, device=config.device)
+        model = load_checkpoint(folder / CHECKPOINTS, fresh.env, device=config.device, processes=processes)
     before, now = configuration(model), configuration(fresh)
     for name in now:
         if before.get(name) != now[name]:
@@ -64,7 +72,8 @@ def resume_run(folder: Path, total_timesteps: int | None) -> ResumedRun:
 def _state(stored: Stored) -> RunState:
     """The checkpoint's memory of the files, needed before there are callbacks to put it back into."""
     state = RunState()
-    for entry in stored.document["callbacks"]:
+    document = stored.shard(0)[0] if "shards" in stored.document else stored.document
+    for entry in document["callbacks"] or []:
         if entry["class"].endswith(f".{RunState.__name__}"):
             state.n_rows, state.is_finished = entry["memory"]["n_rows"], entry["memory"]["is_finished"]
     return state
