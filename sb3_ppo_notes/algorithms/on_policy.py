@@ -41,6 +41,7 @@ from sb3_ppo_notes.algorithms.processes import (
     Episodes,
     ProgressBarCallback,
     check_division,
+    check_evaluations,
     check_same_arguments,
     digest_of,
     make_shards,
@@ -520,6 +521,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._paused_at = None
         if self._shards is not None and self.ep_info_buffer is not episodes:
             self._episodes = Episodes(self._shards)
+        check_evaluations(self, result[1])
         self.watchers = Watchers(result[1])
         return result
 

@@ -22,6 +22,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_notes.algorithms.watchers import family_of
 from sb3_ppo_notes.envs import ShardedVecEnv
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.processes import Group, Shards
@@ -149,6 +150,22 @@ def silence(model: Any) -> None:
     model.verbose = 0
     model.tensorboard_log = None
     model.set_logger(Logger(folder=None, output_formats=[]))
+
+
+def check_evaluations(model: Any, callback: Any) -> None:
+    """Refuse SB3's ``EvalCallback`` where it would not find the statistics of a normaliser.
+
+    :param model: that learns.
+    :param callback: as SB3 has wrapped it.
+    :raises ValueError: if a process has several shards, and normalisers inside them.
+    """
+    if not isinstance(model.env.unwrapped, ShardedVecEnv) or model.get_vec_normalize_env() is None:
+        return
+    if any(getattr(type(each), "_on_step", None) is EvalCallback._on_step for each in family_of(callback)):
+        raise InvalidValueError(
+            "callback must have MaskableEvalCallback of sb3_ppo_notes.callbacks for an evaluation, where a process has "
+            "several shards with VecNormalize, whose statistics SB3's does not find; got EvalCallback"
+        )
 
 
 class ProgressBarCallback(of_sb3.ProgressBarCallback):

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.algorithms import on_policy
 from sb3_ppo_notes.algorithms.processes import Episodes, digest_of
+from sb3_ppo_notes.callbacks import MaskableEvalCallback
 from sb3_ppo_notes.envs import ShardedVecEnv
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.processes import Alone, Shards
@@ -131,7 +134,9 @@ def test_all_leave_at_the_same_step_when_one_wishes_to(call, steps):
 
 def printed(group):
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        small(group, verbose=1, target_kl=1e-9, env=None).learn(64)
+        model = small(group, verbose=1, target_kl=1e-9)
+        model.set_logger(configure(None, ["stdout"]))
+        model.learn(64)
     return out.getvalue()
 
 
@@ -169,6 +174,7 @@ def changed_in_rank_1(group, when):
         ("at the second update", "weights after 64 steps must be equal"),
         ("at the end", "weights at the end must be equal"),
     ],
+    ids=["before", "at the second update", "at the end"],
 )
 def test_weights_that_one_process_has_changed_are_noticed(when, words):
     for kind, text, _ in outcomes(changed_in_rank_1, 2, when):
@@ -266,6 +272,30 @@ def test_episodes_of_a_run_that_was_stopped_are_not_counted_in_the_next():
     assert sum(info["l"] for info in model.ep_info_buffer) <= 256
 
 
+def mean_of_ranks(group):
+    buffer = small(group).rollout_buffer
+    return buffer.mean_over_shards(th.arange(32.0)[16 * group.rank : 16 * (group.rank + 2 // group.size)])
+
+
+def test_a_mean_over_the_rollout_is_over_that_of_all():
+    assert values(mean_of_ranks, 2) == [15.5, 15.5]
+    assert values(mean_of_ranks, 1) == [15.5]
+
+
+@pytest.mark.parametrize("kind", [EvalCallback, MaskableEvalCallback])
+@pytest.mark.filterwarnings("ignore:Training and eval env are not of the same type")
+def test_an_evaluation_has_the_statistics_of_several_shards_or_is_refused(kind):
+    env = ShardedVecEnv([VecNormalize(make_vec_env("CartPole-v1", 1)) for _ in range(2)])
+    evaluation = kind(VecNormalize(make_vec_env("CartPole-v1", 1), training=False), eval_freq=16, verbose=0)
+    model = small(Alone(), env=env)
+    if kind is EvalCallback:
+        with pytest.raises(InvalidValueError, match="callback must have MaskableEvalCallback .* got EvalCallback"):
+            model.learn(64, [evaluation])
+    else:
+        model.learn(64, [evaluation])
+        assert evaluation.eval_env.obs_rms.count > 32
+
+
 def test_another_seed_is_another_training():
     trained = []
     for seed in (3, 5, None):
@@ -280,6 +310,16 @@ def test_a_copy_of_a_model_learns_on():
     other = copy.deepcopy(model)
     digests = [digest_of(each.learn(32, reset_num_timesteps=False).policy) for each in (model, other)]
     assert digests[0] == digests[1]
+
+
+def copied(group):
+    model = small(group).learn(64)
+    other = copy.deepcopy(model)
+    return [digest_of(each.learn(32, reset_num_timesteps=False).policy) for each in (model, other)]
+
+
+def test_a_copy_is_of_the_same_real_group():
+    assert len({each for both in values(copied, 2, is_real=True) for each in both}) == 1
 
 
 def test_a_file_of_a_sharded_model_loads_anywhere(tmp_path):
@@ -321,13 +361,16 @@ def with_an_own_step(group):
             self.n_calls = getattr(self, "n_calls", 0) + 1
             return super().step(closure)
 
-    model = small(group, batch_size=8, policy_kwargs={"optimizer_class": Mine, "optimizer_kwargs": {"momentum": 0.9}})
+    options = {"momentum": 0.9, "weight_decay": 0.1}
+    model = small(group, batch_size=8, policy_kwargs={"optimizer_class": Mine, "optimizer_kwargs": options})
     for weight in model.policy.mlp_extractor.value_net.parameters():
         weight.requires_grad_(False)
     # It has no part in the loss, and no gradient.
     model.policy.unused = th.nn.Linear(2, 2)
     model.policy.optimizer.add_param_group({"params": list(model.policy.unused.parameters())})
+    before = model.policy.unused.weight.tolist()
     model.learn(64)
+    assert model.policy.unused.weight.tolist() == before
     return model.policy.optimizer.n_calls, digest_of(model.policy)
 
 
@@ -336,6 +379,16 @@ def test_an_optimiser_that_takes_no_vectors_and_weights_without_gradient():
     (alone,) = values(with_an_own_step, 1)
     assert first == second == alone
     assert alone[0] == 8
+
+
+def with_dropout(group):
+    model = small(group)
+    model.policy.mlp_extractor.policy_net.append(th.nn.Dropout(0.5))
+    return digest_of(model.learn(64).policy)
+
+
+def test_each_shard_drops_out_by_its_own_generator():
+    assert len({*values(with_dropout, 2), *values(with_dropout, 1)}) == 1
 
 
 def test_a_checkpoints_generators_can_be_pickled():
