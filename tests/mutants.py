@@ -1321,7 +1321,7 @@ MUTANTS = [
         "algorithms/on_policy.py",
         "check_same_arguments(self._shards.group, present | arguments)",
         "pass",
-        SHARDING + "test_learning_with_other_arguments_in_one_process_is_refused_at_once[total_timesteps-got1]",
+        SHARDING + "test_learning_with_other_arguments_in_one_process_is_refused_at_once[total_timesteps]",
     ),
     Mutant(
         "all processes print",
@@ -1350,6 +1350,20 @@ MUTANTS = [
         "    if model.env is not None:\n        share_of(model.env, shards)\n",
         "",
         SHARDING + "test_a_file_of_a_sharded_model_loads_anywhere",
+    ),
+    Mutant(
+        "all processes tell what they have skipped",
+        "engine/guard.py",
+        "if self.n_skipped == 0 and not self.is_silent:",
+        "if self.n_skipped == 0:",
+        SHARDING + "test_the_first_process_alone_tells_what_all_have_skipped",
+    ),
+    Mutant(
+        "other spaces in one process",
+        "algorithms/processes.py",
+        "if len(set(all_spaces)) > 1:",
+        "if False:",
+        SHARDING + "test_other_environments_in_one_process_are_refused[spaces]",
     ),
     Mutant(
         "an evaluation has no statistics where a process has several shards",

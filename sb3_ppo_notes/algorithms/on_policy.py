@@ -676,6 +676,9 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             return nullcontext()
         # Those of the constructor again: attributes may have been changed since.
         present = {name: getattr(self, name, None) for name in self.constructor_parameters()}
+        arguments["number of trained weights"] = sum(
+            each.numel() for each in self.policy.parameters() if each.requires_grad
+        )
         check_same_arguments(self._shards.group, present | arguments)
         return self._shards.learning(lambda: digest_of(self.policy))
 

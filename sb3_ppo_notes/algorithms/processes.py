@@ -110,9 +110,12 @@ def check_division(model: Any, shards: Shards) -> None:
     """
     if model.env is not None:
         share_of(model.env, shards)
-    n_envs = shards.group.gather(model.n_envs)
+    spaces = f"{model.observation_space} and {model.action_space}"
+    n_envs, all_spaces = zip(*shards.group.gather((model.n_envs, spaces)), strict=True)
     if len(set(n_envs)) > 1:
-        raise InvalidValueError(f"env must have equally many environments in all processes, got {n_envs}")
+        raise InvalidValueError(f"env must have equally many environments in all processes, got {list(n_envs)}")
+    if len(set(all_spaces)) > 1:
+        raise InvalidValueError(f"env must have the same spaces in all processes, got {'; '.join(all_spaces)}")
     if model.batch_size is not None and model.batch_size % shards.n_shards:
         raise InvalidValueError(
             f"batch_size must be a multiple of the number of shards, which is {shards.n_shards}, got {model.batch_size}"

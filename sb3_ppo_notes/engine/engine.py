@@ -130,7 +130,8 @@ class Engine:
     def begin_update(self) -> None:
         """Begin an update: what is not finite leads back to here."""
         self._prepare_compiler()
-        self._guard = Guard(self.policy, self.on_nonfinite)
+        is_silent = self.shards is not None and not self.shards.is_writer
+        self._guard = Guard(self.policy, self.on_nonfinite, is_silent)
         self.steppers = {}
 
     def stepper(self, phase: Phase) -> GuardedStepper:

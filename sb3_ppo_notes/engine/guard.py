@@ -21,11 +21,13 @@ class Guard:
     """Watches over the weights during one update.
 
     :param on_nonfinite: ``"raise"``, or ``"skip_update"`` to go on without what is not finite.
+    :param is_silent: for all but the first of several processes, which skip the same.
     """
 
-    def __init__(self, policy: Any, on_nonfinite: str):
+    def __init__(self, policy: Any, on_nonfinite: str, is_silent: bool = False):
         self.policy = policy
         self.on_nonfinite = on_nonfinite
+        self.is_silent = is_silent
         self.n_steps = 0
         self.n_skipped = 0
         self.last_message = ""
@@ -78,7 +80,7 @@ class Guard:
             # The steps before the bad one may have led to it: whoever saves the model now saves a good one.
             self._roll_back()
             raise NonFiniteError(f"{message}; weights and optimiser are as they were before the update") from None
-        if self.n_skipped == 0:
+        if self.n_skipped == 0 and not self.is_silent:
             logger.warning("on_nonfinite='skip_update': %s", message)
         self.n_skipped += 1
         self.last_message = message

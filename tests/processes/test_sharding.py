@@ -5,11 +5,13 @@ real groups do the same is tested in ``test_equality.py``, for every kind of tra
 import contextlib
 import copy
 import io
+import logging
 import math
 import pickle
 from collections import deque
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -147,6 +149,26 @@ def test_the_first_process_alone_prints():
     assert second == ""
 
 
+class PaysTooMuch(gym.RewardWrapper):
+    def reward(self, reward):
+        return 1e30
+
+
+def skipped(group):
+    logging.getLogger("sb3_ppo_notes").addHandler(logging.StreamHandler(out := io.StringIO()))
+    env = make_vec_env("CartPole-v1", 1, wrapper_class=PaysTooMuch if group.rank == 1 else None)
+    model = small(group, env=env, on_nonfinite="skip_update").learn(64)
+    return out.getvalue(), model.skipped_updates
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_first_process_alone_tells_what_all_have_skipped():
+    first, second = values(skipped, 2)
+    assert first[0].count("from shard 1 of 2") == 2
+    assert second[0] == ""
+    assert first[1] == second[1] == 2
+
+
 class ChangesAWeight(BaseCallback):
     def _on_step(self):
         if self.n_calls == 17:
@@ -186,13 +208,36 @@ def other_arguments_in_rank_1(group, what):
     model = small(group)
     if group.rank == 1 and what == "n_epochs":
         model.n_epochs = 2
+    if group.rank == 1 and what == "number of trained weights":
+        model.policy.value_net.requires_grad_(False)
     model.learn(96 if group.rank == 1 and what == "total_timesteps" else 64)
 
 
-@pytest.mark.parametrize(("what", "got"), [("n_epochs", [1, 2]), ("total_timesteps", [64, 96])])
+@pytest.mark.parametrize(
+    ("what", "got"),
+    [("n_epochs", [1, 2]), ("total_timesteps", [64, 96]), ("number of trained weights", [9155, 9090])],
+    ids=["n_epochs", "total_timesteps", "weights"],
+)
 def test_learning_with_other_arguments_in_one_process_is_refused_at_once(what, got):
     for _, text, _ in outcomes(other_arguments_in_rank_1, 2, what):
         assert text == f"InvalidValueError: {what} must be the same in all processes, got {got}"
+
+
+def other_environments_in_rank_1(group, name, number):
+    small(group, env=make_vec_env(name, number) if group.rank == 1 else cart_poles())
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "words"),
+    [
+        ("CartPole-v1", 2, "equally many environments in all processes, got [1, 2]"),
+        ("Acrobot-v1", 1, "the same spaces"),
+    ],
+    ids=["number", "spaces"],
+)
+def test_other_environments_in_one_process_are_refused(name, number, words):
+    for _, text, _ in outcomes(other_environments_in_rank_1, 2, name, number):
+        assert text.startswith(f"InvalidValueError: env must have {words}")
 
 
 def watched_in_rank_1(group):
