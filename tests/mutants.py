@@ -56,6 +56,9 @@ GROUP = "tests/processes/test_group.py::"
 FAILURES = "tests/processes/test_failures.py::"
 TORCHRUN = "tests/processes/test_torchrun.py::"
 
+TOGETHER = "tests/processes/"
+CUT_TWICE = TOGETHER + "test_checkpoints.py::test_a_run_cut_twice_ends_as_the_straight_one"
+
 MUTANTS = [
     Mutant(
         "clip deleted",
@@ -1065,6 +1068,76 @@ MUTANTS = [
         "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    restore_random",
         "    (lambda *_: None)",
         RESUME + "[mlp]",
+    ),
+    Mutant(
+        "what normalisers of several shards have in common is counted by each",
+        "algorithms/normalizers.py",
+        "new = moments_since(each[name], before)",
+        "new = each[name]",
+        TOGETHER + "test_normalizers.py::test_merged_statistics_are_those_of_one_normaliser_that_has_seen_everything",
+    ),
+    Mutant(
+        "normalisers that learn no more are merged",
+        "algorithms/normalizers.py",
+        "statistics_of(each) if each.training else None for each in wrappers",
+        "statistics_of(each) for each in wrappers",
+        TOGETHER + "test_normalizers.py::test_frozen_normalisers_stay_as_they_are",
+    ),
+    Mutant(
+        "a resumed run merges against statistics that it never had in common",
+        "persistence/model_state.py",
+        "model._normalizers.merged = merged",
+        "merged.clear()",
+        CUT_TWICE,
+    ),
+    Mutant(
+        "a shard's generator begins anew in a resumed run",
+        "persistence/shards.py",
+        'model._shards.generators[index].load_state_dict(read[-1]["generator"])',
+        "pass",
+        CUT_TWICE,
+    ),
+    Mutant(
+        "episodes of a rollout that was begun are lost with several processes",
+        "persistence/shards.py",
+        'model._episodes.pending = [each["episodes"] for each in read]',
+        "pass",
+        CUT_TWICE,
+    ),
+    Mutant(
+        "the shards' files of a checkpoint are not looked at",
+        "persistence/storage.py",
+        'for number in range(document.get("shards", 0)):',
+        "for number in ():",
+        TOGETHER + "test_checkpoints.py::test_a_damaged_shard_is_a_damaged_checkpoint_for_all",
+    ),
+    Mutant(
+        "a checkpoint that one process could not write",
+        "persistence/storage.py",
+        "if its_error is not None:",
+        "if False:",
+        TOGETHER + "test_checkpoints.py::test_a_full_disk_of_one_process_leaves_the_old_checkpoint_for_all[1]",
+    ),
+    Mutant(
+        "looking at the last step counts its episodes",
+        "rollouts/pausing.py",
+        "model._episodes = None if model._episodes is None else model._episodes.copy()",
+        "pass",
+        TOGETHER + "test_checkpoints.py::test_a_callback_of_one_process_that_stops_leaves_a_checkpoint_of_all",
+    ),
+    Mutant(
+        "environments that cannot be divided among shards",
+        "runs/train/together.py",
+        "if isinstance(size, int) and size % n_shards:",
+        "if False:",
+        TOGETHER + "test_train.py::test_what_cannot_be_divided_is_refused_before_anything_is_written",
+    ),
+    Mutant(
+        "one process's environments have succeeded, and all stop",
+        "callbacks/stopping.py",
+        "self.is_everywhere = not self._shards.any(not self.succeeded.all())",
+        "self.is_everywhere = self._shards.any(self.succeeded.all())",
+        TOGETHER + "test_train.py::test_all_have_succeeded_where_those_of_all_processes_have",
     ),
     Mutant(
         "digests of a checkpoint not compared",

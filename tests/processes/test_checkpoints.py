@@ -382,6 +382,31 @@ def test_a_saved_model_loads_without_processes(tmp_path):
     again.learn(384)
 
 
+def saved(group, folder):
+    path = folder / f"rank-{group.rank}"
+    new_model("mlp", group).save(path)
+    return path.with_suffix(".zip").exists()
+
+
+def test_the_first_process_alone_writes_a_model(tmp_path):
+    assert values(saved, 2, tmp_path) == [True, False]
+
+
+class Says(BaseCallback):
+    def _on_step(self):
+        return True
+
+
+def verbosity(group, folder):
+    callback = Says(verbose=1)
+    new_model("mlp", group).learn(1024, [callback])
+    return callback.verbose
+
+
+def test_callbacks_print_in_the_first_process_alone(tmp_path):
+    assert values(verbosity, 2, tmp_path) == [1, 0]
+
+
 def a2c(group, folder, is_new):
     env = make_vec_env("CartPole-v1", 2)
     if is_new:

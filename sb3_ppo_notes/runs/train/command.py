@@ -27,7 +27,7 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
 from sb3_ppo_notes.persistence.storage import checkpoints_in
-from sb3_ppo_notes.processes import Group, on_writer
+from sb3_ppo_notes.processes import Group, RankFailedError, on_writer
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
 from sb3_ppo_notes.runs.train.evaluation import Evaluation, Result, evaluations_table
@@ -244,6 +244,8 @@ def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console, 
             except (Exception, SystemExit) as error:
                 if model._n_updates > 0 and environment_error(error) is not None:
                     _leave(model, folder, "stopped by its environment", console)
+                elif model._n_updates > 0 and isinstance(error, RankFailedError):
+                    _leave(model, folder, "stopped by another process", console)
                 raise
     return 0
 
