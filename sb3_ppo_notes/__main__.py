@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sb3_ppo_notes.allocator import keep_freed_memory
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.processes import RankFailedError
 from sb3_ppo_notes.runs.bench.command import Bench
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: words of the command line, ``None`` for the process's own.
     :return: the exit code: 0 done, 1 what was to be shown is not so, 2 bad input.
     """
+    if arguments is None:
+        keep_freed_memory()  # the process is the command's own
     # Each command is a dataclass: its fields are the options, their docstrings the help, calling it does the work.
     words = study_words(arguments)
     command = parse_command(COMMANDS, "sb3_ppo_notes", arguments) if words is None else Study(tuple(words))

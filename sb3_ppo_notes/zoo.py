@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import runpy
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from sb3_ppo_notes.callbacks import MaskableEvalCallback
 from sb3_ppo_notes.callbacks.evaluation import predictor
 from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.configs.values import constructor_arguments
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
+from sb3_ppo_notes.envs.errors import environment_error
+from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.masks import METHOD
 
 USAGE = """usage: python -m sb3_ppo_notes.zoo {train,optimize,enjoy,record_video} ...
@@ -62,10 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     try:
         _run(words[0], words[1:])
-    except (InvalidValueError, InvalidTypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:  # an environment's may be of any kind
+        line = environment_error(error)
+        if line is None and not _is_refusal(error):
+            raise
+        print(f"error: {line or error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Raised by rl_zoo3 or us about what the user gave, and not somewhere in a library or an environment."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if not isinstance(error, ValueError | TypeError | AssertionError | OSError):
+        return False
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("rl_zoo3", "sb3_ppo_notes")
 
 
 def _run(command: str, words: list[str]) -> None:

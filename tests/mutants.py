@@ -1738,6 +1738,13 @@ MUTANTS = [
         ZOO + "test_evaluations_are_masked",
     ),
     Mutant(
+        "a bug of an environment's that rl_zoo3 plays is told without its place",
+        "zoo.py",
+        'partition(".")[0] in ("rl_zoo3", "sb3_ppo_notes")',
+        'partition(".")[0] != ""',
+        ZOO + "test_what_a_user_gave_is_refused_in_one_line_and_a_bug_is_shown_whole",
+    ),
+    Mutant(
         "a name that rl_zoo3 no longer has is not looked for",
         "zoo.py",
         "if not hasattr(zoo[module], name):",
@@ -1851,5 +1858,33 @@ MUTANTS = [
         "if each != usual]",
         "if False]",
         GROUP + "test_processes_that_differ_are_named[gloo]",
+    ),
+    Mutant(
+        "a command hands its memory back after each minibatch",
+        "__main__.py",
+        "if arguments is None:\n        keep_freed_memory()",
+        "if False:\n        keep_freed_memory()",
+        "tests/runs/test_allocator.py::test_a_process_of_ours_keeps_what_it_frees[a command]",
+    ),
+    Mutant(
+        "a user's program keeps memory because it calls a command",
+        "__main__.py",
+        "if arguments is None:\n        keep_freed_memory()",
+        "if True:\n        keep_freed_memory()",
+        "tests/runs/test_allocator.py::test_a_users_process_is_left_as_it_is[a command]",
+    ),
+    Mutant(
+        "runs of compare hand their memory back after each minibatch",
+        "runs/compare/run.py",
+        "    keep_freed_memory()\n",
+        "",
+        "tests/runs/test_allocator.py::test_a_process_of_ours_keeps_what_it_frees[a run of compare]",
+    ),
+    Mutant(
+        "what the user has set for the allocator does not count",
+        "allocator.py",
+        "any(name in os.environ for name in SETTINGS)",
+        "False",
+        "tests/runs/test_allocator.py::test_what_the_user_has_set_stays",
     ),
 ]

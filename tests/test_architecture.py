@@ -45,6 +45,7 @@ TUNING_ROOMS = ["space", "selection", "storage", "worker", "report", "commands",
 # What a user of the package may import, and so may tuning.
 PUBLIC_MODULES = {
     "sb3_ppo_notes",
+    "sb3_ppo_notes.allocator",
     "sb3_ppo_notes.callbacks",
     "sb3_ppo_notes.configs.build",
     "sb3_ppo_notes.configs.rules",  # rules in files, as train reads them
@@ -87,7 +88,7 @@ def test_imports_only_from_rooms_above():
 def check_imports_only_from_rooms_above(path):
     room = room_of(path)
     if room not in ROOMS:
-        return  # __init__, __main__, _version: the front door; _atomic, files, pages: beside the rooms
+        return  # __init__, __main__, _version: the front door; _atomic, allocator, files, pages: beside the rooms
     allowed = (
         set(ROOMS[: ROOMS.index(room) + 1])
         - ({"callbacks"} if room == "persistence" else set())
@@ -95,7 +96,7 @@ def check_imports_only_from_rooms_above(path):
     )
     for module in imports_of(path):
         if module.startswith("sb3_ppo_notes."):
-            front = {"_version", "_atomic", "charts", "files", "pages"}
+            front = {"_version", "_atomic", "allocator", "charts", "files", "pages"}
             assert module.split(".")[1] in allowed | front, f"{path}: {module}"
         elif module == "sb3_ppo_notes":
             assert room in ("configs", "notes", "runs", "zoo"), f"{path}: only they may use the front door"

@@ -124,7 +124,7 @@ def test_what_rl_zoo3_has_no_default_of_ours_for_is_added(command, words, defaul
 
 def module_with(name, names=()):
     module = ModuleType(name)
-    vars(module).update({key: {"ppo": None, "a2c": None} for key in names})
+    vars(module).update({key: {"ppo": None, "a2c": None} for key in names})  # tables, where it matters
     return module
 
 
@@ -149,7 +149,7 @@ def test_without_rl_zoo3_one_line_says_how_to_get_it(command, monkeypatch, capsy
 
 def test_what_rl_zoo3_needs_and_does_not_ask_for_is_asked_for_before_anything_runs(monkeypatch, capsys):
     monkeypatch.setitem(zoo.COMMANDS, "optimize", ("rl_zoo3.train", "no_such_package"))
-    for words in (["optimize"], ["train", "--optimize-hyperparameters"]):
+    for words in (["optimize"], ["train", "--optimize-hyperparameters"], ["train", "-optimize"]):
         assert zoo.main(words) == 2
         assert "error: zoo needs no_such_package, which is not installed" in capsys.readouterr().err
 
@@ -166,6 +166,23 @@ def test_without_its_file_of_values_one_is_asked_for(fake_zoo, tmp_path, capsys)
     fake_zoo["rl_zoo3"].__file__ = str(tmp_path / "__init__.py")
     assert zoo.main(["train"]) == 2
     assert "error: conf-file must be given: rl_zoo3 9.9 has no " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["rl_zoo3.utils", "sb3_ppo_notes.algorithms", "an_environment"])
+def test_what_a_user_gave_is_refused_in_one_line_and_a_bug_is_shown_whole(name, fake_zoo, monkeypatch, capsys):
+    module = module_with("rl_zoo3.train")
+    exec("def train():\n    raise AssertionError('no such folder')", scope := {"__name__": name})
+    module.train = scope["train"]
+    monkeypatch.setitem(sys.modules, "rl_zoo3.train", module)
+    monkeypatch.setattr(zoo, "_mask_evaluations", lambda manager: None)
+    monkeypatch.setattr(zoo, "_hyperparameters", lambda stock: f"{stock}.yml")
+    monkeypatch.setattr(sys, "argv", ["prog"])
+    if name == "an_environment":
+        with pytest.raises(AssertionError, match="no such folder"):
+            zoo.main(["train"])
+    else:
+        assert zoo.main(["train"]) == 2
+        assert capsys.readouterr().err == "error: no such folder\n"
 
 
 # -- what rl_zoo3 is told ---------------------------------------------------------------------------------------------

@@ -192,6 +192,8 @@ class CompiledStepper(EagerStepper):
         self.descent.adopt_all()
         self.descent.remember()
         self.others = [tensor.detach() for tensor in self._untrained]
+        #: The functions for the parts of a minibatch, and for the step down their sum.
+        self._of_parts: dict[str, Any] = {}
 
     def step(self, minibatch: Any, trains: Trains, place: str) -> Step:
         """Learn from one minibatch."""
@@ -215,15 +217,38 @@ class CompiledStepper(EagerStepper):
         """``None`` for a part of another size than the update's first one, or where compiling has failed."""
         if not self._is_of_size(minibatch):
             return None
-        tensors = MinibatchLayout.tensors(minibatch)
-        arguments = [self._vectors()[0], self.numbers, *self.others, *tensors]
-        layout, n_others = MinibatchLayout.of(minibatch), len(self.others)
-        key = "part", self.fused.key(None), layout, n_others
-        function = self.compiler.function(key, partial(self.fused.gradient, layout, n_others), arguments)
+        flat, tensors = self.descent.flat, MinibatchLayout.tensors(minibatch)
+        weights = flattened(self.descent.parameters).vector if flat is None else flat.weights.vector
+        arguments = [weights, self.numbers, *self.others, *tensors]
+        if "part" not in self._of_parts:
+            layout, n_others = MinibatchLayout.of(minibatch), len(self.others)
+            key = "part", self.fused.key(None), layout, n_others
+            build = partial(self.fused.gradient, layout, n_others)
+            self._of_parts["part"] = self.compiler.function(key, build, arguments)
+        function = self._of_parts["part"]
         if function is None:
             return None
         gradient, loss, log_ratio, losses = function(*arguments)
-        return Part(losses, log_ratio, loss, self.gradient.split(gradient), gradient)
+        return Part(losses, log_ratio, loss, None, gradient)
+
+    def take_sum(self, whole: Part, place: str) -> th.Tensor:
+        """One step down the gradient of all parts; the eager one says why it is refused."""
+        flat = self.descent.flat
+        if flat is None or whole.vector is None or self.compiler.reason is not None:
+            return super().take_sum(whole, place)
+        arguments = [whole.vector, whole.loss, *self._vectors(), self.owners]
+        if "descent" not in self._of_parts:
+            optimizer = flat.rule, flat.options
+            key = "descent", self.fused.key(optimizer)
+            self._of_parts["descent"] = self.compiler.function(key, partial(self.fused.descent, optimizer), arguments)
+        function = self._of_parts["descent"]
+        if function is None:
+            return super().take_sum(whole, place)
+        is_taken, norms = function(*arguments)
+        if not is_taken.item():
+            return super().take_sum(whole, place)
+        self._finish_step()
+        return norms  # type: ignore[no-any-return]
 
     def _is_of_size(self, minibatch: Any) -> bool:
         if not isinstance(minibatch, Minibatch) or self.compiler.reason is not None:

@@ -10,6 +10,7 @@ import torch as th
 
 from sb3_ppo_notes.engine.fingerprint import Fingerprint, listening_mode
 from sb3_ppo_notes.engine.optimizers import FlatOptimizer, Undo, clears_gradients, elementwise_of
+from sb3_ppo_notes.engine.vectors import FlatVector
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.parameters import owners_of
 from sb3_ppo_notes.policies.shipped import own_code_of
@@ -126,10 +127,20 @@ class Descent:
         loss.backward()  # type: ignore[no-untyped-call]
         return [parameter.grad for parameter in self.parameters]
 
-    def take_sum(self, loss: th.Tensor, gradients: Sequence[th.Tensor | None], place: str) -> th.Tensor:
-        """One step down a gradient that several processes have found together, see :meth:`take`."""
+    def take_sum(
+        self, loss: th.Tensor, gradients: Sequence[th.Tensor | None] | None, vector: th.Tensor | None, place: str
+    ) -> th.Tensor:
+        """One step down a gradient that several parts sum up to, see :meth:`take`; in a vector or weight by weight."""
         check_loss(loss, place)
-        return self._take(gradients, place)
+        if vector is None:
+            return self._take(gradients or (), place)
+        if not self.is_decided:
+            self.adopt_all()
+        if self._flat is None or self.scaler is not None or self.reason is not None:
+            return self._take(FlatVector(self.parameters).split(vector), place)
+        gradient = self._flat.gradient
+        gradient.vector.copy_(vector)
+        return self.step_from_buffer(self.norms(*norms_of(gradient.parts)), place)
 
     def _take(self, source: th.Tensor | Sequence[th.Tensor | None], place: str) -> th.Tensor:
         if self.scaler is not None:

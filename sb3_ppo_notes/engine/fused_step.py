@@ -68,24 +68,50 @@ class FusedStep:
             state, (scalars, numbers, owners), rest = rest[:n_state], rest[n_state : n_state + 3], rest[n_state + 3 :]
             others, tensors = rest[:n_others], rest[n_others:]
             terms, _, whole = self._differentiate(weights, others, layout.minibatch(tensors), numbers)
-            norm = th.linalg.vector_norm(whole)
-            # One reduction for both: kernels cost compile time.
-            norms = th.cat((norm.reshape(1), th.sqrt((whole**2 * owners).sum(1))))
-            is_taken = th.isfinite(terms.loss) & th.isfinite(norm)
+            is_taken = th.isfinite(terms.loss)
             if self.early_stop is not None:
                 is_taken = is_taken & ~(self._mean_kl(terms) > numbers[-1])
-            if self.phase.max_grad_norm is not None:
-                whole = whole * clip_coefficient(norm, self.phase.max_grad_norm)
-            # A step that is not taken leaves nothing behind.
-            gradient.copy_(th.where(is_taken, whole, gradient))
-            if optimizer is not None:
-                rule, options = optimizer
-                after, state_after = rule.step(weights, whole, state, scalars.unbind(), options)
-                for old, new in zip((weights, *state), (after, *state_after), strict=True):
-                    old.copy_(th.where(is_taken, new, old))
+            vectors = weights, gradient, *state
+            is_taken, norms = self._descend(optimizer, whole, vectors, scalars, owners, is_taken)
             return is_taken, norms, terms.log_ratio, terms.losses
 
         return step
+
+    def _descend(
+        self,
+        optimizer: tuple[Elementwise, Any] | None,
+        whole: th.Tensor,
+        vectors: Sequence[th.Tensor],
+        scalars: th.Tensor,
+        owners: th.Tensor,
+        is_taken: th.Tensor,
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Clip a gradient and step down it. A step that is not taken leaves nothing behind."""
+        weights, gradient, *state = vectors
+        norm = th.linalg.vector_norm(whole)
+        # One reduction for both: kernels cost compile time.
+        norms = th.cat((norm.reshape(1), th.sqrt((whole**2 * owners).sum(1))))
+        is_taken = is_taken & th.isfinite(norm)
+        if self.phase.max_grad_norm is not None:
+            whole = whole * clip_coefficient(norm, self.phase.max_grad_norm)
+        gradient.copy_(th.where(is_taken, whole, gradient))
+        if optimizer is not None:
+            rule, options = optimizer
+            after, state_after = rule.step(weights, whole, tuple(state), scalars.unbind(), options)
+            for old, new in zip((weights, *state), (after, *state_after), strict=True):
+                old.copy_(th.where(is_taken, new, old))
+        return is_taken, norms
+
+    def descent(self, optimizer: tuple[Elementwise, Any]) -> Callable[..., Any]:
+        """The function from a gradient on: (gradient of all parts, loss, weights, gradient, *state, scalars, owners) ->
+        (is_taken, norms).
+        """
+
+        def descend(whole: th.Tensor, loss: th.Tensor, *rest: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+            *vectors, scalars, owners = rest
+            return self._descend(optimizer, whole, vectors, scalars, owners, th.isfinite(loss))
+
+        return descend
 
     def gradient(self, layout: MinibatchLayout, n_others: int) -> Callable[..., Any]:
         """The function up to the gradient, for a part of a minibatch: (weights, numbers, *others, *minibatch) ->

@@ -121,7 +121,7 @@ class RecordedStepper(EagerStepper):
         *tensors, loss, _ = results
         terms = LossTerms.unpack(tensors)
         gradient = self.descent.flat.gradient  # type: ignore[union-attr]
-        return Part(terms.losses, terms.log_ratio, loss, gradient.parts, gradient.vector)
+        return Part(terms.losses, terms.log_ratio, loss, None, gradient.vector)
 
     def _results(self, minibatch: Any) -> Sequence[th.Tensor] | None:
         """Results of :meth:`function` for a minibatch; ``None`` if it is to be learned from eagerly."""

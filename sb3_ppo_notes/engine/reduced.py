@@ -27,6 +27,12 @@ class ReducedStepper:
         self.inner = inner
         self.shards = shards
         self.layout = FlatVector(inner.descent.parameters)
+        self.n_present = len(self.layout.shapes)
+        #: Numbers of a part that are summed: the gradient, the losses, the differentiated loss, and which weights have
+        #: a gradient at all.
+        self.n_sums = self.layout.vector.shape[0] + len(LOSSES) + 1 + self.n_present
+        self._zeros = self.layout.vector.new_zeros(len(LOSSES))
+        self._ones = self.layout.vector.new_ones(self.n_present)
 
     @property
     def descent(self) -> Descent:
@@ -60,7 +66,7 @@ class ReducedStepper:
                     flat.gradient.vector.copy_(before)  # type: ignore[union-attr]
                 return Step(whole.losses, whole.log_ratio, None, "kl", kl)
         try:
-            norms = self.descent.take_sum(whole.loss, whole.gradients, place)
+            norms = self.inner.take_sum(whole, place)
         except NonFiniteError as error:
             raise StepNotFinite(f"{error}, {self._culprits(parts)}", whole.loss, whole.losses) from None
         return Step(whole.losses, whole.log_ratio, norms)
@@ -78,41 +84,47 @@ class ReducedStepper:
         """All that the others are told of a shard's rows: gradient and losses by their share of the whole, which
         weights have a gradient, the log-ratios. A shard whose rows have run out adds nothing.
         """
-        vector = self.layout.vector
         n_longest = max(whole.sizes)
         if minibatch is None:
-            return vector.new_zeros(self._n_sums + n_longest)
-        part = self.inner.part(minibatch, trains)
-        losses = vector.new_zeros(len(LOSSES)) if part.losses is None else part.losses
-        n_rows = len(minibatch.returns)
+            return self.layout.vector.new_zeros(self.n_sums + n_longest)
+        part, n_rows = self.inner.part(minibatch, trains), minibatch.returns.shape[0]
+        losses = self._zeros if part.losses is None else part.losses
+        vector = self._joined(part) if part.vector is None else part.vector
+        scaled = th.cat((vector, losses, self._zeros[: len(LOSSES) - losses.shape[0]], part.loss.reshape(1)))
+        scaled *= n_rows / sum(whole.sizes)
         log_ratio = vector.new_zeros(n_rows) if part.log_ratio is None else part.log_ratio
-        scaled = (self._joined(part), losses, vector.new_zeros(len(LOSSES) - len(losses)), part.loss.reshape(1))
-        present = vector.new_tensor([float(each is not None) for each in part.gradients])
-        share = n_rows / sum(whole.sizes)
-        return th.cat((th.cat(scaled) * share, present, log_ratio, vector.new_zeros(n_longest - n_rows)))
-
-    @property
-    def _n_sums(self) -> int:
-        return len(self.layout.vector) + len(LOSSES) + 1 + len(self.layout.shapes)
+        rows = (scaled, self._present(part), log_ratio)
+        return th.cat(rows if n_rows == n_longest else (*rows, vector.new_zeros(n_longest - n_rows)))
 
     def _joined(self, part: Part) -> th.Tensor:
-        if part.vector is not None:
-            return part.vector
-        pairs = zip(part.gradients, self.layout.parts, strict=True)
+        pairs = zip(part.gradients or (), self.layout.parts, strict=True)
         return self.layout.joined([zero if gradient is None else gradient for gradient, zero in pairs])
+
+    def _present(self, part: Part) -> th.Tensor:
+        if part.gradients is None:
+            return self._ones
+        return self._ones.new_tensor([float(gradient is not None) for gradient in part.gradients])
 
     def _sum(self, parts: th.Tensor, minibatch: ShardedMinibatch, trains: Trains) -> Part:
         """The whole minibatch's loss and gradient, from what all shards have told."""
-        n_sums, n_weights = self._n_sums, len(self.layout.vector)
-        sums = sum_in_order(parts[:, :n_sums])
-        losses, (loss, *present) = sums[n_weights:][: len(LOSSES)], sums[n_weights + len(LOSSES) :]
-        pairs = zip(self.layout.split(sums[:n_weights]), th.stack(present).tolist(), strict=True)
-        gradients = [gradient if is_present else None for gradient, is_present in pairs]
+        sums = sum_in_order(parts[:, : self.n_sums])
+        n_weights = self.layout.vector.shape[0]
+        vector, losses, loss = sums[:n_weights], sums[n_weights : n_weights + len(LOSSES)], sums[-self.n_present - 1]
+        present = sums[-self.n_present :].tolist()
+        gradients: list[th.Tensor | None] | None = None
+        if not all(present):
+            pairs = zip(self.layout.split(vector), present, strict=True)
+            gradients = [gradient if each else None for gradient, each in pairs]
+        together = None if gradients else vector
         if trains == "critic":
-            return Part(None, None, loss, gradients)
+            return Part(None, None, loss, gradients, together)
         n_losses = len(LOSSES) if self.settings.rule.needs_exact_kl else len(LOSSES) - 1
-        rows = [each[n_sums : n_sums + size] for each, size in zip(parts, minibatch.sizes, strict=True)]
-        return Part(losses[:n_losses], th.cat(rows), loss, gradients)
+        log_ratios = parts[:, self.n_sums :]
+        if len(set(minibatch.sizes)) > 1:
+            log_ratio = th.cat([each[:size] for each, size in zip(log_ratios, minibatch.sizes, strict=True)])
+        else:
+            log_ratio = log_ratios.flatten().clone()  # the others' memory is written to again
+        return Part(losses[:n_losses], log_ratio, loss, gradients, together)
 
     def _culprits(self, parts: th.Tensor) -> str:
         is_finite = parts.isfinite().all(1).tolist()

@@ -67,14 +67,14 @@ class Stepper(Protocol):
 
 class Part(NamedTuple):
     """Loss and gradient of a part of a minibatch. ``losses`` and ``log_ratio`` as a :class:`Step` has them; ``loss`` is
-    what was differentiated; a gradient is ``None`` for a weight that has no part in it; ``vector`` holds them all, if
-    they lie in one.
+    what was differentiated; a gradient is ``None`` for a weight that has no part in it. Where all have one they may lie
+    in one ``vector`` instead.
     """
 
     losses: th.Tensor | None
     log_ratio: th.Tensor | None
     loss: th.Tensor
-    gradients: Sequence[th.Tensor | None]
+    gradients: Sequence[th.Tensor | None] | None
     vector: th.Tensor | None = None
 
 
@@ -129,6 +129,10 @@ class EagerStepper:
         terms = evaluate_loss(self.policy, minibatch, rule, coefficients)
         loss = terms.loss if trains == "both" else actor_loss(terms, coefficients)
         return Part(terms.losses, terms.log_ratio, loss.detach(), self.descent.gradients_of(loss))
+
+    def take_sum(self, whole: Part, place: str) -> th.Tensor:
+        """One step down the gradient of all parts; ``[3]``, norms of the gradient."""
+        return self.descent.take_sum(whole.loss, whole.gradients, whole.vector, place)
 
     def descend(self, loss: th.Tensor, terms: LossTerms | None, place: str) -> th.Tensor:
         """One step down the gradient of a loss; ``[3]``, norms of the gradient."""

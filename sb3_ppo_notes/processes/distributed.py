@@ -13,7 +13,7 @@ import torch as th
 import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
-from sb3_ppo_notes.processes.failures import Failure, RankFailedError, Watch, ranks_in_words
+from sb3_ppo_notes.processes.failures import TIMEOUT, Failure, RankFailedError, Watch, ranks_in_words
 
 #: Seconds of waiting after which a process looks what has become of the others.
 PATIENCE = 0.5
@@ -31,13 +31,13 @@ class Distributed:
     On a GPU a process does not see that another has failed before it next gathers values, or vectors on the CPU;
     NCCL's own waiting is ended by torchrun, or after the timeout.
 
-    :param timeout: seconds for which a process waits for others: rank 0 evaluates and saves alone.
+    :param timeout: seconds for which a process waits for others.
     """
 
     #: The one that :func:`join_group` gives until it is closed.
     open: "ClassVar[Distributed | None]" = None
 
-    def __init__(self, timeout: float = 3600.0):
+    def __init__(self, timeout: float = TIMEOUT):
         self.timeout = timeout
         limit = timedelta(seconds=timeout)
         server, self.rank, self.size = next(rendezvous("env://", timeout=timedelta(seconds=JOINING)))

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: Seconds for which a process waits for others, because rank 0 evaluates and saves alone.
+TIMEOUT = 3600.0
 #: Seconds in which the processes that still live are expected to hear of a failure. Whoever ends later is ended by
 #: torchrun, without its own last words.
 SETTLING = 20.0

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch as th
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.processes.failures import ProcessesDivergedError, ranks_in_words
+from sb3_ppo_notes.processes.failures import TIMEOUT, ProcessesDivergedError, ranks_in_words
 
 #: Environment variables by which torchrun tells a process its place.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -95,10 +95,11 @@ def _all_but(ranks: list[int], group: Group) -> list[int]:
     return [rank for rank in range(group.size) if rank not in ranks]
 
 
-def join_group(processes: Any) -> Group:
+def join_group(processes: Any, timeout: float = TIMEOUT) -> Group:
     """The group that an argument ``processes`` stands for.
 
     :param processes: ``"auto"`` for the processes that torchrun has started, or a group.
+    :param timeout: of a group that is new: seconds after which a process that waits gives up.
     :return: of which this process is one; for ``"auto"`` one and the same until it is closed.
     :raises ValueError: for ``"auto"`` without torchrun's environment variables.
     """
@@ -117,5 +118,6 @@ def join_group(processes: Any) -> Group:
 
     if Distributed.open is None:
         is_one_host = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-        return SharedMemory() if is_one_host and os.environ.get(KIND) != "gloo" else Distributed()
+        kind = SharedMemory if is_one_host and os.environ.get(KIND) != "gloo" else Distributed
+        return kind(timeout)
     return Distributed.open

@@ -14,6 +14,7 @@ import torch as th
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.kernels.compiled import path_of
 from sb3_ppo_notes.processes.distributed import Distributed
+from sb3_ppo_notes.processes.failures import TIMEOUT
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -32,10 +33,12 @@ ALL_HERE, OTHER_SIZE = -1, -2
 def library() -> Any:
     """The compiled code; ``None`` where it was not built, or could not be."""
     path = path_of("processes._shared")
-    if path is None:
+    try:
+        functions = None if path is None else ctypes.CDLL(path)
+    except OSError as error:
+        logger.warning("processes exchange numbers through gloo; installing again may help: %s", error)
         return None
-    functions = ctypes.CDLL(path)
-    if not hasattr(functions, "shared_revision") or functions.shared_revision() != REVISION:
+    if functions is None or not hasattr(functions, "shared_revision") or functions.shared_revision() != REVISION:
         return None
     number, address = ctypes.c_int64, ctypes.c_void_p
     functions.shared_put.argtypes = [address, address, address, ctypes.c_uint64, ctypes.c_uint32]
@@ -49,7 +52,7 @@ class SharedMemory(Distributed):
     everything if a process has no compiled code or may not open another's memory.
     """
 
-    def __init__(self, timeout: float = 3600.0):
+    def __init__(self, timeout: float = TIMEOUT):
         super().__init__(timeout)
         self._buffers = th.empty(BUFFERS, 0)
         self._counters = 0

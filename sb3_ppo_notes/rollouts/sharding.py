@@ -1,6 +1,6 @@
 """A rollout whose environments belong to shards: handed out shard by shard, and gathered shard by shard."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch as th
@@ -48,26 +48,50 @@ class ShardedSampler(MinibatchSampler):
         self._prepare()
         pairs = zip(self.buffer.parts, self.shards.generators, strict=True)
         orders = [self._order(part, generator.numpy.permutation) for part, generator in pairs]
-        advantages, sizes = self._gather_advantages(orders)
+        advantages, sizes = self._advantages_in_order(orders)
         streams = [self._minibatches(*each) for each in zip(orders, advantages, strict=True)]
         for number in range(max(map(len, sizes))):
             rows = tuple(each[number] if number < len(each) else 0 for each in sizes)
             yield ShardedMinibatch(tuple(next(stream, None) for stream in streams), rows)
 
-    def _gather_advantages(self, orders: list[Order]) -> tuple[list[list[th.Tensor]], list[list[int]]]:
+    def _advantages_in_order(self, orders: list[Order]) -> tuple[list[Sequence[th.Tensor]], list[list[int]]]:
         """The advantages of each minibatch of this process's shards, and the sizes of all shards' minibatches."""
-        split = [list(th.split(self._columns["advantages"][order.rows], order.sizes)) for order in orders]
-        gathered = self.shards.gather([[part.cpu() for part in parts] for parts in split])
-        normalization = self.buffer.rule.advantage_normalization
-        if normalization.scope == "minibatch":
-            for number in range(max(map(len, gathered))):
-                having = [parts for parts in gathered if number < len(parts)]
-                whole = normalization.normalize(th.cat([parts[number] for parts in having]))
-                for parts, each in zip(having, whole.split([len(parts[number]) for parts in having]), strict=True):
-                    parts[number] = each
-            own = [gathered[number] for number in self.shards.own]
-            split = [[part.to(self.buffer.device) for part in parts] for parts in own]
-        return split, [[len(part) for part in parts] for parts in gathered]
+        ordered = [self._columns["advantages"][order.rows] for order in orders]
+        if self.buffer._states:
+            lists = [list(th.split(each, order.sizes)) for each, order in zip(ordered, orders, strict=True)]
+            return self._normalize_lists(lists)
+        n_rows = len(ordered[0])
+        sizes = [len(part) for part in th.split(ordered[0], self.batch_size)]
+        if self._is_by_minibatch:
+            ordered = list(self._normalize_alike(ordered, n_rows - n_rows % self.batch_size))
+        return [th.split(each, self.batch_size) for each in ordered], [sizes] * self.shards.n_shards
+
+    @property
+    def _is_by_minibatch(self) -> bool:
+        return bool(self.buffer.rule.advantage_normalization.scope == "minibatch")
+
+    def _normalize_alike(self, ordered: list[th.Tensor], n_whole: int) -> th.Tensor:
+        """Normalise minibatches of one size all at once, and a smaller last one; ``[K, n]``, of this process's."""
+        normalize, own = self.buffer.rule.advantage_normalization.normalize, self.shards.own
+        gathered = self.shards.gather_vectors([each.cpu() for each in ordered])
+        n_shards, size = len(gathered), self.batch_size
+        rows = gathered[:, :n_whole].reshape(n_shards, -1, size).transpose(0, 1).reshape(-1, n_shards * size)
+        whole = normalize(rows).view(-1, n_shards, size).transpose(0, 1).reshape(n_shards, -1)
+        last = normalize(gathered[:, n_whole:].flatten()).view(n_shards, -1)
+        return th.cat((whole, last), dim=1)[own.start : own.stop].to(self.buffer.device)
+
+    def _normalize_lists(self, lists: list[list[th.Tensor]]) -> tuple[list[Sequence[th.Tensor]], list[list[int]]]:
+        """The same of sequences, whose minibatches are of as many sizes."""
+        gathered = self.shards.gather([[part.cpu() for part in parts] for parts in lists])
+        sizes = [[len(part) for part in parts] for parts in gathered]
+        if not self._is_by_minibatch:
+            return list(lists), sizes
+        for number in range(max(map(len, gathered))):
+            having = [parts for parts in gathered if number < len(parts)]
+            whole = self.buffer.rule.advantage_normalization.normalize(th.cat([parts[number] for parts in having]))
+            for parts, each in zip(having, whole.split([len(parts[number]) for parts in having]), strict=True):
+                parts[number] = each
+        return [[part.to(self.buffer.device) for part in gathered[number]] for number in self.shards.own], sizes
 
     def _normalize_rollout(self, advantages: th.Tensor) -> th.Tensor:
         n_shards = len(self.shards.own)

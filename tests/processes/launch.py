@@ -20,7 +20,7 @@ from sb3_ppo_notes.processes.shared_memory import SharedMemory, library
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.processes.launch"])
 
-KINDS = {"gloo": Distributed, "shared memory": SharedMemory, "auto": lambda timeout: join_group("auto")}
+KINDS = {"gloo": Distributed, "shared memory": SharedMemory, "auto": lambda timeout: join_group("auto", timeout)}
 built = pytest.mark.skipif(library() is None, reason="_shared.c was not built")
 both_kinds = pytest.mark.parametrize("kind", ["gloo", pytest.param("shared memory", marks=built)])
 
@@ -68,7 +68,7 @@ def be_a_rank(connection, environment, kind, timeout, function, arguments):
     group.close()
 
 
-def run(function, size, *arguments, kind="gloo", timeout=60.0, limit=60.0, **environment):
+def run(function, size, *arguments, kind="gloo", timeout=600.0, limit=60.0, **environment):
     """``function(group, *arguments)`` in ``size`` processes: an :class:`Outcome` of each.
 
     :param timeout: of the group.

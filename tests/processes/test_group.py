@@ -6,7 +6,7 @@ import re
 import pytest
 import torch as th
 
-from sb3_ppo_notes.processes import Alone, ProcessesDivergedError, check_equal, join_group
+from sb3_ppo_notes.processes import Alone, ProcessesDivergedError, check_equal, join_group, shared_memory
 from sb3_ppo_notes.processes.group import KIND, VARIABLES
 from tests.processes import ranks
 from tests.processes.launch import both_kinds, built, run, values
@@ -76,6 +76,13 @@ def test_signals_are_served_while_a_process_waits(kind):
     first, second = values(run(ranks.be_interrupted, 2, kind=kind))
     assert 0 < first[0] < 1.1
     assert second == []
+
+
+def test_code_that_cannot_be_loaded_is_not_used(tmp_path, monkeypatch, caplog):
+    (tmp_path / "_shared.so").write_text("of another processor")
+    monkeypatch.setattr(shared_memory, "path_of", lambda name: str(tmp_path / "_shared.so"))
+    assert shared_memory.library.__wrapped__() is None
+    assert "processes exchange numbers through gloo" in caplog.text
 
 
 @both_kinds

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -64,7 +65,7 @@ def python_block(folder):
 
 
 def assert_the_card_repeats_its_number(folder, monkeypatch):
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(folder.parent)
     printed = StringIO()
     with redirect_stdout(printed):
         exec(python_block(folder), {})
@@ -77,7 +78,7 @@ def assert_the_card_repeats_its_number(folder, monkeypatch):
 )
 def test_the_code_on_the_card_repeats_the_evaluation_of_the_run(case, tmp_path, monkeypatch, capsys):
     run = trained(tmp_path, case)
-    folder = made(run, tmp_path / "hub", "--film-steps", "0")
+    folder = made(run, tmp_path / "hub", "--film-steps", "0", "--repo", "me/hub")
     returns = evaluations(run)
     [metric] = metadata(folder)["model-index"][0]["results"][0]["metrics"]
     assert metric["value"] == f"{np.mean(returns):.2f} +/- {np.std(returns):.2f}"
@@ -102,13 +103,27 @@ def test_the_folder_holds_what_the_hub_and_people_look_for(cartpole, tmp_path, c
     assert (results["n_eval_episodes"], results["is_deterministic"]) == (3, True)
     assert results["mean_reward"] == pytest.approx(np.mean(evaluations(cartpole)), abs=1e-4)
     card = (folder / "README.md").read_text()
-    assert "hf download me/poles --local-dir ." in card
+    assert "hf download me/poles --local-dir poles" in card
     assert "| policy objective | ClippedSurrogate(clip_range=0.2) |" in card
     assert "Trained for 64 environment steps" in card
     assert capsys.readouterr().out.splitlines()[-1] == f"upload it with: hf upload me/poles {folder} ."
     weights = NotesPPO.load(folder / "ppo-CartPole-v1", device="cpu").policy.state_dict()
     before = NotesPPO.load(cartpole / "model", device="cpu").policy.state_dict()
     assert all(th.equal(weights[name], before[name]) for name in before)
+
+
+def test_the_best_model_so_far_goes_with_its_own_statistics(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "small.yaml"
+    file.write_text(CASES["pendulum"].replace("env: ", "eval_every: 16, env: "))
+    run = tmp_path / "run"
+    assert main(["train", "--config", str(file), "--outdir", str(run)]) == 0
+    returns = np.reshape(evaluations(run), (-1, 3))
+    folder = made(run, tmp_path / "hub", "--best", "--film-steps", "0", "--repo", "me/hub")
+    [metric] = metadata(folder)["model-index"][0]["results"][0]["metrics"]
+    best = returns[returns.mean(axis=1).argmax()]
+    assert metric["value"] == f"{np.mean(best):.2f} +/- {np.std(best):.2f}"
+    assert (folder / "normalizer.json").read_text() == (run / "best_normalizer.json").read_text()
+    assert_the_card_repeats_its_number(folder, monkeypatch)
 
 
 def test_hugging_faces_own_reader_takes_the_metadata(cartpole, tmp_path):
@@ -166,6 +181,7 @@ def test_a_run_that_was_stopped_says_how_far_it_came():
         (["--episodes", "0"], "episodes must be an int >= 1, got 0"),
         (["--film-steps", "-1"], "film_steps must be"),
         (["--repo", "name"], "repo must be a user or an organisation, / and a name, got 'name'"),
+        (["--best"], "best must be left out for a run without best_model.zip"),
         (["--outdir", "RUN"], "outdir must be a new or an empty folder"),
     ],
 )
@@ -194,22 +210,49 @@ def test_a_folder_that_could_not_be_filled_does_not_appear(cartpole, tmp_path, m
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
+def test_sigterm_in_the_evaluation_leaves_nothing_behind(cartpole, tmp_path, monkeypatch):
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    step = CartPoleEnv.step
+
+    def stopped(self, action):
+        signal.raise_signal(signal.SIGTERM)
+        return step(self, action)
+
+    monkeypatch.setattr(CartPoleEnv, "step", stopped)
+    assert main(["hub", str(cartpole), "--outdir", str(tmp_path / "hub")]) == 143
+    assert not list(tmp_path.iterdir())
+
+
 def test_normalised_environments_are_not_made_without_what_was_learned(tmp_path):
     run = trained(tmp_path, "pendulum")
     with pytest.raises(ValueError, match="normalizer must be the file of what .* normalises by, got None"):
         trained_environments(run / "config.yaml")
 
 
+@pytest.mark.parametrize("line", ["env: strangers:CartPole-v1", "env_wrapper: [strangers.Wrapper]"])
+def test_nothing_that_a_stranger_has_put_into_the_folder_is_run(line, cartpole, tmp_path, monkeypatch):
+    folder = made(cartpole, tmp_path / "hub", "--film-steps", "0", "--repo", "me/hub")
+    (folder / "strangers.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    config = yaml.safe_load((folder / "config.yaml").read_text()) | yaml.safe_load(line)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises((ValueError, ImportError), match="strangers"):
+        exec(python_block(folder), {})
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_the_commands_in_a_shell(cartpole, tmp_path):
-    """As a new user: the folder is made, moved elsewhere, and its code run there in a fresh process."""
+    """As a new user: the folder is made, moved elsewhere, and its code run beside it in a fresh process."""
     folder = tmp_path / "hub"
     result = run_command(
         [sys.executable, "-m", "sb3_ppo_notes", "hub", str(cartpole), "--outdir", str(folder)], tmp_path
     )
     assert result.returncode == 0, result.stderr
-    moved = folder.rename(tmp_path / "downloaded")
-    (moved / "play.py").write_text(python_block(moved))
-    result = run_command([sys.executable, "play.py"], moved)
+    (tmp_path / "elsewhere").mkdir()
+    moved = folder.rename(tmp_path / "elsewhere" / "ppo-CartPole-v1")
+    (moved.parent / "play.py").write_text(python_block(moved))
+    result = run_command([sys.executable, "play.py"], moved.parent)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() in (moved / "README.md").read_text()

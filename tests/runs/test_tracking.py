@@ -45,7 +45,7 @@ class Fake(ModuleType):
 
     def __init__(self, name, error=None):
         super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)
+        self.__spec__ = ModuleSpec(name, None, origin="here")
         self.calls, self.rows, self.error = [], [], error
         self.entities = SimpleNamespace(Metric=lambda *metric: metric, Param=lambda *param: param)
         self.Repo = SimpleNamespace(from_path=lambda path, init: ("repo", path))
@@ -295,6 +295,14 @@ def test_a_missing_package_is_one_line_before_anything_is_written(tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_of_a_trackers_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "aim").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "aim", raising=False)
+    with pytest.raises(ValueError, match="track 'aim' needs a package that is not installed"):
+        tracking.check_tracker("aim")
+
+
 def test_a_tracker_that_cannot_begin_is_one_line_and_leaves_nothing_behind(fake, tmp_path, capsys):
     fake("wandb", error="init")
     train(tmp_path / "run", "--track", "wandb", code=2)
@@ -420,6 +428,11 @@ def python(*arguments, **options):
     return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **options)
 
 
+def skip_without(package):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
 def stored(name, folder):
     program = READERS[name] + "\nimport json; print(json.dumps([rows, ends, config]))"
     reader = python("-c", program, str(folder), stdout=subprocess.PIPE)
@@ -439,8 +452,7 @@ def numbers_of(folder, name=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRACKERS)
 def test_the_package_itself_has_the_numbers_of_the_csv(name, tmp_path):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
+    skip_without(name)
     plain = train(tmp_path / "plain")
     file = tmp_path / "plain.yaml"
     command = [
@@ -465,8 +477,7 @@ def test_the_package_itself_has_the_numbers_of_the_csv(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRACKERS)
 def test_the_package_itself_is_closed_after_sigterm_and_goes_on(name, tmp_path):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
+    skip_without(name)
     folder = tmp_path / "run"
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(yaml.safe_load(CONFIG.format(env="CartPole-v1", steps=10**6))))
     run = python(
@@ -490,3 +501,30 @@ def test_the_package_itself_is_closed_after_sigterm_and_goes_on(name, tmp_path):
     missing = {tuple(row) for row in numbers_of(folder, name)} - {tuple(row) for row in rows}
     # A run that is cut logs its last update at once, and Aim has one number a step.
     assert {step for step, _, _ in missing} <= ({cut_at} if name == "aim" else set())
+
+
+WATCHED = """
+import logging, sys, wandb
+from wandb.integration.sb3 import WandbCallback
+from sb3_ppo_notes import NotesPPO
+logging.basicConfig(stream=sys.stdout)
+for compile in (False, True):
+    run = wandb.init(mode="offline", dir=sys.argv[1])
+    model = NotesPPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=32, compile=compile, device="cpu")
+    model.learn(64, WandbCallback(gradient_save_freq=10))
+    print("steps:", model.engine.report().steps["both"].reason)
+    run.finish()
+"""
+
+
+@pytest.mark.slow
+def test_wandbs_own_hooks_are_named_as_the_reason(tmp_path):
+    skip_without("wandb")
+    program = python("-c", WATCHED, str(tmp_path), stdout=subprocess.PIPE)
+    out, _ = program.communicate(timeout=300)
+    assert program.returncode == 0
+    reason = "the policy has a forward hook (wandb.integration.torch.wandb_torch.TorchHistory.add_log_parameters_hook)"
+    assert [line for line in out.splitlines() if line.startswith("steps:")] == [
+        f"steps: {reason}, the first of 13 hooks"
+    ] * 2
+    assert f"compile=True: training is eager, because {reason}" in out

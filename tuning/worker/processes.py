@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 import optuna
 from optuna.exceptions import StorageInternalError
 
+from sb3_ppo_notes.allocator import keep_freed_memory
 from sb3_ppo_notes.rollouts import environment_error
 from tuning.storage import Address
 from tuning.storage.database import close_databases
@@ -39,6 +40,7 @@ def silence_optuna() -> None:
 def worker_main(settings: Settings, stages: Sequence[str]) -> None:
     """A worker process, from its start to its exit code."""
     silence_optuna()
+    keep_freed_memory()
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C reaches the parent only, which passes it on once
     parent = multiprocessing.parent_process()

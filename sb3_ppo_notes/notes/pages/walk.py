@@ -136,6 +136,8 @@ BESIDE = {
     "envs": "vectorised environments, their processes and their errors",
     "policies": "networks: observations to distribution parameters and values",
     "persistence": "checkpoints and safe loading",
+    "processes": "several processes that train one model together",
     "configs": "rl_zoo3's words, tuned values, presets",
+    "export": "trained policies as files for ONNX and torch.export",
     "runs": "the commands of the shell",
 }

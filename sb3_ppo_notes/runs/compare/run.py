@@ -23,6 +23,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes import files
+from sb3_ppo_notes.allocator import keep_freed_memory
 from sb3_ppo_notes.callbacks.evaluation import (
     EVALUATION_SEED_OFFSET,
     BoundedEpisodes,
@@ -103,6 +104,7 @@ def main(run: Run, folder: Path, tell: Any) -> None:
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
     th.set_num_threads(1)
+    keep_freed_memory()
     record = perform(run, tell.send)
     write_record(run, record, folder)
     if record["status"] == FINISHED or log.stat().st_size == 0:

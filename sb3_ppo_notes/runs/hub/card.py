@@ -43,6 +43,11 @@ class Card:
         """Mean and standard deviation of the return, as the Hub's leaderboards read it."""
         return f"{self.episodes.mean_return:.2f} +/- {self.episodes.std_return:.2f}"
 
+    @property
+    def folder(self) -> str:
+        """Into which the repository is downloaded."""
+        return self.repository.rpartition("/")[2]
+
     def metadata(self) -> dict[str, Any]:
         """What the Hub finds a model by, and the result in the form of its ``model-index``."""
         config = self.config
@@ -88,15 +93,17 @@ class Card:
         }
 
     def _usage(self) -> str:
-        normalizer = "" if self.normalizer_file is None else f', normalizer="{self.normalizer_file}"'
+        folder = self.folder
+        normalizer = "" if self.normalizer_file is None else f', normalizer="{folder}/{self.normalizer_file}"'
         return f"""## Usage
 
 ```bash
 pip install sb3-ppo-notes huggingface_hub
-hf download {self.repository} --local-dir .
+hf download {self.repository} --local-dir {folder}
 ```
 
-`load_safe` runs nothing that is in the file. The code repeats the evaluation above:
+Run beside the folder, and not in it, this executes nothing of what was downloaded (`config.yaml` names packages and
+wrappers, which are imported if they are installed). It repeats the evaluation above:
 
 ```python
 from sb3_ppo_notes.callbacks import evaluate_episodes
@@ -104,8 +111,8 @@ from sb3_ppo_notes.configs.build import trained_environments
 from sb3_ppo_notes.persistence import load_safe
 
 # The environment as in training: its wrappers, stacked frames and what its normaliser has learned.
-env = trained_environments("config.yaml"{normalizer})
-model = load_safe("{self.model_file}", env, device="cpu")
+env = trained_environments("{folder}/config.yaml"{normalizer})
+model = load_safe("{folder}/{self.model_file}", env, device="cpu")
 env = model.get_env()
 env.seed({self.seed})
 episodes = evaluate_episodes(model, env, {len(self.episodes.returns)})
@@ -119,7 +126,7 @@ print(f"{{episodes.mean_return:.2f}} +/- {{episodes.std_return:.2f}}")
         return f"""## Training
 
 ```bash
-python -m sb3_ppo_notes train --config config.yaml
+python -m sb3_ppo_notes train --config {self.folder}/config.yaml
 ```
 
 trains it again, bit for bit with the same versions ({versions}) on the same kind of processor."""

@@ -15,20 +15,22 @@ from rich.console import Console
 
 from sb3_ppo_notes._atomic import sync_folder, temporary_beside, write_text
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.callbacks import EVALUATION_SEED_OFFSET, Episodes, evaluate_episodes
+from sb3_ppo_notes.callbacks import EVALUATION_SEED_OFFSET, Episodes, EvaluationStoppedError, evaluate_episodes
 from sb3_ppo_notes.callbacks.video import Stage, file_name, render_headless
 from sb3_ppo_notes.configs.build import environment_factory, trained_environments
 from sb3_ppo_notes.configs.rules import rule_as_data, rule_from_data
 from sb3_ppo_notes.configs.run_config import RunConfig
 from sb3_ppo_notes.files import write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
-from sb3_ppo_notes.persistence import load_safe
+from sb3_ppo_notes.persistence import GracefulStop, load_safe
 from sb3_ppo_notes.runs.hub.card import Card
 from sb3_ppo_notes.runs.train.folder import CONFIG, EVALUATIONS, MODEL, NORMALIZER, check_folders, deepest_folder
 from sb3_ppo_notes.runs.train.log import CSV
 from sb3_ppo_notes.runs.trained import run_config
 
 CARD, FILM, RESULTS = "README.md", "replay.mp4", "results.json"
+#: Before the names of files of the best evaluation.
+BEST = "best_"
 #: Of a run's folder, copied where they are there.
 LOGS = (EVALUATIONS, CSV)
 
@@ -41,6 +43,8 @@ class Hub:
     """The run's folder, as train has written it."""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("hub"))
     """The repository's folder, new or empty."""
+    best: bool = False
+    """The model of the run's best evaluation in place of its last one."""
     repo: Annotated[str | None, tyro.conf.arg(metavar="USER/NAME")] = None
     """Where it will be on the Hub: written into the card."""
     episodes: int | None = None
@@ -51,7 +55,7 @@ class Hub:
     def __call__(self) -> int:
         """Make the folder.
 
-        :return: 0.
+        :return: 0; 130 after Ctrl-C and 143 after SIGTERM in its evaluation, with nothing written.
         :raises ValueError: for an option out of range or a folder that holds no run, before anything is written.
         """
         if self.episodes is not None:
@@ -61,7 +65,27 @@ class Hub:
             raise InvalidValueError(f"repo must be a user or an organisation, / and a name, got {self.repo!r}")
         check_folders(Path(), self.outdir)
         config = run_config(self.run, "run")
+        if self.best and not (self.run / f"{BEST}{MODEL}").is_file():
+            raise InvalidValueError(
+                f"best must be left out for a run without {BEST}{MODEL} (train --eval-every writes it)"
+            )
         th.set_num_threads(1)
+        with GracefulStop() as stop:
+            try:
+                card = self._make(config)
+            except EvaluationStoppedError:
+                return stop.exit_code
+        console = Console()
+        for sentence in card.missing:
+            console.print(f"note: {sentence}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{config.env}: return {card.result} ({len(card.episodes.returns)} episodes)", soft_wrap=True)
+        console.print(f"written: {self.outdir}", soft_wrap=True, markup=False, highlight=False)
+        line = f"upload it with: hf upload {card.repository} {self.outdir} ."
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        return 0
+
+    def _make(self, config: RunConfig) -> Card:
+        """All files in a folder beside their place, which takes it when it is complete."""
         parent = self.outdir.absolute().parent
         beside = temporary_beside(deepest_folder(parent) / self.outdir.name)
         beside.mkdir()
@@ -75,23 +99,16 @@ class Hub:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         sync_folder(parent)
-        console = Console()
-        for sentence in card.missing:
-            console.print(f"note: {sentence}", soft_wrap=True, markup=False, highlight=False)
-        console.print(f"{config.env}: return {card.result} ({len(card.episodes.returns)} episodes)", soft_wrap=True)
-        console.print(f"written: {self.outdir}", soft_wrap=True, markup=False, highlight=False)
-        line = f"upload it with: hf upload {card.repository} {self.outdir} ."
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-        return 0
+        return card
 
     def _fill(self, folder: Path, config: RunConfig) -> Card:
         """Every file; the model is evaluated as whoever downloads the folder would."""
         model_file = f"{model_name(config)}.zip"
-        shutil.copyfile(self.run / MODEL, folder / model_file)
-        names = (CONFIG, NORMALIZER, *LOGS)
-        for name in names:
-            if (self.run / name).is_file():
-                shutil.copyfile(self.run / name, folder / name)
+        of_model = BEST if self.best else ""
+        files = {f"{of_model}{MODEL}": model_file, f"{of_model}{NORMALIZER}": NORMALIZER}
+        for source, target in (files | {name: name for name in (CONFIG, *LOGS)}).items():
+            if (self.run / source).is_file():
+                shutil.copyfile(self.run / source, folder / target)
         env = trained_environments(folder / CONFIG, folder / NORMALIZER)
         model = load_safe(folder / model_file, env, device="cpu")
         n_episodes, seed = self.episodes or config.n_eval_episodes, config.seed + EVALUATION_SEED_OFFSET

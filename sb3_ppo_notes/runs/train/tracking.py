@@ -26,7 +26,7 @@ from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
 from sb3_ppo_notes.callbacks.evaluation import preserve_generators
 from sb3_ppo_notes.configs.rules import rule_as_data
-from sb3_ppo_notes.configs.run_config import ALGORITHMS, NOT_IN_YAML, RunConfig
+from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, hyperparameter_names
 from sb3_ppo_notes.files import write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.recipes import RECIPES
@@ -41,7 +41,11 @@ TRACKER = "tracker.json"
 
 def check_tracker(name: str | None) -> None:
     """Refuse a tracker whose package is not installed."""
-    if name is not None and importlib.util.find_spec(name) is None:
+    if name is None:
+        return
+    spec = importlib.util.find_spec(name)
+    # A mere folder of that name (W&B writes to one) is found too, as a package without a file.
+    if spec is None or spec.origin is None:
         raise InvalidValueError(f"track {name!r} needs a package that is not installed: pip install {name}")
 
 
@@ -272,8 +276,9 @@ def tracked_config(config: RunConfig, rule: UpdateRule) -> dict[str, Any]:
     if config.recipe is not None:
         values = RECIPES[config.recipe].hyperparameters
     else:
-        arguments = inspect.signature(ALGORITHMS[config.algo].__init__).parameters
-        values = {name: argument.default for name, argument in arguments.items() if name not in NOT_IN_YAML}
+        algorithm = ALGORITHMS[config.algo]
+        arguments = inspect.signature(algorithm.__init__).parameters
+        values = {name: arguments[name].default for name in hyperparameter_names(algorithm)}
     both = {"hyperparameters": values | config.hyperparameters, "rule": rule_as_data(rule, complete=True)}
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config) | both, default=str))
     return plain
