@@ -1065,8 +1065,8 @@ MUTANTS = [
     Mutant(
         "generators not put back when learning begins",
         "persistence/checkpoint.py",
-        "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    restore_random",
-        "    (lambda *_: None)",
+        "        # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n        restore_random",
+        "        (lambda *_: None)",
         RESUME + "[mlp]",
     ),
     Mutant(
@@ -1142,7 +1142,7 @@ MUTANTS = [
     Mutant(
         "digests of a checkpoint not compared",
         "persistence/storage.py",
-        'if _digest(content[name]) != stated["sha256"]:',
+        'if _digest(content) != stated["sha256"]:',
         "if False:",
         PERSISTENCE + "test_faults.py::test_row_24_two_hundred_flipped_bits_are_all_noticed",
     ),
@@ -1528,7 +1528,7 @@ MUTANTS = [
     Mutant(
         "a run that learned nothing stays behind",
         "runs/train/command.py",
-        "if model._n_updates == 0:",
+        "if model._n_updates == 0 and group.rank == 0:",
         "if False:",
         ENVIRONMENT_ERRORS + "test_what_an_environment_raises_before_anything_was_learned_leaves_nothing_behind",
     ),
