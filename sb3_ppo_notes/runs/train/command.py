@@ -20,6 +20,7 @@ from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
 from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
+from sb3_ppo_notes.configs.environments import EnvironmentOptions
 from sb3_ppo_notes.configs.run_config import KEYS, RunConfig, config_yaml, resolve_config
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.persistence import ExactCheckpoint, GracefulStop, StopOnSignal, save_checkpoint
@@ -48,7 +49,7 @@ KEPT = 3
 
 
 @dataclass
-class Train:
+class Train(EnvironmentOptions):
     """Train one model and evaluate it. Options take precedence over the configuration."""
 
     env: str | None = None
@@ -98,7 +99,8 @@ class Train:
 
     def _begin(self, stop: GracefulStop) -> int:
         check_folders(self.logdir, self.outdir)
-        config, notes = resolve_config(self.config, {name: value for name, value in vars(self).items() if name in KEYS})
+        said = vars(self) | {"imports": None, "env_kwargs": None} | self.environment()
+        config, notes = resolve_config(self.config, {name: value for name, value in said.items() if name in KEYS})
         if config.video_every is not None:
             render_headless()
             check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
