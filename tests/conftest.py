@@ -11,6 +11,7 @@ import pytest
 import torch as th
 
 from sb3_ppo_notes.kernels import lstm
+from sb3_ppo_notes.kernels.compiled import path_of
 
 hypothesis.settings.register_profile("notes", max_examples=60, derandomize=True, deadline=None)
 hypothesis.settings.load_profile("notes")
@@ -32,7 +33,7 @@ def pytest_configure():
     if level == "none":
         lstm.LIBRARY = None
     elif level is not None and lstm.LIBRARY is not None:
-        lstm.LIBRARY = lstm.Library(lstm._path(), ("plain", "avx2").index(level))
+        lstm.LIBRARY = lstm.Library(path_of("kernels._lstm"), ("plain", "avx2").index(level))
 
 
 def pytest_report_header():

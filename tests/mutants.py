@@ -23,6 +23,7 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+CONTRIB = "tests/policies/test_contrib_interface.py::"
 FILES = "tests/parity/test_files.py::"
 LSTM = "tests/kernels/test_lstm.py::"
 SCRIPT = "tests/engine/test_script.py::"
@@ -482,6 +483,27 @@ MUTANTS = [
         "nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)",
         "nonterminal = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
         RECURRENT + "test_an_episodes_start_forgets_everything",
+    ),
+    Mutant(
+        "of sb3-contrib's sequences each step begins with the first one's states",
+        "policies/memory.py",
+        "policy.one_step(states, starts))",
+        "policy.one_step(steps.states, starts))",
+        CONTRIB + "test_each_method_says_what_contribs_says[4-two_memories-discrete]",
+    ),
+    Mutant(
+        "the actor's states are read as the critic's",
+        "policies/recurrent.py",
+        "if which == 0 else (*zeros",
+        "if True else (*zeros",
+        CONTRIB + "test_each_method_says_what_contribs_says[1-two_memories-discrete]",
+    ),
+    Mutant(
+        "a recurrent policy's own methods are taken for somebody's",
+        "policies/shipped.py",
+        '.startswith("sb3_ppo_notes.")',
+        '.startswith("sb3_contrib.")',
+        CONTRIB + "test_the_methods_count_as_shipped_until_somebody_replaces_one",
     ),
     Mutant(
         "sequences run over an episode's start",
@@ -1275,6 +1297,13 @@ MUTANTS = [
         CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
     ),
     Mutant(
+        "hooks are named by what follows from them",
+        "engine/engine.py",
+        "        if hooks is not None:\n",
+        "        if False:\n",
+        CHANGED_BY_WATCHER + "test_an_eager_step_names_the_hook_too_and_not_what_follows_from_it",
+    ),
+    Mutant(
         "who watches an update cannot change it",
         "engine/engine.py",
         "        stepper.resume()\n",
@@ -1465,5 +1494,26 @@ MUTANTS = [
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
         "cells = function.__closure__ or ()",
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",
+    ),
+    Mutant(
+        "a checkpoint is resumed as the other algorithm",
+        "persistence/checkpoint.py",
+        "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
+        "if False:",
+        PERSISTENCE + "test_environments.py::test_another_class_than_the_checkpoints_is_refused",
+    ),
+    Mutant(
+        "a type checker refuses a schedule by name",
+        "algorithms/ppo.py",
+        "learning_rate: float | str | Schedule = 3e-4,",
+        "learning_rate: float | Schedule = 3e-4,",
+        "tests/test_typing.py::test_mypy_strict_accepts_a_typed_program",
+    ),
+    Mutant(
+        "a type checker knows no class of a loaded model",
+        "persistence/safe.py",
+        ") -> NotesPPO | NotesA2C:",
+        ") -> object:",
+        "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
     ),
 ]

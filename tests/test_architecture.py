@@ -316,8 +316,10 @@ def own_arguments(algorithm):
 def test_no_argument_is_accepted_and_ignored(name):
     algorithm = getattr(sb3_ppo_notes, name)
     read = arguments_read_while_learning(algorithm)
-    # Used when the optimiser is built: tests/parity compares both with stock.
-    assert own_arguments(algorithm) - read == ({"use_rms_prop", "rms_prop_eps"} if name == "NotesA2C" else set())
+    # Used when the optimiser is built: tests/parity compares both with stock. And when a group of processes is joined:
+    # tests/processes.
+    elsewhere = {"processes", "shards"} | ({"use_rms_prop", "rms_prop_eps"} if name == "NotesA2C" else set())
+    assert own_arguments(algorithm) - read == elsewhere
 
 
 def test_an_argument_that_is_kept_and_never_looked_at_would_be_noticed():
@@ -368,4 +370,4 @@ def test_top_level_holds_nothing_else():
         "\n"
     )
     top = {name.split("/")[0] for name in tracked if name and not name.startswith(".")}
-    assert top <= {"pyproject.toml", "sb3_ppo_notes", "tests", "tuning", "README.md"}
+    assert top <= {"pyproject.toml", "MANIFEST.in", "sb3_ppo_notes", "tests", "tuning", "README.md"}

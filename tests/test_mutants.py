@@ -49,13 +49,15 @@ def built_again(folder):
         pytest.skip("no C compiler")
     include = f"-I{sysconfig.get_paths()['include']}"
     flags = ["-O2", "-fno-tree-vectorize", "-ffp-contract=fast", "-shared", "-fPIC", include]
-    subprocess.run([compiler, *flags, "-o", libraries[0], folder / "_lstm.c"], check=True)
+    for library in libraries:  # a checkout that was installed by an older version holds two
+        subprocess.run([compiler, *flags, "-o", library, folder / "_lstm.c"], check=True)
 
 
 def copy_of_the_project(folder):
     shutil.copytree(PACKAGE, folder / "sb3_ppo_notes", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / file, folder)
 
 
 @pytest.mark.slow

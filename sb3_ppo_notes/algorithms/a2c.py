@@ -1,7 +1,7 @@
 """Advantage Actor-Critic: a drop-in for ``stable_baselines3.A2C``, and PPO with one epoch over one batch."""
 
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -10,8 +10,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ppo_notes.algorithms.arguments import check_arguments
-from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SomeCallback
 from sb3_ppo_notes.algorithms.report import UpdateReport
+from sb3_ppo_notes.processes import Group
 from sb3_ppo_notes.rules import GAE, AdvantageNormalization, PolicyGradient, UpdateRule
 
 SelfNotesA2C = TypeVar("SelfNotesA2C", bound="NotesA2C")
@@ -66,6 +67,11 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     :param on_nonfinite: what a loss, a gradient or a weight that is NaN or infinite leads to: ``"raise"`` a
         NonFiniteError, or ``"skip_update"``: leave out that step (if it is a weight: undo the update), count it as
         ``notes/skipped_updates``, and raise only after ten updates of which nothing was left.
+    :param processes: ``"auto"``: this process is one of those that torchrun has started, and all of them train this
+        one model; or a :class:`~sb3_ppo_notes.processes.Group`. ``batch_size`` and all numbers of steps are then those
+        of the whole training, ``env`` this process's share of the environments. ``None`` for one process.
+    :param shards: number V of parts of the training, a multiple of the number of processes; ``None`` for one a process.
+        It decides what is computed: with V fixed, any number of processes ends with the same weights.
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -76,12 +82,12 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-4,
+        learning_rate: float | str | Schedule = 7e-4,
         n_steps: int = 5,
         gamma: float = 0.99,
         gae_lambda: float = 1.0,
-        ent_coef: float | Schedule = 0.0,
-        vf_coef: float | Schedule = 0.5,
+        ent_coef: float | str | Schedule = 0.0,
+        vf_coef: float | str | Schedule = 0.5,
         max_grad_norm: float | None = 0.5,
         rms_prop_eps: float = 1e-5,
         use_rms_prop: bool = True,
@@ -103,6 +109,8 @@ class NotesA2C(NotesOnPolicyAlgorithm):
         compile: bool = False,
         precision: str = "float32",
         on_nonfinite: str = "raise",
+        processes: Literal["auto"] | Group | None = None,
+        shards: int | None = None,
     ):
         arguments = dict(locals())
         check_arguments({name: arguments.pop(name) for name in ("rms_prop_eps", "use_rms_prop")})
@@ -147,7 +155,7 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     def learn(
         self: SelfNotesA2C,
         total_timesteps: int,
-        callback: MaybeCallback = None,
+        callback: MaybeCallback | list[SomeCallback] = None,
         log_interval: int | None = 100,
         tb_log_name: str = "A2C",
         reset_num_timesteps: bool = True,

@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes.algorithms.construction import check_something_is_left
+from sb3_ppo_notes.algorithms.processes import check_processes
 from sb3_ppo_notes.algorithms.schedules import as_schedule, plain
 from sb3_ppo_notes.envs.spaces import check_spaces
 from sb3_ppo_notes.formulas.checks import (
@@ -159,6 +160,8 @@ CHECKS: dict[str, Check] = {
     "compile": check_flag,
     "precision": lambda name, value: check_choice(name, value, tuple(PRECISIONS)),
     "on_nonfinite": lambda name, value: check_choice(name, value, ("raise", "skip_update")),
+    "processes": check_processes,
+    "shards": _or_none(lambda name, value: check_integer(name, value, minimum=1)),
 }
 #: Those that describe the same choices as a rule, and those that a rule with separate optimisers gives to each of them.
 RULE_ARGUMENTS = ("gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage", "target_kl")
@@ -281,7 +284,7 @@ def check_that_it_can_learn(model: Any) -> None:
     batch_size = model.batch_size
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
-    check_something_is_left(model.n_steps, model.n_envs, batch_size, model.rule)
+    check_something_is_left(model.n_steps, model.n_envs_of_all, batch_size, model.rule)
     check_spaces(model.observation_space, model.action_space)
     if model.action_masking:
         check_masking(model.env)

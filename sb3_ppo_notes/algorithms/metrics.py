@@ -37,8 +37,9 @@ class Metrics:
         #: Of the present epoch: tables that were read from the device, and steps that were not.
         self._tables: list[Table] = []
         self._steps: list[Step] = []
-        #: Number of epochs and steps when the present epoch, and the present minibatch, began.
-        self._starts: dict[Window, tuple[int, int]] = {}
+        #: Number of epochs and steps when the present epoch began, and of steps when the device was last read.
+        self._epoch_start = (0, 0)
+        self._read_start = 0
 
     def begin_phase(self, max_grad_norm: float | None) -> None:
         """Other weights are trained from now on.
@@ -47,12 +48,9 @@ class Metrics:
         """
         self._max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
 
-    def begin(self, window: Window) -> None:
-        """An epoch, or a minibatch, begins.
-
-        :param window: which of them.
-        """
-        self._starts[window] = len(self.epochs), len(self.norms)
+    def begin_epoch(self) -> None:
+        """An epoch begins."""
+        self._epoch_start = len(self.epochs), len(self.norms)
 
     def add(self, step: Step) -> None:
         """Keep the result of a minibatch; nothing is read from the device.
@@ -68,10 +66,11 @@ class Metrics:
     def read(self) -> None:
         """Read the steps so far from the device."""
         steps, self._steps = self._steps, []
+        self._read_start = len(self.norms)
         norms = [step.norms for step in steps if step.norms is not None]
         if norms:
-            for values in th.stack(norms).tolist():
-                self.norms.append((*values, float(values[0] > self._max_grad_norm)))
+            limit = self._max_grad_norm
+            self.norms += [(*values, values[0] > limit) for values in th.stack(norms).tolist()]
         steps = [step for step in steps if step.losses is not None]
         if steps:
             self._tables.append(self._table(steps))
@@ -108,13 +107,14 @@ class Metrics:
     def report(self, window: Window = "update", **others: Any) -> UpdateReport:
         """Read everything.
 
-        :param window: of the whole update, of the epoch that has just ended, or of the last minibatch.
+        :param window: of the whole update, of the epoch that has just ended, or of a minibatch that was just read.
         :param others: further fields of the report, by name.
         :return: in numbers.
         """
-        first_epoch, first_step = (0, 0) if window == "update" else self._starts[window]
+        first_epoch, first_step = self._epoch_start if window == "epoch" else (0, 0)
         tables = self.epochs[first_epoch:]
         if window == "minibatch":
+            first_step = self._read_start
             tables = [{name: values[-1:] for name, values in table.items()} for table in self._tables[-1:]]
         steps = self.norms[first_step:]
         means = [sum(column) / len(steps) for column in zip(*steps, strict=True)] if steps else [math.nan] * 4

@@ -35,6 +35,18 @@ from sb3_ppo_notes.algorithms.arguments import (
 from sb3_ppo_notes.algorithms.construction import check_fit, check_keywords, check_policy, check_sizes
 from sb3_ppo_notes.algorithms.logs import dump_last_update, guard_sinks
 from sb3_ppo_notes.algorithms.model_files import ModelFile, save_whole
+from sb3_ppo_notes.algorithms.processes import (
+    UPDATES_BETWEEN_COMPARISONS,
+    Episodes,
+    check_division,
+    check_same_arguments,
+    digest_of,
+    make_shards,
+    seed_share,
+    share_of,
+    silence,
+    without_reports,
+)
 from sb3_ppo_notes.algorithms.report import UpdateReport
 from sb3_ppo_notes.algorithms.schedules import AnsweredOnce, ask_schedules
 from sb3_ppo_notes.algorithms.update import Update
@@ -43,7 +55,7 @@ from sb3_ppo_notes.engine import Engine, Phase
 from sb3_ppo_notes.envs.make import as_vec_env, make_env
 from sb3_ppo_notes.envs.restarts import restarts_of
 from sb3_ppo_notes.envs.spaces import SUPPORTED, check_spaces
-from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.policies.memory import States
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
@@ -54,6 +66,7 @@ from sb3_ppo_notes.policies.recurrent import (
     NotesMultiInputRecurrentPolicy,
     NotesRecurrentPolicy,
 )
+from sb3_ppo_notes.processes import Shards, join_group
 from sb3_ppo_notes.recipes import find_recipe
 from sb3_ppo_notes.rollouts import (
     NotesDictRolloutBuffer,
@@ -80,17 +93,23 @@ OF_A_RUN = (
     "on_resume",
     "resume_report",
     "watchers",
+    "processes",
+    "shards",
     "_engine",
+    "_episodes",
     "_is_learning",
     "_iteration",
     "_last_states",
     "_paused_at",
     "_run_id",
     "_said_execution",
+    "_shards",
     "_unfinished_step",
 )
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="NotesOnPolicyAlgorithm")
+#: SB3's list[BaseCallback] is no list of one kind of callback, such as ours, to a type checker.
+SomeCallback = TypeVar("SomeCallback", bound=BaseCallback)
 
 
 class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
@@ -109,6 +128,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     }
     #: The algorithm's name in the field, for messages.
     algorithm_name: ClassVar[str]
+    #: SB3 says "or None", which it is only of a model that was loaded without.
+    env: VecEnv
     ent_coef: Any
     vf_coef: Any
     max_grad_norm: Any
@@ -124,6 +145,12 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     compile: bool = False
     precision: str = "float32"
     on_nonfinite: str = "raise"
+    #: The group of a training on several processes, ``"auto"`` before it is joined, and the number of shards.
+    processes: Any = None
+    shards: int | None = None
+    _shards: Shards | None = None
+    #: Episodes that ended in this process since the last rollout; of several processes only.
+    _episodes: Episodes | None = None
     #: The rule that was given; ``None`` where SB3's arguments describe it.
     _given_rule: UpdateRule | None = None
     #: Numbers that KL control has arrived at; saved with the model.
@@ -202,6 +229,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             rule.at(1.0)
         warn_of_doubtful_arguments(arguments)
         check_policy(arguments["policy"], self.policy_aliases, arguments["policy_kwargs"])
+        self._join(arguments)
         if is_new:
             arguments["env"] = make_env(arguments["env"], arguments["verbose"])
         of_sb3 = inspect.signature(OnPolicyAlgorithm.__init__).parameters
@@ -222,8 +250,33 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         if rule is not None:
             set_arguments_from(rule, self, explicit)
         if is_new:
-            check_sizes(self.n_steps, self.n_envs, self.batch_size, self.rule)
+            check_sizes(self.n_steps, self.n_envs_of_all, self.batch_size, self.rule)
             self._setup_model()
+
+    def _join(self, arguments: dict[str, Any]) -> None:
+        """Join the group of a training on several processes, and take this process's share of the environments."""
+        if arguments["processes"] is None:
+            if arguments["shards"] is not None:
+                raise InvalidValueError(f"shards must be None without processes, got {arguments['shards']}")
+            return
+        arguments["processes"] = group = join_group(arguments["processes"])
+        check_same_arguments(group, arguments)
+        self._shards = shards = make_shards(group, arguments["shards"], arguments["seed"])
+        arguments |= {"seed": shards.seed, "shards": shards.n_shards, "env": share_of(arguments["env"], shards)}
+
+    @property
+    def n_envs_of_all(self) -> int:
+        """Number of environments of all processes."""
+        return self.n_envs * (1 if self._shards is None else self._shards.group.size)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed all generators, on several processes those of this one's share.
+
+        :param seed: of all; ``None`` for nothing.
+        """
+        super().set_random_seed(seed)
+        if self._shards is not None:
+            seed_share(self.env, self._shards)
 
     @classmethod
     def from_recipe(
@@ -257,6 +310,13 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.rollout_buffer_class is None:
             is_dict = isinstance(self.observation_space, spaces.Dict)
             self.rollout_buffer_class = NotesDictRolloutBuffer if is_dict else NotesRolloutBuffer
+        if self.processes is not None and self._shards is None:  # a loaded model
+            self.processes = join_group(self.processes)
+            self._shards = make_shards(self.processes, self.shards, self.seed)
+            self.seed = self._shards.seed
+        if self._shards is not None:
+            check_division(self, self._shards)
+            self._episodes = Episodes(self._shards)
         super()._setup_model()
         if isinstance(self.lr_schedule, AnsweredOnce):  # a subclass may have a schedule of its own
             self.lr_schedule = self.lr_schedule.schedule
@@ -276,7 +336,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         """Tell a buffer of ours what it is filled and gone through for; any other knows."""
         if isinstance(rollout_buffer, NotesRolloutBuffer):
             sequences = self.policy.sequences if isinstance(self.policy, NotesRecurrentPolicy) else None
-            rollout_buffer.prepare(rule, batch_size=self.batch_size, sequences=sequences)
+            rollout_buffer.prepare(rule, batch_size=self.batch_size, sequences=sequences, shards=self._shards)
 
     def _maybe_recommend_cpu(self, mlp_class_name: str = "NotesActorCriticPolicy") -> None:
         if self.device.type != "cpu" and self.policy_class.__name__ == mlp_class_name:
@@ -440,7 +500,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param n_rollout_steps: steps of each environment.
         :return: ``False`` if the callback asked to stop.
         """
-        return collect_rollouts(
+        is_complete = collect_rollouts(
             self,
             env,
             callback,
@@ -449,7 +509,17 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             acting=self._begin_acting,
             prepare=lambda: self._prepare_buffer(rollout_buffer, self.rule),
             bootstrap_truncated=self.rule.truncation == "bootstrap",
+            shards=self._shards,
         )
+        if self._episodes is not None and is_complete:
+            self._episodes.merge_into(self)
+        return is_complete
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
+        if self._episodes is None:
+            super()._update_info_buffer(infos, dones)
+        else:
+            self._episodes.add(infos, dones)
 
     def train(self) -> None:
         """Learn from the rollout in ``rollout_buffer``."""
@@ -477,6 +547,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         restarts = restarts_of(self.env)
         if restarts is not None:
             self.logger.record("notes/env_restarts", restarts)
+        if self._shards is not None:
+            self.logger.record("notes/processes", self._shards.group.size)
+            if self._iteration % UPDATES_BETWEEN_COMPARISONS == 0:
+                self._shards.check_equal(digest_of(self.policy), f"weights after {self.num_timesteps} steps")
         self._log(self.last_report, rule)
         self.watchers.tell("on_update", self.last_report)
 
@@ -484,6 +558,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     def engine(self) -> Engine:
         """Acts and learns on this machine: ``engine.report()`` says what ran, and why nothing faster."""
         choices: dict[str, Any] = {name: getattr(self, name) for name in ("compile", "precision", "on_nonfinite")}
+        choices["shards"] = self._shards
         if self._engine is None or not self._engine.is_for(self.policy, **choices):
             scalers = None if self._engine is None else self._engine.scalers
             self._engine = Engine(self.policy, **choices, scalers=scalers)
@@ -553,7 +628,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     def learn(
         self: SelfAlgorithm,
         total_timesteps: int,
-        callback: MaybeCallback = None,
+        callback: MaybeCallback | list[SomeCallback] = None,
         log_interval: int | None = 1,
         tb_log_name: str = "OnPolicyAlgorithm",
         reset_num_timesteps: bool = True,
@@ -575,6 +650,11 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         check_that_it_can_learn(self)
         before = self.last_report
+        if self._shards is not None:
+            self._shards.check_equal(digest_of(self.policy), "weights")
+            if not self._shards.is_writer:
+                callback, progress_bar = without_reports(callback), False
+                silence(self)
         with _naming_checkpoint(self):
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar

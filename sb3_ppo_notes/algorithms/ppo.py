@@ -1,6 +1,6 @@
 """Proximal Policy Optimisation: a drop-in for ``stable_baselines3.PPO``."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -8,8 +8,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SomeCallback
 from sb3_ppo_notes.algorithms.report import UpdateReport
+from sb3_ppo_notes.processes import Group
 from sb3_ppo_notes.rules import (
     GAE,
     AdvantageNormalization,
@@ -76,6 +77,11 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     :param on_nonfinite: what a loss, a gradient or a weight that is NaN or infinite leads to: ``"raise"`` a
         NonFiniteError, or ``"skip_update"``: leave out that step (if it is a weight: undo the update), count it as
         ``notes/skipped_updates``, and raise only after ten updates of which nothing was left.
+    :param processes: ``"auto"``: this process is one of those that torchrun has started, and all of them train this
+        one model; or a :class:`~sb3_ppo_notes.processes.Group`. ``batch_size`` and all numbers of steps are then those
+        of the whole training, ``env`` this process's share of the environments. ``None`` for one process.
+    :param shards: number V of parts of the training, a multiple of the number of processes; ``None`` for one a process.
+        It decides what is computed: with V fixed, any number of processes ends with the same weights.
     :raises TypeError: for an argument of the wrong type, naming it, its value and the allowed range.
     :raises ValueError: for an argument out of range, likewise.
     """
@@ -86,17 +92,17 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | str | Schedule = 3e-4,
         n_steps: int = 2048,
         batch_size: int | None = 64,
         n_epochs: int = 10,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
-        clip_range: float | Schedule = 0.2,
-        clip_range_vf: float | Schedule | None = None,
+        clip_range: float | str | Schedule = 0.2,
+        clip_range_vf: float | str | Schedule | None = None,
         normalize_advantage: bool = True,
-        ent_coef: float | Schedule = 0.0,
-        vf_coef: float | Schedule = 0.5,
+        ent_coef: float | str | Schedule = 0.0,
+        vf_coef: float | str | Schedule = 0.5,
         max_grad_norm: float | None = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
@@ -116,6 +122,8 @@ class NotesPPO(NotesOnPolicyAlgorithm):
         compile: bool = False,
         precision: str = "float32",
         on_nonfinite: str = "raise",
+        processes: Literal["auto"] | Group | None = None,
+        shards: int | None = None,
     ):
         self._construct(locals())
 
@@ -154,7 +162,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     def learn(
         self: SelfNotesPPO,
         total_timesteps: int,
-        callback: MaybeCallback = None,
+        callback: MaybeCallback | list[SomeCallback] = None,
         log_interval: int | None = 1,
         tb_log_name: str = "PPO",
         reset_num_timesteps: bool = True,

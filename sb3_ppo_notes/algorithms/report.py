@@ -156,12 +156,12 @@ def rollout_measures(buffer: RolloutBuffer, with_scales: bool) -> dict[str, Any]
     :param with_scales: whether the scales of advantages, values and returns are asked for.
     :return: by the name of the report's field.
     """
-    values, returns = (
-        buffer.flat(array) if isinstance(buffer, NotesRolloutBuffer) else array.flatten()
-        for array in (buffer.values, buffer.returns)
-    )
-    scales = ("advantages", "values", "returns") if with_scales else ()
+    arrays = {name: getattr(buffer, name) for name in ("values", "returns", "advantages")}
+    flat = {name: array.flatten() for name, array in arrays.items()}
+    if isinstance(buffer, NotesRolloutBuffer):
+        flat = {name: buffer.flat_of_all(array) for name, array in arrays.items()}
+        arrays = arrays if buffer.shards is None else flat
     return {
-        "explained_variance": explained_variance(values, returns),
-        **{name: Scale.of(getattr(buffer, name)) for name in scales},
+        "explained_variance": explained_variance(flat["values"], flat["returns"]),
+        **({name: Scale.of(array) for name, array in arrays.items()} if with_scales else {}),
     }

@@ -62,7 +62,7 @@ class Update:
 
     def _optimize(self, stepper: Stepper) -> None:
         for epoch in range(self.phase.n_epochs):
-            self.metrics.begin("epoch")
+            self.metrics.begin_epoch()
             if epoch > 0 and self.rule.computed == "every_epoch":
                 reevaluation.recompute_advantages(self.rollout, self.policy)
             part = self.control.part_to_train(self.phase.trains)  # as the epoch begins; a stop within it may change it
@@ -81,7 +81,6 @@ class Update:
     def _learn_epoch(self, stepper: Stepper, epoch: int) -> bool:
         """Go once through the rollout; ``False`` if the update was rolled back."""
         for number, minibatch in enumerate(self.minibatches.epoch()):
-            self.metrics.begin("minibatch")
             place = f"in epoch {epoch}, minibatch {number} of the update at step {self.model.num_timesteps}"
             # Evaluate, PPO eq. 9 with min(ρ·Â, clip(ρ)·Â), KL limit, gradient, its norm clipped: engine/step.py
             step = stepper.step(minibatch, self.control.part_to_train(self.phase.trains), place)

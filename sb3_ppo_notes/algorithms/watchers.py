@@ -21,10 +21,12 @@ class Watchers:
     def __init__(self, callback: Any = None):
         self.all = [each for each in _inside(callback) if any(callable(getattr(each, hook, None)) for hook in HOOKS)]
         self._asking: list[Any] = []
+        self._wanted: set[str] = set()
 
     def begin_update(self) -> None:
         """Ask the callbacks that have a method ``asks`` whether they want to see the update; all others always do."""
         self._asking = [each for each in self.all if not hasattr(each, "asks") or each.asks()]
+        self._wanted = {hook for hook in HOOKS for each in self._asking if callable(getattr(each, hook, None))}
 
     def want(self, hook: str) -> bool:
         """``True`` if a callback asks for a kind of report in this update.
@@ -32,7 +34,7 @@ class Watchers:
         :param hook: name of the method.
         :return: ``False`` if it need not be made.
         """
-        return any(callable(getattr(each, hook, None)) for each in self._asking)
+        return hook in self._wanted
 
     @property
     def need_exact_kl(self) -> bool:

@@ -15,10 +15,10 @@ from sb3_ppo_notes.engine.fused_step import FusedStep, numbers_of, owner_masks, 
 from sb3_ppo_notes.engine.gradient import MinibatchLayout
 from sb3_ppo_notes.engine.inductor import CannotCompile, compiled, missing_for
 from sb3_ppo_notes.engine.optimizers import FlatOptimizer
-from sb3_ppo_notes.engine.step import EagerStepper, Step, StepSettings
+from sb3_ppo_notes.engine.step import EagerStepper, Part, Step, StepSettings
 from sb3_ppo_notes.engine.vectors import FlatVector, flattened
 from sb3_ppo_notes.policies.actor_critic import has_known_distribution
-from sb3_ppo_notes.policies.hooks import hooks_of
+from sb3_ppo_notes.policies.hooks import hook_reason
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.shipped import own_code_of
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
@@ -127,9 +127,9 @@ def unsupported_reason(policy: Any) -> str | None:
         return "a policy with memory is hardly faster compiled"
     if policy.precision == "float16":
         return "float16 scales its loss step by step"
-    hook = next(hooks_of(policy), None)
-    if hook is not None:
-        return hook
+    hooks = hook_reason(policy)
+    if hooks is not None:
+        return hooks
     if not has_known_distribution(policy):
         return f"{type(policy).__name__} evaluates actions by itself, or has a distribution of its own"
     layer = next(filter(_is_stochastic_or_stateful, policy.modules()), None)
@@ -201,15 +201,42 @@ class CompiledStepper(EagerStepper):
         self.name = "compiled"
         return step
 
+    def part(self, minibatch: Any, trains: Trains) -> Part:
+        """Loss and gradient of a part of a minibatch."""
+        part = None if trains == "critic" else self._compiled_part(minibatch)
+        if part is None:
+            self.name = "eager" if self.compiler.reason else self.name
+            return super().part(minibatch, trains)
+        self.name = "compiled"
+        return part
+
+    def _compiled_part(self, minibatch: Any) -> Part | None:
+        """``None`` for a part of another size than the update's first one, or where compiling has failed."""
+        if not self._is_of_size(minibatch):
+            return None
+        tensors = MinibatchLayout.tensors(minibatch)
+        (weights, *_), _ = self._vectors()
+        arguments = [weights, self.numbers, *self.others, *tensors]
+        layout, n_others = MinibatchLayout.of(minibatch), len(self.others)
+        key = "part", self.fused.key(None), layout, n_others
+        function = self.compiler.function(key, partial(self.fused.gradient, layout, n_others), arguments)
+        if function is None:
+            return None
+        gradient, loss, log_ratio, losses = function(*arguments)
+        return Part(losses, log_ratio, loss, self.gradient.split(gradient), gradient)
+
+    def _is_of_size(self, minibatch: Any) -> bool:
+        if not isinstance(minibatch, Minibatch) or self.compiler.reason is not None:
+            return False
+        self._size = self._size or len(minibatch.returns)
+        return self._size == len(minibatch.returns)
+
     def _compiled_step(self, minibatch: Any) -> Step | None:
         """``None`` if no step was taken and the eager one is to see to this minibatch: it must be refused, has another
         size, or compiling has failed.
         """
-        if not isinstance(minibatch, Minibatch) or self.compiler.reason is not None:
+        if not self._is_of_size(minibatch):
             return None
-        if self._size not in (0, len(minibatch.returns)):
-            return None
-        self._size = len(minibatch.returns)
         tensors = MinibatchLayout.tensors(minibatch)
         vectors, scalars = self._vectors()
         arguments = [*vectors, scalars, self.numbers, self.owners, *self.others, *tensors]

@@ -114,11 +114,31 @@ class Descent:
         :raises NonFiniteError: if loss or gradient is not finite; the weights are then as before.
         """
         check_loss(loss, place)
+        return self._take(loss, place)
+
+    def gradients_of(self, loss: th.Tensor) -> Sequence[th.Tensor | None]:
+        """The gradient that :meth:`take` would follow, and no step; float16's is that of the scaled loss."""
         if self.scaler is not None:
-            return self._scaled_step(loss, self.scaler, place)
+            loss = self.scaler.scale(loss)
+        if self.reason is None:
+            return th.autograd.grad(loss, self.parameters, allow_unused=True)
+        self.phase.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return [parameter.grad for parameter in self.parameters]
+
+    def take_sum(self, loss: th.Tensor, gradients: Sequence[th.Tensor | None], place: str) -> th.Tensor:
+        """One step down a gradient that several processes have found together, see :meth:`take`."""
+        check_loss(loss, place)
+        return self._take(gradients, place)
+
+    def _take(self, source: th.Tensor | Sequence[th.Tensor | None], place: str) -> th.Tensor:
+        if self.scaler is not None:
+            return self._scaled_step(source, self.scaler, place)
         if self.reason is not None:
-            return self._call_optimizer(loss, place)
-        return self.follow(th.autograd.grad(loss, self.parameters, allow_unused=True), place)
+            return self._call_optimizer(source, place)
+        if isinstance(source, th.Tensor):
+            source = th.autograd.grad(source, self.parameters, allow_unused=True)
+        return self.follow(source, place)
 
     def follow(self, gradients: Sequence[th.Tensor | None], place: str) -> th.Tensor:
         """One step down a gradient, ``None`` for a weight that has no part in the loss; norms of the gradient.
@@ -203,14 +223,13 @@ class Descent:
             if parameter.grad is not part:
                 parameter.grad = part
 
-    def _scaled_step(self, loss: th.Tensor, scaler: th.amp.GradScaler, place: str) -> th.Tensor:
+    def _scaled_step(self, source: Any, scaler: th.amp.GradScaler, place: str) -> th.Tensor:
         """Scale, backward, unscale, clip, step, update: the clip is on the true gradient, and an overflow skips the
         step and halves the scale. What is not finite without any scale is no overflow.
         """
         self.remember()
         optimizer = self.phase.optimizer
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._fill_gradients(scaler.scale(source) if isinstance(source, th.Tensor) else source)
         scaler.unscale_(optimizer)
         parts = self._norms_of_all()
         norm = th.linalg.vector_norm(parts)
@@ -233,16 +252,19 @@ class Descent:
         nothing = th.zeros((), device=self.parameters[0].device)
         return th.stack([nothing if gradient is None else next(norms) for gradient in gradients])
 
+    def _fill_gradients(self, source: Any) -> None:
+        self.phase.optimizer.zero_grad()
+        if isinstance(source, th.Tensor):
+            source.backward()  # type: ignore[no-untyped-call]
+            return
+        for parameter, gradient in zip(self.parameters, source, strict=True):
+            parameter.grad = gradient
+
     def _call_optimizer(self, source: Any, place: str) -> th.Tensor:
         """Step through the torch optimiser itself, from a loss or from gradients."""
         self.finish()
         self.remember()
-        self.phase.optimizer.zero_grad()
-        if isinstance(source, th.Tensor):
-            source.backward()  # type: ignore[no-untyped-call]
-        else:
-            for parameter, gradient in zip(self.parameters, source, strict=True):
-                parameter.grad = gradient
+        self._fill_gradients(source)
         # As SB3 does: whatever has a gradient, be it an old one of a weight that is not trained any more.
         having = [parameter for parameter in self.phase.parameters if parameter.grad is not None]
         parts, norm = norms_of([parameter.grad for parameter in having])  # type: ignore[misc]

@@ -12,9 +12,13 @@ from sb3_ppo_notes.engine.descent import Descent, Phase
 from sb3_ppo_notes.engine.fingerprint import Fingerprint, sources
 from sb3_ppo_notes.engine.guard import Guard, GuardedStepper
 from sb3_ppo_notes.engine.recorded import WAIT, RecordedStepper, own_choice_of
+from sb3_ppo_notes.engine.reduced import ReducedStepper
 from sb3_ppo_notes.engine.step import EagerStepper, StepSettings
 from sb3_ppo_notes.policies.actor_critic import has_known_distribution
+from sb3_ppo_notes.policies.hooks import hook_reason
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.processes import Shards
+from sb3_ppo_notes.rollouts.sharding import ShardedActor
 
 
 class Execution(NamedTuple):
@@ -63,6 +67,7 @@ class Engine:
     :param precision: what the networks compute in.
     :param on_nonfinite: what a loss, gradient or weight that is not finite leads to.
     :param scalers: of float16's losses, by what is trained.
+    :param shards: of a training on several processes, which step down the sum of their gradients.
     """
 
     def __init__(
@@ -73,12 +78,15 @@ class Engine:
         precision: str = "float32",
         on_nonfinite: str = "raise",
         scalers: dict[str, th.amp.GradScaler] | None = None,
+        shards: Shards | None = None,
     ):
         self.policy = policy
         self.compile = compile
         self.precision = precision
         self.on_nonfinite = on_nonfinite
         self.scalers = dict(scalers or {})
+        self.shards = shards
+        self._reduced: dict[str, ReducedStepper] = {}
         self._sources: tuple[Any, ...] = ()
         self.compiler: Compiler | None = None
         self._actor: EagerActor | None = None
@@ -98,14 +106,14 @@ class Engine:
 
     # -- acting -------------------------------------------------------------------------------------------------
 
-    def actor(self) -> EagerActor:
+    def actor(self) -> EagerActor | ShardedActor:
         """To be begun before each rollout."""
         self._prepare_compiler()
         compiler = self.compiler if self.compiler is not None and self.compiler.compiles_acting else None
         actor = self._actor
         if actor is None or getattr(actor, "compiler", None) is not compiler:
             self._actor = actor = EagerActor(self.policy) if compiler is None else CompiledActor(compiler, self.policy)
-        return actor
+        return actor if self.shards is None else ShardedActor(actor, self.shards, self.policy)
 
     def begin_learning(self) -> None:
         """Begin a call of ``learn``: somebody may have tried another formula in the meantime."""
@@ -151,7 +159,7 @@ class Engine:
         stepper.choose = lambda settings: self._choose(phase(), settings)
         stepper.resume()
 
-    def _choose(self, phase: Phase, settings: StepSettings) -> EagerStepper:
+    def _choose(self, phase: Phase, settings: StepSettings) -> EagerStepper | ReducedStepper:
         """The stepper of a phase: as before, if nothing of policy and optimiser was changed since."""
         fingerprint = Fingerprint.of_policy(self.policy)
         eager = self._eager.get(phase.trains)
@@ -161,7 +169,12 @@ class Engine:
         if isinstance(eager, RecordedStepper):
             eager.sources = self._sources
         self.steppers[phase.trains] = stepper = self._compiled(eager.descent, settings, fingerprint) or eager
-        return stepper
+        if self.shards is None:
+            return stepper
+        before = self._reduced.get(phase.trains)
+        if before is None or before.inner is not stepper:
+            self._reduced[phase.trains] = before = ReducedStepper(stepper, self.shards)
+        return before
 
     def _build(self, phase: Phase, fingerprint: Fingerprint) -> EagerStepper:
         is_exact = getattr(self.policy, "equals_stock", True)
@@ -209,6 +222,9 @@ class Engine:
             return "a policy with memory is not recorded"
         if self.precision != "float32":
             return f"{self.precision} needs autocast, which is not recorded"
+        hooks = hook_reason(self.policy)  # a policy with a hook evaluates actions by itself, too: that would mislead
+        if hooks is not None:
+            return hooks
         if not has_known_distribution(self.policy):
             return f"{type(self.policy).__name__} evaluates actions by itself, or has a distribution of its own"
         return descent.reason

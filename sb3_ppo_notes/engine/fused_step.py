@@ -67,7 +67,7 @@ class FusedStep:
         def step(weights: th.Tensor, gradient: th.Tensor, *rest: th.Tensor) -> tuple[th.Tensor, ...]:
             state, (scalars, numbers, owners), rest = rest[:n_state], rest[n_state : n_state + 3], rest[n_state + 3 :]
             others, tensors = rest[:n_others], rest[n_others:]
-            terms, whole = self._differentiate(weights, others, layout.minibatch(tensors), numbers)
+            terms, _, whole = self._differentiate(weights, others, layout.minibatch(tensors), numbers)
             norm = th.linalg.vector_norm(whole)
             # One reduction for both: kernels cost compile time.
             norms = th.cat((norm.reshape(1), th.sqrt((whole**2 * owners).sum(1))))
@@ -87,6 +87,18 @@ class FusedStep:
 
         return step
 
+    def gradient(self, layout: MinibatchLayout, n_others: int) -> Callable[..., Any]:
+        """The function up to the gradient, for a part of a minibatch: (weights, numbers, *others, *minibatch) ->
+        (gradient, loss, log-ratio, losses).
+        """
+
+        def differentiate(weights: th.Tensor, numbers: th.Tensor, *rest: th.Tensor) -> tuple[th.Tensor, ...]:
+            minibatch = layout.minibatch(rest[n_others:])
+            terms, loss, whole = self._differentiate(weights, rest[:n_others], minibatch, numbers)
+            return whole, loss, terms.log_ratio, terms.losses
+
+        return differentiate
+
     def _mean_kl(self, terms: LossTerms) -> th.Tensor:
         estimator = self.early_stop.estimator  # type: ignore[union-attr]
         if estimator == "exact":
@@ -95,8 +107,8 @@ class FusedStep:
 
     def _differentiate(
         self, weights: th.Tensor, others: Sequence[th.Tensor], minibatch: Any, numbers: th.Tensor
-    ) -> tuple[LossTerms, th.Tensor]:
-        """The loss and its gradient, as a vector laid out like the weights."""
+    ) -> tuple[LossTerms, th.Tensor, th.Tensor]:
+        """The loss, what of it is differentiated, and the gradient as a vector laid out like the weights."""
         rule, coefficients = rule_with_numbers(self.rule, numbers, self.has_bonus)
         parts = [part.detach().requires_grad_() for part in self.layout.split(weights)]
         tensors = dict(zip((*self.other_names, *self.names), (*others, *parts), strict=True))
@@ -107,10 +119,11 @@ class FusedStep:
             return functional_call(_Loss(self.policy), named, (minibatch, rule, coefficients), tie_weights=False)  # type: ignore[no-any-return]
 
         with th.enable_grad():
-            terms, _, gradients = loss_and_gradient(evaluate, coefficients, self.phase.trains, parts)
+            terms, loss, gradients = loss_and_gradient(evaluate, coefficients, self.phase.trains, parts)
         pairs = zip(gradients, parts, strict=True)
         joined = self.layout.joined([th.zeros_like(part) if each is None else each for each, part in pairs])
-        return LossTerms(*(None if term is None else term.detach() for term in terms)), joined  # type: ignore[arg-type]
+        bare = LossTerms(*(None if term is None else term.detach() for term in terms))  # type: ignore[arg-type]
+        return bare, loss.detach(), joined
 
 
 class _Loss(th.nn.Module):

@@ -8,10 +8,11 @@ from typing import Any
 import torch as th
 
 from sb3_ppo_notes.engine.descent import Descent, Trains
+from sb3_ppo_notes.engine.reduced import ReducedStepper
 from sb3_ppo_notes.engine.step import EagerStepper, Step, StepNotFinite, StepSettings
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.rollouts.finite import first_bad_weight
-from sb3_ppo_notes.rules.loss import LossTerms
+from sb3_ppo_notes.rules.loss import LOSSES
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -45,7 +46,7 @@ class Guard:
     def refuse(self, error: StepNotFinite, place: str) -> None:
         """A step was refused: raise :class:`NonFiniteError` with the cause, unless such steps are to be skipped."""
         if self.check_weights(place):
-            cause = _bad_losses(error.terms) if not math.isfinite(error.loss.item()) else self._bad_gradients()
+            cause = _bad_losses(error.losses) if not math.isfinite(error.loss.item()) else self._bad_gradients()
             self._raise_or_skip(f"{error} ({cause})")
 
     def check_weights(self, place: str) -> bool:
@@ -96,7 +97,7 @@ class GuardedStepper:
     :param choose: gives the stepper; asked again when policy or optimiser may have been changed.
     """
 
-    def __init__(self, guard: Guard, choose: Callable[[StepSettings], EagerStepper]):
+    def __init__(self, guard: Guard, choose: Callable[[StepSettings], EagerStepper | ReducedStepper]):
         self.guard = guard
         self.choose = choose
         self._place = ""
@@ -147,11 +148,11 @@ class GuardedStepper:
             self.inner.end()
 
 
-def _bad_losses(terms: LossTerms | None) -> str:
-    if terms is None:
+def _bad_losses(losses: th.Tensor | None) -> str:
+    if losses is None:
         return "value_loss"
-    names = ("policy_loss", "value_loss", "entropy_loss")
-    return _listed(f"{name} is {getattr(terms, name).item()}" for name in names if _is_bad(getattr(terms, name)))
+    named = zip(LOSSES[1:4], losses[1:4], strict=True)
+    return _listed(f"{name} is {loss.item()}" for name, loss in named if _is_bad(loss))
 
 
 def _is_bad(tensor: th.Tensor) -> bool:

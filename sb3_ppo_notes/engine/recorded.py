@@ -9,7 +9,15 @@ import torch as th
 from sb3_ppo_notes.engine.descent import Descent, Trains, check_loss
 from sb3_ppo_notes.engine.gradient import MinibatchLayout, Traceable, loss_and_gradient
 from sb3_ppo_notes.engine.script import CannotScript, Script
-from sb3_ppo_notes.engine.step import EagerStepper, Step, StepNotFinite, StepSettings, evaluate_loss, kl_beyond_limit
+from sb3_ppo_notes.engine.step import (
+    EagerStepper,
+    Part,
+    Step,
+    StepNotFinite,
+    StepSettings,
+    evaluate_loss,
+    kl_beyond_limit,
+)
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from sb3_ppo_notes.policies.hooks import qualified_name
 from sb3_ppo_notes.policies.shipped import is_shipped
@@ -92,7 +100,7 @@ class RecordedStepper(EagerStepper):
         self.n_recorded += 1
         *tensors, loss, norms = results
         terms = LossTerms.unpack(tensors)
-        kl = kl_beyond_limit(limit, terms)
+        kl = kl_beyond_limit(limit, terms.log_ratio, terms.exact_kl)
         if kl is not None:
             if before is not None and self.descent.flat is flat:
                 flat.gradient.vector.copy_(before)  # type: ignore[union-attr]
@@ -101,7 +109,19 @@ class RecordedStepper(EagerStepper):
             check_loss(loss, place)
             return Step(terms.losses, terms.log_ratio, self.descent.step_from_buffer(norms, place))
         except NonFiniteError as error:
-            raise StepNotFinite(str(error), loss, terms) from None
+            raise StepNotFinite(str(error), loss, terms.losses) from None
+
+    def part(self, minibatch: Any, trains: Trains) -> Part:
+        """Loss and gradient of a part of a minibatch; the gradient is good until the next part's."""
+        results = None if trains == "critic" else self._results(minibatch)
+        if results is None:
+            self.n_eager += 1
+            return super().part(minibatch, trains)
+        self.n_recorded += 1
+        *tensors, loss, _ = results
+        terms = LossTerms.unpack(tensors)
+        gradient = self.descent.flat.gradient  # type: ignore[union-attr]
+        return Part(terms.losses, terms.log_ratio, loss, gradient.parts, gradient.vector)
 
     def _results(self, minibatch: Any) -> Sequence[th.Tensor] | None:
         """Results of :meth:`function` for a minibatch; ``None`` if it is to be learned from eagerly."""

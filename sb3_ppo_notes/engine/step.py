@@ -2,6 +2,7 @@
 meant; whatever is faster is tested against it.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -64,13 +65,26 @@ class Stepper(Protocol):
         """End the phase; ``False`` if weights and optimiser are as they were before the update."""
 
 
-class StepNotFinite(NonFiniteError):
-    """A step that was not taken, and the loss whose gradient it was to follow."""
+class Part(NamedTuple):
+    """Loss and gradient of a part of a minibatch. ``losses`` and ``log_ratio`` as a :class:`Step` has them; ``loss`` is
+    what was differentiated; a gradient is ``None`` for a weight that has no part in it; ``vector`` holds them all, if
+    they lie in one.
+    """
 
-    def __init__(self, message: str, loss: th.Tensor, terms: LossTerms | None):
+    losses: th.Tensor | None
+    log_ratio: th.Tensor | None
+    loss: th.Tensor
+    gradients: Sequence[th.Tensor | None]
+    vector: th.Tensor | None = None
+
+
+class StepNotFinite(NonFiniteError):
+    """A step that was not taken, the loss whose gradient it was to follow, and the losses that this one is made of."""
+
+    def __init__(self, message: str, loss: th.Tensor, losses: th.Tensor | None):
         super().__init__(message)
         self.loss = loss
-        self.terms = terms
+        self.losses = losses
 
 
 class EagerStepper:
@@ -98,19 +112,30 @@ class EagerStepper:
             loss = critic_loss(values, minibatch, rule, coefficients)  # c₁·mean((V(s) − R)²)
             return Step(None, None, self.descend(loss, None, place))
         terms = evaluate_loss(self.policy, minibatch, rule, coefficients)  # V(s), log π(a|s), H(π(·|s)), and PPO eq. 9
-        kl = kl_beyond_limit(self.settings.kl_limit, terms)
+        kl = kl_beyond_limit(self.settings.kl_limit, terms.log_ratio, terms.exact_kl)
         if kl is not None:
             return Step(terms.losses, terms.log_ratio, None, "kl", kl)  # the ratio clip forbids no step; this does
         loss = terms.loss if trains == "both" else actor_loss(terms, coefficients)
         norms = self.descend(loss, terms, place)  # gradient, clipped to max_grad_norm, optimiser
         return Step(terms.losses, terms.log_ratio, norms)
 
+    def part(self, minibatch: Any, trains: Trains) -> "Part":
+        """Loss and gradient of one part of a minibatch whose other parts lie elsewhere, without a step."""
+        rule, coefficients = self.settings
+        if trains == "critic":
+            values = values_of(self.policy, minibatch.observations, getattr(minibatch, "recurrence", None)).flatten()
+            loss = critic_loss(values, minibatch, rule, coefficients)
+            return Part(None, None, loss.detach(), self.descent.gradients_of(loss))
+        terms = evaluate_loss(self.policy, minibatch, rule, coefficients)
+        loss = terms.loss if trains == "both" else actor_loss(terms, coefficients)
+        return Part(terms.losses, terms.log_ratio, loss.detach(), self.descent.gradients_of(loss))
+
     def descend(self, loss: th.Tensor, terms: LossTerms | None, place: str) -> th.Tensor:
         """One step down the gradient of a loss; ``[3]``, norms of the gradient."""
         try:
             return self.descent.take(loss, place)
         except NonFiniteError as error:
-            raise StepNotFinite(str(error), loss, terms) from None
+            raise StepNotFinite(str(error), loss, None if terms is None else terms.losses) from None
 
     def end(self) -> bool:
         """End the phase; ``True``: nothing is undone."""
@@ -124,13 +149,13 @@ def evaluate_loss(policy: Any, minibatch: Any, rule: UpdateRule, coefficients: L
     return minibatch_loss(evaluation, minibatch, rule, coefficients)
 
 
-def kl_beyond_limit(limit: EarlyStop | None, terms: LossTerms) -> np.float32 | None:
+def kl_beyond_limit(limit: EarlyStop | None, log_ratio: Any, exact_kl: Any) -> np.float32 | None:
     """Mean KL(old ‖ new) of a minibatch if it is above the limit, in nats, float32 as SB3 compares it; ``None`` if a
     step may be taken. Without a limit nothing is read from the device.
     """
     if limit is None:
         return None
     is_exact = limit.estimator == "exact"
-    mean: Any = terms.exact_kl if is_exact else SAMPLE_ESTIMATORS[limit.estimator](terms.log_ratio).mean()
+    mean: Any = exact_kl if is_exact else SAMPLE_ESTIMATORS[limit.estimator](log_ratio).mean()
     kl = np.float32(mean.item())
     return kl if limit.is_exceeded_by(kl) else None

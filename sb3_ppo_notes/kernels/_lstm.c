@@ -102,6 +102,10 @@ EXPORT int lstm_step(const Batch *batch, int level) { return BEST(step, batch, l
 /* For those who walk over all modules of a package: importing this file does nothing. */
 #if defined(__has_include)
 #if __has_include(<Python.h>)
+#include <pyconfig.h>
+#ifndef Py_GIL_DISABLED /* a free-threaded Python before 3.15 has no stable ABI */
+#define Py_LIMITED_API 0x030A0000
+#endif
 #include <Python.h>
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_lstm", "Called through ctypes, by kernels/lstm.py.", -1,
                                     NULL, NULL, NULL, NULL, NULL};

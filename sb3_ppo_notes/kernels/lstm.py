@@ -10,14 +10,13 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from functools import cache
-from importlib import metadata
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.kernels.compiled import path_of
 
 logger = logging.getLogger("sb3_ppo_notes")
 
@@ -108,22 +107,8 @@ class Library:
             raise MemoryError(f"no memory for the LSTM's {name} pass over {batch.n_rows} rows")
 
 
-def _path() -> str | None:
-    """Path of the compiled code: beside this file, or, if these are the sources and the package is installed as
-    well, where it was installed.
-    """
-    spec = find_spec("sb3_ppo_notes.kernels._lstm")
-    if spec is not None and spec.origin is not None:
-        return spec.origin
-    # Of all that go by the name: building leaves one without the code in the checkout.
-    distributions = metadata.distributions(name="sb3-ppo-notes")
-    files = (file for distribution in distributions for file in distribution.files or ())
-    built = (file for file in files if file.match("kernels/_lstm.*") and file.suffix in (".so", ".pyd"))
-    return next((str(file.locate()) for file in built), None)
-
-
 def _load() -> Library | None:
-    path = _path()
+    path = path_of("kernels._lstm")
     if path is None:
         return None
     try:

@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch as th
@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
-from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SelfAlgorithm
 from sb3_ppo_notes.algorithms.schedules import plain
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.files import versions
@@ -141,9 +141,31 @@ def _document(
     return document, snapshot.arrays
 
 
+@overload
 def load_checkpoint(
     path: str | Path,
-    env: GymEnv,
+    env: GymEnv | str,
+    *,
+    algorithm: type[SelfAlgorithm],
+    device: th.device | str = "auto",
+    **arguments: Any,
+) -> SelfAlgorithm: ...
+
+
+@overload
+def load_checkpoint(
+    path: str | Path,
+    env: GymEnv | str,
+    *,
+    algorithm: None = None,
+    device: th.device | str = "auto",
+    **arguments: Any,
+) -> NotesPPO | NotesA2C: ...
+
+
+def load_checkpoint(
+    path: str | Path,
+    env: GymEnv | str,
     *,
     algorithm: type[NotesOnPolicyAlgorithm] | None = None,
     device: th.device | str = "auto",
@@ -157,8 +179,9 @@ def load_checkpoint(
     from.
 
     :param path: the run's folder, for the newest checkpoint in it that is whole; or one checkpoint.
-    :param env: environments built as those of the run.
-    :param algorithm: the model's class, if it is neither NotesPPO nor NotesA2C.
+    :param env: environments built as those of the run, or the id of one.
+    :param algorithm: the model's class: needed if it is neither NotesPPO nor NotesA2C, and else for a type checker to
+        know which of them it is.
     :param device: where the networks shall be.
     :param arguments: of the constructor: ``verbose``, ``tensorboard_log``, and those that could not be written down (a
         schedule that is a function, a policy class of your own). Any other must be as in the checkpoint.
@@ -170,7 +193,7 @@ def load_checkpoint(
     for reason in stored.skipped:
         warnings.warn(f"a newer checkpoint was skipped: {reason}", UserWarning, stacklevel=2)
     document, revival = stored.document, Revival(stored.arrays)
-    model = _build(algorithm or _class_of(document["algorithm"]), document, env, device, arguments)
+    model = _build(_class_of(document["algorithm"], algorithm), document, env, device, arguments)
     for name, text in document["spaces"].items():
         if str(getattr(model, name)) != text:
             raise InvalidValueError(f"{name} must be {text} as in the checkpoint to resume, got {getattr(model, name)}")
@@ -186,17 +209,19 @@ def load_checkpoint(
     return model
 
 
-def _class_of(name: str) -> type[NotesOnPolicyAlgorithm]:
-    classes: dict[str, type[NotesOnPolicyAlgorithm]] = {"NotesPPO": NotesPPO, "NotesA2C": NotesA2C}
-    if name not in classes:
+def _class_of(name: str, algorithm: type[NotesOnPolicyAlgorithm] | None) -> type[NotesOnPolicyAlgorithm]:
+    ours: dict[str, type[NotesOnPolicyAlgorithm]] = {"NotesPPO": NotesPPO, "NotesA2C": NotesA2C}
+    if algorithm is None and name not in ours:
         raise InvalidValueError(f"algorithm must be given for a checkpoint of {name!r}: it is none of this package's")
-    return classes[name]
+    if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):
+        raise InvalidValueError(f"algorithm must be {name} as in the checkpoint to resume, got {algorithm.__name__}")
+    return algorithm or ours[name]
 
 
 def _build(
     model_class: type[NotesOnPolicyAlgorithm],
     document: dict[str, Any],
-    env: GymEnv,
+    env: GymEnv | str,
     device: th.device | str,
     arguments: dict[str, Any],
 ) -> NotesOnPolicyAlgorithm:

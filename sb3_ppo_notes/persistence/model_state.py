@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_ppo_notes.algorithms.on_policy import OF_A_RUN, OLD_NAMES, NotesOnPolicyAlgorithm
+from sb3_ppo_notes.algorithms.on_policy import OF_A_RUN, OLD_NAMES, NotesOnPolicyAlgorithm, SelfAlgorithm
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.configuration import to_json
 from sb3_ppo_notes.persistence.revival import UNCHANGED, Revival
@@ -42,12 +42,10 @@ def argument_names(
 
 
 def bare_model(
-    model_class: type[NotesOnPolicyAlgorithm], env: Any, device: th.device | str, attributes: dict[str, Any]
-) -> NotesOnPolicyAlgorithm:
+    model_class: type[SelfAlgorithm], env: Any, device: th.device | str, attributes: dict[str, Any]
+) -> SelfAlgorithm:
     """A model in the steps of SB3's ``load``: with these attributes, and without networks."""
-    model: NotesOnPolicyAlgorithm = model_class(
-        policy=attributes["policy_class"], env=env, device=device, _init_setup_model=False
-    )
+    model = model_class(policy=attributes["policy_class"], env=env, device=device, _init_setup_model=False)
     vars(model).update(attributes)
     return model
 

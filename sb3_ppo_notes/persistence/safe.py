@@ -31,12 +31,12 @@ PICKLED, TYPE = ":serialized:", ":type:"
 
 def load_safe(
     path: str | Path,
-    env: GymEnv,
+    env: GymEnv | str,
     *,
     device: th.device | str = "auto",
     most_bytes: int = 2**31,
     **arguments: Any,
-) -> NotesOnPolicyAlgorithm:
+) -> NotesPPO | NotesA2C:
     """The model of a zip file that stock SB3 or this package has saved, without executing anything in it.
 
     ``load`` unpickles parts of the file, which runs whatever code whoever made the file has put there. Here pickles are
@@ -46,7 +46,7 @@ def load_safe(
     path that a stranger has chosen.
 
     :param path: the file; ``.zip`` may be left out.
-    :param env: environments; their spaces have to be the model's.
+    :param env: environments, or the id of one; their spaces have to be the model's.
     :param device: where the networks shall be.
     :param most_bytes: the largest file, unpacked, and the largest rollout buffer.
     :param arguments: of the constructor, in place of the file's: for a schedule that is a function, or a policy class
@@ -80,7 +80,7 @@ def load_safe(
     return model
 
 
-def _class_of(data: dict[str, Any]) -> type[NotesOnPolicyAlgorithm]:
+def _class_of(data: dict[str, Any]) -> type[NotesPPO] | type[NotesA2C]:
     if not {"n_steps", "gamma", "policy_class"} <= data.keys() or "buffer_size" in data:
         raise UnsafeModelError("path must be the file of a PPO or A2C, and describes neither")
     return NotesPPO if "n_epochs" in data else NotesA2C

@@ -37,6 +37,7 @@ from sb3_ppo_notes.formulas.distributions.gaussian import (
     state_dependent_std,
 )
 from sb3_ppo_notes.policies.distribution import FormulaDistribution
+from sb3_ppo_notes.policies.memory import Steps, remember_step_by_step
 from sb3_ppo_notes.policies.precision import mixed_precision
 from sb3_ppo_notes.policies.shipped import keeps_distribution, keeps_sb3_method
 from sb3_ppo_notes.rules.loss import Evaluation
@@ -99,7 +100,10 @@ def latents(policy: Any, observations: Any, recurrence: Any = None) -> Latents:
     features = policy.extract_features(observations)
     states = None
     if recurrence is not None:
-        pi_features, vf_features, states = policy.remember(features, recurrence)
+        if isinstance(recurrence, Steps):
+            pi_features, vf_features, states = remember_step_by_step(policy, features, recurrence)
+        else:
+            pi_features, vf_features, states = policy.remember(features, recurrence)
         states = tuple(state.float() for state in states)
     elif policy.share_features_extractor:
         latent_pi, latent_vf = policy.mlp_extractor(features)

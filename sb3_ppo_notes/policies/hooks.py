@@ -40,10 +40,21 @@ def hooks_of(policy: Any) -> Iterator[str]:
         yield from _list_hooks(name, weight, WEIGHT_HOOKS)
 
 
+def hook_reason(policy: Any) -> str | None:
+    """The first hook on a policy, as the reason why its modules must be called.
+
+    :param policy: any module.
+    :return: half a sentence: where it is, whose, and of how many; ``None`` if there is none.
+    """
+    hooks = list(hooks_of(policy))
+    return None if not hooks else hooks[0] if len(hooks) == 1 else f"{hooks[0]}, the first of {len(hooks)} hooks"
+
+
 def _list_hooks(where: str, holder: Any, kinds: dict[str, str]) -> Iterator[str]:
     for attribute, kind in kinds.items():
         for hook in (getattr(holder, attribute, None) or {}).values():
-            yield f"{where} has a {kind} ({qualified_name(hook)})"
+            # A lambda has no name of its own: the function that it was written in has.
+            yield f"{where} has a {kind} ({qualified_name(hook).removesuffix('.<locals>.<lambda>')})"
 
 
 def qualified_name(function: Any) -> str:

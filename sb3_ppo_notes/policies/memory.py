@@ -35,6 +35,29 @@ class Recurrence(NamedTuple):
     breaks: th.Tensor | None = None
 
 
+class Steps(NamedTuple):
+    """Sequences of one length whose steps are run one after the other, so that an episode may begin at any of them and
+    the states after the last are to be had. Rows are sb3-contrib's: a whole sequence, then the next.
+
+    :param states: of every recurrent layer before the first step, ``[layers, S, H]`` each.
+    :param starts: ``[S, L]``, 1 where an episode has just begun and the past must be forgotten.
+    """
+
+    states: States
+    starts: th.Tensor
+
+
+class RNNStates(NamedTuple):
+    """States of actor and critic, under sb3-contrib's names.
+
+    :param pi: ``[layers, S, H]`` each: hidden and cell state of an LSTM, hidden state of a GRU.
+    :param vf: the same of the critic; where it has no memory of its own, the actor's.
+    """
+
+    pi: States
+    vf: States
+
+
 class SequenceLayout(NamedTuple):
     """The sequences that a recurrent policy learns from.
 
@@ -70,6 +93,25 @@ def run(memories: list[Memory], recurrence: Recurrence) -> tuple[list[th.Tensor]
     lay = lru_cache(maxsize=1)(partial(_grid, recurrence=recurrence))
     results = [_run_module(memory, lay, recurrence) for memory in memories]
     return [outputs for outputs, _ in results], tuple(state for _, states in results for state in states)
+
+
+def remember_step_by_step(policy: Any, features: Any, steps: Steps) -> tuple[th.Tensor, th.Tensor, States]:
+    """What ``policy.remember`` returns for single steps, over sequences.
+
+    :param policy: a recurrent one.
+    :param features: ``[S·L, k]``, or one such tensor each for actor and critic.
+    :param steps: how the rows lie.
+    :return: ``[S·L, H]`` of the actor, ``[S·L, H]`` of the critic, and the states after the last step.
+    """
+    states, length = steps.states, steps.starts.shape[1]
+    latents = []
+    for step, starts in enumerate(steps.starts.unbind(1)):
+        is_one = isinstance(features, th.Tensor)
+        rows = features[step::length] if is_one else tuple(part[step::length] for part in features)
+        latent_pi, latent_vf, states = policy.remember(rows, policy.one_step(states, starts))
+        latents.append((latent_pi, latent_vf))
+    pi, vf = (th.stack(parts, dim=1).flatten(0, 1) for parts in zip(*latents, strict=True))
+    return pi, vf, states
 
 
 def _can_run(memory: Memory, recurrence: Recurrence) -> bool:

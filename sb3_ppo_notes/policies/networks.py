@@ -75,11 +75,13 @@ class NotesActorCriticPolicy(ActorCriticPolicy):
         """
         if action_masks is None:
             return super().get_distribution(obs)
+        features = super(ActorCriticPolicy, self).extract_features(obs, self.pi_features_extractor)
+        return self._masked_distribution(self.mlp_extractor.forward_actor(features), action_masks)
+
+    def _masked_distribution(self, latent_pi: th.Tensor, action_masks: Any) -> FormulaDistribution:
         formulas = formulas_of(self)
         if formulas is None:
             raise InvalidValueError(f"action_masks must be None for the distribution {type(self.action_dist).__name__}")
-        features = super(ActorCriticPolicy, self).extract_features(obs, self.pi_features_extractor)
-        latent_pi = self.mlp_extractor.forward_actor(features)
         masks = mask_tensor(action_masks, self.action_space, len(latent_pi), latent_pi.device)
         return FormulaDistribution(0, formulas).with_parameters(distribution_parameters(self, latent_pi, masks))
 

@@ -9,13 +9,13 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import nn
 
-from sb3_ppo_notes.formulas.checks import InvalidValueError, check_choice, check_integer
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_choice, check_integer
 from sb3_ppo_notes.kernels.lstm import Memory
-from sb3_ppo_notes.policies.actor_critic import act
+from sb3_ppo_notes.policies.actor_critic import act, evaluate, latents, values_of
 from sb3_ppo_notes.policies.masks import mask_tensor
-from sb3_ppo_notes.policies.memory import Recurrence, SequenceLayout, States, is_plain_lstm, run
+from sb3_ppo_notes.policies.memory import Recurrence, RNNStates, SequenceLayout, States, Steps, is_plain_lstm, run
 from sb3_ppo_notes.policies.networks import NotesActorCriticCnnPolicy, NotesActorCriticPolicy, NotesMultiInputPolicy
-from sb3_ppo_notes.policies.precision import remembers_in_single
+from sb3_ppo_notes.policies.precision import mixed_precision, remembers_in_single
 
 
 class NotesRecurrentPolicy(NotesActorCriticPolicy):
@@ -126,8 +126,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         :return: the actor's states, then the critic's if it has its own; ``[layers, n, H]`` each.
         """
         shape = (self.lstm_actor.num_layers, n, self.lstm_hidden_size)
-        per_module = 2 if isinstance(self.lstm_actor, nn.LSTM) else 1
-        n_states = per_module * (2 if self.lstm_critic is not None else 1)
+        n_states = self._n_states * (2 if self.lstm_critic is not None else 1)
         return tuple(th.zeros(shape, device=self.device) for _ in range(n_states))
 
     def one_step(self, states: States, episode_starts: th.Tensor) -> Recurrence:
@@ -164,6 +163,132 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         # Shared: the critic reads the actor's memory, but only the actor trains it.
         latent_vf = latent_pi.detach() if self.critic is None else self.critic(vf_features)
         return latent_pi, latent_vf, states
+
+    @property
+    def lstm_hidden_state_shape(self) -> tuple[int, int, int]:
+        """The shape of a state of one environment, under sb3-contrib's name."""
+        return self.lstm_actor.num_layers, 1, self.lstm_hidden_size
+
+    def forward(  # type: ignore[override]
+        self,
+        obs: Any,
+        lstm_states: Any = None,
+        episode_starts: Any = None,
+        deterministic: bool = False,
+        action_masks: Any = None,
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNStates]:
+        """Actions, values, log-probabilities and the next states, by sb3-contrib's interface.
+
+        :param obs: ``[S·L, ...]`` tensor or dict of tensors: L steps of a sequence, then of the next; L is usually 1.
+        :param lstm_states: before the first step: ``pi`` and ``vf``, hidden and cell state ``[layers, S, H]`` each.
+        :param episode_starts: ``[S·L]``, 1 where an episode has just begun and the past must be forgotten.
+        :param deterministic: the mode (of a Beta the mean) and not a sample.
+        :param action_masks: ``[S·L, n]``, ``True`` where an action is allowed; ``None`` for no masks.
+        :return: ``[S·L, ...]``, ``[S·L, 1]``, ``[S·L]``, and the states after the last step.
+        :raises TypeError: if states or starts are left out.
+        """
+        steps = self._steps("forward", obs, self._both(lstm_states), episode_starts)
+        action = act(self, obs, self._masks(action_masks, steps), steps, deterministic)
+        assert action.states is not None  # it has a memory
+        pi, vf = action.states[: self._n_states], action.states[self._n_states :]
+        if self.lstm_critic is None:
+            vf = pi if self.critic is not None else tuple(state.detach() for state in pi)
+        return action.actions, action.values, action.log_probs, RNNStates(pi, vf)
+
+    def evaluate_actions(
+        self, obs: Any, actions: Any, lstm_states: Any = None, episode_starts: Any = None, action_masks: Any = None
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """Values, log-probabilities and entropy for actions that were taken, by sb3-contrib's interface.
+
+        :param obs: as of :meth:`forward`.
+        :param actions: ``[S·L]`` (Discrete) or ``[S·L, d]``.
+        :param lstm_states: as of :meth:`forward`.
+        :param episode_starts: as of :meth:`forward`.
+        :param action_masks: as of :meth:`forward`.
+        :return: ``[S·L, 1]``, ``[S·L]``, ``[S·L]``; no entropy where there is no formula for it.
+        :raises TypeError: if states or starts are left out.
+        """
+        steps = self._steps("evaluate_actions", obs, self._both(lstm_states), episode_starts)
+        evaluation = evaluate(self, obs, actions, self._masks(action_masks, steps), steps)
+        return evaluation.values.unsqueeze(1), evaluation.log_probs, evaluation.entropy
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: Any, lstm_states: Any = None, episode_starts: Any = None, action_masks: Any = None
+    ) -> tuple[Any, States]:
+        """π(·|s) and the actor's next states, by sb3-contrib's interface.
+
+        :param obs: as of :meth:`forward`.
+        :param lstm_states: of the actor before the first step, ``[layers, S, H]`` each.
+        :param episode_starts: as of :meth:`forward`.
+        :param action_masks: as of :meth:`forward`.
+        :return: an SB3 distribution, and the actor's states after the last step.
+        :raises TypeError: if states or starts are left out.
+        """
+        steps = self._steps("get_distribution", obs, self._beside(lstm_states, 0), episode_starts)
+        with mixed_precision(self):
+            latent = latents(self, obs, steps)
+        assert latent.states is not None  # it has a memory
+        latent_pi = latent.pi.float()
+        if action_masks is None:
+            distribution = self._get_action_dist_from_latent(latent_pi)
+        else:
+            distribution = self._masked_distribution(latent_pi, action_masks)
+        return distribution, latent.states[: self._n_states]
+
+    def predict_values(self, obs: Any, lstm_states: Any = None, episode_starts: Any = None) -> th.Tensor:
+        """V(s), by sb3-contrib's interface.
+
+        :param obs: as of :meth:`forward`.
+        :param lstm_states: of the critic before the first step, ``[layers, S, H]`` each; of the actor, whose memory it
+            shares, if it has none of its own.
+        :param episode_starts: as of :meth:`forward`.
+        :return: ``[S·L, 1]``; reward units.
+        :raises TypeError: if states or starts are left out.
+        """
+        steps = self._steps("predict_values", obs, self._beside(lstm_states, -1), episode_starts)
+        return values_of(self, obs, steps)
+
+    @property
+    def _n_states(self) -> int:
+        """Tensors of one memory's state."""
+        return 2 if isinstance(self.lstm_actor, nn.LSTM) else 1
+
+    def _both(self, lstm_states: Any) -> Any:
+        """The states of actor and critic in a row."""
+        if lstm_states is None:
+            return None
+        pi, vf = lstm_states
+        return (*pi, *vf) if self.lstm_critic is not None else tuple(pi)
+
+    def _beside(self, lstm_states: Any, which: int) -> Any:
+        """The states of actor (0) or critic (-1), and zeros for the other's, whose result is not read."""
+        if lstm_states is None or self.lstm_critic is None:
+            return lstm_states
+        zeros = self.initial_states(lstm_states[0].shape[1])
+        return (*lstm_states, *zeros[self._n_states :]) if which == 0 else (*zeros[: self._n_states], *lstm_states)
+
+    def _steps(self, method: str, obs: Any, states: Any, episode_starts: Any) -> Steps:
+        """Sequences as sb3-contrib lays them out."""
+        if states is None or episode_starts is None:
+            missing = "lstm_states" if states is None else "episode_starts"
+            order = "obs, actions, lstm_states" if method == "evaluate_actions" else "obs, lstm_states"
+            raise InvalidTypeError(
+                f"{missing} must be given to a policy with memory, as to sb3-contrib's: {method}({order}, "
+                "episode_starts), got None"
+            )
+        n = len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)
+        n_sequences, starts = states[0].shape[1], th.as_tensor(episode_starts, device=self.device)
+        if starts.numel() != n or n % n_sequences:
+            raise InvalidValueError(
+                f"episode_starts must have an entry for each of the {n} observations, which belong to the "
+                f"{n_sequences} sequences of lstm_states in equal parts, got {starts.numel()}"
+            )
+        return Steps(tuple(states), starts.reshape(n_sequences, -1))
+
+    def _masks(self, action_masks: Any, steps: Steps) -> th.Tensor | None:
+        if action_masks is None:
+            return None
+        return mask_tensor(action_masks, self.action_space, steps.starts.numel(), self.device)
 
     def _choose(
         self, observations: Any, state: Any, episode_start: Any, deterministic: bool, action_masks: Any

@@ -24,7 +24,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from sb3_ppo_notes.policies.hooks import hooks_of, qualified_name
+from sb3_ppo_notes.policies.hooks import hook_reason, qualified_name
 
 #: By the first part of their modules' names.
 LIBRARIES = ("torch", "stable_baselines3", "sb3_ppo_notes")
@@ -146,7 +146,7 @@ def has_shipped_methods(kind: type, *names: str) -> bool:
 
 
 def keeps_sb3_method(policy: Any, *names: str) -> bool:
-    """``True`` if a policy has SB3's own version of these methods, so that formulas may stand in for them.
+    """``True`` if a policy has SB3's own version of these methods, or ours, so that formulas may stand in for them.
 
     :param policy: the policy, of any class.
     :param names: keys of ``METHODS``.
@@ -156,13 +156,20 @@ def keeps_sb3_method(policy: Any, *names: str) -> bool:
         return False
     own_hooks = policy._forward_hooks or policy._forward_pre_hooks
     is_heard = own_hooks or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    # SB3's forward knows of no memory: a policy that has one is never called as a whole.
+    # A policy with a memory is never called as a whole while it learns.
     if is_heard and not hasattr(policy, "remember"):
         return False
     own, kind = vars(policy), type(policy)
     return kind.__call__ is nn.Module.__call__ and all(
-        name not in own and getattr(kind, name) is METHODS[name] for name in (*names, "_get_action_dist_from_latent")
+        name not in own and (getattr(kind, name) is METHODS[name] or _is_our_own(kind, name))
+        for name in (*names, "_get_action_dist_from_latent")
     )
+
+
+def _is_our_own(kind: type, name: str) -> bool:
+    """``True`` for a method of this package's: a recurrent policy's, which are made of the formulas themselves."""
+    function = original(kind, name)
+    return function is not None and function.__globals__["__name__"].startswith("sb3_ppo_notes.")
 
 
 def keeps_distribution(distribution: Any) -> bool:
@@ -193,7 +200,9 @@ def own_code_of(policy: Any) -> str | None:
 
 
 def _own_code(policy: Any) -> Iterator[str]:
-    yield from hooks_of(policy)
+    hooks = hook_reason(policy)
+    if hooks is not None:
+        yield hooks
     for name, tensor in itertools.chain(policy.named_parameters(), policy.named_buffers()):
         if type(tensor) not in (th.Tensor, nn.Parameter):  # its operations may be anybody's, see __torch_function__
             yield f"{name} is a {qualified_name(type(tensor))}"

@@ -67,7 +67,7 @@ class Distributed:
     def gather_vectors(self, vector: th.Tensor) -> th.Tensor:
         """The vectors of all processes, ``[size, n]``."""
         gathered = vector.new_empty(self.size, len(vector))
-        self._dist.all_gather_into_tensor(gathered.view(-1), vector)
+        self._dist.all_gather_single(gathered.view(-1), vector)
         return gathered
 
     def gather(self, value: Any) -> list[Any]:

@@ -69,6 +69,16 @@ class Shards:
         """
         return bool(self.group.gather_vectors(th.tensor([float(wish)])).any())
 
+    def check_equal(self, digest: str, what: str) -> None:
+        """Compare something that must be the same in all processes.
+
+        :param digest: of this process.
+        :param what: its name in an error.
+        """
+        digests = self.group.gather(digest)
+        if len(set(digests)) > 1:
+            raise InvalidValueError(f"{what} must be the same in all processes, got {digests}")
+
     def split(self, length: int) -> list[slice]:
         """The places of this process's shards in an array of its environments.
 

@@ -19,7 +19,10 @@ from sb3_ppo_notes.formulas.advantages import bootstrap_time_limits, next_nonter
 from sb3_ppo_notes.formulas.distributions import Parameters
 from sb3_ppo_notes.policies.memory import SequenceLayout, States
 from sb3_ppo_notes.policies.shipped import original
+from sb3_ppo_notes.processes import Shards
+from sb3_ppo_notes.processes.shards import sum_in_order
 from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler, SampledMinibatches
+from sb3_ppo_notes.rollouts.sharding import ShardedSampler, select
 from sb3_ppo_notes.rules import GAE, RolloutArrays, UpdateRule
 
 SCALARS = ("env_rewards", "rewards", "returns", "episode_starts", "advantages", "values", "log_probs")
@@ -52,6 +55,8 @@ class NotesRolloutBuffer(RolloutBuffer):
     _cuts: list[tuple[int, int, Any]]
     _end: tuple[np.ndarray, Any]
     _rule: UpdateRule | None = None
+    #: Of a training on several processes, else ``None``.
+    shards: Shards | None = None
 
     @property
     def rule(self) -> UpdateRule:
@@ -59,15 +64,22 @@ class NotesRolloutBuffer(RolloutBuffer):
         return UpdateRule(advantage_estimator=GAE(self.gae_lambda)) if self._rule is None else self._rule
 
     def prepare(
-        self, rule: UpdateRule | None, *, batch_size: int | None = None, sequences: SequenceLayout | None = None
+        self,
+        rule: UpdateRule | None,
+        *,
+        batch_size: int | None = None,
+        sequences: SequenceLayout | None = None,
+        shards: Shards | None = None,
     ) -> None:
         """Set what rollouts are gathered for: before each, and again before it is learned from.
 
         :param rule: computes the advantages, and says how minibatches are made; ``None`` for stock SB3's.
         :param batch_size: samples in a minibatch, ``None`` for the whole rollout in one.
         :param sequences: how a recurrent policy learns from sequences; ``None`` for a policy without memory.
+        :param shards: of a training on several processes; the environments are divided among those of this one.
         """
         self._rule = rule
+        self.shards = shards
         self.can_reset = sequences is not None and sequences.can_reset
         # A rollout that has begun keeps its length: what was remembered is stored at its multiples.
         if sequences is not None and self.pos == 0:
@@ -223,13 +235,32 @@ class NotesRolloutBuffer(RolloutBuffer):
 
         :param value_of: V of a batch of observations (NumPy array or dict of arrays, ``[N, ...]``), ``[N]``.
         """
-        values = value_of(self.flat_observations()).reshape(self.n_envs, self.buffer_size).T
+        flat, n_steps = self.flat_observations(), self.buffer_size
+        rows = [slice(part.start * n_steps, part.stop * n_steps) for part in self.parts]
+        values = np.concatenate([value_of(select(flat, each)) for each in rows]).reshape(self.n_envs, n_steps).T
         terminal_values = np.zeros_like(self.rewards)
         for step, environment, observation in self._cuts:
             terminal_values[step, environment] = value_of(_batch_of_one(observation))[0]
         rewards = bootstrap_time_limits(self.env_rewards, terminal_values, self.gamma)
         dones, last_observation = self._end
-        self._estimate(rewards, values, value_of(last_observation), dones)
+        last_values = np.concatenate([value_of(select(last_observation, part)) for part in self.parts])
+        self._estimate(rewards, values, last_values, dones)
+
+    @property
+    def parts(self) -> list[slice]:
+        """The environments whose experience is computed with at once: all, or those of one shard after the other."""
+        return [slice(0, self.n_envs)] if self.shards is None else self.shards.split(self.n_envs)
+
+    def mean_over_shards(self, values: th.Tensor) -> float:
+        """The mean over the rollout, of all processes if there are several.
+
+        :param values: ``[T·B]``, in the order of :meth:`flat`.
+        :return: in the unit of the values.
+        """
+        if self.shards is None:
+            return values.mean().item()
+        means = [part.mean().reshape(1) for part in values.view(len(self.parts), -1)]
+        return sum_in_order(self.shards.gather_vectors(means)).item() / self.shards.n_shards
 
     def flat(self, array: np.ndarray) -> np.ndarray:
         """A rollout array in the order of the samples: all of environment 0, then all of environment 1, and so on.
@@ -238,6 +269,17 @@ class NotesRolloutBuffer(RolloutBuffer):
         :return: ``[T·B, ...]``; observations share the memory.
         """
         return array.swapaxes(0, 1).reshape(self.buffer_size * self.n_envs, *array.shape[2:])
+
+    def flat_of_all(self, array: np.ndarray) -> np.ndarray:
+        """As :meth:`flat`, of the rollouts of all processes if there are several.
+
+        :param array: ``[T, B]`` float32, one of this buffer's.
+        :return: ``[T·B]``, of all environments of all shards.
+        """
+        flat = self.flat(array)
+        if self.shards is None:
+            return flat
+        return self.shards.gather_vectors(list(th.from_numpy(flat).view(len(self.parts), -1))).flatten().numpy().copy()
 
     def flat_observations(self) -> Any:
         """All observations in the order of the samples.
@@ -292,7 +334,7 @@ FLATTENED = ("observations", "actions", "values", "log_probs", "advantages", "re
 
 def minibatches_of(
     rollout_buffer: RolloutBuffer, rule: UpdateRule, batch_size: int | None
-) -> MinibatchSampler | SampledMinibatches:
+) -> MinibatchSampler | SampledMinibatches | ShardedSampler:
     """The minibatches of one update.
 
     :param rollout_buffer: complete; what somebody has changed in it since it was last gone through counts.
@@ -305,6 +347,9 @@ def minibatches_of(
     if _has_own_samples(rollout_buffer):
         stock: Any = _StockSamples(rollout_buffer)
         return SampledMinibatches(stock, rule, batch_size)
+    shards: Shards | None = rollout_buffer.shards  # type: ignore[attr-defined]
+    if shards is not None:
+        return ShardedSampler(rollout_buffer, batch_size, shards)
     return MinibatchSampler(rollout_buffer, batch_size, normalizes=True)
 
 

@@ -22,6 +22,7 @@ from sb3_ppo_notes.policies.memory import Recurrence, States
 from sb3_ppo_notes.policies.modes import set_training_mode
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
 from sb3_ppo_notes.policies.shipped import has_shipped_methods, is_library_class, original
+from sb3_ppo_notes.processes.shards import STEPS_BETWEEN_QUESTIONS, Shards
 from sb3_ppo_notes.rollouts.buffers import NotesRolloutBuffer
 from sb3_ppo_notes.rollouts.finite import (
     check_actions,
@@ -30,7 +31,7 @@ from sb3_ppo_notes.rollouts.finite import (
     check_terminal_observation,
     warn_of_far_observations,
 )
-from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, run_step_hooks, start_or_resume_rollout
+from sb3_ppo_notes.rollouts.pausing import UnfinishedStep, reset_noise, run_step_hooks, start_or_resume_rollout
 from sb3_ppo_notes.rollouts.step_errors import add_place, check_batch, shape_error
 
 #: Methods of a callback that are called while a rollout goes on.
@@ -80,12 +81,13 @@ def collect_rollouts(
     acting: Callable[[], Actor],
     prepare: Callable[[], None] = lambda: None,
     bootstrap_truncated: bool = True,
+    shards: Shards | None = None,
 ) -> bool:
     """Fill a buffer with experience of the current policy.
 
-    Order of operations, use of random numbers, callback calls and the names in ``callback.locals`` are SB3's. One
-    difference is visible there: SB3 adds the value of a truncated episode's last observation to the very ``rewards``
-    array the callback was given; here the callback keeps what the environment paid.
+    Order of operations, use of random numbers, callback calls and names in ``callback.locals`` are SB3's. One thing is
+    not: SB3 adds the value of a truncated episode's last observation to the very ``rewards`` that the callback was
+    given; here the callback keeps what the environment paid.
 
     :param model: the algorithm: its policy acts, its counters advance.
     :param env: the training environments.
@@ -93,9 +95,9 @@ def collect_rollouts(
     :param rollout_buffer: emptied, then filled.
     :param n_rollout_steps: T, steps of each environment.
     :param acting: finds out how actions are chosen; asked again whenever somebody may have changed the policy.
-    :param prepare: sets in the buffer what the rollout is for; asked again before advantages are computed, because a
-        callback may have changed it.
+    :param prepare: sets in the buffer what the rollout is for; called again before advantages are computed.
     :param bootstrap_truncated: whether a time limit's cut is bootstrapped (SB3) or taken for a terminal state.
+    :param shards: of a training on several processes: the steps of all are counted, and all leave at the same step.
     :return: ``False`` if the callback, or a hook between two steps, asked to stop; the rollout is then incomplete.
     :raises NonFiniteError: if an observation, a reward or the policy's output is not finite.
     """
@@ -109,6 +111,7 @@ def collect_rollouts(
     visible["rollout_buffer"] = rollout_buffer
     may_change = runs_own_code(callback)
     stepping = _Stepping(model, env, rollout_buffer, acting(), may_change, bootstrap_truncated)
+    all_processes = _AllProcesses(shards, env.num_envs, n_rollout_steps)
     step = {} if first < n_rollout_steps else _last_step(model, rollout_buffer)
     if step and not run_step_hooks(model, first):
         return False
@@ -116,11 +119,11 @@ def collect_rollouts(
         if not run_step_hooks(model, n_steps):
             return False
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
-            model.policy.reset_noise(env.num_envs)
+            reset_noise(model, env)
         step = stepping.step()
-        model.num_timesteps += env.num_envs
+        model.num_timesteps += all_processes.n_envs
         callback.update_locals(visible | step | {"n_steps": n_steps})
-        if not callback.on_step():
+        if all_processes.stop(not callback.on_step(), n_steps):
             unfinished = UnfinishedStep(env, n_steps, partial(stepping.store, step))
             model._unfinished_step = unfinished  # type: ignore[attr-defined]
             return False
@@ -140,6 +143,24 @@ def collect_rollouts(
     )
     callback.on_rollout_end()
     return True
+
+
+class _AllProcesses:
+    """The processes of a training as they gather a rollout, be it a single one."""
+
+    def __init__(self, shards: Shards | None, n_envs: int, n_rollout_steps: int):
+        self.shards = shards
+        self.n_envs = n_envs if shards is None else n_envs * shards.group.size
+        self.last = n_rollout_steps - 1
+        self.is_wished = False
+
+    def stop(self, is_wished: bool, n_steps: int) -> bool:
+        """``True`` if a callback's wish to stop is to be followed now: all processes leave at the same step."""
+        if self.shards is None:
+            return is_wished
+        self.is_wished |= is_wished
+        is_time = n_steps == self.last or (n_steps + 1) % STEPS_BETWEEN_QUESTIONS == 0
+        return is_time and self.shards.any(self.is_wished)
 
 
 def _last_values(model: OnPolicyAlgorithm, env: VecEnv, rollout_buffer: RolloutBuffer, actor: Actor) -> th.Tensor:

@@ -1,7 +1,8 @@
 """Handing a rollout out in minibatches: to feed-forward policies in any order, to recurrent ones in whole sequences."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from sb3_ppo_notes.policies.memory import Recurrence
 from sb3_ppo_notes.rollouts.sequences import cut_sequences, group_sequences, rows_of
 from sb3_ppo_notes.rules import Optimization, UpdateRule
 
+#: (n) -> the numbers from 0 to n − 1 in some order.
+Permutation = Callable[[int], np.ndarray]
 #: Bytes of observations that are still gathered for a whole epoch at once.
 LARGEST_COPY = 2**24
 
@@ -48,6 +51,16 @@ class Portion(NamedTuple):
     recurrence: Recurrence | None
 
 
+class Order(NamedTuple):
+    """An order of rows: flat indices ``[N]`` of all minibatches one after the other, how many each has (or all but the
+    last), and a recurrent policy's recurrence of each.
+    """
+
+    rows: th.Tensor
+    sizes: int | list[int]
+    recurrences: list[Recurrence] | None = None
+
+
 class MinibatchSampler:
     """Goes through a rollout. Its arrays become tensors once, and not once per minibatch.
 
@@ -73,22 +86,31 @@ class MinibatchSampler:
         :raises ValueError: if the rollout is not complete.
         """
         self._prepare()
-        index, sizes, recurrences = self._sequence_order() if self.buffer._states else self._row_order()
+        # NumPy's global generator, one permutation an epoch, drawn when the epoch begins: SB3's use of random numbers.
+        order = self._order(slice(0, self.buffer.n_envs), np.random.permutation)
+        advantages = None
+        if self.normalizes and self.buffer.rule.advantage_normalization.scope == "minibatch":
+            advantages = self._normalize(self._columns["advantages"][order.rows], order.sizes)
+        yield from self._minibatches(order, advantages)
+
+    def _minibatches(self, order: Order, advantages: Sequence[th.Tensor] | None) -> Iterator[Minibatch]:
+        """The minibatches of an order; ``advantages``: of each, in the place of the rollout's."""
+        index, sizes, recurrences = order
         columns: dict[str, Sequence[th.Tensor]] = {
             name: _split(column[index], sizes) for name, column in self._columns.items()
         }
-        if self.normalizes and self.buffer.rule.advantage_normalization.scope == "minibatch":
-            columns["advantages"] = self._normalize(self._columns["advantages"][index], sizes)
-        rows = _split(index, sizes)
-        nothing = [None] * len(rows)
-        olds = zip(*(_split(parameter[index], sizes) for parameter in self.buffer.old_parameters or ()), strict=True)
-        masks = nothing if self._masks is None else _split(self._masks[index], sizes)
-        context = zip(list(olds) or nothing, masks, recurrences or nothing, strict=True)
-        observations = self._epoch_observations(index, sizes)
-        for row, seen, values, others in zip(
-            rows, observations, zip(*columns.values(), strict=True), context, strict=True
-        ):
-            yield Minibatch(self._rows(row) if seen is None else seen, *values, *others)  # type: ignore[call-arg]
+        if advantages is not None:
+            columns["advantages"] = advantages
+        olds = [_split(parameter[index], sizes) for parameter in self.buffer.old_parameters or ()]
+        nothing = repeat(None)
+        yield from map(
+            Minibatch,
+            self._epoch_observations(index, sizes),
+            *columns.values(),
+            zip(*olds, strict=True) if olds else nothing,
+            nothing if self._masks is None else _split(self._masks[index], sizes),
+            recurrences or nothing,
+        )
 
     def samples(self) -> Iterator[Any]:
         """Go once through the rollout as SB3's buffers do.
@@ -99,19 +121,22 @@ class MinibatchSampler:
             has_more = any(part is not None for part in minibatch[len(RolloutBufferSamples._fields) :])
             yield minibatch if has_more else self._as_samples(minibatch)
 
-    def portions(self) -> Iterator[Portion]:
+    def portions(self, environments: slice | None = None) -> Iterator[Portion]:
         """All rows once, without shuffling.
 
+        :param environments: whose rows; ``None`` for all.
         :return: observations and what the policy chose under; ``batch_size`` rows each, the last may be smaller.
         """
+        buffer, environments = self.buffer, environments or slice(0, self.buffer.n_envs)
         self._prepare_observations()
-        if self.buffer._states:
-            for rows, recurrence in self._packed_sequences(Optimization(order="sequential")):
+        if buffer._states:
+            for rows, recurrence in self._packed_sequences(Optimization(order="sequential"), environments):
                 yield self._portion(rows, recurrence)
             return
-        for start in range(0, self.n_samples, self.batch_size):
-            end = min(start + self.batch_size, self.n_samples)
-            yield self._portion(th.arange(start, end, device=self.buffer.device))
+        n_samples = environments.stop * buffer.buffer_size
+        for start in range(environments.start * buffer.buffer_size, n_samples, self.batch_size):
+            end = min(start + self.batch_size, n_samples)
+            yield self._portion(th.arange(start, end, device=buffer.device))
 
     def some_states(self) -> tuple[Any, th.Tensor, th.Tensor | None, Recurrence | None]:
         """Some states of the rollout, without drawing a random number.
@@ -129,31 +154,34 @@ class MinibatchSampler:
 
     # -- in which order -----------------------------------------------------------------------------------------------
 
-    def _row_order(self) -> tuple[th.Tensor, int, None]:
-        """The rows of all minibatches of a policy without memory, one after the other, and how many each has."""
+    def _order(self, environments: slice, permutation: Permutation) -> Order:
+        """The order that the rule asks for, of some environments' rows."""
         optimization = self.buffer.rule.optimization
-        # NumPy's global generator, one permutation an epoch, drawn when the epoch begins: SB3's use of random numbers.
-        is_shuffled = optimization.order == "shuffled"
-        order = np.random.permutation(self.n_samples) if is_shuffled else self._order_of_time()  # noqa: NPY002
-        last = self.n_samples - self.n_samples % self.batch_size if optimization.drop_last else self.n_samples
-        return th.from_numpy(order[:last]).to(self.buffer.device), self.batch_size, None
+        if self.buffer._states:
+            packed = self._packed_sequences(optimization, environments, permutation)
+            rows, recurrences = zip(*packed, strict=True)
+            return Order(th.cat(rows), [len(each) for each in rows], list(recurrences))
+        n_steps, n_envs = self.buffer.buffer_size, environments.stop - environments.start
+        n_samples = n_steps * n_envs
+        if optimization.order == "shuffled":
+            order = permutation(n_samples)
+        else:  # all environments' first steps, then all their second steps, and so on
+            order = np.arange(n_samples).reshape(n_envs, n_steps).T.ravel()
+        last = n_samples - n_samples % self.batch_size if optimization.drop_last else n_samples
+        index = order[:last] + environments.start * n_steps if environments.start else order[:last]
+        return Order(th.from_numpy(index).to(self.buffer.device), self.batch_size)
 
-    def _order_of_time(self) -> np.ndarray:
-        """Flat indices of all environments' first steps, then of all their second steps, and so on."""
-        return np.arange(self.n_samples).reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()
-
-    def _sequence_order(self) -> tuple[th.Tensor, list[int], list[Recurrence]]:
-        """The same of a recurrent policy, and the places of each minibatch's rows in sequences."""
-        rows, recurrences = zip(*self._packed_sequences(self.buffer.rule.optimization), strict=True)
-        return th.cat(rows), [len(each) for each in rows], list(recurrences)
-
-    def _packed_sequences(self, optimization: Optimization) -> Iterator[tuple[th.Tensor, Recurrence]]:
+    def _packed_sequences(
+        self, optimization: Optimization, environments: slice, permutation: Permutation = np.arange
+    ) -> Iterator[tuple[th.Tensor, Recurrence]]:
+        """Rows and recurrence of each minibatch of some environments' whole sequences."""
         buffer = self.buffer
-        sequences = cut_sequences(buffer.episode_starts, buffer.sequence_length)
+        sequences = cut_sequences(buffer.episode_starts[:, environments], buffer.sequence_length)
+        sequences = sequences._replace(environments=sequences.environments + environments.start)
         # Sequential: all environments' first sequences, then what begins later.
         order = np.lexsort((sequences.environments, sequences.starts))
         if optimization.order == "shuffled":
-            order = np.random.permutation(len(order))  # noqa: NPY002
+            order = permutation(len(order))
         states = tuple(th.stack(parts) for parts in zip(*buffer._states, strict=True))
         for group in group_sequences(sequences.lengths, order, self.batch_size, optimization.drop_last):
             yield rows_of(sequences, group, buffer.buffer_size, buffer.sequence_length, states, buffer.can_reset)
@@ -185,8 +213,11 @@ class MinibatchSampler:
         columns = {"actions": self._actions()}
         columns |= {field: self._tensor(buffer.flat(getattr(buffer, name))) for field, name in names.items()}
         if buffer.rule.advantage_normalization.scope == "rollout":
-            columns["advantages"] = buffer.rule.advantage_normalization.normalize(columns["advantages"])
+            columns["advantages"] = self._normalize_rollout(columns["advantages"])
         return columns
+
+    def _normalize_rollout(self, advantages: th.Tensor) -> th.Tensor:
+        return self.buffer.rule.advantage_normalization.normalize(advantages)  # type: ignore[no-any-return]
 
     def _actions(self) -> th.Tensor:
         actions = self.buffer.flat(self.buffer.actions)
@@ -210,21 +241,21 @@ class MinibatchSampler:
         rows = normalize(advantages[:whole].view(-1, sizes)).unbind()
         return rows if whole == len(advantages) else (*rows, normalize(advantages[whole:]))
 
-    def _epoch_observations(self, index: th.Tensor, sizes: int | list[int]) -> Sequence[Any]:
-        """The observations of each minibatch; ``None`` for those to be gathered when their turn comes.
+    def _epoch_observations(self, index: th.Tensor, sizes: int | list[int]) -> Iterable[Any]:
+        """The observations of each minibatch, gathered at once or when their turn comes.
 
         Large ones (images) are never copied whole. And minibatches of one size, which must be what stock SB3 sees, must
         begin on a 64-byte boundary, as memory of their own would: a matrix product may round differently at another
         alignment.
         """
         observations = self._observations
-        parts = _split(index, sizes)
-        if not isinstance(observations, th.Tensor):
-            return [None] * len(parts)
-        row_bytes = observations[0].numel() * observations.element_size()
-        is_small = len(index) * row_bytes <= LARGEST_COPY
-        is_aligned = not isinstance(sizes, int) or sizes * row_bytes % 64 == 0
-        return _split(observations[index], sizes) if is_small and is_aligned else [None] * len(parts)
+        if isinstance(observations, th.Tensor):
+            row_bytes = observations[0].numel() * observations.element_size()
+            is_small = len(index) * row_bytes <= LARGEST_COPY
+            is_aligned = not isinstance(sizes, int) or sizes * row_bytes % 64 == 0
+            if is_small and is_aligned:
+                return _split(observations[index], sizes)
+        return map(self._rows, _split(index, sizes))
 
     def _portion(self, rows: th.Tensor, recurrence: Recurrence | None = None) -> Portion:
         return Portion(rows, self._rows(rows), None if self._masks is None else self._masks[rows], recurrence)

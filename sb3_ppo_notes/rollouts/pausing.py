@@ -1,13 +1,15 @@
 """Leaving a rollout between two of its steps, and taking it up again."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any, NamedTuple
 
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ppo_notes.processes.shards import STEPS_BETWEEN_QUESTIONS
 
 #: Each says whether the process was asked to stop: of every ``persistence.GracefulStop`` whose block is running.
 STOP_REQUESTS: list[Callable[[], bool]] = []
@@ -72,28 +74,41 @@ def start_or_resume_rollout(model: Any, env: VecEnv, callback: BaseCallback, rol
         return paused_at
     rollout_buffer.reset()
     if model.use_sde:
-        model.policy.reset_noise(env.num_envs)
+        reset_noise(model, env)
     callback.on_rollout_start()
     return 0
+
+
+def reset_noise(model: Any, env: VecEnv) -> None:
+    """Draw gSDE's weights again, on several processes from the shard's own generator.
+
+    :param model: the algorithm.
+    :param env: the training environments.
+    """
+    shards = getattr(model, "_shards", None)
+    with nullcontext() if shards is None else shards.generators[0].drawing():
+        model.policy.reset_noise(env.num_envs)
 
 
 def run_step_hooks(model: Any, n_steps: int) -> bool:
     """Call the hooks between two steps.
 
     Here, and nowhere else within a rollout, model, buffer and environments are all at the same step and every callback
-    has seen it: a run that is left or saved here can be taken up as if nothing had happened.
+    has seen it: a run that is left or saved here can be taken up as if nothing had happened. Of several processes the
+    hooks are called at every 64th step, and all stop together.
 
     :param model: the algorithm.
     :param n_steps: steps in the buffer.
     :return: ``False`` if one of them asked to stop; the next rollout then goes on where this one was left.
     """
     hooks = getattr(model, "between_steps", ())
-    if not hooks:
+    shards = getattr(model, "_shards", None)
+    if not hooks if shards is None else n_steps % STEPS_BETWEEN_QUESTIONS:
         return True
     model._paused_at = n_steps
     # All are asked, also after one that wants to stop: it may be the other that saves.
-    answers = [hook() for hook in hooks]
-    if not all(answers):
+    is_to_go_on = all([hook() for hook in hooks])
+    if not is_to_go_on if shards is None else shards.any(not is_to_go_on):
         return False
     model._paused_at = None
     return True

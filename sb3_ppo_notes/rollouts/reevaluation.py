@@ -33,7 +33,8 @@ def distribution_of(buffer: Any, policy: Any, batch_size: int | None) -> tuple[t
     :return: ``[T·B, ...]`` each, in the buffer's order.
     """
     set_training_mode(policy, False)
-    portions = list(MinibatchSampler(buffer, batch_size or PORTION).portions())
+    sampler = MinibatchSampler(buffer, batch_size or PORTION)
+    portions = [portion for part in buffer.parts for portion in sampler.portions(part)]
     chunks = [parameters_of(policy, part.observations, part.action_masks, part.recurrence) for part in portions]
     set_training_mode(policy, True)
     back = th.argsort(th.cat([part.rows for part in portions]))
@@ -49,7 +50,8 @@ def mean_kl_from_old(buffer: Any, policy: Any, batch_size: int | None) -> float:
     :return: nats.
     """
     formulas: Any = formulas_of(policy)
-    return formulas.kl(buffer.old_parameters, distribution_of(buffer, policy, batch_size)).mean().item()  # type: ignore[no-any-return]
+    kl: th.Tensor = formulas.kl(buffer.old_parameters, distribution_of(buffer, policy, batch_size))
+    return buffer.mean_over_shards(kl)  # type: ignore[no-any-return]
 
 
 def recompute_advantages(buffer: Any, policy: Any) -> None:

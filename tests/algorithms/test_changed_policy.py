@@ -167,6 +167,28 @@ def test_a_hook_that_switches_compiling_off_is_named_with_whose_it_is(where, cap
     assert caplog.messages == [expected]
 
 
+@pytest.mark.parametrize("where", [where for where in HOOKS if "forward" in where])
+def test_an_eager_step_names_the_hook_too_and_not_what_follows_from_it(where):
+    """A policy that must be called as a whole evaluates actions by itself: true, and no help to whoever put it there."""
+    model = eager("discrete")
+    handle = HOOKS[where](model.policy)
+    try:
+        learn(model, 64)
+        reason = model.engine.report().steps["both"].reason
+    finally:
+        handle.remove()
+    assert reason == f"{where} (tests.algorithms.test_changed_policy.wandbs_hook)"
+
+
+def test_a_watch_over_everything_is_named_once_and_counted():
+    model = eager("discrete")
+    model.policy.register_forward_hook(lambda *given: None)
+    for weight in (model.policy.action_net.bias, model.policy.action_net.weight):
+        weight.register_hook(wandbs_hook)
+    test = "tests.algorithms.test_changed_policy.test_a_watch_over_everything_is_named_once_and_counted"
+    assert own_code_of(model.policy) == f"the policy has a forward hook ({test}), the first of 3 hooks"
+
+
 class OwnTanh(nn.Module):
     def forward(self, features):
         return features.tanh()

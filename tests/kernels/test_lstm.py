@@ -20,7 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.lstm import lstm_gates, lstm_step, lstm_step_gradient
-from sb3_ppo_notes.kernels import lstm, lstm_sequences
+from sb3_ppo_notes.kernels import compiled, lstm, lstm_sequences
+from sb3_ppo_notes.kernels.compiled import path_of
 from sb3_ppo_notes.kernels.lstm import Library, Memory
 from sb3_ppo_notes.rules import EarlyStop, UpdateRule
 
@@ -40,7 +41,7 @@ LAYOUTS = {
 
 @pytest.fixture(params=LEVELS, ids=lambda level: ("plain", "avx2", "avx512")[level])
 def every_level(request, monkeypatch):
-    monkeypatch.setattr(lstm, "LIBRARY", Library(lstm._path(), request.param))
+    monkeypatch.setattr(lstm, "LIBRARY", Library(path_of("kernels._lstm"), request.param))
 
 
 @pytest.fixture(autouse=True)
@@ -460,7 +461,7 @@ def test_what_was_built_from_another_source_is_not_called(source, tmp_path, monk
     subprocess.run([COMPILER, "-shared", "-fPIC", "-o", library, tmp_path / "old.c"], check=True)
     with pytest.raises(OSError, match="was built from another version's source"):
         Library(str(library))
-    monkeypatch.setattr(lstm, "find_spec", lambda _: type("Spec", (), {"origin": str(library)}))
+    monkeypatch.setattr(compiled, "find_spec", lambda _: type("Spec", (), {"origin": str(library)}))
     assert lstm._load() is None
     assert "recurrent policies train at PyTorch's speed" in caplog.text
 
@@ -468,8 +469,8 @@ def test_what_was_built_from_another_source_is_not_called(source, tmp_path, monk
 def installed(monkeypatch, *files_of_each):
     """Nothing beside the sources, and these distributions installed."""
     made = [SimpleNamespace(files=files) for files in files_of_each]
-    monkeypatch.setattr(lstm, "find_spec", lambda _: None)
-    monkeypatch.setattr(lstm.metadata, "distributions", lambda name: made)
+    monkeypatch.setattr(compiled, "find_spec", lambda _: None)
+    monkeypatch.setattr(compiled.metadata, "distributions", lambda name: made)
 
 
 def test_that_nothing_was_built_is_said_once_when_it_matters(monkeypatch, caplog):
@@ -498,7 +499,7 @@ def test_what_was_never_built_is_nothing_to_complain_about(files_of_each, monkey
 @built
 def test_from_a_checkout_the_installed_code_is_found(monkeypatch):
     """``python -m sb3_ppo_notes`` in a checkout runs its sources, though the package is installed elsewhere."""
-    built_here = PurePath(lstm._path())
+    built_here = PurePath(path_of("kernels._lstm"))
 
     class Installed(PackagePath):
         def locate(self):

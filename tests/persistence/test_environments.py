@@ -11,7 +11,7 @@ from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
-from sb3_ppo_notes import NotesPPO
+from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.callbacks import StopWhenAllSucceeded
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.persistence import Restorable, load_checkpoint
@@ -270,6 +270,17 @@ def test_other_arguments_are_refused(arguments, message, tmp_path):
         load_checkpoint(tmp_path, cart_poles(), **arguments)
     same = load_checkpoint(tmp_path, cart_poles(), gamma=0.99, clip_range=0.2, verbose=0, policy_kwargs={})
     assert same.gamma == 0.99
+
+
+def test_another_class_than_the_checkpoints_is_refused(tmp_path):
+    class OfOurOwn(NotesPPO):
+        pass
+
+    run_to(NotesPPO("MlpPolicy", cart_poles(), **SMALL), 10, tmp_path)
+    with pytest.raises(ValueError, match="^algorithm must be NotesPPO as in the checkpoint to resume, got NotesA2C"):
+        load_checkpoint(tmp_path, cart_poles(), algorithm=NotesA2C)
+    for algorithm in (NotesPPO, OfOurOwn):
+        assert type(load_checkpoint(tmp_path, cart_poles(), algorithm=algorithm)) is algorithm
 
 
 def falling(progress):

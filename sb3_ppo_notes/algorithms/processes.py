@@ -1,0 +1,212 @@
+"""A model in a training on several processes: its share of the environments, what all of them must agree on, and what
+only one of them does.
+"""
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import (
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    EventCallback,
+    ProgressBarCallback,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ppo_notes.envs import ShardedVecEnv
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
+from sb3_ppo_notes.processes import Group, Shards
+from sb3_ppo_notes.rollouts import NotesRolloutBuffer
+
+#: Updates between two comparisons of the weights.
+UPDATES_BETWEEN_COMPARISONS = 100
+#: Arguments that may differ from process to process.
+OF_ONE_PROCESS = {"env", "processes", "verbose", "tensorboard_log", "device", "policy", "_init_setup_model"}
+#: SB3's callbacks that only report, or write files: the first process has them alone.
+REPORTING = (CheckpointCallback, EvalCallback, ProgressBarCallback)
+
+
+def check_processes(name: str, value: Any) -> None:
+    """Refuse what is no group of processes.
+
+    :param name: of the argument.
+    :param value: of the argument.
+    :raises TypeError: if it is neither ``None``, nor ``"auto"``, nor a group.
+    """
+    if value is not None and value != "auto" and not all(hasattr(value, each) for each in ("rank", "size", "gather")):
+        raise InvalidTypeError(f"{name} must be None, 'auto' or a Group, got {type(value).__name__} {value!r}")
+
+
+def make_shards(group: Group, n_shards: int | None, seed: int | None) -> Shards:
+    """The shards of a training; all processes call this together.
+
+    :param group: of the processes.
+    :param n_shards: of all, ``None`` for one a process.
+    :param seed: of all; ``None`` lets the first process draw one.
+    :return: those of this process.
+    :raises ValueError: if the processes were given different seeds.
+    """
+    drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+    seeds = group.gather((seed, drawn))
+    if len({given for given, _ in seeds}) > 1:
+        raise InvalidValueError(f"seed must be the same in all processes, got {[given for given, _ in seeds]}")
+    return Shards(group, n_shards, seeds[0][1])
+
+
+def check_same_arguments(group: Group, arguments: Mapping[str, Any]) -> None:
+    """Refuse processes that were given different arguments.
+
+    :param group: of the processes.
+    :param arguments: values by name.
+    :raises ValueError: naming the first argument that differs.
+    """
+    plain = (bool, int, float, str, type(None))
+    mine = {name: value for name, value in arguments.items() if name not in OF_ONE_PROCESS and isinstance(value, plain)}
+    everybodys = group.gather(mine)
+    for name in mine:
+        values = [each.get(name) for each in everybodys]
+        if any(value != values[0] for value in values):
+            raise InvalidValueError(f"{name} must be the same in all processes, got {values}")
+
+
+def share_of(env: Any, shards: Shards) -> Any:
+    """The environments of this process.
+
+    :param env: its share: a vectorised environment, of several shards a :class:`ShardedVecEnv`; or an id, of which each
+        shard gets one environment.
+    :param shards: of the training.
+    :return: an environment with a part for each shard.
+    :raises ValueError: if it cannot be divided.
+    """
+    n_own = len(shards.own)
+    if n_own == 1:
+        return env
+    if isinstance(env, str):
+        return ShardedVecEnv([make_vec_env(env) for _ in shards.own])
+    if isinstance(env, VecEnv) and len(getattr(env.unwrapped, "shards", ())) == n_own:
+        return env
+    raise InvalidValueError(
+        f"env must be a ShardedVecEnv of {n_own} vectorised environments, one for each shard of this process "
+        f"(shards={shards.n_shards} on {shards.group.size} processes), got {type(env).__name__}"
+    )
+
+
+def check_division(model: Any, shards: Shards) -> None:
+    """Refuse sizes that cannot be divided among the shards.
+
+    :param model: built, but for its networks.
+    :param shards: of the training.
+    :raises ValueError: naming the argument.
+    """
+    n_envs = shards.group.gather(model.n_envs)
+    if len(set(n_envs)) > 1:
+        raise InvalidValueError(f"env must have equally many environments in all processes, got {n_envs}")
+    if model.batch_size is not None and model.batch_size % shards.n_shards:
+        raise InvalidValueError(
+            f"batch_size must be a multiple of the number of shards, which is {shards.n_shards}, got {model.batch_size}"
+            " (it is that of the whole training)"
+        )
+    if model.use_sde and len(shards.own) > 1:
+        raise InvalidValueError("use_sde must be False where a process holds several shards, got True")
+    kind = model.rollout_buffer_class
+    if not issubclass(kind, NotesRolloutBuffer) or kind.get is not NotesRolloutBuffer.get:
+        raise InvalidValueError(
+            f"rollout_buffer_class must be NotesRolloutBuffer with several processes, got {kind.__name__}"
+        )
+
+
+def seed_share(env: VecEnv | None, shards: Shards) -> None:
+    """Seed this process's environments as one process with all of them would, and the generators that are nobody's.
+
+    :param env: of this process.
+    :param shards: of the training.
+    """
+    first = shards.own.start
+    numpy_seed, python_seed = np.random.SeedSequence(shards.seed, spawn_key=(first, 1)).generate_state(2)
+    np.random.seed(int(numpy_seed))  # noqa: NPY002 (wrappers of somebody's own draw from it)
+    random.seed(int(python_seed))
+    if env is not None:
+        env.seed(shards.seed + first * (env.num_envs // len(shards.own)))
+
+
+def silence(model: Any) -> None:
+    """Take from a model everything that it would print or log.
+
+    :param model: of a process that is not the first.
+    """
+    model.verbose = 0
+    model.tensorboard_log = None
+    model.set_logger(Logger(folder=None, output_formats=[]))
+
+
+def without_reports(callback: Any) -> Any:
+    """A callback without those inside it that only report, or write files.
+
+    :param callback: what ``learn`` was given.
+    :return: the same kind of thing, possibly ``None``.
+    """
+    if isinstance(callback, CallbackList):
+        callback.callbacks = without_reports(callback.callbacks)
+        return callback
+    if isinstance(callback, list):
+        kept = [without_reports(each) for each in callback]
+        return [each for each in kept if each is not None]
+    if isinstance(callback, REPORTING) or getattr(callback, "is_of_one_process", False):
+        return None
+    if type(callback).__module__.startswith("stable_baselines3.") and isinstance(callback, EventCallback):
+        return None if without_reports(callback.callback) is None else callback
+    return callback
+
+
+def digest_of(policy: Any) -> str:
+    """A number that two policies share if their weights and buffers are the same, to the bit.
+
+    :param policy: any module.
+    :return: SHA-256, hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in policy.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Episodes:
+    """The episodes that ended in this process's shards since the last rollout ended.
+
+    :param shards: of the training.
+    """
+
+    def __init__(self, shards: Shards):
+        self.shards = shards
+        self.pending: list[list[tuple[str, Any]]] = [[] for _ in shards.own]
+
+    def add(self, infos: Sequence[Mapping[str, Any]], dones: Any) -> None:
+        """Note what ended in a step, as SB3's ``_update_info_buffer`` does.
+
+        :param infos: of each environment.
+        :param dones: ``[B]``, where an episode ended.
+        """
+        for pending, part in zip(self.pending, self.shards.split(len(infos)), strict=True):
+            for index in range(part.start, part.stop):
+                if (episode := infos[index].get("episode")) is not None:
+                    pending.append(("episode", episode))
+                if (success := infos[index].get("is_success")) is not None and dones is not None and dones[index]:
+                    pending.append(("success", success))
+
+    def merge_into(self, model: Any) -> None:
+        """Put the episodes of all shards into a model's statistics; all processes call this together.
+
+        :param model: whose ``ep_info_buffer`` and ``ep_success_buffer`` grow.
+        """
+        buffers = {"episode": model.ep_info_buffer, "success": model.ep_success_buffer}
+        for pending in self.shards.gather(self.pending):
+            for name, value in pending:
+                buffers[name].append(value)
+        self.pending = [[] for _ in self.shards.own]
