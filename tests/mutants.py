@@ -1599,7 +1599,7 @@ MUTANTS = [
         """    import_packages(run.imports)
 """,
         "",
-        OPTIONS + "test_a_model_is_built_and_evaluated_in_the_same_environments",
+        OPTIONS + "test_a_configuration_may_name_a_package_in_one_word",
     ),
     Mutant(
         "a word that is there twice",

@@ -11,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from packaging.requirements import Requirement
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 #: Checks that a row passes, in the words of the table.
 EQUAL, LEAN, COMPILED, RESUMED = "equal to stock", "LeanVecEnv", "compile", "resume"
@@ -30,7 +32,8 @@ class Family(NamedTuple):
     :param limits: what does not work, and why.
     :param checks: what was compared, and was as it should be.
     :param policy: ``None`` for the one that the observations suggest.
-    :param build: makes environments where there is no id: a ``VecEnv``, or what our classes adapt.
+    :param build: makes environments where there is no id: a ``VecEnv``, of the class that it is given if it takes one;
+        or what our classes adapt.
     :param arguments: of both algorithms, beside the test's.
     """
 
@@ -43,7 +46,7 @@ class Family(NamedTuple):
     limits: str = ""
     checks: tuple[str, ...] = ALL
     policy: str | None = None
-    build: Callable[[], Any] | None = None
+    build: Callable[..., Any] | None = None
     arguments: Mapping[str, Any] = MappingProxyType({})
 
     @property
@@ -88,10 +91,18 @@ class ConnectFour(gym.Env):
         return self.game.observe(self.me)["observation"], float(self.game.rewards[self.me]), is_over, False, {}
 
 
-def connect_four() -> Any:
-    from stable_baselines3.common.env_util import make_vec_env
+def connect_four(kind: type[VecEnv] = DummyVecEnv) -> Any:
+    return make_vec_env(ConnectFour, n_envs=2, seed=0, vec_env_cls=kind)
 
-    return make_vec_env(ConnectFour, n_envs=2, seed=0)
+
+def deep_sea(kind: type[VecEnv] = DummyVecEnv) -> Any:
+    import mo_gymnasium
+    from mo_gymnasium.wrappers import LinearReward
+
+    def one() -> Any:
+        return LinearReward(mo_gymnasium.make("deep-sea-treasure-v0"), np.array([0.8, 0.2]))
+
+    return make_vec_env(one, n_envs=2, seed=0, vec_env_cls=kind)
 
 
 def pistons() -> Any:
@@ -201,9 +212,11 @@ FAMILIES = [
         ("mo_gymnasium",),
         ("mo-gymnasium",),
         "1.3.2",
-        "--env mo_gymnasium:deep-sea-treasure-v0 --wrapper mo_gymnasium.wrappers:LinearReward",
-        "a reward of several numbers needs a wrapper that makes one of them; other weights are a NumPy array, which no "
-        "word is: subclass the wrapper",
+        'make_vec_env(lambda: LinearReward(mo_gymnasium.make("deep-sea-treasure-v0"), np.array([0.8, 0.2])))',
+        "a reward of several numbers must be made one before `Monitor` sees it, which `--wrapper`, as rl_zoo3's, is "
+        "around: give a function, or register it under an id",
+        build=deep_sea,
+        policy="MlpPolicy",
     ),
     Family(
         "PettingZoo, connect_four with masks",
@@ -213,7 +226,7 @@ FAMILIES = [
         "1.27.0",
         'NotesPPO("MlpPolicy", make_vec_env(YourGame, 8), action_masking=True)',
         "a game of several players is an environment of your own, with a method `action_masks`",
-        checks=(MASKABLE, COMPILED, RESUMED),
+        checks=(MASKABLE, LEAN, COMPILED, RESUMED),
         build=connect_four,
         policy="MlpPolicy",
         arguments=MappingProxyType({"action_masking": True}),

@@ -12,8 +12,10 @@ from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.configs.build import build_model, make_environments, suggest_policy
 from sb3_ppo_notes.configs.environments import EnvironmentOptions
 from sb3_ppo_notes.configs.run_config import resolve_config
+from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.envs.make import as_vec_env
 from sb3_ppo_notes.persistence import load_checkpoint, save_checkpoint
+from tests.engine.test_compile import STEADY
 from tests.envs.families import COMPILED, EQUAL, FAMILIES, LEAN, MASKABLE, RESUMED
 
 SMALL = dict(n_steps=64, batch_size=32, n_epochs=2, learning_rate=3e-4, seed=0, device="cpu")
@@ -58,8 +60,10 @@ class Trial:
         env = as_vec_env(self.environments())
         return weights(self.model(algorithm, env, **arguments).learn(STEPS))
 
-    def trained_by_command(self):
-        """As ``train`` does it: in LeanVecEnv."""
+    def trained_in_lean(self):
+        """With an id as ``train`` does it."""
+        if self.family.build:
+            return weights(self.model(env=self.family.build(LeanVecEnv)).learn(STEPS))
         hyperparameters = {name: SMALL[name] for name in ("n_steps", "batch_size", "n_epochs", "learning_rate")}
         said = {"env": self.env, "n_envs": N_ENVS, "hyperparameters": hyperparameters, **self.data}
         config, _ = resolve_config(None, said | {"policy": self.family.policy})
@@ -94,11 +98,12 @@ def test_each_row_is_as_the_table_says(family, tmp_path):
     if MASKABLE in family.checks:
         assert (ours - trial.trained(MaskablePPO)).abs().max() < 1e-6
     if LEAN in family.checks:
-        assert th.equal(ours, trial.trained_by_command())
+        assert th.equal(ours, trial.trained_in_lean())
     if RESUMED in family.checks:
         assert th.equal(ours, trial.resumed(tmp_path))
     if COMPILED in family.checks:
-        assert (ours - trial.trained(compile=True)).abs().max() < 1e-5
+        steady = dict(policy_kwargs=STEADY)
+        assert (trial.trained(**steady) - trial.trained(compile=True, **steady)).abs().max() < 1e-5
 
 
 def test_rows_have_a_name_each_and_words_that_are_read():

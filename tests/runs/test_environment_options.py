@@ -158,6 +158,7 @@ def test_a_function_that_makes_an_environment_imports_what_registers_it_in_anoth
 def test_a_configuration_may_name_a_package_in_one_word(tmp_path):
     (tmp_path / "c.yaml").write_text("env: Strange-v0\nimports: strange_package\nenv_kwargs: {goal: [1, 2]}\n")
     assert resolve_config("c.yaml", {})[0].imports == ["strange_package"]
+    assert "Strange-v0" in gym.registry
     (tmp_path / "d.yaml").write_text("imports: [3]\n")
     with pytest.raises(TypeError, match=r"^imports must be a list of names, got \[3\]$"):
         resolve_config("d.yaml", {})
