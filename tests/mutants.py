@@ -23,6 +23,8 @@ CONTRACT = "tests/algorithms/test_contract.py::"
 RULES = "tests/recipes/test_rules.py::"
 MASKS = "tests/policies/test_masks.py::"
 RECURRENT = "tests/policies/test_recurrent.py::"
+EXPORT = "tests/export/test_export.py::"
+MATRIX = "tests/export/test_matrix.py::test_files_of_torch_play_as_predict_does"
 CONTRIB = "tests/policies/test_contrib_interface.py::"
 FILES = "tests/parity/test_files.py::"
 LSTM = "tests/kernels/test_lstm.py::"
@@ -41,8 +43,11 @@ VERDICTS = "tests/runs/test_compare_verdict.py::"
 RUNS = "tests/runs/test_compare_runs.py::"
 PERSISTENCE = "tests/persistence/"
 RESUME = PERSISTENCE + "test_resume.py::test_a_run_cut_at_a_random_step_equals_the_straight_run"
+HUB = "tests/runs/test_hub.py::"
+TRACKING = "tests/runs/test_tracking.py::"
 ENVIRONMENT_ERRORS = "tests/runs/test_environment_errors.py::"
 TRAIN_RESUME = "tests/runs/test_train_resume.py::"
+ZOO = "tests/test_zoo.py::"
 
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
@@ -50,6 +55,9 @@ BUFFERS = "tests/rollouts/test_buffers.py::"
 MAKE = "tests/envs/test_make.py::"
 TENSORS = "tests/envs/test_torch_vec_env.py::"
 OPTIONS = "tests/runs/test_environment_options.py::"
+GROUP = "tests/processes/test_group.py::"
+FAILURES = "tests/processes/test_failures.py::"
+TORCHRUN = "tests/processes/test_torchrun.py::"
 
 MUTANTS = [
     Mutant(
@@ -272,8 +280,8 @@ MUTANTS = [
     Mutant(
         "minibatches never shuffled",
         "rollouts/minibatches.py",
-        "np.random.permutation(self.n_samples) if is_shuffled else",
-        "np.arange(self.n_samples) if is_shuffled else",
+        "order = permutation(n_samples)",
+        "order = np.arange(n_samples)",
         STOCK + "test_ppo_is_bit_for_bit_stock[cartpole_4_envs]",
     ),
     Mutant(
@@ -455,7 +463,7 @@ MUTANTS = [
     Mutant(
         "sequential means environment by environment",
         "rollouts/minibatches.py",
-        ".reshape(self.buffer.n_envs, self.buffer.buffer_size).T.ravel()",
+        ".reshape(n_envs, n_steps).T.ravel()",
         ".ravel()",
         "tests/recipes/test_against_originals.py::test_skrl_update_equals_skrls_own_code",
     ),
@@ -486,6 +494,62 @@ MUTANTS = [
         "nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)",
         "nonterminal = (0.0 * episode_starts.float() + 1.0).reshape(1, n, 1)",
         RECURRENT + "test_an_episodes_start_forgets_everything",
+    ),
+    Mutant(
+        "an exported policy's observations are not clipped",
+        "export/observations.py",
+        ".clamp(-self.clip, self.clip)",
+        "",
+        MATRIX + "_whatever_the_policy[normalised]",
+    ),
+    Mutant(
+        "in an exported file the frames before the first are zeros, though frames are normalised",
+        "export/observations.py",
+        "            before = (mean.transpose(1, 2, 0) if is_transposed else mean).astype(dtype)\n",
+        "",
+        MATRIX + "[normalised, then stacked]",
+    ),
+    Mutant(
+        "an exported policy's actions are not stretched to the bounds",
+        "export/actor.py",
+        "if self.policy.squash_output:",
+        "if False:",
+        MATRIX + "_whatever_the_policy[beta]",
+    ),
+    Mutant(
+        "an exported policy is not asked for allowed actions",
+        "export/actor.py",
+        "inputs.get(MASKS)",
+        "None",
+        MATRIX + "[Mlp masked]",
+    ),
+    Mutant(
+        "a file that differs from predict is written all the same",
+        "export/exporter.py",
+        "if not differences[worst] <= TOLERANCE:",
+        "if False:",
+        EXPORT + "test_a_file_that_differs_is_not_left_on_the_disk",
+    ),
+    Mutant(
+        "a file is given the memory that predict has",
+        "export/check.py",
+        'self.memory = {name.removeprefix("next_"): array for name, array in outputs.items()}',
+        "pass",
+        EXPORT + "test_what_plays_alike_passes",
+    ),
+    Mutant(
+        "NaN is no difference",
+        "export/check.py",
+        "return float(np.maximum(one, other))",
+        "return max(one, other)",
+        EXPORT + "test_a_difference_in_any_output_is_seen[nan-value]",
+    ),
+    Mutant(
+        "exporting leaves the normaliser frozen",
+        "export/check.py",
+        "            wrapper.training = was\n",
+        "            pass\n",
+        EXPORT + "test_the_model_is_as_before_and_learns_on",
     ),
     Mutant(
         "of sb3-contrib's sequences each step begins with the first one's states",
@@ -1300,6 +1364,48 @@ MUTANTS = [
         CHANGED_BY_WATCHER + "test_a_policy_that_was_changed_is_stocks_when_compiled[other_epsilon-a2c-between]",
     ),
     Mutant(
+        "a tracker draws from the training's random generators",
+        "runs/train/tracking.py",
+        "with preserve_generators(), contextlib.redirect_stdout(sys.stderr):",
+        "with contextlib.redirect_stdout(sys.stderr):",
+        TRACKING + "test_a_tracker_gets_every_number_of_the_csv_and_changes_nothing[wandb]",
+    ),
+    Mutant(
+        "a run that raised is finished to a tracker",
+        "runs/train/tracking.py",
+        '    outcome = "failed"\n',
+        '    outcome = "finished"\n',
+        TRACKING + "test_a_run_that_raises_is_ended_as_failed[mlflow]",
+    ),
+    Mutant(
+        "a tracker is online unless it is told otherwise",
+        "runs/train/tracking.py",
+        'mode=None if "WANDB_MODE" in chosen else "offline",',
+        "mode=None,",
+        TRACKING + "test_the_environment_says_where_to",
+    ),
+    Mutant(
+        "a card's model is measured on other episodes than the card's code",
+        "runs/hub/command.py",
+        "        env.seed(seed)\n",
+        "        env.seed(seed + 1)\n",
+        HUB + "test_the_code_on_the_card_repeats_the_evaluation_of_the_run[pendulum]",
+    ),
+    Mutant(
+        "a folder that could not be filled stays",
+        "runs/hub/command.py",
+        "            shutil.rmtree(beside, ignore_errors=True)\n",
+        "            pass\n",
+        HUB + "test_a_folder_that_could_not_be_filled_does_not_appear",
+    ),
+    Mutant(
+        "an environment that is normalised by nothing plays a trained model",
+        "configs/build.py",
+        "    elif normalizer_statistics(env) is not None:\n",
+        "    elif False:\n",
+        HUB + "test_normalised_environments_are_not_made_without_what_was_learned",
+    ),
+    Mutant(
         "hooks are named by what follows from them",
         "engine/engine.py",
         "        if hooks is not None:\n",
@@ -1317,8 +1423,8 @@ MUTANTS = [
     Mutant(
         "masks that are switched on later meet a list without any",
         "engine/recorded.py",
-        "kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)",
-        "kind = len(minibatch.returns), ()",
+        "kind = minibatch.returns.shape[0], tuple(tensor.dtype for tensor in tensors)",
+        "kind = minibatch.returns.shape[0], ()",
         CHANGED_BY_WATCHER + "test_masks_that_are_switched_on_later_are_heard[False]",
     ),
     Mutant(
@@ -1499,6 +1605,69 @@ MUTANTS = [
         REACHED + "test_a_schedule_with_a_state_is_asked_as_often_as_by_stock[counting-clip_range]",
     ),
     Mutant(
+        "a word with a dot forgets what stands beside it",
+        "configs/assignments.py",
+        "dict(inner) if isinstance(inner, Mapping) else {}",
+        "{}",
+        "tests/configs/test_assignments.py::test_a_configuration_is_the_ground_on_which_words_stand",
+    ),
+    Mutant(
+        "--compile is taken and not used",
+        "runs/train/command.py",
+        'assignments += [] if self.compile is None else [f"compile={self.compile}"]',
+        "assignments += []",
+        "tests/runs/test_train.py::test_compile_is_a_hyperparameter_with_an_option_of_its_own",
+    ),
+    Mutant(
+        "help speaks of a default of None",
+        "runs/options.py",
+        'hint = "" if field.default in UNSAID else None',
+        "hint = None",
+        "tests/runs/test_options.py::test_help_fits_a_terminal_and_speaks_of_no_types_of_ours",
+    ),
+    Mutant(
+        "bold counts as letters where help is folded",
+        "runs/options.py",
+        'return len(re.sub(r"\\x1b\\[[\\d;]*m", "", line))',
+        "return len(line)",
+        "tests/runs/test_options.py::test_a_long_line_is_folded_by_what_is_seen_of_it",
+    ),
+    Mutant(
+        "study's options are taken for those of the package",
+        "runs/study.py",
+        'return words[1:] if words[:1] == ["study"] else None',
+        "return None",
+        "tests/runs/test_study.py::test_words_of_the_process_are_taken_if_none_are_given",
+    ),
+    Mutant(
+        "an agent that rl_zoo3 plays is not told what is allowed",
+        "zoo.py",
+        "return predictor(model, self.played)",
+        "return model",
+        ZOO + "test_an_agent_with_masks_plays_under_masks",
+    ),
+    Mutant(
+        "rl_zoo3 plays an agent with masks where there are none",
+        "zoo.py",
+        "if model.action_masking and not self.played.has_attr(METHOD):",
+        "if False:",
+        ZOO + "test_an_agent_with_masks_does_not_play_where_there_are_none",
+    ),
+    Mutant(
+        "evaluations of rl_zoo3's trials are not masked",
+        "zoo.py",
+        "bases = (manager.TrialEvalCallback, MaskableEvalCallback)",
+        "bases = (manager.TrialEvalCallback,)",
+        ZOO + "test_evaluations_are_masked",
+    ),
+    Mutant(
+        "a name that rl_zoo3 no longer has is not looked for",
+        "zoo.py",
+        "if not hasattr(zoo[module], name):",
+        "if False:",
+        ZOO + "test_a_name_that_rl_zoo3_no_longer_has_is_named",
+    ),
+    Mutant(
         "a checkpoint is resumed as the other algorithm",
         "persistence/checkpoint.py",
         "if algorithm is not None and not issubclass(algorithm, ours.get(name, algorithm)):",
@@ -1607,5 +1776,92 @@ MUTANTS = [
         "        if not isinstance(place, dict) or name in place:",
         "        if not isinstance(place, dict):",
         "tests/configs/test_words.py::test_a_name_has_one_value",
+    ),
+    Mutant(
+        "vectors of processes lie in another order than their ranks",
+        "processes/shared_memory.py",
+        "4 * self.rank * length",
+        "4 * (self.size - 1 - self.rank) * length",
+        GROUP + "test_memory_and_sockets_give_the_same_bits_in_the_order_of_ranks",
+    ),
+    Mutant(
+        "the next exchange overwrites what the last one gave",
+        "processes/shared_memory.py",
+        "self._turn % BUFFERS, :",
+        "0, :",
+        GROUP
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-1000-17]",
+    ),
+    Mutant(
+        "a rank says that it has come before its numbers have",
+        "processes/_shared.c",
+        "    memcpy(place, source, size);\n",
+        "    atomic_store_explicit(&own->turn, turn, memory_order_release);\n    memcpy(place, source, size);\n",
+        GROUP
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[2-200-200000]",
+    ),
+    Mutant(
+        "who waits looks only at the first rank",
+        "processes/_shared.c",
+        "for (int rank = 0; rank < n_ranks; rank++)",
+        "for (int rank = 0; rank < 1; rank++)",
+        GROUP
+        + "test_whoever_sees_that_a_rank_has_come_sees_its_numbers_and_keeps_them_for_one_more_exchange[3-1000-17]",
+    ),
+    Mutant(
+        "a failure is told without its traceback",
+        "processes/failures.py",
+        '{error}\\n\\nIn rank {self.rank}: {lines}"',
+        '{error}"',
+        FAILURES + "test_an_exception_is_raised_in_all_with_its_own_words_and_traceback[2-0-gloo]",
+    ),
+    Mutant(
+        "a failure is not told",
+        "processes/failures.py",
+        "return self.report(Failure([self.rank], text, is_silent=False))",
+        "return Failure([self.rank], text, is_silent=False)",
+        FAILURES + "test_an_exception_is_raised_in_all_with_its_own_words_and_traceback[3-1-shared memory]",
+    ),
+    Mutant(
+        "nobody sees that a process has ended",
+        "processes/failures.py",
+        "return [rank for rank, end in self._ends.items() if end in ended]",
+        "return []",
+        FAILURES + "test_a_process_that_is_killed_is_named[3-1-shared memory]",
+    ),
+    Mutant(
+        "who fails does not wait until the others have heard of it",
+        "processes/failures.py",
+        "while informed <= len(others) and",
+        "while False and",
+        FAILURES + "test_who_fails_waits_until_the_others_have_heard_of_it[gloo]",
+    ),
+    Mutant(
+        "processes that are started again meet where the first have failed",
+        "processes/distributed.py",
+        'token = f"sb3_ppo_notes/{uuid4().hex}"',
+        'token = f"sb3_ppo_notes/{rank}"',
+        TORCHRUN + "test_started_again_they_meet_again",
+    ),
+    Mutant(
+        "nobody sees that torchrun's agent has ended",
+        "processes/failures.py",
+        "return self._agent not in (None, os.getppid())",
+        "return False",
+        TORCHRUN + "test_the_processes_end_when_the_agent_is_killed[gloo]",
+    ),
+    Mutant(
+        "a process that waits serves no signals",
+        "processes/distributed.py",
+        "while not is_done(PATIENCE):",
+        "while not is_done(3600.0):",
+        GROUP + "test_signals_are_served_while_a_process_waits[gloo]",
+    ),
+    Mutant(
+        "processes that differ are not compared",
+        "processes/group.py",
+        "if each != usual]",
+        "if False]",
+        GROUP + "test_processes_that_differ_are_named[gloo]",
     ),
 ]

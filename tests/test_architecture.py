@@ -28,8 +28,10 @@ ROOMS = [
     "callbacks",
     "persistence",
     "configs",
+    "export",
     "notes",
     "runs",
+    "zoo",
 ]
 OUTSIDE = {
     "formulas": {"numpy", "torch"},
@@ -57,6 +59,7 @@ PUBLIC_MODULES = {
     "sb3_ppo_notes.recipes",
     "sb3_ppo_notes.rollouts",
     "sb3_ppo_notes.rules",
+    "sb3_ppo_notes.runs.options",  # commands and their help
 }
 MODULES = [
     name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "sb3_ppo_notes.") if not name.endswith("__main__")
@@ -96,7 +99,7 @@ def check_imports_only_from_rooms_above(path):
             front = {"_version", "_atomic", "charts", "files", "pages"}
             assert module.split(".")[1] in allowed | front, f"{path}: {module}"
         elif module == "sb3_ppo_notes":
-            assert room in ("configs", "notes", "runs"), f"{path}: only they may use the front door"
+            assert room in ("configs", "notes", "runs", "zoo"), f"{path}: only they may use the front door"
 
 
 def test_algorithms_enter_the_engine_by_its_one_door():
@@ -116,7 +119,7 @@ def test_algorithms_enter_the_engine_by_its_one_door():
         if room_of(path) == "algorithms":
             inside = [module for module in imports_of(path) if module.startswith("sb3_ppo_notes.engine.")]
             assert not inside, f"{path}: {inside}"
-        if room_of(path) in ("persistence", "callbacks", "runs"):
+        if room_of(path) in ("persistence", "callbacks", "export", "runs"):
             assert not any(module.startswith("sb3_ppo_notes.engine") for module in imports_of(path)), path
 
 
@@ -198,10 +201,11 @@ INNER = (
     "sb3_ppo_notes.kernels.",
     "sb3_ppo_notes.processes.",
     "sb3_ppo_notes.runs.",
+    "sb3_ppo_notes.zoo.",
     "tuning.",
 )
 # Rooms of which a user looks up what they export, and nothing else.
-EXPORTING = ("callbacks", "envs", "persistence")
+EXPORTING = ("callbacks", "envs", "export", "persistence")
 
 
 def is_inner(name):

@@ -108,6 +108,8 @@ def test_shell_blocks_run(block, tmp_path):
             (tmp_path / link).symlink_to(ROOT / link)
     script = block.code.replace("python ", f"{sys.executable} ")
     result = run(["bash", "-euc", script], tmp_path)
+    if extra := re.search(r"^error: .*(pip install 'sb3-ppo-notes\[\w+\]')$", result.stderr, flags=re.M):
+        pytest.skip(extra.group(1))  # as a user would be told; .ci/run installs them all
     assert result.returncode == 0, result.stderr
 
 

@@ -42,15 +42,16 @@ def run_tests_against():
         server.stdin.close()
 
 
-def built_again(folder):
+def built_again(file):
     """The code in C of a copy, compiled; where it was never built its mutants cannot be seen."""
-    compiler, libraries = shutil.which("cc") or shutil.which("gcc"), list(folder.glob("_lstm*.so"))
+    source = file.parent / ("_lstm.c" if file.suffix == ".h" else file.name)
+    compiler, libraries = shutil.which("cc") or shutil.which("gcc"), list(file.parent.glob(f"{source.stem}*.so"))
     if compiler is None or not libraries:
         pytest.skip("no C compiler")
     include = f"-I{sysconfig.get_paths()['include']}"
     flags = ["-O2", "-fno-tree-vectorize", "-ffp-contract=fast", "-shared", "-fPIC", include]
     for library in libraries:  # a checkout that was installed by an older version holds two
-        subprocess.run([compiler, *flags, "-o", library, folder / "_lstm.c"], check=True)
+        subprocess.run([compiler, *flags, "-o", library, source], check=True)
 
 
 def copy_of_the_project(folder):
@@ -69,7 +70,7 @@ def test_mutant_is_caught(mutant, tmp_path, run_tests_against):
     assert text.count(mutant.right) == 1, f"{mutant.right!r} stands {text.count(mutant.right)} times in {mutant.file}"
     file.write_text(text.replace(mutant.right, mutant.wrong))
     if file.suffix in (".c", ".h"):
-        built_again(file.parent)
+        built_again(file)
     result = run_tests_against(tmp_path, [mutant.caught_by])
     # 1: tests failed. Anything else (2: interrupted, 4: no such test, 5: nothing collected) proves nothing.
     assert result.code == 1, result.output

@@ -10,9 +10,8 @@ from typing import Any
 if not __package__:  # started as a file: Python then looks for modules in its folder, and not in the one above
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import tyro
-
 from sb3_ppo_notes.rollouts import environment_error
+from sb3_ppo_notes.runs.options import parse_command
 from tuning.commands.run import Run
 from tuning.commands.verbs import Compare, Export, Report, Status
 from tuning.storage.database import close_databases
@@ -29,7 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit code 0 done, 1 stopped by failures, 2 bad input, 130 or 143 after a signal."""
     # Each command is a dataclass: its fields are the options, their docstrings the help, calling it does the work.
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="tuning/study.py", args=arguments)
+    command = parse_command(COMMANDS, "tuning/study.py", arguments)
     try:
         return int(command())
     except (Exception, SystemExit) as error:  # an environment may end the program, too

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -87,7 +88,7 @@ class Metrics:
         losses = th.stack([step.losses for step in steps])  # type: ignore[misc]
         columns = {name: [column] for name, column in zip(LOSSES, losses.unbind(1), strict=False)}
         log_ratios: list[Any] = [step.log_ratio for step in steps]
-        for _, group in groupby(log_ratios, key=len):
+        for _, group in groupby(log_ratios, key=attrgetter("shape")):
             # In one go where they are of one size. A row's mean is summed as a lone vector's is: the same bits.
             for name, values in ratio_statistics(th.stack(list(group)), self.clip_range).items():
                 columns.setdefault(name, []).append(values)

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -19,7 +19,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import update_learning_rate
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ppo_notes.algorithms.arguments import (
     CHECKS,
@@ -35,6 +35,7 @@ from sb3_ppo_notes.algorithms.arguments import (
 from sb3_ppo_notes.algorithms.construction import check_fit, check_keywords, check_policy, check_sizes
 from sb3_ppo_notes.algorithms.logs import dump_last_update, guard_sinks
 from sb3_ppo_notes.algorithms.model_files import ModelFile, save_whole
+from sb3_ppo_notes.algorithms.normalizers import Normalizers
 from sb3_ppo_notes.algorithms.processes import (
     UPDATES_BETWEEN_COMPARISONS,
     Episodes,
@@ -54,6 +55,7 @@ from sb3_ppo_notes.algorithms.watchers import Watchers
 from sb3_ppo_notes.engine import Engine, Phase
 from sb3_ppo_notes.envs.make import as_vec_env, make_env
 from sb3_ppo_notes.envs.restarts import restarts_of
+from sb3_ppo_notes.envs.sharded_vec_env import wrappers_of
 from sb3_ppo_notes.envs.spaces import SUPPORTED, check_spaces
 from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.policies.memory import States
@@ -100,6 +102,7 @@ OF_A_RUN = (
     "_is_learning",
     "_iteration",
     "_last_states",
+    "_normalizers",
     "_paused_at",
     "_run_id",
     "_said_execution",
@@ -151,6 +154,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     _shards: Shards | None = None
     #: Episodes that ended in this process since the last rollout; of several processes only.
     _episodes: Episodes | None = None
+    #: Of the environments, of several processes only.
+    _normalizers: Normalizers | None = None
     #: The rule that was given; ``None`` where SB3's arguments describe it.
     _given_rule: UpdateRule | None = None
     #: Numbers that KL control has arrived at; saved with the model.
@@ -317,6 +322,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self._shards is not None:
             check_division(self, self._shards)
             self._episodes = Episodes(self._shards)
+            self._normalizers = None if self.env is None else Normalizers(self.env, self._shards)
         super()._setup_model()
         if isinstance(self.lr_schedule, AnsweredOnce):  # a subclass may have a schedule of its own
             self.lr_schedule = self.lr_schedule.schedule
@@ -347,6 +353,26 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
                 UserWarning,
                 stacklevel=2,
             )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Learn in other environments, see SB3's ``BaseAlgorithm.set_env``.
+
+        :param env: as many as before, of the same spaces; on several processes this one's share.
+        :param force_reset: whether they begin anew.
+        """
+        super().set_env(env, force_reset)
+        if self._shards is not None and self.env is not None:
+            share_of(self.env, self._shards)
+            self._normalizers = Normalizers(self.env, self._shards)
+
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """The normaliser of the training environments.
+
+        :return: of several shards the first one's; ``None`` if there is none.
+        """
+        if self._shards is None:
+            return super().get_vec_normalize_env()
+        return next((each for each in wrappers_of(self.env) if isinstance(each, VecNormalize)), None)
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -513,6 +539,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         if self._episodes is not None and is_complete:
             self._episodes.merge_into(self)
+        if self._normalizers is not None and is_complete:
+            self._normalizers.merge()
         return is_complete
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
@@ -625,6 +653,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             Phase(self.critic_optimizer, critic, separate.critic.max_grad_norm, separate.critic.n_epochs, "critic"),
         ]
 
+    def _together(self) -> AbstractContextManager[None]:
+        """A context in which several processes learn one model; nothing of one process alone."""
+        return nullcontext() if self._shards is None else self._shards.learning(digest_of(self.policy))
+
     def learn(
         self: SelfAlgorithm,
         total_timesteps: int,
@@ -650,12 +682,10 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         check_that_it_can_learn(self)
         before = self.last_report
-        if self._shards is not None:
-            self._shards.check_equal(digest_of(self.policy), "weights")
-            if not self._shards.is_writer:
-                callback, progress_bar = without_reports(callback), False
-                silence(self)
-        with _naming_checkpoint(self):
+        if self._shards is not None and not self._shards.is_writer:
+            callback, progress_bar = without_reports(callback), False
+            silence(self)
+        with _naming_checkpoint(self), self._together():
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )

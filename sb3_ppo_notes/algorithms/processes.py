@@ -187,6 +187,15 @@ class Episodes:
         self.shards = shards
         self.pending: list[list[tuple[str, Any]]] = [[] for _ in shards.own]
 
+    def copy(self) -> "Episodes":
+        """The same episodes, to which others can be added.
+
+        :return: with lists of its own.
+        """
+        others = Episodes(self.shards)
+        others.pending = [list(each) for each in self.pending]
+        return others
+
     def add(self, infos: Sequence[Mapping[str, Any]], dones: Any) -> None:
         """Note what ended in a step, as SB3's ``_update_info_buffer`` does.
 

@@ -33,6 +33,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_ppo_notes.envs.sharded_vec_env import shards_of, wrappers_of
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.policies.masks import METHOD, collect_masks
@@ -172,7 +173,7 @@ class MaskableEvalCallback(EvalCallback):
             return super()._on_step()
         model, env = self.model, self.eval_env
         if model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, env)
+            sync_envs_normalization(shards_of(self.training_env)[0], env)
         self.model, self.eval_env = _Synchronized(_with_masks(model, env)), BoundedEpisodes(env)  # type: ignore[assignment]
         restore = remember_generators()
         self._is_due = False
@@ -438,20 +439,12 @@ def _with_monitor(env: str | Callable[[], gym.Env]) -> gym.Env:
 
 def _normalizers(env: VecEnv) -> list[VecNormalize | StreamingNormalize]:
     """From the inside to the outside."""
-    return [wrapper for wrapper in _wrappers(env) if isinstance(wrapper, VecNormalize | StreamingNormalize)]
-
-
-def _wrappers(env: VecEnv) -> list[VecEnvWrapper]:
-    wrappers = []
-    while isinstance(env, VecEnvWrapper):
-        wrappers.append(env)
-        env = env.venv
-    return wrappers[::-1]
+    return [wrapper for wrapper in wrappers_of(env)[::-1] if isinstance(wrapper, VecNormalize | StreamingNormalize)]
 
 
 def _wrap_like(env: VecEnv, training_env: VecEnv) -> VecEnv:
     """The wrappers that shape observations, in the training's order. Those of rewards are left out: raw returns."""
-    for wrapper in _wrappers(training_env):
+    for wrapper in wrappers_of(training_env)[::-1]:
         if isinstance(wrapper, VecNormalize | StreamingNormalize):
             env = _copy_frozen(wrapper, env)
         elif isinstance(wrapper, VecFrameStack):
@@ -479,7 +472,8 @@ def _freeze(env: VecEnv, training_env: VecEnv) -> VecEnv:
         wrapper.training = False
         if isinstance(wrapper, VecNormalize):
             wrapper.norm_reward = False
-    is_transposed = is_vecenv_wrapped(training_env, VecTransposeImage) and not is_vecenv_wrapped(env, VecTransposeImage)
+    is_like_training = any(isinstance(wrapper, VecTransposeImage) for wrapper in wrappers_of(training_env))
+    is_transposed = is_like_training and not is_vecenv_wrapped(env, VecTransposeImage)
     return VecTransposeImage(env) if is_transposed else env
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
 from sb3_ppo_notes.configs.environments import import_packages
-from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig
+from sb3_ppo_notes.configs.normalizers import load_normalizer, normalizer_statistics
+from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.configs.tuned import is_atari
 from sb3_ppo_notes.configs.values import constructor_arguments, wrap_function
 from sb3_ppo_notes.envs import LeanVecEnv
@@ -89,6 +91,26 @@ def _training_environments(config: RunConfig) -> VecEnv:
         env = VecNormalize(env, **normalize)
     # In rl_zoo3's order: what is stacked is normalised already.
     return env if config.frame_stack is None else VecFrameStack(env, config.frame_stack)
+
+
+def trained_environments(config: str | Path, normalizer: str | Path | None = None, n_envs: int = 1) -> VecEnv:
+    """Environments that show a trained model what it saw in training; their normaliser learns no more.
+
+    :param config: a run's ``config.yaml``.
+    :param normalizer: its ``normalizer.json``, where it has one.
+    :param n_envs: stepped side by side.
+    :return: behind the wrappers of the configuration, and of its recipe; a ``Monitor`` counts raw rewards.
+    :raises ValueError: for a file that is none, or an environment that cannot be made here.
+    """
+    run = resolve_config(str(config), {"n_envs": n_envs})[0]
+    check_environment(run.env, run.env_kwargs, run.env_wrapper)
+    env = _training_environments(run)
+    env = env if run.recipe is None else RECIPES[run.recipe].wrap(env)
+    if normalizer is not None:
+        load_normalizer(env, Path(normalizer))
+    elif normalizer_statistics(env) is not None:
+        raise InvalidValueError(f"normalizer must be the file of what {config} normalises by, got None")
+    return env
 
 
 def environment_factory(config: RunConfig, render: bool = False) -> Callable[[], gym.Env]:

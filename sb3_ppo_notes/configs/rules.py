@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 import sb3_ppo_notes.rules as rules
 from sb3_ppo_notes.algorithms.schedules import as_schedule
@@ -12,16 +12,19 @@ from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.rules import UpdateRule
 
 
-def rule_as_data(rule: UpdateRule) -> dict[str, Any]:
+def rule_as_data(rule: UpdateRule, *, complete: bool = False) -> dict[str, Any]:
     """A rule as plain values: classes by name with their arguments, linear schedules as ``lin_0.2``.
 
     :param rule: any whose schedules are numbers or lines to 0.
-    :return: by slot; what is as in ``UpdateRule()`` is left out.
+    :param complete: also what is as in ``UpdateRule()``, which is left out else.
+    :return: by slot.
     :raises ValueError: for a schedule that is a function of another kind.
     """
     stock = UpdateRule()
     slots = (field.name for field in dataclasses.fields(UpdateRule))
-    return {slot: _data(getattr(rule, slot)) for slot in slots if getattr(rule, slot) != getattr(stock, slot)}
+    return {
+        slot: _data(getattr(rule, slot)) for slot in slots if complete or getattr(rule, slot) != getattr(stock, slot)
+    }
 
 
 def rule_from_data(data: Any) -> UpdateRule:
@@ -56,6 +59,8 @@ def _data(choice: Any) -> Any:
         return [_data(one) for one in choice]
     if isinstance(choice, FloatSchedule):
         return _data(choice.value_schedule)
+    if isinstance(choice, ConstantSchedule):
+        return choice.val
     if isinstance(choice, LinearSchedule) and choice.end == 0.0 and choice.end_fraction == 1.0:
         return f"lin_{choice.start!r}"
     if dataclasses.is_dataclass(choice):

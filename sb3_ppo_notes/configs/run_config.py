@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -13,8 +12,10 @@ import yaml
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
+from sb3_ppo_notes.configs.assignments import assign
 from sb3_ppo_notes.configs.environments import import_packages
 from sb3_ppo_notes.configs.rules import rule_from_data
+from sb3_ppo_notes.configs.values import with_numbers
 from sb3_ppo_notes.configs.zoo import parse_dict, zoo_config
 from sb3_ppo_notes.envs.make import did_you_mean
 from sb3_ppo_notes.files import versions
@@ -32,6 +33,8 @@ from sb3_ppo_notes.recipes import RECIPES
 ALGORITHMS: dict[str, Any] = {"ppo": NotesPPO, "a2c": NotesA2C}
 PRESETS = files("sb3_ppo_notes") / "configs" / "presets"
 SHIPPED = tuple(sorted(path.name.removesuffix(".yaml") for path in PRESETS.iterdir()))
+#: Experiment trackers that a run can be followed in, by the names of their packages.
+TRACKERS = ("wandb", "mlflow", "trackio", "aim")
 #: Arguments of a constructor that a configuration says elsewhere, or cannot say in YAML.
 NOT_IN_YAML = (
     *("self", "policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"),
@@ -64,6 +67,7 @@ class RunConfig:
     :param n_eval_episodes: of each evaluation.
     :param video_every: environment steps between two videos, ``None`` for no videos.
     :param checkpoint_every: environment steps between two checkpoints, 0 for one at the end only.
+    :param track: one of ``TRACKERS`` that the log goes to besides, ``None`` for none.
     :param versions: of what it was run with; information, nothing depends on it.
     """
 
@@ -87,6 +91,7 @@ class RunConfig:
     n_eval_episodes: int = 20
     video_every: int | None = None
     checkpoint_every: int = 20_000
+    track: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,6 +104,7 @@ class RunConfig:
             check_choice("algo", self.algo, (RECIPES[self.recipe].algorithm,))
         policies = ALGORITHMS[self.algo].policy_aliases
         check_choice("policy", self.policy, (*policies, None))
+        check_choice("track", self.track, (*TRACKERS, None))
         for key in ("total_timesteps", "n_eval_episodes"):
             check_integer(key, getattr(self, key), minimum=1)
         for key in ("seed", "checkpoint_every"):
@@ -109,12 +115,20 @@ class RunConfig:
         for key in ("env_kwargs", "hyperparameters", "versions"):
             if not isinstance(getattr(self, key), dict):
                 raise InvalidTypeError(f"{key} must be names and values, got {getattr(self, key)!r}")
-        known = inspect.signature(ALGORITHMS[self.algo].__init__).parameters
-        check_known("hyperparameters", self.hyperparameters, [name for name in known if name not in NOT_IN_YAML])
+        check_known("hyperparameters", self.hyperparameters, hyperparameter_names(ALGORITHMS[self.algo]))
         if "rule" in self.hyperparameters:
             rule_from_data(self.hyperparameters["rule"])
         if not isinstance(self.normalize, bool):
             check_normalize(self.normalize)
+
+
+def hyperparameter_names(algorithm: Any) -> list[str]:
+    """Arguments of a constructor that a configuration holds as hyperparameters.
+
+    :param algorithm: NotesPPO or NotesA2C.
+    :return: their names.
+    """
+    return [name for name in inspect.signature(algorithm.__init__).parameters if name not in NOT_IN_YAML]
 
 
 def check_normalize(arguments: Any) -> None:
@@ -143,11 +157,14 @@ def check_normalize(arguments: Any) -> None:
 KEYS = tuple(key.name for key in dataclasses.fields(RunConfig))
 
 
-def resolve_config(config: str | None, options: dict[str, Any]) -> tuple[RunConfig, list[str]]:
+def resolve_config(
+    config: str | None, options: dict[str, Any], assignments: Iterable[str] = ()
+) -> tuple[RunConfig, list[str]]:
     """The configuration of a run, from a file and the command line.
 
     :param config: a shipped name, a YAML file, or ``None``.
     :param options: of the command line, which take precedence; ``None`` where nothing was said.
+    :param assignments: ``name=value`` for hyperparameters, which take precedence, too.
     :return: the configuration, its packages imported, and what the user should be told about how it came about.
     :raises ValueError: if it cannot be.
     """
@@ -165,6 +182,9 @@ def resolve_config(config: str | None, options: dict[str, Any]) -> tuple[RunConf
     if values.get("recipe") in RECIPES:
         values.setdefault("algo", RECIPES[values["recipe"]].algorithm)
         values.setdefault("source", f"recipe {values['recipe']}")
+    algorithm = ALGORITHMS.get(values.get("algo", "ppo"))
+    if assignments and algorithm is not None:
+        values = assign(values, assignments, hyperparameter_names(algorithm), KEYS)
     values.setdefault("name", f"{values.get('recipe') or values.get('algo', 'ppo')}-{values.get('env', RunConfig.env)}")
     for key in ("total_timesteps", "n_envs", "eval_every", "video_every", "checkpoint_every"):
         if isinstance(values.get(key), float) and values[key].is_integer():
@@ -239,10 +259,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
         hyperparameters = dict(values["hyperparameters"])
         if isinstance(hyperparameters.get("policy_kwargs"), str):
             hyperparameters["policy_kwargs"] = parse_dict(hyperparameters["policy_kwargs"], "policy_kwargs")
-        for key, value in hyperparameters.items():
-            if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-                hyperparameters[key] = float(value)
-        values["hyperparameters"] = hyperparameters
+        values["hyperparameters"] = with_numbers(hyperparameters)
     return values
 
 

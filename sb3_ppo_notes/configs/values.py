@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +38,23 @@ def linear_start(value: Any) -> float | None:
     """
     schedule = as_schedule(value) if isinstance(value, str) else None
     return schedule.start if isinstance(schedule, LinearSchedule) else None
+
+
+def with_numbers(value: Any) -> Any:
+    """Plain data whose ``1e-4`` (a word in YAML, without a dot) are numbers.
+
+    :param value: anything.
+    :return: a copy.
+
+    >>> with_numbers({"learning_rate": "1e-4", "betas": [0.9, "1e0"], "ent_coef": "lin_1e-4"})
+    {'learning_rate': 0.0001, 'betas': [0.9, 1.0], 'ent_coef': 'lin_1e-4'}
+    """
+    if isinstance(value, dict):
+        return {key: with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(item) for item in value]
+    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
+    return float(value) if is_number else value
 
 
 def constructor_arguments(data: Mapping[str, Any]) -> dict[str, Any]:

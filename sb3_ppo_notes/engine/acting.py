@@ -100,8 +100,9 @@ class CompiledActor(EagerActor):
         self.compiler = compiler
         self.is_compiled = False
         self._tensors: list[th.Tensor] = []
-        #: By the form of what is acted on.
-        self._functions: dict[Any, Any] = {}
+        #: The function, and the form of what it acts on.
+        self._function: Any = None
+        self._form: Any = None
 
     def begin(self, fingerprint: Fingerprint | None = None) -> None:
         """Decide how to act, and find where the weights lie now."""
@@ -112,7 +113,7 @@ class CompiledActor(EagerActor):
 
     def look(self) -> None:
         """Read how the policy is made now."""
-        policy, self._functions = self.policy, {}
+        policy, self._form = self.policy, None
         self.compiler.look(self.fingerprint)
         # gSDE acts with noise that is no weight of the policy: it would be fixed in the code.
         is_possible = keeps_sb3_method(policy, "forward") and not policy.use_sde
@@ -134,15 +135,14 @@ class CompiledActor(EagerActor):
         seen = [observations] if keys is None else [observations[key] for key in keys]
         masks = [] if action_masks is None else [action_masks]
         arguments = [*seen, *masks, *self.tensors]
-        form = keys, len(masks), *((each.shape, each.dtype) for each in seen)
-        if form not in self._functions:
+        form = keys, len(masks), [(each.shape, each.dtype) for each in seen]
+        if form != self._form:
             build = partial(_acting_function, self.policy, keys, bool(masks))
-            self._functions[form] = self.compiler.function(("act", keys, bool(masks)), build, arguments)
-        function = self._functions[form]
-        if function is None:
+            self._form, self._function = form, self.compiler.function(("act", keys, bool(masks)), build, arguments)
+        if self._function is None:
             self._stay_eager()
             return super().choose(observations, action_masks, recurrence)
-        action = Action(*function(*arguments))
+        action = Action(*self._function(*arguments))
         return Choice(action.actions, action.actions, None, (), action)
 
 

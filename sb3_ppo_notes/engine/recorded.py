@@ -131,7 +131,7 @@ class RecordedStepper(EagerStepper):
             self._failure = "the rollout buffer hands out its minibatches in a way of its own"
             return None
         tensors = MinibatchLayout.tensors(minibatch)
-        kind = len(minibatch.returns), tuple(tensor.dtype for tensor in tensors)
+        kind = minibatch.returns.shape[0], tuple(tensor.dtype for tensor in tensors)
         if self._scripts.get(kind, self) is None:
             return None
         if kind not in self._scripts:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
@@ -105,3 +105,29 @@ def _joined(observations: Sequence[Any]) -> Any:
     if isinstance(first, tuple):
         return tuple(np.concatenate(parts) for parts in zip(*observations, strict=True))
     return np.concatenate(observations)
+
+
+def shards_of(env: VecEnv) -> list[VecEnv]:
+    """The environments of each shard of a process.
+
+    :param env: of the process.
+    :return: at least one.
+    """
+    base = env.unwrapped
+    return base.shards if isinstance(base, ShardedVecEnv) else [env]
+
+
+def wrappers_of(env: VecEnv | None) -> list[VecEnvWrapper]:
+    """The wrappers of environments.
+
+    :param env: of a process, ``None`` for none.
+    :return: from the outermost in; of several shards the first one's count.
+    """
+    wrappers = []
+    while isinstance(env, VecEnvWrapper | ShardedVecEnv):
+        if isinstance(env, ShardedVecEnv):
+            env = env.shards[0]
+        else:
+            wrappers.append(env)
+            env = env.venv
+    return wrappers

@@ -11,12 +11,12 @@ from sb3_ppo_notes.formulas.checks import check_shapes
 class Moments(NamedTuple):
     """Running count, mean and sum of squared deviations.
 
-    :param n: samples seen.
+    :param n: samples seen; ``VecNormalize`` begins with a fraction of one.
     :param mean: ``[...]``, of the samples.
     :param deviations: ``[...]``, Σ(x − mean)².
     """
 
-    n: int
+    n: float
     mean: FloatArray
     deviations: FloatArray
 
@@ -37,18 +37,61 @@ def merged_moments(moments: Moments, samples: FloatArray) -> Moments:
     >>> merged_moments(Moments(0, np.zeros(()), np.zeros(())), np.array([1.0, 2.0, 3.0]))[1:]
     (np.float64(2.0), np.float64(2.0))
     """
-    n_new = len(samples)
-    if n_new == 0:
+    if len(samples) == 0:
         return moments
-    count = moments.n + n_new
     mean = samples.mean(axis=0, dtype=np.float64)
-    shift = mean - moments.mean
-    deviations = ((samples - mean) ** 2).sum(axis=0)
+    return pooled_moments(moments, Moments(len(samples), mean, ((samples - mean) ** 2).sum(axis=0)))
+
+
+def pooled_moments(moments: Moments, others: Moments) -> Moments:
+    """Moments of two sets of samples together.
+
+        n = n₁+n₂ ,  μ = μ₁ + d·n₂/n ,  M = M₁ + M₂ + d²·n₁n₂/n ,  d = μ₂ − μ₁
+
+    Where both have the same mean the deviations add up; what lies between two means is a deviation, too.
+
+    Source: Chan, Golub & LeVeque 1979.
+
+    :param moments: n₁, μ₁ and M₁, ``[...]``.
+    :param others: n₂, μ₂ and M₂ of other samples, not both empty.
+    :return: a new triple.
+
+    >>> pooled_moments(Moments(2, np.float64(1.0), np.float64(0.0)), Moments(2, np.float64(3.0), np.float64(0.0)))
+    Moments(n=4, mean=np.float64(2.0), deviations=np.float64(4.0))
+    """
+    count = moments.n + others.n
+    shift = others.mean - moments.mean
     return Moments(
         count,
-        moments.mean + shift * n_new / count,
-        moments.deviations + deviations + shift**2 * moments.n * n_new / count,
+        moments.mean + shift * others.n / count,
+        moments.deviations + others.deviations + shift**2 * moments.n * others.n / count,
     )
+
+
+def moments_since(moments: Moments, before: Moments) -> Moments:
+    """Moments of the samples that have come since, the inverse of :func:`pooled_moments`.
+
+        n₂ = n−n₁ ,  d = (μ − μ₁)·n/n₂ ,  μ₂ = μ₁ + d ,  M₂ = M − M₁ − d²·n₁n₂/n
+
+    Several that began with the same statistics and went on by themselves are one again when the samples since then are
+    pooled: pooling the statistics themselves would count what they have in common several times.
+
+    Source: Chan, Golub & LeVeque 1979, solved for the second set.
+
+    :param moments: n, μ and M of all samples, ``[...]``.
+    :param before: n₁, μ₁ and M₁ of the first of them.
+    :return: those of the others, all 0 if there are none.
+
+    >>> moments_since(Moments(4, np.float64(2.0), np.float64(4.0)), Moments(2, np.float64(1.0), np.float64(0.0)))
+    Moments(n=2, mean=np.float64(3.0), deviations=np.float64(0.0))
+    """
+    n_new = moments.n - before.n
+    if n_new == 0:
+        return Moments(0, np.zeros_like(moments.mean), np.zeros_like(moments.deviations))
+    shift = (moments.mean - before.mean) * (moments.n / n_new)
+    deviations = moments.deviations - before.deviations - shift**2 * (before.n * n_new / moments.n)
+    # A sum of squares, but for rounding.
+    return Moments(n_new, before.mean + shift, np.maximum(deviations, 0.0))
 
 
 def streaming_std(moments: Moments) -> FloatArray:

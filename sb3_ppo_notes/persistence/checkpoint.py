@@ -2,14 +2,13 @@
 
 A checkpoint is taken between two environment steps, also in the middle of a rollout, whose steps so far it holds. What
 it cannot hold exactly (environments in other processes, physics in somebody else's C++) it names, and then those
-environments begin new episodes.
+environments begin new episodes. The file is long because what is written and how it is read must agree in every detail.
 """
 
 import dataclasses
 import secrets
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,6 +19,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SelfAlgorithm
+from sb3_ppo_notes.algorithms.processes import share_of
 from sb3_ppo_notes.algorithms.schedules import plain
 from sb3_ppo_notes.envs.make import make_env
 from sb3_ppo_notes.files import versions
@@ -39,9 +39,16 @@ from sb3_ppo_notes.persistence.model_state import (
     restore_random,
 )
 from sb3_ppo_notes.persistence.revival import Revival
+from sb3_ppo_notes.persistence.shards import Content, capture_shards, check_shards, restore_shards
 from sb3_ppo_notes.persistence.snapshot import Snapshot
-from sb3_ppo_notes.persistence.storage import Stored, read_checkpoint, write_checkpoint
+from sb3_ppo_notes.persistence.storage import (
+    Stored,
+    read_checkpoint,
+    write_checkpoint,
+    write_checkpoint_together,
+)
 from sb3_ppo_notes.policies.recurrent import NotesRecurrentPolicy
+from sb3_ppo_notes.processes import Shards, join_group
 from sb3_ppo_notes.rollouts.pausing import with_last_step
 
 
@@ -84,7 +91,8 @@ def save_checkpoint(
 ) -> Path:
     """Write all that is needed to go on with a run exactly where it is.
 
-    While ``learn`` runs, :class:`~sb3_ppo_notes.persistence.ExactCheckpoint` does it at the right moments.
+    While ``learn`` runs, :class:`~sb3_ppo_notes.persistence.ExactCheckpoint` does it at the right moments. Of several
+    processes all call this together, with a folder that all see.
 
     :param model: a NotesPPO or NotesA2C, not in the middle of a step.
     :param path: the run's folder; a new checkpoint in it, beside the last ones.
@@ -111,17 +119,24 @@ def save_checkpoint(
     if model._run_id is None:
         # Not from NumPy's or Python's generator: saving must not change what the run draws next.
         model._run_id = secrets.token_hex(8)
+        if model._shards is not None:
+            model._run_id = model._shards.group.gather(model._run_id)[0]
     with with_last_step(model):
-        document, arrays = _document(model, callback)
+        if model._shards is None:
+            folder = write_checkpoint(Path(path), *_document(model, callback), keep)
+        else:
+            shards = capture_shards(model, callback)
+            whole = _document(model, None) if model._shards.is_writer else None
+            folder = write_checkpoint_together(model._shards.group, Path(path), whole, shards, keep)
     # Named in the error, should something not be finite later.
-    folder = model.last_checkpoint_path = write_checkpoint(Path(path), document, arrays, keep)
+    model.last_checkpoint_path = folder
     return folder
 
 
-def _document(
-    model: NotesOnPolicyAlgorithm, callback: BaseCallback | None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _document(model: NotesOnPolicyAlgorithm, callback: BaseCallback | None) -> Content:
+    """Of a training on several processes what is the same in all."""
     snapshot = Snapshot()
+    env = None if model._shards is not None else model.env
     document = {
         "algorithm": type(model).__name__,
         "configuration": configuration(model),
@@ -131,13 +146,15 @@ def _document(
         "run": model._run_id,
         "versions": _versions(with_lstm=isinstance(model.policy, NotesRecurrentPolicy)),
         "model": capture_model(model, snapshot),
-        "environments": None if model.env is None else capture_environments(model.env, snapshot),
+        "environments": None if env is None else capture_environments(env, snapshot),
         "callbacks": [] if callback is None else capture_callbacks(callback, snapshot),
     }
     is_begun = model._unfinished_step is not None or model._paused_at is not None
     if is_begun and (model._paused_at is None or model._last_obs is None):
         snapshot.problems.append(("rollout", "its steps are lost, the model was given other environments since"))
     document["problems"] = [f"{place}: {what}" for place, what in snapshot.problems]
+    if model._shards is not None:
+        document["shards"] = model._shards.n_shards
     return document, snapshot.arrays
 
 
@@ -148,6 +165,7 @@ def load_checkpoint(
     *,
     algorithm: type[SelfAlgorithm],
     device: th.device | str = "auto",
+    processes: Any = None,
     **arguments: Any,
 ) -> SelfAlgorithm: ...
 
@@ -159,6 +177,7 @@ def load_checkpoint(
     *,
     algorithm: None = None,
     device: th.device | str = "auto",
+    processes: Any = None,
     **arguments: Any,
 ) -> NotesPPO | NotesA2C: ...
 
@@ -169,6 +188,7 @@ def load_checkpoint(
     *,
     algorithm: type[NotesOnPolicyAlgorithm] | None = None,
     device: th.device | str = "auto",
+    processes: Any = None,
     **arguments: Any,
 ) -> NotesOnPolicyAlgorithm:
     """The model of a checkpoint, in environments that remember what they did.
@@ -183,6 +203,7 @@ def load_checkpoint(
     :param algorithm: the model's class: needed if it is neither NotesPPO nor NotesA2C, and else for a type checker to
         know which of them it is.
     :param device: where the networks shall be.
+    :param processes: as of the constructor, for a run of several shards: any number that divides theirs.
     :param arguments: of the constructor: ``verbose``, ``tensorboard_log``, and those that could not be written down (a
         schedule that is a function, a policy class of your own). Any other must be as in the checkpoint.
     :return: the model; ``model.resume_report`` says what of it is exact, and what is not and why.
@@ -190,23 +211,116 @@ def load_checkpoint(
     :raises CheckpointCorruptError: if no checkpoint is whole.
     """
     stored = read_checkpoint(Path(path))
-    for reason in stored.skipped:
-        warnings.warn(f"a newer checkpoint was skipped: {reason}", UserWarning, stacklevel=2)
-    document, revival = stored.document, Revival(stored.arrays)
-    model = _build(_class_of(document["algorithm"], algorithm), document, env, device, arguments)
+    shards = _join(stored, processes, arguments.pop("shards", None))
+    if shards is None or shards.is_writer:
+        for reason in stored.skipped:
+            warnings.warn(f"a newer checkpoint was skipped: {reason}", UserWarning, stacklevel=2)
+    document, contents = stored.document, [] if shards is None else [stored.shard(number) for number in shards.own]
+    n_envs = sum(part["environments"]["n_envs"] for part, _ in contents) if shards is not None else _n_envs(document)
+    model = _build(_class_of(document["algorithm"], algorithm), document, env, n_envs, device, arguments, shards)
     for name, text in document["spaces"].items():
         if str(getattr(model, name)) != text:
             raise InvalidValueError(f"{name} must be {text} as in the checkpoint to resume, got {getattr(model, name)}")
-    if document["environments"] is not None and model.env is not None:
-        check_environments(model.env, document["environments"])
+    if model.env is not None:
+        if shards is not None:
+            check_shards(model, contents)
+        elif document["environments"] is not None:
+            check_environments(model.env, document["environments"])
         # Many an environment makes its objects at its first reset, and it may draw from shared generators.
         model.env.reset()
-    log = restore_model(model, document["model"], revival)
-    problems = _restore_environments(model, document["environments"], revival)
-    restore_random(model, document["model"]["random"], stored.arrays)
-    model.resume_report = _report(stored, problems)
-    model.on_resume = partial(_resume, model, stored, revival, log)
+    restored = _Restored(model, stored, contents)
+    model.resume_report = _report(stored, restored.problems(), restored.not_captured())
+    model.on_resume = restored.go_on
     return model
+
+
+def _join(stored: Stored, processes: Any, asked: int | None) -> Shards | None:
+    """The shards of a checkpoint, on the processes that there are now."""
+    n_shards = stored.document.get("shards")
+    if n_shards is None:
+        if processes is not None:
+            raise InvalidValueError(
+                f"processes must be None to resume {stored.path}, the checkpoint of a run without shards, got "
+                f"{processes!r}: such a run goes on in one process, without torchrun"
+            )
+        return None
+    if processes is None:
+        raise InvalidValueError(
+            f"processes must be 'auto' or a Group to resume {stored.path}, the checkpoint of a run of {n_shards} "
+            "shards, got None (in one process: sb3_ppo_notes.processes.Alone())"
+        )
+    if asked is not None and asked != n_shards:
+        raise InvalidValueError(f"shards must be {n_shards} as in the checkpoint to resume, got {asked}")
+    group = join_group(processes)
+    names = group.gather(stored.path.name)
+    if len(set(names)) > 1:
+        raise InvalidValueError(f"path must be a folder that all processes see, they have read {', '.join(names)}")
+    return Shards(group, n_shards, 0)  # its seed is that of the run, set when that is read
+
+
+class _Restored:
+    """A checkpoint that is put back into a model: most of it at once, the rest when ``learn`` has begun.
+
+    :param model: built as it was before its first step, in environments that were reset.
+    :param stored: the checkpoint.
+    :param contents: those of this process's shards.
+    """
+
+    def __init__(self, model: NotesOnPolicyAlgorithm, stored: Stored, contents: list[Content]):
+        self.model, self.stored, self.contents = model, stored, contents
+        document = stored.document
+        self.revival = Revival(stored.arrays)
+        self.revivals = [Revival(arrays) for _, arrays in contents]
+        self.log = restore_model(model, document["model"], self.revival)
+        if model._shards is None:
+            self._problems = _restore_environments(model, document["environments"], self.revival)
+            self._random = document["model"]["random"], stored.arrays
+        else:
+            self._problems = restore_shards(model, contents, self.revivals)
+            self._random = contents[0][0]["random"], contents[0][1]
+            self._problems = _all_of(model._shards, self._problems)
+        if self._problems:
+            _begin_new_episodes(model)
+        restore_random(model, *self._random)
+
+    def problems(self) -> list[str]:
+        """The reasons why environments begin new episodes, of all processes."""
+        return self._problems
+
+    def not_captured(self) -> list[str]:
+        """What the checkpoint does not hold, of all processes."""
+        of_shards = [problem for document, _ in self.contents for problem in document["problems"]]
+        if self.model._shards is not None:
+            of_shards = _all_of(self.model._shards, of_shards)
+        return [*self.stored.document["problems"], *of_shards]
+
+    def go_on(self, callback: BaseCallback) -> None:
+        """Restore what waits until ``learn`` has begun: the callbacks' memory, the log, the generators."""
+        model = self.model
+        lost = self._restore_callbacks(callback)
+        if lost:
+            warnings.warn(f"not resumed exactly: {'; '.join(lost)}", UserWarning, stacklevel=2)
+            not_exact = (*model.resume_report.not_exact, *lost)
+            model.resume_report = dataclasses.replace(model.resume_report, not_exact=not_exact)
+        restore_log(model, self.log)
+        # Whatever the program has drawn since it loaded the checkpoint, the run has not.
+        restore_random(model, *self._random)
+
+    def _restore_callbacks(self, callback: BaseCallback) -> list[str]:
+        if self.model._shards is None:
+            return restore_callbacks(callback, self.stored.document["callbacks"], self.revival)
+        entries = self.contents[0][0]["callbacks"]
+        if entries is not None:
+            return restore_callbacks(callback, entries, self.revivals[0])
+        # On more processes than before: as rank 0 remembered, which also had callbacks that only it has.
+        document, arrays = self.stored.shard(0)
+        restore_callbacks(callback, document["callbacks"] or [], Revival(arrays))
+        return []
+
+
+def _all_of(shards: Shards, problems: list[str]) -> list[str]:
+    of_all: list[str] = [problem for of_process in shards.group.gather(problems) for problem in of_process]
+    return list(dict.fromkeys(of_all))
 
 
 def _class_of(name: str, algorithm: type[NotesOnPolicyAlgorithm] | None) -> type[NotesOnPolicyAlgorithm]:
@@ -218,22 +332,31 @@ def _class_of(name: str, algorithm: type[NotesOnPolicyAlgorithm] | None) -> type
     return algorithm or ours[name]
 
 
+def _n_envs(document: dict[str, Any]) -> int:
+    return int((document["environments"] or {}).get("n_envs", 1))
+
+
 def _build(
     model_class: type[NotesOnPolicyAlgorithm],
     document: dict[str, Any],
     env: GymEnv | str,
+    n_envs: int,
     device: th.device | str,
     arguments: dict[str, Any],
+    shards: Shards | None,
 ) -> NotesOnPolicyAlgorithm:
     """The model as it was before its first step."""
     names = argument_names(model_class, arguments)
     nodes = document["configuration"]
     settings = {own: _setting(name, nodes[name], arguments) for name, own in names.items() if name in nodes}
-    n_envs = (document["environments"] or {}).get("n_envs", 1)
+    env = env if shards is None else share_of(env, shards)
     wrapped = model_class._wrap_env(make_env(env, settings["verbose"]), settings["verbose"])
     if wrapped.num_envs != n_envs:
         raise InvalidValueError(f"n_envs must be {n_envs} as in the checkpoint to resume, got {wrapped.num_envs}")
     model = bare_model(model_class, wrapped, device, settings)
+    if shards is not None:
+        shards.seed = settings["seed"]
+        model.processes, model.shards, model._shards = shards.group, shards.n_shards, shards
     model._setup_model()
     return model
 
@@ -262,31 +385,19 @@ def _is_equal(one: Any, other: Any) -> bool:
 def _restore_environments(model: NotesOnPolicyAlgorithm, captured: Any, revival: Revival) -> list[str]:
     if captured is None or model.env is None:
         return ["there were none"] if captured is None else ["there are none now"]
-    seed = None if model.seed is None else (model.seed + model.num_timesteps) % 2**32
-    problems = restore_environments(model.env, captured, revival, seed)
-    if problems:
-        # Without its environments the steps of the rollout that was begun lead nowhere: it is gathered again.
-        if model._paused_at is not None:
-            model.num_timesteps -= model._paused_at * model.n_envs
-            model._paused_at = None
-        # learn resets the environments where there is no last observation.
-        model._last_obs = None
-    return problems
+    return restore_environments(model.env, captured, revival, None)
 
 
-def _resume(
-    model: NotesOnPolicyAlgorithm, stored: Stored, revival: Revival, log: dict[str, Any], callback: BaseCallback
-) -> None:
-    """Restore what can be restored only once ``learn`` has begun: the callbacks' memory, the log, the generators."""
-    lost = restore_callbacks(callback, stored.document["callbacks"], revival)
-    if lost:
-        warnings.warn(f"not resumed exactly: {'; '.join(lost)}", UserWarning, stacklevel=2)
-        model.resume_report = dataclasses.replace(
-            model.resume_report, not_exact=(*model.resume_report.not_exact, *lost)
-        )
-    restore_log(model, log)
-    # Whatever the program has drawn since it loaded the checkpoint, the run has not.
-    restore_random(model, stored.document["model"]["random"], stored.arrays)
+def _begin_new_episodes(model: NotesOnPolicyAlgorithm) -> None:
+    if model.env is not None and model.seed is not None:
+        first = 0 if model._shards is None else model._shards.own.start * (model.n_envs // len(model._shards.own))
+        model.env.seed((model.seed + model.num_timesteps + first) % 2**32)
+    # Without its environments the steps of the rollout that was begun lead nowhere: it is gathered again.
+    if model._paused_at is not None:
+        model.num_timesteps -= model._paused_at * model.n_envs_of_all
+        model._paused_at = None
+    # learn resets the environments where there is no last observation.
+    model._last_obs = None
 
 
 def _versions(with_lstm: bool = True) -> dict[str, str]:
@@ -295,12 +406,12 @@ def _versions(with_lstm: bool = True) -> dict[str, str]:
     return versions(packages) | {"torch threads": str(th.get_num_threads())} | kernel
 
 
-def _report(stored: Stored, problems: list[str]) -> ResumeReport:
+def _report(stored: Stored, problems: list[str], not_captured: list[str]) -> ResumeReport:
     document = stored.document
     not_exact = [f"environments: {problem}" for problem in problems]
     if problems:
         not_exact.append("environments: new episodes begin, and the rollout that was begun is gathered again")
-    not_exact += document["problems"]
+    not_exact += not_captured
     now, then = _versions(), document["versions"]
     # A policy without memory does not say who would run an LSTM.
     not_exact += [

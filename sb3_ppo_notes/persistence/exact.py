@@ -10,6 +10,7 @@ from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, c
 from sb3_ppo_notes.persistence.checkpoint import save_checkpoint
 from sb3_ppo_notes.persistence.locks import FolderLock
 from sb3_ppo_notes.persistence.storage import run_in
+from sb3_ppo_notes.processes import Alone, Group, on_writer
 
 
 class ExactCheckpoint(BaseCallback):
@@ -18,7 +19,8 @@ class ExactCheckpoint(BaseCallback):
 
     It is written between two steps, when all callbacks have seen the last one, and holds their memory too. It draws no
     random number and changes nothing: a run with it equals one without. A checkpoint that cannot be written (a full
-    disk) is a warning, and the run goes on with the last one kept.
+    disk) is a warning, and the run goes on with the last one kept. Of several processes each needs one, with the same
+    arguments: all write together.
 
     :param every: environment steps, over all environments, between two checkpoints.
     :param keep: how many stay.
@@ -43,6 +45,17 @@ class ExactCheckpoint(BaseCallback):
     def _on_training_start(self) -> None:
         if not isinstance(self.model, NotesOnPolicyAlgorithm):
             raise InvalidTypeError(f"model must be a NotesPPO or NotesA2C, got {type(self.model).__name__}")
+        on_writer(self._group, self._lock_folder)
+        self._last_saved = self.model.num_timesteps
+        self.model.between_steps.append(self._between_steps)
+
+    @property
+    def _group(self) -> Group:
+        shards = self.model._shards  # type: ignore[attr-defined]
+        return Alone() if shards is None else shards.group
+
+    def _lock_folder(self) -> None:
+        assert isinstance(self.model, NotesOnPolicyAlgorithm)
         self.path.mkdir(parents=True, exist_ok=True)
         there = run_in(self.path)
         if there is not None and there != self.model._run_id:
@@ -53,8 +66,6 @@ class ExactCheckpoint(BaseCallback):
         # Still locked if the last learn ended in an exception.
         self._unlock()
         self._lock = FolderLock(self.path).__enter__()
-        self._last_saved = self.model.num_timesteps
-        self.model.between_steps.append(self._between_steps)
 
     def _on_step(self) -> bool:
         return True
@@ -89,5 +100,5 @@ class ExactCheckpoint(BaseCallback):
                 stacklevel=2,
             )
             return
-        if self.verbose >= 1:
+        if self.verbose >= 1 and self._group.rank == 0:
             print(f"checkpoint: {self.last_path}")

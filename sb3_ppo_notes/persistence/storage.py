@@ -6,6 +6,9 @@
                           arrays.safetensors   every array
                           manifest.json        length and SHA-256 of the two; written last
 
+Of several processes that train one model each writes what belongs to its shards, two files a shard, into
+``shard-00/ shard-01/ ...`` beside them; rank 0 writes the manifest of all when all have written.
+
 A checkpoint is written under another name and renamed when all of it is on the disk. So a folder with a checkpoint's
 name is whole, unless somebody has damaged it since, which the manifest tells.
 """
@@ -16,6 +19,8 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +31,11 @@ from safetensors import numpy as safetensors_numpy
 from sb3_ppo_notes._atomic import sync_folder
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence.locks import FolderLock
+from sb3_ppo_notes.processes import Group, on_writer
 
 FORMAT = "sb3_ppo_notes checkpoint"
-VERSION = 1
+#: 2 is written where there are shards, and 1 else: what an older release can read it shall read.
+VERSION = 2
 STATE, ARRAYS, MANIFEST = "state.json", "arrays.safetensors", "manifest.json"
 NAME = re.compile(r"(\d{6,})-step-(\d+)")
 
@@ -49,35 +56,115 @@ class Stored(NamedTuple):
     arrays: dict[str, np.ndarray]
     skipped: tuple[str, ...]
 
+    def shard(self, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What belongs to one shard: a document, and its arrays."""
+        folder = self.path / shard_folder(number)
+        return _parse(folder, {name: (folder / name).read_bytes() for name in (STATE, ARRAYS)})
+
+
+def shard_folder(number: int) -> str:
+    """The name of a shard's folder in a checkpoint."""
+    return f"shard-{number:02d}"
+
 
 def write_checkpoint(folder: Path, document: dict[str, Any], arrays: dict[str, np.ndarray], keep: int) -> Path:
     """Add a checkpoint to a run's folder, and remove all but the newest ``keep`` of the same run.
 
     :raises OSError: if it cannot be written; what was there is as before.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(folder):
+        temporary = begin_checkpoint(folder)
+        try:
+            return finish_checkpoint(temporary, document, arrays, {}, keep)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def write_checkpoint_together(
+    group: Group,
+    folder: Path,
+    whole: tuple[dict[str, Any], dict[str, np.ndarray]] | None,
+    shards: Mapping[int, tuple[dict[str, Any], dict[str, np.ndarray]]],
+    keep: int,
+) -> Path:
+    """The same by several processes, which all call this.
+
+    :param whole: document and arrays of the training, in rank 0.
+    :param shards: documents and arrays of this process's shards, by number.
+    :raises OSError: in all processes if one of them cannot write; what was there is as before.
+    """
+    with ExitStack() as stack:
+        temporary = on_writer(group, lambda: _begin_locked(folder, stack))
+        files: dict[str, Any] = {}
+        error: OSError | None = None
+        try:
+            for number, content in shards.items():
+                files |= _write_part(temporary, f"{shard_folder(number)}/", *content)
+        except OSError as raised:
+            error = raised
+        written = group.gather((files, error))
+
+        def finish() -> Path:
+            assert whole is not None
+            try:
+                for files_of_one, its_error in written:
+                    if its_error is not None:
+                        raise its_error
+                    files.update(files_of_one)
+                return finish_checkpoint(temporary, *whole, files, keep)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+
+        return on_writer(group, finish)
+
+
+def _begin_locked(folder: Path, stack: ExitStack) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(FolderLock(folder))
+    return begin_checkpoint(folder)
+
+
+def begin_checkpoint(folder: Path) -> Path:
+    """A folder that nobody takes for a checkpoint, in a run's folder that is locked."""
+    _remove_leftovers(folder)
+    temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary.mkdir()
+    return temporary
+
+
+def finish_checkpoint(
+    temporary: Path, document: dict[str, Any], arrays: dict[str, np.ndarray], others: dict[str, Any], keep: int
+) -> Path:
+    """Write what is left, the manifest last, and let all of it be found; ``others`` are files that are there."""
+    folder = temporary.parent
+    files = _write_part(temporary, "", document, arrays) | others
+    _write_and_sync(temporary / MANIFEST, _manifest(files, document["run"], VERSION if others else 1))
+    sync_folder(temporary)
+    number = 1 + max((int(_match_name(path)[1]) for path in checkpoints_in(folder)), default=0)
+    target = folder / f"{number:06d}-step-{document['num_timesteps']}"
+    temporary.rename(target)
+    sync_folder(folder)
+    _remove_oldest(folder, document["run"], keep)
+    return target
+
+
+def _write_part(
+    folder: Path, prefix: str, document: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """Write two files; their entries in the manifest."""
     content = {
         STATE: json.dumps(document, allow_nan=False).encode(),
         ARRAYS: safetensors_numpy.save(arrays or {"nothing": np.zeros(0)}),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with FolderLock(folder):
-        _remove_leftovers(folder)
-        content[MANIFEST] = _manifest(content, document["run"])
-        number = 1 + max((int(_match_name(path)[1]) for path in checkpoints_in(folder)), default=0)
-        target = folder / f"{number:06d}-step-{document['num_timesteps']}"
-        temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            temporary.mkdir()
-            for name, part in content.items():
-                _write_and_sync(temporary / name, part)
-            sync_folder(temporary)
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        sync_folder(folder)
-        _remove_oldest(folder, document["run"], keep)
-    return target
+    (folder / prefix).mkdir(exist_ok=True)
+    for name, part in content.items():
+        _write_and_sync(folder / prefix / name, part)
+    if prefix:
+        sync_folder(folder / prefix)
+    return {f"{prefix}{name}": {"bytes": len(part), "sha256": _digest(part)} for name, part in content.items()}
 
 
 def _write_and_sync(path: Path, content: bytes) -> None:
@@ -87,9 +174,8 @@ def _write_and_sync(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _manifest(content: dict[str, bytes], run: str) -> bytes:
-    files = {name: {"bytes": len(part), "sha256": _digest(part)} for name, part in content.items()}
-    fields = {"format": FORMAT, "version": VERSION, "run": run, "files": files}
+def _manifest(files: dict[str, Any], run: str, version: int) -> bytes:
+    fields = {"format": FORMAT, "version": version, "run": run, "files": files}
     return json.dumps(fields | {"sha256": _digest_of_fields(fields)}, indent=1).encode()
 
 
@@ -136,18 +222,29 @@ def read_checkpoint(path: Path) -> Stored:
 
 def _verify(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     manifest = read_manifest(path)
-    content = {}
-    for name in (STATE, ARRAYS):
-        stated = manifest["files"].get(name)
-        try:
-            content[name] = (path / name).read_bytes()
-        except OSError as error:
-            raise CheckpointCorruptError(f"{path.name}/{name} cannot be read: {error}") from error
-        if stated is None or len(content[name]) != stated["bytes"]:
-            wanted = "no entry" if stated is None else f"{stated['bytes']:,} bytes"
-            raise CheckpointCorruptError(f"{path.name}/{name} has {len(content[name]):,} bytes, the manifest {wanted}")
-        if _digest(content[name]) != stated["sha256"]:
-            raise CheckpointCorruptError(f"{path.name}/{name} is not what was written (its SHA-256 differs)")
+    document, arrays = _parse(path, {name: _read(path, name, manifest) for name in (STATE, ARRAYS)})
+    for number in range(document.get("shards", 0)):
+        for name in (STATE, ARRAYS):
+            _read(path, f"{shard_folder(number)}/{name}", manifest)
+    return document, arrays
+
+
+def _read(path: Path, name: str, manifest: dict[str, Any]) -> bytes:
+    """A file as it was written."""
+    stated = manifest["files"].get(name)
+    try:
+        content = (path / name).read_bytes()
+    except OSError as error:
+        raise CheckpointCorruptError(f"{path.name}/{name} cannot be read: {error}") from error
+    if stated is None or len(content) != stated["bytes"]:
+        wanted = "no entry" if stated is None else f"{stated['bytes']:,} bytes"
+        raise CheckpointCorruptError(f"{path.name}/{name} has {len(content):,} bytes, the manifest {wanted}")
+    if _digest(content) != stated["sha256"]:
+        raise CheckpointCorruptError(f"{path.name}/{name} is not what was written (its SHA-256 differs)")
+    return content
+
+
+def _parse(path: Path, content: dict[str, bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         document: dict[str, Any] = json.loads(content[STATE])
         return document, safetensors_numpy.load(content[ARRAYS])

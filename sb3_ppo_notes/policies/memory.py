@@ -117,7 +117,7 @@ def remember_step_by_step(policy: Any, features: Any, steps: Steps) -> tuple[th.
 def _can_run(memory: Memory, recurrence: Recurrence) -> bool:
     """``True`` if our own code can run a memory."""
     # Of one step the rows are the lanes; if they are not, PyTorch says so.
-    is_whole = recurrence.length > 1 or len(memory.features) == recurrence.n_lanes
+    is_whole = recurrence.length > 1 or memory.features.shape[0] == recurrence.n_lanes
     is_for_it = is_whole and (recurrence.length > 1 or not th.is_grad_enabled())
     return is_for_it and is_plain_lstm(memory.module) and lstm.can_run(memory, recurrence.n_lanes)
 
@@ -136,13 +136,15 @@ def _run_module(
         # One step of acting: the cell alone takes half the time. In bfloat16 it would not round as the whole LSTM does.
         hidden, cell = th.lstm_cell(features, tuple(state[0] for state in states), *lstm.weights_of(module))
         return hidden, (hidden.unsqueeze(0), cell.unsqueeze(0))
-    grid = lay(features)
+    # Of one step the rows are the lanes.
+    grid = features.unsqueeze(0) if recurrence.length == 1 else lay(features)
     if isinstance(module, nn.LSTM):
         call = module if grid.shape[2] == module.input_size else _with_reset_gate(module)
         outputs, final = call(grid, states)
     else:
         outputs, *final = module(grid, states[0])
-    return outputs.flatten(0, 1)[recurrence.positions], tuple(final)
+    outputs = outputs.flatten(0, 1)
+    return (outputs if recurrence.length == 1 else outputs[recurrence.positions]), tuple(final)
 
 
 def _grid(features: th.Tensor, recurrence: Recurrence) -> th.Tensor:

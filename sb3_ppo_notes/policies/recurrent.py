@@ -136,7 +136,7 @@ class NotesRecurrentPolicy(NotesActorCriticPolicy):
         :param episode_starts: ``[B]``, 1 where an episode has just begun and the past must be forgotten.
         :return: for :meth:`remember`.
         """
-        n = len(episode_starts)
+        n = episode_starts.shape[0]  # len would fix the size of an exported batch
         nonterminal = (1.0 - episode_starts.float()).reshape(1, n, 1)
         return Recurrence(th.arange(n, device=self.device), 1, n, tuple(state * nonterminal for state in states))
 

@@ -1,6 +1,17 @@
 """Several processes that train one model: the group they form, and the shards of the training that they hold."""
 
-from sb3_ppo_notes.processes.group import Alone, Distributed, Group, join_group
+from sb3_ppo_notes.processes.failures import ProcessesDivergedError, RankFailedError
+from sb3_ppo_notes.processes.group import Alone, Group, check_equal, join_group
 from sb3_ppo_notes.processes.shards import Shards
+from sb3_ppo_notes.processes.writer import on_writer
 
-__all__ = ["Alone", "Distributed", "Group", "Shards", "join_group"]
+__all__ = [
+    "Alone",
+    "Group",
+    "ProcessesDivergedError",
+    "RankFailedError",
+    "Shards",
+    "check_equal",
+    "join_group",
+    "on_writer",
+]

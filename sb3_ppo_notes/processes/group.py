@@ -3,33 +3,48 @@ order. Nothing of ``torch.distributed`` is imported before a group is asked for.
 """
 
 import os
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch as th
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.processes.failures import ProcessesDivergedError, ranks_in_words
 
 #: Environment variables by which torchrun tells a process its place.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+#: Environment variable: ``gloo`` has processes of one host, too, exchange everything through sockets.
+KIND = "SB3_PPO_NOTES_GROUP"
 
 
 class Group(Protocol):
     """Processes that exchange numbers; a method returns when all have called it, on all with the same result.
 
-    ``rank`` is this process's number, ``size`` how many there are.
+    ``rank`` is this process's number, ``size`` how many there are, ``kind`` what the numbers travel by.
     """
 
     rank: int
     size: int
+    kind: str
 
     def gather_vectors(self, vector: th.Tensor) -> th.Tensor:
         """The vectors of all processes, ``[n]`` float32 each and equally long, as ``[size, n]`` in the order of ranks.
 
         The result may be overwritten by the next call but one.
+
+        :raises RankFailedError: if another process has failed, is gone, or does not come in time.
         """
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, anything that can be pickled, in the order of ranks."""
+        """The values of all processes, anything that can be pickled, in the order of ranks.
+
+        :raises RankFailedError: as above.
+        """
+
+    def telling_failures(self) -> AbstractContextManager[None]:
+        """A context; whatever is raised in it is raised in all other processes, as a :class:`RankFailedError`."""
 
     def close(self) -> None:
         """Leave the group."""
@@ -40,6 +55,7 @@ class Alone:
 
     rank = 0
     size = 1
+    kind = "alone"
 
     def gather_vectors(self, vector: th.Tensor) -> th.Tensor:
         """The vector itself, ``[1, n]``."""
@@ -49,46 +65,46 @@ class Alone:
         """The value alone."""
         return [value]
 
+    def telling_failures(self) -> AbstractContextManager[None]:
+        """Nobody to tell."""
+        return nullcontext()
+
     def close(self) -> None:
         """Nothing to leave."""
 
 
-class Distributed:
-    """A process group of ``torch.distributed``: gloo on CPUs, NCCL on GPUs."""
+def check_equal(group: Group, digest: Any, what: str) -> None:
+    """Compare something that must be the same in all processes.
 
-    def __init__(self) -> None:
-        import torch.distributed as dist
+    :param digest: of what is compared, such as a hash.
+    :param what: is compared, in a word or two: first of the message.
+    :raises ProcessesDivergedError: in all processes, if they differ.
+    """
+    digests = group.gather(digest)
+    usual = Counter(digests).most_common(1)[0][0]  # of equally many those of the lowest rank
+    others = [rank for rank, each in enumerate(digests) if each != usual]
+    if others:
+        raise ProcessesDivergedError(
+            f"{what} must be equal in all processes: of {ranks_in_words(others)} "
+            f"{', '.join(str(digests[rank]) for rank in others)}, of {ranks_in_words(_all_but(others, group))} {usual}",
+            others,
+        )
 
-        self._dist = dist
-        if not dist.is_initialized():
-            dist.init_process_group("gloo")
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
-    def gather_vectors(self, vector: th.Tensor) -> th.Tensor:
-        """The vectors of all processes, ``[size, n]``."""
-        gathered = vector.new_empty(self.size, len(vector))
-        self._dist.all_gather_single(gathered.view(-1), vector)
-        return gathered
-
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all processes."""
-        values: list[Any] = [None] * self.size
-        self._dist.all_gather_object(values, value)
-        return values
-
-    def close(self) -> None:
-        """Leave the group."""
-        self._dist.destroy_process_group()
+def _all_but(ranks: list[int], group: Group) -> list[int]:
+    return [rank for rank in range(group.size) if rank not in ranks]
 
 
 def join_group(processes: Any) -> Group:
     """The group that an argument ``processes`` stands for.
 
     :param processes: ``"auto"`` for the processes that torchrun has started, or a group.
-    :return: of which this process is one.
+    :return: of which this process is one; for ``"auto"`` one and the same until it is closed.
     :raises ValueError: for ``"auto"`` without torchrun's environment variables.
     """
     if processes != "auto":
+        if not all(hasattr(processes, name) for name in ("rank", "size", "gather_vectors", "gather")):
+            raise InvalidValueError(f"processes must be None, 'auto' or a group, got {processes!r}")
         return processes  # type: ignore[no-any-return]
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
@@ -96,4 +112,10 @@ def join_group(processes: Any) -> Group:
             f"processes='auto' needs the environment variables that torchrun sets, and there is no {missing[0]}: start "
             "the program with torchrun --nproc-per-node N, or leave processes out"
         )
-    return Distributed()
+    from sb3_ppo_notes.processes.distributed import Distributed
+    from sb3_ppo_notes.processes.shared_memory import SharedMemory
+
+    if Distributed.open is None:
+        is_one_host = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+        return SharedMemory() if is_one_host and os.environ.get(KIND) != "gloo" else Distributed()
+    return Distributed.open

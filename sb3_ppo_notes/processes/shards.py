@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.processes.group import Group
+from sb3_ppo_notes.processes.group import Group, check_equal
 
 #: Steps of the environments between two questions whether a process wants to stop.
 STEPS_BETWEEN_QUESTIONS = 64
@@ -74,10 +74,20 @@ class Shards:
 
         :param digest: of this process.
         :param what: its name in an error.
+        :raises ProcessesDivergedError: in all processes, naming those that differ.
         """
-        digests = self.group.gather(digest)
-        if len(set(digests)) > 1:
-            raise InvalidValueError(f"{what} must be the same in all processes, got {digests}")
+        check_equal(self.group, digest, what)
+
+    @contextmanager
+    def learning(self, digest: str) -> Iterator[None]:
+        """A context in which all learn together; an exception in one process is one in all.
+
+        :param digest: of the weights that this process begins with.
+        :return: the context.
+        """
+        with self.group.telling_failures():
+            self.check_equal(digest, "weights")
+            yield
 
     def split(self, length: int) -> list[slice]:
         """The places of this process's shards in an array of its environments.

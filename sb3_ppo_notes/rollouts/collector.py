@@ -122,7 +122,7 @@ def collect_rollouts(
             reset_noise(model, env)
         step = stepping.step()
         model.num_timesteps += all_processes.n_envs
-        callback.update_locals(visible | step | {"n_steps": n_steps})
+        callback.update_locals({**visible, **step, "n_steps": n_steps})
         if all_processes.stop(not callback.on_step(), n_steps):
             unfinished = UnfinishedStep(env, n_steps, partial(stepping.store, step))
             model._unfinished_step = unfinished  # type: ignore[attr-defined]
@@ -237,13 +237,13 @@ class _Stepping:
         }
         if self.is_halved:
             self._store_policy_step(step)
-        new_obs, rewards, dones, infos = self._answers(clipped_actions)
-        return step | {"new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos}
+        step["new_obs"], step["rewards"], step["dones"], step["infos"] = self._answers(clipped_actions)
+        return step
 
     def _store_policy_step(self, step: dict[str, Any]) -> None:
         self.buffer.store_policy_step(
             self.model._last_obs,
-            _as_stored(self.model, step["actions"]),
+            step["actions"],
             self.model._last_episode_starts,
             step["values"],
             step["log_probs"],

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ppo_notes.envs.rewards import check_reward
+from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv, wrappers_of
 from sb3_ppo_notes.envs.torch_vec_env import refuse_tensors
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import NonFiniteEnvironmentError, NonFiniteError
@@ -190,6 +191,9 @@ def guard_environments(env: VecEnv) -> VecEnv:
     if type(wrapper) is DummyVecEnv:
         # step_wait() returns a copy of them, which is a plain array again.
         wrapper.buf_rews = wrapper.buf_rews.view(CheckedRewards)
+    elif isinstance(wrapper, ShardedVecEnv):
+        for shard in wrapper.shards:
+            guard_environments(shard)
     return env
 
 
@@ -249,8 +253,7 @@ def share_far_outside(observations: np.ndarray, space: spaces.Space[Any]) -> flo
 
 
 def _is_rescaled(env: VecEnv) -> bool:
-    while isinstance(env, VecEnvWrapper):
-        if isinstance(env, StreamingNormalize) or (isinstance(env, VecNormalize) and env.norm_obs):
-            return True
-        env = env.venv
-    return False
+    return any(
+        isinstance(wrapper, StreamingNormalize) or (isinstance(wrapper, VecNormalize) and wrapper.norm_obs)
+        for wrapper in wrappers_of(env)
+    )

@@ -14,7 +14,10 @@ from sb3_ppo_notes.processes.shards import STEPS_BETWEEN_QUESTIONS
 #: Each says whether the process was asked to stop: of every ``persistence.GracefulStop`` whose block is running.
 STOP_REQUESTS: list[Callable[[], bool]] = []
 #: Attributes of a model that a step changes, beside its counter, which counts it before the callbacks see it.
-CHANGED_BY_A_STEP = ("_last_obs", "_last_episode_starts", "_last_states", "ep_info_buffer", "ep_success_buffer")
+CHANGED_BY_A_STEP = (
+    *("_last_obs", "_last_episode_starts", "_last_states", "ep_info_buffer", "ep_success_buffer"),
+    "_episodes",
+)
 
 
 class UnfinishedStep(NamedTuple):
@@ -48,6 +51,7 @@ def with_last_step(model: Any) -> Iterator[None]:
     of_model = {name: getattr(model, name, None) for name in CHANGED_BY_A_STEP}
     of_buffer = {name: copy(value) if isinstance(value, list) else value for name, value in vars(buffer).items()}
     model.ep_info_buffer, model.ep_success_buffer = copy(model.ep_info_buffer), copy(model.ep_success_buffer)
+    model._episodes = None if model._episodes is None else model._episodes.copy()
     try:
         unfinished.store()
         model._paused_at = unfinished.n_steps + 1

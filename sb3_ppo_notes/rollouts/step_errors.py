@@ -73,17 +73,21 @@ def check_batch(observations: Any, space: spaces.Space[Any], n_envs: int) -> Non
     :raises TypeError: for tensors.
     :raises ValueError: naming both shapes. One that can be reshaped passes, as in SB3's buffers.
     """
-    refuse_tensors(observations)
-    if isinstance(space, spaces.Dict):
-        parts = [(f"[{key!r}]", observations[key], part) for key, part in space.spaces.items()]
+    # The space of a Dict is an abstract class of Python's: to ask for it takes longer than all the rest.
+    if isinstance(observations, dict) and isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            _check_array(f"observation[{key!r}]", observations[key], part.shape or (), n_envs)
     else:
-        parts = [("", observations, space)]
-    for key, array, part in parts:
-        shape = part.shape or ()
-        if isinstance(array, np.ndarray) and array.size != n_envs * math.prod(shape):
-            raise InvalidValueError(
-                f"observation{key} must have the shape {(n_envs, *shape)}, {n_envs} times its space, got {array.shape}"
-            )
+        _check_array("observation", observations, space.shape or (), n_envs)
+
+
+def _check_array(name: str, array: Any, shape: tuple[int, ...], n_envs: int) -> None:
+    if not isinstance(array, np.ndarray):
+        refuse_tensors(array)
+    elif array.size != n_envs * math.prod(shape):
+        raise InvalidValueError(
+            f"{name} must have the shape {(n_envs, *shape)}, {n_envs} times its space, got {array.shape}"
+        )
 
 
 def shape_error(error: Exception, space: spaces.Space[Any]) -> InvalidValueError | None:

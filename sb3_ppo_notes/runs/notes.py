@@ -29,7 +29,10 @@ from sb3_ppo_notes.runs.console import INTERRUPTED, ProgressBar
 
 @dataclass
 class Notes:
-    """Thirty questions about PPO and A2C, each answered by an experiment: as pages, or one of them on the terminal."""
+    """Thirty questions about PPO and A2C, each answered by an experiment.
+
+    As pages, or one of them on the terminal.
+    """
 
     names: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NOTE ...]")]] = ()
     """Notes to be shown on the terminal; none for pages of all of them."""

@@ -6,6 +6,7 @@ A row is (number, fault, what happens, tests). Numbers are those of the fault ma
 from typing import NamedTuple
 
 from tests.envs import fault_rows
+from tests.processes import fault_rows as process_rows
 
 
 class Row(NamedTuple):
@@ -152,8 +153,9 @@ ROWS = [
     ),
 ]
 
-#: Those of environments and numbers are kept beside their own tests.
+#: Those of environments, numbers and groups of processes are kept beside their own tests.
 ROWS += [Row(row.number, row.fault, row.happens, (row.test,)) for row in fault_rows.ROWS]
+ROWS += [Row(*row) for row in process_rows.ROWS]
 
 
 def markdown_table():

@@ -392,9 +392,9 @@ def test_row_44_another_run_does_not_replace_the_checkpoints_of_the_last(tmp_pat
 def test_row_45_a_checkpoint_of_a_later_release_is_said_to_be_one(tmp_path):
     path = save_checkpoint(model_of(), tmp_path)
     manifest = json.loads((path / "manifest.json").read_text())
-    fields = {name: value for name, value in manifest.items() if name != "sha256"} | {"version": 2}
+    fields = {name: value for name, value in manifest.items() if name != "sha256"} | {"version": 3}
     (path / "manifest.json").write_text(json.dumps(fields | {"sha256": _digest_of_fields(fields)}))
-    with pytest.raises(CheckpointVersionError, match="format 2, this release reads formats up to 1: update"):
+    with pytest.raises(CheckpointVersionError, match="format 3, this release reads formats up to 2: update"):
         load_checkpoint(tmp_path, cart_poles())
 
 

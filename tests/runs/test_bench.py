@@ -128,6 +128,19 @@ def test_numbers_of_the_file_follow_from_its_rounds(benchmark):
         assert summary["floor_steps_per_second"] > summary["steps_per_second"] > 0
 
 
+@pytest.mark.slow
+def test_two_processes_are_a_row_of_their_own_and_their_exchange_is_shown(tmp_path, capsys):
+    options = [*TINY, "--processes", "1,2", "--peers", "sb3", "--outdir", str(tmp_path)]
+    assert main(["bench", "--env", "CartPole-v1", *options]) == 0
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert list(document["arms"]) == ["sb3", "notes", "notes ×2"]
+    assert "notes ×2:" in capsys.readouterr().out
+    of_two = [each for each in document["rounds"] if each["arm"] == "notes ×2"]
+    assert {each["steps"] for each in of_two} == {64}  # as many as one process makes
+    assert all(0 < each["exchange_seconds"] < each["seconds"] for each in of_two)
+    assert {each["exchange_seconds"] for each in document["rounds"] if each["arm"] != "notes ×2"} == {None}
+
+
 def test_the_table_fits_and_the_command_is_complete(benchmark):
     _, outdir, printed, document = benchmark
     assert all(len(line) <= 100 for line in printed.splitlines() if "written" not in line)
@@ -227,6 +240,9 @@ def test_summary_by_hand():
     assert summary.seconds_to_total == 12.0  # 9 s and 300 steps at 100 steps/s
     assert summary.cold_seconds_to_total == 24.0
     assert summary.cores == 0.5
+    assert summary.share_of_exchange is None
+    exchanging = [replace(each, exchange_seconds=each.seconds * 0.1 * each.number) for each in ours]
+    assert summarize(exchanging + peer, "ours", "peer").share_of_exchange == pytest.approx(0.2)  # of 0.1, 0.2 and 0.3
     of_peer = summarize(ours + peer, "peer", "peer")
     assert (of_peer.ratio, of_peer.lowest_ratio, of_peer.highest_ratio) == (1.0, 1.0, 1.0)
     assert of_peer.cold_compile_seconds is None
@@ -321,6 +337,10 @@ def test_footnotes_say_what_differs_and_what_cannot_be_trusted():
     text = "\n".join(footnotes(busy, rounds=2, n_eval_episodes=20, load=None))
     assert "notes+vector+compile steps Gymnasium's own vector environment instead of DummyVecEnv." in text
     assert "1.90 cores busy" in text
+    shared = {"notes ×2": replace(summaries["sbx"], share_of_exchange=0.4)}
+    text = "\n".join(footnotes(shared, rounds=2, n_eval_episodes=20, load=None))
+    assert "40 % of its time its first process exchanged" in text
+    assert "of a core" not in text  # it waits for the others
 
 
 @pytest.mark.parametrize("floor", [30_000.0, 296_700.0])
@@ -477,6 +497,8 @@ def test_ctrl_c_and_sigterm_write_nothing_and_say_so(end, code, tmp_path, capsys
         (["--policy", "MlpLstmPolicy", "--algo", "a2c"], "policy must be one without memory (no peer has recurrent"),
         (["--total-timesteps", "100"], "total_timesteps must be an int >= 16384 (one rollout: 2048 steps of 8"),
         (["--n-steps", "4"], "batch_size must be at most the rollout of n_steps * n_envs = 32 steps, got 64"),
+        (["--processes", "0,2"], "processes must be numbers separated by commas, got '0,2'"),
+        (["--processes", "3"], "n_envs must be a multiple of 3 processes, got 8"),
         (["--batch-size", "0"], "batch_size must be an int >= 1, got 0"),
         (["--algo", "a2c", "--n-epochs", "2"], "n_epochs must not be given with algo a2c, which has none, got 2"),
         (["--peer-python", "/nowhere/python"], "peer_python must be a Python interpreter, got /nowhere/python"),

@@ -18,10 +18,12 @@ from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, evaluate_episodes, with_frozen_normalizers
 from sb3_ppo_notes.configs import build as train_model
 from sb3_ppo_notes.configs.build import build_model, check_environment
+from sb3_ppo_notes.configs.normalizers import load_normalizer, normalizer_statistics
 from sb3_ppo_notes.configs.run_config import RunConfig, resolve_config
+from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.runs.train import command as train
 from sb3_ppo_notes.runs.train import evaluation as train_watching
-from sb3_ppo_notes.runs.train.folder import load_normalizer, load_weights, new_folder, normalizer_statistics, save_model
+from sb3_ppo_notes.runs.train.folder import load_weights, new_folder, save_model
 
 SMALL = """
 env: {env}
@@ -114,6 +116,43 @@ def test_the_folder_of_a_run(small, tmp_path, capsys):
     assert len(lines) == len(progress)
     scalars = EventAccumulator(str(folder)).Reload()
     assert {"train/approx_kl", "time/fps", "eval/mean_reward", "notes/video/return"} <= set(scalars.Tags()["scalars"])
+
+
+def test_hyperparameters_without_a_file(tmp_path):
+    words = ["--set", "n_steps=16", "learning_rate=lin_1e-2", "batch_size=16", "--set", "policy_kwargs.net_arch=[8, 8]"]
+    options = ["--n-envs", "2", "--total-timesteps", "96", "--n-eval-episodes", "1"]
+    assert main(["train", *words, *options, "--outdir", str(tmp_path / "first")]) == 0
+    model = NotesPPO.load(tmp_path / "first" / "model.zip", device="cpu")
+    assert (model.n_steps, model.batch_size, model.policy_kwargs) == (16, 16, {"net_arch": [8, 8]})
+    assert model.learning_rate(0.5) == pytest.approx(0.005)
+    config = str(tmp_path / "first" / "config.yaml")
+    assert main(["train", "--config", config, "--outdir", str(tmp_path / "again")]) == 0
+    for name, weight in weights(tmp_path / "first").items():
+        assert th.equal(weight, weights(tmp_path / "again")[name])
+    assert main(["train", "--resume", str(tmp_path / "again"), "--set", "n_steps=8"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--compile"], {"n_steps": 16, "compile": True}),
+        (["--no-compile"], {"n_steps": 16, "compile": False}),
+        ([], {"n_steps": 16}),
+    ],
+)
+def test_compile_is_a_hyperparameter_with_an_option_of_its_own(words, expected, monkeypatch, tmp_path):
+    def build(config):
+        assert config.hyperparameters == expected
+        raise InvalidValueError("that was all")
+
+    monkeypatch.setattr(train, "build_model", build)
+    assert main(["train", "--set", "n_steps=16", *words, "--outdir", str(tmp_path / "run")]) == 2
+
+
+def test_compile_is_said_once(tmp_path, capsys):
+    assert main(["train", "--set", "compile=true", "--no-compile", "--outdir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == "error: set must hold compile once, got 'compile=true' and 'compile=False'\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_repeated_from_its_own_configuration(small, tmp_path):

@@ -41,7 +41,7 @@ LONGEST_TRIAL, SHORTEST_TRIAL = 100_000, 1_000
 
 @dataclass
 class Run(StudyOptions, EnvironmentOptions):
-    """Search for a configuration that holds up, on this machine alone or together with others."""
+    """Search for a configuration that holds up, alone or with other machines."""
 
     env: str = "CartPole-v1"
     """Id of a registered environment."""

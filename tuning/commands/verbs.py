@@ -132,7 +132,10 @@ class Status(StudyOptions):
 
 @dataclass
 class Report(StudyOptions):
-    """Write trials.csv, study.json, report.html, report.md and CHECKLIST.md, and best.yml if there is a winner."""
+    """Write trials.csv, study.json, report.html, report.md and CHECKLIST.md.
+
+    And best.yml, if there is a winner.
+    """
 
     def __call__(self) -> int:
         """Write the files."""
@@ -157,7 +160,10 @@ class Export(StudyOptions):
 
 @dataclass
 class Compare(StudyOptions):
-    """Run what is missing of the test (the winner, SB3's defaults, rl_zoo3's values) and show the comparison."""
+    """Run what is missing of the test, and show the comparison.
+
+    It is of the winner, SB3's defaults and rl_zoo3's values.
+    """
 
     workers: int = 1
     """Processes."""

@@ -22,7 +22,7 @@ def masked_log_odds(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
     >>> masked_log_odds(th.ones(1, 2), masks).tolist()
     [[-10000.0, 1.0]]
     """
-    allows = masks.reshape(len(masks), -1, 2)
+    allows = masks.reshape(masks.shape[0], -1, 2)
     only_one = th.where(allows[..., 0], logits, 1e4)
     return th.where(allows[..., 1], only_one, -1e4)
 

@@ -23,6 +23,8 @@ OURS: dict[str, tuple[dict[str, Any], str]] = {
     "notes+vector": ({}, "vector"),
     "notes+vector+compile": ({"compile": True}, "vector"),
 }
+#: Between a variant and the number of processes that train it.
+TIMES = " ×"
 #: Their environments, where they are not in the ``DummyVecEnv`` of all others.
 VEC_ENVS = {"lean": "LeanVecEnv", "vector": "Gymnasium's own vector environment"}
 
@@ -106,7 +108,7 @@ def check_device(device: str) -> None:
         raise InvalidValueError(f"device must be cpu, or a GPU of this machine, got {device!r}: {reason}") from error
 
 
-def our_arm(name: str, algo: str, common: dict[str, Any]) -> Arm:
+def our_arm(name: str, algo: str, common: dict[str, Any], processes: int = 1) -> Arm:
     """One of our variants, run by this interpreter; ``common`` is the part of the spec that all arms share."""
     extras, vec_env = OURS[name]
     spec = {
@@ -116,8 +118,14 @@ def our_arm(name: str, algo: str, common: dict[str, Any]) -> Arm:
         "arguments": common["arguments"] | extras,
         "vec_env": vec_env,
         "import_from": str(Path(sb3_ppo_notes.__file__).parents[1]),
+        "processes": processes,
     }
-    return Arm(name, sys.executable, spec)
+    return Arm(name if processes == 1 else f"{name}{TIMES}{processes}", sys.executable, spec)
+
+
+def variant_of(arm: str) -> str:
+    """The variant that an arm's name begins with, the number of its processes left out."""
+    return arm.partition(TIMES)[0]
 
 
 def peer_arm(name: str, kind: str, peer_python: Path | None, common: dict[str, Any]) -> Arm:

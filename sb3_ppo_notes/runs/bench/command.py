@@ -40,7 +40,7 @@ TURNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 @dataclass
 class Bench(EnvironmentOptions):
-    """Measure how fast ours and the peers train, in turn on this machine, one thread each."""
+    """Measure how fast ours and the peers train here, in turn, one thread each."""
 
     env: str = "CartPole-v1"
     """Id of a registered environment."""
@@ -58,6 +58,9 @@ class Bench(EnvironmentOptions):
     """Peers they are compared with, separated by commas: sb3, sb3-contrib, sbx. Ratios are to the first."""
     peer_python: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Interpreter for the peers whose package is not installed here."""
+    processes: str = "1"
+    """Numbers of processes that train each of our variants together, separated by commas: 1,2. n_envs and batch_size
+    are those of all of them."""
     rounds: int = 5
     """Rounds measured, after one of warm-up."""
     total_timesteps: int | None = None
@@ -123,8 +126,19 @@ class Bench(EnvironmentOptions):
         kind = kind_of(self.algo, self.policy)
         return [
             *(peer_arm(name, kind, self.peer_python, common) for name in peers),
-            *(our_arm(name, self.algo, common) for name in ours),
+            *(our_arm(name, self.algo, common, number) for name in ours for number in self._processes()),
         ]
+
+    def _processes(self) -> list[int]:
+        words = [word.strip() for word in self.processes.split(",")]
+        if not all(word.isdecimal() and int(word) for word in words):
+            raise InvalidValueError(f"processes must be numbers separated by commas, got {self.processes!r}")
+        numbers = sorted({int(word) for word in words})
+        for name, total in (("n_envs", self.n_envs), ("batch_size", self._hyperparameters().get("batch_size"))):
+            for number in numbers:
+                if total is not None and total % number:
+                    raise InvalidValueError(f"{name} must be a multiple of {number} processes, got {total}")
+        return numbers
 
     def _ours(self) -> str:
         default = "notes" if "Lstm" in self.policy else "notes,notes+compile"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from sb3_ppo_notes.charts import PALETTE
-from sb3_ppo_notes.runs.bench.arms import OURS, PEERS, VEC_ENVS
+from sb3_ppo_notes.runs.bench.arms import OURS, PEERS, VEC_ENVS, variant_of
 from sb3_ppo_notes.runs.bench.rounds import Summary
 
 #: Ours blue, as in the learning curves; each peer its own of Okabe and Ito's other colours.
@@ -78,13 +78,17 @@ def footnotes(summaries: Mapping[str, Summary], rounds: int, n_eval_episodes: in
         "ran as: what carried out the gradient steps, as model.engine.report() says.",
     ]
     notes += [f"{name} differs: {PEERS[name].differs}." for name in summaries if name in PEERS and PEERS[name].differs]
-    other_envs = {name: OURS[name][1] for name in summaries if name in OURS and OURS[name][1] in VEC_ENVS}
+    ours = {name: OURS[variant_of(name)][1] for name in summaries if variant_of(name) in OURS}
+    other_envs = {name: vec_env for name, vec_env in ours.items() if vec_env in VEC_ENVS}
     notes += [f"{name} steps {VEC_ENVS[vec_env]} instead of DummyVecEnv." for name, vec_env in other_envs.items()]
     fewest, most = CORES_OF_ONE_THREAD
     for name, summary in summaries.items():
         if summary.cores > most:
             notes.append(f"{name} kept {summary.cores:.2f} cores busy, more than one thread.")
-        if summary.cores < fewest:
+        if summary.share_of_exchange is not None:
+            share = f"{100 * summary.share_of_exchange:.0f} % of its time its first process"
+            notes.append(f"{name}: {share} exchanged numbers with the others, or waited for them.")
+        elif summary.cores < fewest:
             notes.append(f"{name} got {summary.cores:.2f} of a core: something else ran, do not trust these numbers.")
     if load is not None and load > IDLE_LOAD:
         notes.append(f"The machine was not idle before the start (load {load:.1f}).")
@@ -102,7 +106,7 @@ def draw_bars(summaries: Mapping[str, Summary], title: str, path: Path) -> None:
     end = max(1.05 * max(floors), 1.2 * longest) if marks_fit else 2.4 * longest
     for row, (arm, summary) in enumerate(summaries.items()):
         speed = summary.steps_per_second
-        axes.barh(row, speed, height=0.6, color=COLORS[arm])
+        axes.barh(row, speed, height=0.6, color=COLORS[variant_of(arm)])
         # Beside its bar if there is room for half a line, else within.
         within = speed > 0.55 * end
         axes.annotate(
@@ -112,7 +116,7 @@ def draw_bars(summaries: Mapping[str, Summary], title: str, path: Path) -> None:
             textcoords="offset points",
             va="center",
             ha="right" if within else "left",
-            color="white" if within and arm in OURS else "black",
+            color="white" if within and variant_of(arm) in OURS else "black",
         )
         if marks_fit:
             axes.plot([floors[row]] * 2, [row - 0.4, row + 0.4], color="black", linewidth=2)

@@ -31,6 +31,8 @@ class Round:
     :param floor_steps_per_second: of the environments alone.
     :param ran_as: executor of the gradient steps of the round's last update; ``None`` for a peer's.
     :param report: ``model.engine.report()`` in words, likewise.
+    :param exchange_seconds: of the training, in which the first of several processes exchanged numbers with the others,
+        or waited for them; ``None`` for one process.
     """
 
     number: int
@@ -43,6 +45,7 @@ class Round:
     floor_steps_per_second: float
     ran_as: str | None = None
     report: str | None = None
+    exchange_seconds: float | None = None
 
     @property
     def steps_per_second(self) -> float:
@@ -68,6 +71,7 @@ class Summary:
     :param cold_seconds_to_total: as ``seconds_to_total``, likewise.
     :param ran_as: what carried out the gradient steps from the end of the warm-up on, ``None`` for a peer's; more than
         one name where it changed in between.
+    :param share_of_exchange: of the time, median; ``None`` for one process.
     """
 
     steps_per_second: float
@@ -83,6 +87,7 @@ class Summary:
     cold_compile_seconds: float | None = None
     cold_seconds_to_total: float | None = None
     ran_as: str | None = None
+    share_of_exchange: float | None = None
 
 
 def measure(
@@ -120,6 +125,7 @@ def measure(
                     floor_steps_per_second=floor["steps"] / floor["seconds"],
                     ran_as=learned.get("ran_as"),
                     report=learned.get("report"),
+                    exchange_seconds=learned.get("exchange_seconds"),
                 )
             )
     return results
@@ -154,8 +160,13 @@ def summarize(rounds: Sequence[Round], arm: str, reference: str, cold_seconds: f
         cold_compile_seconds=None if cold_seconds is None else compile_seconds(cold_seconds, warm_up.steps, speed),
         cold_seconds_to_total=None if cold_seconds is None else cold_seconds + seconds_after_warm_up,
         # Where the warm-up ended the first round began.
+        share_of_exchange=_median([turn.exchange_seconds and turn.exchange_seconds / turn.seconds for turn in steady]),
         ran_as=", ".join(dict.fromkeys(turn.ran_as for turn in [warm_up, *steady] if turn.ran_as)) or None,
     )
+
+
+def _median(shares: Sequence[float | None]) -> float | None:
+    return None if any(share is None for share in shares) else median(share for share in shares if share is not None)
 
 
 def compile_seconds(seconds: float, steps: int, steps_per_second: float) -> float:

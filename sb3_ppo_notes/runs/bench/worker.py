@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -20,8 +21,34 @@ from typing import Any, TextIO
 DRAWN_ACTIONS = 256
 #: Time to end for a program that trains for nobody any more.
 SECONDS_TO_END = 1.0
+#: What several processes do together.
+TOGETHER = ("build", "floor", "learn")
 VERSIONED = ("sb3_ppo_notes", "stable_baselines3", "sb3_contrib", "sbx", "torch", "jax", "gymnasium", "numpy", "mujoco")
 PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC", "XLA_FLAGS")
+
+
+class TimedGroup:
+    """A group of processes, and the seconds that this one has spent in exchanges: waiting for the others included."""
+
+    def __init__(self, group: Any):
+        self.group, self.rank, self.size, self.seconds = group, group.rank, group.size, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.group, name)
+
+    def gather_vectors(self, vector: Any) -> Any:
+        """The group's own."""
+        return self._time(self.group.gather_vectors, vector)
+
+    def gather(self, value: Any) -> Any:
+        """The group's own."""
+        return self._time(self.group.gather, value)
+
+    def _time(self, function: Any, argument: Any) -> Any:
+        started = time.perf_counter()
+        result = function(argument)
+        self.seconds += time.perf_counter() - started
+        return result
 
 
 class Subject:
@@ -29,8 +56,8 @@ class Subject:
 
     :param spec: ``module`` and ``class`` of the algorithm, its ``policy`` and further ``arguments``, ``env``,
         ``n_envs``, ``vec_env`` (``"dummy"``, ``"lean"`` or ``"vector"``), ``seed``, ``device``, ``import_from``: a
-        folder to find packages in, or ``None``; and ``imports``, ``env_kwargs`` and ``env_wrapper`` as in
-        configurations.
+        folder to find packages in, or ``None``; ``imports``, ``env_kwargs`` and ``env_wrapper`` as in configurations;
+        and ``processes``, which train it together.
     """
 
     def __init__(self, spec: dict[str, Any]):
@@ -38,6 +65,8 @@ class Subject:
         self.model: Any = None
         self.floor_env: Any = None
         self.drawn_actions: list[Any] = []
+        self.group: TimedGroup | None = None
+        self.n_envs = spec["n_envs"] // spec.get("processes", 1)
 
     def load(self) -> dict[str, Any]:
         """Import the libraries, with one thread; their versions, and what says that there is one thread."""
@@ -48,12 +77,42 @@ class Subject:
         torch.set_num_threads(1)
         for module in (self.spec["module"], *self.spec["imports"]):
             importlib.import_module(module)
+        if self.spec.get("processes", 1) > 1:
+            self._join()
         versions = {"python": sys.version.split()[0]}
         for name in VERSIONED:
             if name in sys.modules:
                 versions[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
         threads = {name: os.environ.get(name) for name in PINNED}
         return {"versions": versions, "threads": {"torch": torch.get_num_threads(), **threads}}
+
+    def _join(self) -> None:
+        """Become one of several processes; the first starts the others."""
+        import socket
+
+        if "RANK" not in os.environ:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = str(free.getsockname()[1])
+            size = str(self.spec["processes"])
+            os.environ |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "RANK": "0"}
+            os.environ["MASTER_PORT"] = port
+            for rank in range(1, int(size)):
+                command = [sys.executable, os.path.realpath(__file__), json.dumps(self.spec)]
+                subprocess.Popen(command, env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        self.group = TimedGroup(importlib.import_module("sb3_ppo_notes.processes").join_group("auto"))
+
+    def together(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Call a method in all processes, or in the only one."""
+        if self.group is not None and command in TOGETHER:
+            self.group.gather((command, arguments))
+        return getattr(self, command)(**arguments)  # type: ignore[no-any-return]
+
+    def follow(self) -> None:
+        """Do what the first process is told to, for as long as there is one."""
+        while self.group is not None:
+            command, arguments = self.group.gather(None)[0]
+            getattr(self, command)(**arguments)
 
     def build(self) -> dict[str, Any]:
         """Make the model, and the environments that the floor is measured with; seconds for the first of them."""
@@ -62,13 +121,15 @@ class Subject:
         started = time.perf_counter()
         algorithm = getattr(importlib.import_module(self.spec["module"]), self.spec["class"])
         arguments = {"seed": self.spec["seed"], "device": self.spec["device"], **self.spec["arguments"]}
+        if self.group is not None:
+            arguments["processes"] = self.group
         self.model = algorithm(self.spec["policy"], self._environments(), **arguments)
         seconds = time.perf_counter() - started
         self.floor_env = self._environments()
         space = self.floor_env.action_space
         space.seed(self.spec["seed"])
         for _ in range(DRAWN_ACTIONS):
-            self.drawn_actions.append(np.array([space.sample() for _ in range(self.spec["n_envs"])]))
+            self.drawn_actions.append(np.array([space.sample() for _ in range(self.n_envs)]))
         self.floor_env.reset()
         return {"seconds": seconds}
 
@@ -82,12 +143,15 @@ class Subject:
 
     def learn(self, steps: int) -> dict[str, Any]:
         """Train on: steps, seconds on the clock, seconds of all threads' processor time, and what ran."""
+        if self.group is not None:
+            self.group.seconds = 0.0
         steps_before, cpu_before, started = self.model.num_timesteps, time.process_time(), time.perf_counter()
         self.model.learn(steps, reset_num_timesteps=False)
         return {
             "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu_before,
             "steps": self.model.num_timesteps - steps_before,
+            "exchange_seconds": None if self.group is None else self.group.seconds,
             **self._execution(),
         }
 
@@ -114,7 +178,7 @@ class Subject:
     def _environments(self, **others: Any) -> Any:
         from stable_baselines3.common.env_util import make_vec_env
 
-        spec = {**self.spec, **others}
+        spec = {**self.spec, "n_envs": self.n_envs, **others}
         env, n_envs, seed, env_kwargs = spec["env"], spec["n_envs"], spec["seed"], spec["env_kwargs"]
         if spec["vec_env"] == "vector":
             module = importlib.import_module("sb3_ppo_notes.envs.vector_env")
@@ -133,11 +197,15 @@ class Subject:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
-    requests, answers = _private_streams()
+    """Answer requests until there are no more; or follow a process that does."""
     # As ``python -m`` has it. The folder of this file must go: its modules would be taken for libraries of their names.
     here = os.path.dirname(os.path.realpath(__file__))
     sys.path[:] = [os.getcwd(), *(path for path in sys.path if os.path.realpath(path) != here)]
+    if len(sys.argv) > 1:
+        follower = Subject(json.loads(sys.argv[1]))
+        follower.load()
+        follower.follow()
+    requests, answers = _private_streams()
     pending: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, pending), daemon=True).start()
     arm: Any = None
@@ -147,7 +215,7 @@ def main() -> None:
         try:
             if command == "load":
                 arm = Subject(request.pop("spec"))
-            answer = getattr(arm, command)(**request)
+            answer = arm.load() if command == "load" else arm.together(command, **request)
         except Exception as error:
             traceback.print_exc()
             of_environment = _environment_error(error)

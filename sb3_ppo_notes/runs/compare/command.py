@@ -42,9 +42,10 @@ SIDE_BY_SIDE = {"total_timesteps": 50_000, "seeds": 3, "n_envs": 8, "n_eval_epis
 
 @dataclass
 class Compare(EnvironmentOptions):
-    """Train stock SB3 and ours with the same seeds and hyperparameters; show whether all parameters are equal.
-
-    With --envs or --arms: train any algorithms on any tasks and end with a verdict and report.html.
+    """Train algorithms with the same seeds and compare them, in one of three ways:
+    1. As it is: stock SB3 and ours, and whether each of their weights is equal.
+    2. --recipes: seed systems side by side.
+    3. --envs or --arms: any algorithms on any tasks, a verdict and report.html.
     """
 
     env: str = "CartPole-v1"
@@ -52,30 +53,30 @@ class Compare(EnvironmentOptions):
     algo: Literal["ppo", "a2c"] = "ppo"
     """The algorithm."""
     total_timesteps: int | None = None
-    """Environment steps of each training run; if not given 50000, for a verdict what rl_zoo3 trains the task for."""
+    """Environment steps of each training run; if not given 50000, for (3) what rl_zoo3 trains the task for."""
     seeds: int | None = None
-    """Number of seeds: 0, 1, 2, …; if not given 3, for a verdict 10."""
+    """Number of seeds: 0, 1, 2, …; if not given 3, for (3) 10."""
     n_envs: int | None = None
-    """Environments stepped side by side; if not given 8, for a verdict rl_zoo3's number."""
+    """Environments stepped side by side; if not given 8, for (3) rl_zoo3's number."""
     n_eval_episodes: int | None = None
-    """Episodes of the final, deterministic evaluation, on seeds that training never saw; if not given 20, for a verdict
+    """Episodes of the final, deterministic evaluation, on seeds that training never saw; if not given 20, for (3)
     100."""
     recipes: str | None = None
-    """Train these seed systems side by side instead, names separated by commas: skrl,minimal_rl,…"""
+    """(2) Seed systems, names separated by commas: skrl,minimal_rl,…"""
     envs: str | None = None
-    """For a verdict: tasks, ids separated by commas, with rl_zoo3's tuned hyperparameters where it has some."""
+    """(3) Tasks, ids separated by commas, with rl_zoo3's tuned hyperparameters where it has some."""
     arms: str | None = None
-    """For a verdict: who is compared with the first one, separated by commas. sb3, notes (of --algo; also sb3-ppo,
+    """(3) Who is compared with the first one, separated by commas. sb3, notes (of --algo; also sb3-ppo,
     notes-a2c, …), trpo, recurrent-ppo, maskable-ppo, recipe:NAME, module:Class, each with options if need be:
     notes:clip_range=0.1,gamma=0.9. If not given sb3,notes."""
     a_a: bool = False
-    """For a verdict: also train the first arm with as many other seeds and compare it with itself."""
+    """(3) Also train the first arm with as many other seeds and compare it with itself."""
     resume: bool = False
-    """For a verdict: go on with the runs in the outdir; what is finished is not repeated."""
+    """(3) Go on with the runs in the outdir; what is finished is not repeated."""
     jobs: int | None = None
-    """For a verdict: runs side by side, a process and a thread each; if not given as many as there are cores."""
+    """(3) Runs side by side, a process and a thread each; if not given as many as there are cores."""
     outdir: Annotated[Path, tyro.conf.arg(metavar="DIR")] = field(default_factory=lambda: Path("comparison"))
-    """Folder for comparison.json, learning_curves.png and learning_curves.csv, for a verdict report.html and more."""
+    """Folder for comparison.json, learning_curves.png and learning_curves.csv, for (3) report.html and more."""
 
     def __call__(self) -> int:
         """Compare.

@@ -42,6 +42,7 @@ from sb3_ppo_notes.runs.train.folder import (
 )
 from sb3_ppo_notes.runs.train.log import RunState, run_logger
 from sb3_ppo_notes.runs.train.resume import ResumedRun, check_alone, check_run, resume_run
+from sb3_ppo_notes.runs.train.tracking import check_tracker, tracking
 from sb3_ppo_notes.runs.train.weights import count_weights, weights_table
 
 #: Checkpoints of a run that stay.
@@ -61,6 +62,11 @@ class Train(EnvironmentOptions):
     config: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE.yaml")] = None
     """Tuned values: cartpole, pendulum, reacher, halfcheetah, lunarlander or atari-pong; or a YAML file: a run's own
     config.yaml, or one of rl_zoo3's."""
+    set: Annotated[tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    """Hyperparameters, in place of the configuration's: n_steps=64 learning_rate=lin_3e-4
+    policy_kwargs.net_arch=[64,64]; also policy, normalize and frame_stack."""
+    compile: bool | None = None
+    """Compile updating and acting, which is faster on small networks; the same as --set compile=true."""
     total_timesteps: int | None = None
     """Environment steps; the configuration's, or 100,000."""
     n_envs: int | None = None
@@ -84,6 +90,8 @@ class Train(EnvironmentOptions):
     checkpoint_every: int | None = None
     """Environment steps between two checkpoints of which the last three are kept; the configuration's, or 20,000; 0 for
     one at the end only, which a signal is too."""
+    track: Literal["wandb", "mlflow", "trackio", "aim"] | None = None
+    """Log to an experiment tracker too: in the run's own folder, unless variables of the environment say otherwise."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with the run in this folder where it was cut. Of the other options only --total-timesteps, for more."""
 
@@ -100,10 +108,14 @@ class Train(EnvironmentOptions):
     def _begin(self, stop: GracefulStop) -> int:
         check_folders(self.logdir, self.outdir)
         said = vars(self) | {"imports": None, "env_kwargs": None} | self.environment()
-        config, notes = resolve_config(self.config, {name: value for name, value in said.items() if name in KEYS})
+        options = {name: value for name, value in said.items() if name in KEYS}
+        assignments = [word for words in self.set for word in words]  # --set may be given more than once
+        assignments += [] if self.compile is None else [f"compile={self.compile}"]
+        config, notes = resolve_config(self.config, options, assignments)
         if config.video_every is not None:
             render_headless()
             check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
+        check_tracker(config.track)
         model = build_model(config)
         console = Console()
         for note in notes:
@@ -128,6 +140,7 @@ class Train(EnvironmentOptions):
         check_run(folder)
         with FolderLock(folder / CHECKPOINTS):
             run = resume_run(folder, self.total_timesteps)
+            check_tracker(run.config.track)
             if run.config.video_every is not None:
                 render_headless()
             console = Console()
@@ -140,7 +153,11 @@ def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console) 
     config, model = run.config, run.model
     is_new = model.on_resume is None
     start = 0 if is_new else model.num_timesteps
-    with run_logger(folder, run.state, start) as logger, ProgressBar(run.total_timesteps, start) as progress:
+    with (
+        tracking(config, model.rule, folder, run.state, console) as trackers,
+        run_logger(folder, run.state, start, trackers) as logger,
+        ProgressBar(run.total_timesteps, start) as progress,
+    ):
         model.set_logger(logger)
         progress.describe(config.name)
         evaluation = Evaluation(
@@ -161,10 +178,6 @@ def _train(run: ResumedRun, folder: Path, stop: GracefulStop, console: Console) 
                 is_cut = model.num_timesteps < run.total_timesteps or is_in_rollout
                 if stop.requested is not None and is_cut:
                     return _leave_interrupted(model, folder, stop.exit_code, console)
-                if model.last_report is None:
-                    dump_last_update(logger, model.num_timesteps)  # killed before learn could: no update was left
-                # The last update is in the files; what follows is a row of its own.
-                logger.name_to_value.clear()
                 _finish(run, folder, evaluation, callbacks, console)
             except EvaluationStoppedError:  # the last one, of a run that has made all its steps
                 return _leave_interrupted(model, folder, stop.exit_code, console)
@@ -193,6 +206,10 @@ def _leave(model: OnPolicyAlgorithm, folder: Path, what: str, console: Console) 
 
 def _finish(run: ResumedRun, folder: Path, evaluation: Evaluation, callbacks: BaseCallback, console: Console) -> None:
     config, model = run.config, run.model
+    if model.last_report is None:
+        dump_last_update(model.logger, model.num_timesteps)  # killed before learn could: no update was left
+    # The last update is in the files; what follows is a row of its own.
+    model.logger.name_to_value.clear()
     save_model(model, folder)
     result = evaluation.evaluate()
     model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")

@@ -1,7 +1,7 @@
 """The log of a run that may be cut and resumed: its files go on where the checkpoint was, and lose no row of before."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,10 @@ class _ContinuedJSON(JSONOutputFormat):
 
 
 @contextmanager
-def run_logger(folder: Path, state: RunState, num_timesteps: int) -> Iterator[Logger]:
+def run_logger(folder: Path, state: RunState, num_timesteps: int, others: Sequence[KVWriter] = ()) -> Iterator[Logger]:
     """SB3's own formats, none of them on the terminal; closed whatever happens, so that the files are complete.
+
+    ``others`` come after the files: what they raise finds the row written and counted.
 
     What was logged after the checkpoint that a run goes on from is logged again: in the files it is left out, and
     TensorBoard is told not to show it.
@@ -86,7 +88,7 @@ def run_logger(folder: Path, state: RunState, num_timesteps: int) -> Iterator[Lo
         assert tensorboard.writer.file_writer is not None
         tensorboard.writer.file_writer.add_event(begin, begin.step)
     files: list[KVWriter] = [_ContinuedCSV(folder / CSV), _ContinuedJSON(folder / JSON), tensorboard]
-    logger = Logger(str(folder), [*files, _RowCount(state)])
+    logger = Logger(str(folder), [*files, _RowCount(state), *others])
     try:
         yield logger
     finally:

@@ -1,8 +1,7 @@
 """``visualize``: videos of a trained run, and one picture of them all."""
 
-import inspect
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -14,12 +13,11 @@ from rich.table import Table
 
 from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, MAX_EPISODE_STEPS
 from sb3_ppo_notes.callbacks.video import Episode, Stage, file_name, render_headless
-from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
-from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
+from sb3_ppo_notes.configs.build import check_environment, environment_factory
+from sb3_ppo_notes.configs.run_config import RunConfig
 from sb3_ppo_notes.files import write_csv
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
-from sb3_ppo_notes.recipes import RECIPES
-from sb3_ppo_notes.runs.train.folder import CONFIG, MODEL, NORMALIZER, load_normalizer, load_weights
+from sb3_ppo_notes.runs.trained import finished_model, run_config
 from sb3_ppo_notes.runs.visualize.sheet import draw_contact_sheet
 
 
@@ -68,9 +66,7 @@ class Visualize:
         """All files, in a folder beside their place first: either all of them appear, or none."""
         render_headless()
         check_environment(config.env, config.env_kwargs, config.env_wrapper, render=True)
-        model = build_model(_for_one_environment(config))
-        load_weights(model, self.logdir / MODEL)
-        load_normalizer(model.get_env(), self.logdir / NORMALIZER)
+        model = finished_model(config, self.logdir)
         seed = config.seed + EVALUATION_SEED_OFFSET if self.seed is None else self.seed
         env = model.get_env()
         assert env is not None  # it was just built with one
@@ -102,25 +98,3 @@ class Visualize:
             length = f"{episode.length}{' (cut)' if episode.is_cut else ''}"
             table.add_row(str(number), f"{episode.episode_return:.1f}", length, episode.path.name)
         return table
-
-
-def run_config(logdir: Path) -> RunConfig:
-    """The configuration of the finished run in a folder, as it was trained."""
-    if not logdir.is_dir():
-        raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which is none")
-    for name in (CONFIG, MODEL):
-        if not (logdir / name).is_file():
-            runs = sorted(path.parent.name for path in logdir.glob(f"*/{MODEL}"))
-            hint = f"; it holds the runs {', '.join(runs)}" if runs else ""
-            raise InvalidValueError(f"logdir must be the folder of a run, got {logdir}, which has no {name}{hint}")
-    return resolve_config(str(logdir / CONFIG), {})[0]
-
-
-def _for_one_environment(config: RunConfig) -> RunConfig:
-    """The same network and rollout with one environment: nothing is trained, but every size has to fit."""
-    if config.recipe is not None:
-        n_steps = RECIPES[config.recipe].hyperparameters["n_steps"]
-    else:
-        n_steps = inspect.signature(ALGORITHMS[config.algo].__init__).parameters["n_steps"].default
-    n_steps = config.hyperparameters.get("n_steps", n_steps) * (config.n_envs or 1)
-    return replace(config, n_envs=1, hyperparameters=config.hyperparameters | {"n_steps": n_steps})
