@@ -35,7 +35,7 @@ def build_model(config: RunConfig) -> NotesOnPolicyAlgorithm:
     :return: NotesPPO or NotesA2C.
     :raises ValueError: for a value that cannot be, or a package that is not installed; named.
     """
-    check_environment(config.env, config.env_kwargs, config.env_wrapper)
+    check_environment(config.env, config.env_kwargs, config.env_wrapper, imports=config.imports)
     env = _training_environments(config)
     policy = config.policy
     if policy is not None:

@@ -11,13 +11,12 @@ from sb3_ppo_notes import NotesPPO
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_gail_trains_ours_as_it_trains_stock(tmp_path, monkeypatch):
+def test_gail_trains_ours_as_it_trains_stock(tmp_path):
     gail = pytest.importorskip("imitation.algorithms.adversarial.gail")
     from imitation.data import rollout
     from imitation.data.wrappers import RolloutInfoWrapper
     from imitation.rewards.reward_nets import BasicRewardNet
-
-    monkeypatch.chdir(tmp_path)
+    from imitation.util import logger
 
     def environments():
         return make_vec_env("Pendulum-v1", 2, seed=0, wrapper_class=RolloutInfoWrapper)
@@ -34,6 +33,7 @@ def test_gail_trains_ours_as_it_trains_stock(tmp_path, monkeypatch):
             venv=env,
             gen_algo=model,
             reward_net=BasicRewardNet(env.observation_space, env.action_space),
+            custom_logger=logger.configure(tmp_path, []),
         )
         trainer.train(256)
         return th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
