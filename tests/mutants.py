@@ -538,6 +538,13 @@ MUTANTS = [
         EXPORT + "test_what_plays_alike_passes",
     ),
     Mutant(
+        "the best model of a run sees by the last one's statistics",
+        "runs/trained.py",
+        'logdir / f"{best}{NORMALIZER}"',
+        "logdir / NORMALIZER",
+        EXPORT + "test_the_best_model_comes_with_its_own_statistics",
+    ),
+    Mutant(
         "NaN is no difference",
         "export/check.py",
         "return float(np.maximum(one, other))",

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sb3_ppo_notes.export.check import TOLERANCE, check, difference_of
 from sb3_ppo_notes.export.observations import FrameBuffer, observations_of
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.persistence import save_checkpoint
+from sb3_ppo_notes.runs.trained import trained_model
 from tests import environments
 from tests.export.test_matrix import CASES, WIDE, built, trained
 
@@ -336,9 +338,20 @@ def test_whatever_a_run_has_left_is_exported(what, run_folder, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_not_finished_is_exported_as_its_newest_checkpoint(run_folder, tmp_path):
-    import shutil
+def test_the_best_model_comes_with_its_own_statistics(run_folder, tmp_path):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    statistics = json.loads((folder / "best_normalizer.json").read_text())
+    statistics["observation"][""]["mean"] = [1.0, 2.0, 3.0, 4.0]
+    (folder / "best_normalizer.json").write_text(json.dumps(statistics))
+    for name, is_best in (("best_model.zip", True), ("model.zip", False), ("", False)):
+        model = trained_model(folder / name)
+        assert (model.env.venv.obs_rms.mean.tolist() == [1.0, 2.0, 3.0, 4.0]) == is_best
+        saved = NotesPPO.load(folder / (name or "model.zip")).policy.state_dict()
+        assert all(th.equal(tensor, saved[key]) for key, tensor in model.policy.state_dict().items())
 
+
+@pytest.mark.slow
+def test_a_run_that_is_not_finished_is_exported_as_its_newest_checkpoint(run_folder, tmp_path):
     shutil.copytree(run_folder, tmp_path / "run")
     (tmp_path / "run" / "model.zip").unlink()
     assert main(["export", f"{tmp_path}/run", "--to", f"{tmp_path}/policy.pt2", "--n-observations", "20"]) == 0
