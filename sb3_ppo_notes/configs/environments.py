@@ -24,10 +24,11 @@ class EnvironmentOptions:
     """Packages to import first, in every process: they register environments. One alone can also stand before the id:
     package:id."""
     env_kwargs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
-    """Arguments of the environment: goal=[1,2] config.lanes_count=3; rl_zoo3's name:value is read, too."""
+    """Arguments of the environment: goal=[1,2] config.lanes_count=3 max_episode_steps=100; rl_zoo3's name:value is
+    read, too."""
     wrapper: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:CLASS ...")] = ()
     """Wrappers around the environment, the innermost first, with arguments as
-    gymnasium.wrappers:TimeLimit:max_episode_steps=100."""
+    gymnasium.wrappers:RescaleAction:min_action=-1,max_action=1."""
 
     def environment(self) -> dict[str, Any]:
         """The options as plain data; the packages have been imported.
@@ -37,6 +38,12 @@ class EnvironmentOptions:
         :raises ValueError: for a package that cannot be imported, or a word that cannot be read.
         """
         import_packages(self.imports)
+        for word in self.wrapper:
+            if word.replace(":", ".").startswith("gymnasium.wrappers.TimeLimit"):
+                # Episodes are counted under the wrappers: an evaluation would wait for ends that are never seen there.
+                raise InvalidValueError(
+                    f"wrapper must not end episodes, got {word!r}: give --env-kwargs max_episode_steps=100, say"
+                )
         data = {
             "imports": list(self.imports),
             "env_kwargs": data_from_words("env_kwargs", self.env_kwargs),
@@ -53,8 +60,8 @@ def wrapper_from_word(word: str) -> Any:
     :return: its path, with arguments ``{path: {name: value}}``.
     :raises ValueError: for arguments that cannot be read.
 
-    >>> wrapper_from_word("gymnasium.wrappers:TimeLimit:max_episode_steps=100")
-    {'gymnasium.wrappers.TimeLimit': {'max_episode_steps': 100}}
+    >>> wrapper_from_word("gymnasium.wrappers:RescaleAction:min_action=-1,max_action=1")
+    {'gymnasium.wrappers.RescaleAction': {'min_action': -1, 'max_action': 1}}
     >>> wrapper_from_word("gymnasium.wrappers.FlattenObservation")
     'gymnasium.wrappers.FlattenObservation'
     """

@@ -113,6 +113,7 @@ def test_the_options_are_plain_data():
         (["--wrapper", "strange_package:Strange"], "env_wrapper must be import paths of gymnasium.Wrapper classes"),
         (["--wrapper", "strange_package:Imago"], "env_wrapper must be an import path, got 'strange_package.Imago'"),
         (["--wrapper", "strange_package:Image:0.5"], "wrapper must be words of the form name=value, got '0.5'"),
+        (["--wrapper", "gymnasium.wrappers:TimeLimit:max_episode_steps=9"], "--env-kwargs max_episode_steps=100, say"),
         (OPTIONS[:4], "env must have an observation space of type Box"),
         ([], "env must be the id of a registered environment, got 'Strange-v0'"),
         ([], "'package:id', or --import package in a command"),
