@@ -1678,6 +1678,20 @@ MUTANTS = [
         "tests/parity/test_reached_into.py::test_who_listens_to_every_operation_is_heard[Halving-ppo]",
     ),
     Mutant(
+        "an evaluation waits for an end that the Monitor does not see",
+        "callbacks/evaluation.py",
+        "np.flatnonzero(np.asarray(dones) & ~finished)",
+        "()",
+        "tests/callbacks/test_evaluation.py::test_an_episode_that_a_wrapper_around_the_monitor_ends_is_one",
+    ),
+    Mutant(
+        "the loss of a life ends an episode",
+        "callbacks/evaluation.py",
+        'if self.venv.get_attr("rewards", [index])[0]:',
+        "if False:",
+        "tests/callbacks/test_evaluation.py::test_the_loss_of_a_life_ends_no_episode",
+    ),
+    Mutant(
         "a schedule is asked though it is not copied whole",
         "algorithms/schedules.py",
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
