@@ -29,6 +29,7 @@ from sb3_ppo_notes.persistence import (
     StopOnSignal,
     load_checkpoint,
     save_checkpoint,
+    shards,
 )
 from sb3_ppo_notes.persistence.storage import MANIFEST, checkpoints_in, read_checkpoint, read_manifest
 from sb3_ppo_notes.processes import Alone
@@ -185,6 +186,15 @@ def test_a_run_begun_on_four_processes_goes_on_on_two_and_on_one(name, sizes, tm
 
 def test_a_checkpoint_after_the_last_rollout_goes_on_exactly(tmp_path):
     check("normalize", (2, 1), (TOTAL - 1,), tmp_path / "run")
+
+
+@pytest.mark.parametrize("n_each", [1, 2])
+def test_images_of_several_shards_lie_in_memory_as_those_of_one(n_each):
+    """Or they would be convolved in another order, and the last bit would differ."""
+    images = np.random.default_rng(0).random((3 * n_each, 5, 4, 1)).transpose(0, 3, 1, 2)
+    joined = shards._joined(np.split(images, 3))
+    np.testing.assert_array_equal(joined, images)
+    assert joined.strides == images.strides
 
 
 def stopped_by_a_callback(group, folder):
