@@ -1094,6 +1094,13 @@ MUTANTS = [
         CUT_TWICE,
     ),
     Mutant(
+        "images of several shards are copied in another order",
+        "persistence/shards.py",
+        "return np.concatenate(parts, out=joined)",
+        "return np.concatenate([np.ascontiguousarray(part) for part in parts])",
+        TOGETHER + "test_checkpoints.py::test_images_of_several_shards_lie_in_memory_as_those_of_one",
+    ),
+    Mutant(
         "a shard's generator begins anew in a resumed run",
         "persistence/shards.py",
         'model._shards.generators[index].load_state_dict(read[-1]["generator"])',
@@ -1134,6 +1141,13 @@ MUTANTS = [
         "if isinstance(size, int) and size % n_shards:",
         "if False:",
         TOGETHER + "test_train.py::test_what_cannot_be_divided_is_refused_before_anything_is_written",
+    ),
+    Mutant(
+        "a signal that one process heard does not end the others",
+        "runs/train/command.py",
+        "                code = max(group.gather(stop.exit_code))",
+        "                code = stop.exit_code",
+        TOGETHER + "test_train.py::test_a_signal_that_one_process_hears_ends_all_with_its_code",
     ),
     Mutant(
         "one process's environments have succeeded, and all stop",

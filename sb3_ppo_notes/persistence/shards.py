@@ -24,7 +24,7 @@ from sb3_ppo_notes.persistence.model_state import (
     spaces_of,
 )
 from sb3_ppo_notes.persistence.revival import Revival
-from sb3_ppo_notes.persistence.snapshot import Snapshot
+from sb3_ppo_notes.persistence.snapshot import Snapshot, is_dense
 from sb3_ppo_notes.rollouts.sharding import select
 
 #: A document and its arrays.
@@ -100,8 +100,17 @@ def _joined(parts: list[Any]) -> Any:
     if parts[0] is None:
         return None
     if isinstance(parts[0], dict):
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return np.concatenate(parts)
+        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
+    first: np.ndarray = parts[0]
+    row = first.nbytes // len(first)
+    if len(parts) == 1:
+        return first
+    if not (is_dense(first) and (len(first) == 1 or first.strides[0] == row)):
+        return np.concatenate(parts)
+    # In memory as before: an image that is a transposed view is convolved in another order than its copy.
+    flat = np.empty(sum(map(len, parts)) * first[0].size, first.dtype)
+    joined = np.lib.stride_tricks.as_strided(flat, (sum(map(len, parts)), *first.shape[1:]), (row, *first.strides[1:]))
+    return np.concatenate(parts, out=joined)
 
 
 def _rollout(model: NotesOnPolicyAlgorithm, part: slice) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from sb3_ppo_notes.persistence import (
     StopOnSignal,
     load_checkpoint,
     save_checkpoint,
+    shards,
 )
 from sb3_ppo_notes.persistence.storage import MANIFEST, checkpoints_in, read_checkpoint, read_manifest
 from sb3_ppo_notes.processes import Alone
@@ -53,7 +54,7 @@ def spaces_of_their_own(name):
 
 
 def cut_pendulums(length):
-    return make_vec_env("Pendulum-v1", 2, wrapper_class=lambda env: gym.wrappers.TimeLimit(env, length))
+    return make_vec_env("Pendulum-v1", 2, env_kwargs={"max_episode_steps": length})
 
 
 #: Environments of a shard, policy and arguments.
@@ -185,6 +186,15 @@ def test_a_run_begun_on_four_processes_goes_on_on_two_and_on_one(name, sizes, tm
 
 def test_a_checkpoint_after_the_last_rollout_goes_on_exactly(tmp_path):
     check("normalize", (2, 1), (TOTAL - 1,), tmp_path / "run")
+
+
+@pytest.mark.parametrize("n_each", [1, 2])
+def test_images_of_several_shards_lie_in_memory_as_those_of_one(n_each):
+    """Or they would be convolved in another order, and the last bit would differ."""
+    images = np.random.default_rng(0).random((3 * n_each, 5, 4, 1)).transpose(0, 3, 1, 2)
+    joined = shards._joined(np.split(images, 3))
+    np.testing.assert_array_equal(joined, images)
+    assert joined.strides == images.strides
 
 
 def stopped_by_a_callback(group, folder):
@@ -378,7 +388,7 @@ def test_environments_of_one_process_that_cannot_be_saved_begin_new_episodes_in_
 def test_a_saved_model_loads_without_processes(tmp_path):
     model = new_model("normalize", Alone()).learn(1024)
     model.save(tmp_path / "model")
-    again = NotesPPO.load(tmp_path / "model", make_vec_env("Pendulum-v1", 3))
+    again = NotesPPO.load(tmp_path / "model", make_vec_env("CartPole-v1", 3))
     assert digest_of(again.policy) == digest_of(model.policy)
     assert (again.processes, again.shards, again._shards) == (None, None, None)
     again.learn(384)
