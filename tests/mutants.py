@@ -52,9 +52,15 @@ ZOO = "tests/test_zoo.py::"
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
 BUFFERS = "tests/rollouts/test_buffers.py::"
+MAKE = "tests/envs/test_make.py::"
+TENSORS = "tests/envs/test_torch_vec_env.py::"
+OPTIONS = "tests/runs/test_environment_options.py::"
 GROUP = "tests/processes/test_group.py::"
 FAILURES = "tests/processes/test_failures.py::"
 TORCHRUN = "tests/processes/test_torchrun.py::"
+
+TOGETHER = "tests/processes/"
+CUT_TWICE = TOGETHER + "test_checkpoints.py::test_a_run_cut_twice_ends_as_the_straight_one"
 
 MUTANTS = [
     Mutant(
@@ -1062,14 +1068,84 @@ MUTANTS = [
     Mutant(
         "generators not put back when learning begins",
         "persistence/checkpoint.py",
-        "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    restore_random",
-        "    (lambda *_: None)",
+        "        # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n        restore_random",
+        "        (lambda *_: None)",
         RESUME + "[mlp]",
+    ),
+    Mutant(
+        "what normalisers of several shards have in common is counted by each",
+        "algorithms/normalizers.py",
+        "new = moments_since(each[name], before)",
+        "new = each[name]",
+        TOGETHER + "test_normalizers.py::test_merged_statistics_are_those_of_one_normaliser_that_has_seen_everything",
+    ),
+    Mutant(
+        "normalisers that learn no more are merged",
+        "algorithms/normalizers.py",
+        "statistics_of(each) if each.training else None for each in wrappers",
+        "statistics_of(each) for each in wrappers",
+        TOGETHER + "test_normalizers.py::test_frozen_normalisers_stay_as_they_are",
+    ),
+    Mutant(
+        "a resumed run merges against statistics that it never had in common",
+        "persistence/model_state.py",
+        "model._normalizers.merged = merged",
+        "merged.clear()",
+        CUT_TWICE,
+    ),
+    Mutant(
+        "a shard's generator begins anew in a resumed run",
+        "persistence/shards.py",
+        'model._shards.generators[index].load_state_dict(read[-1]["generator"])',
+        "pass",
+        CUT_TWICE,
+    ),
+    Mutant(
+        "episodes of a rollout that was begun are lost with several processes",
+        "persistence/shards.py",
+        'model._episodes.pending = [each["episodes"] for each in read]',
+        "pass",
+        CUT_TWICE,
+    ),
+    Mutant(
+        "the shards' files of a checkpoint are not looked at",
+        "persistence/storage.py",
+        'for number in range(document.get("shards", 0)):',
+        "for number in ():",
+        TOGETHER + "test_checkpoints.py::test_a_damaged_shard_is_a_damaged_checkpoint_for_all",
+    ),
+    Mutant(
+        "a checkpoint that one process could not write",
+        "persistence/storage.py",
+        "if its_error is not None:",
+        "if False:",
+        TOGETHER + "test_checkpoints.py::test_a_full_disk_of_one_process_leaves_the_old_checkpoint_for_all[1]",
+    ),
+    Mutant(
+        "looking at the last step counts its episodes",
+        "rollouts/pausing.py",
+        "model._episodes = None if model._episodes is None else model._episodes.copy()",
+        "pass",
+        TOGETHER + "test_checkpoints.py::test_a_callback_of_one_process_that_stops_leaves_a_checkpoint_of_all",
+    ),
+    Mutant(
+        "environments that cannot be divided among shards",
+        "runs/train/together.py",
+        "if isinstance(size, int) and size % n_shards:",
+        "if False:",
+        TOGETHER + "test_train.py::test_what_cannot_be_divided_is_refused_before_anything_is_written",
+    ),
+    Mutant(
+        "one process's environments have succeeded, and all stop",
+        "callbacks/stopping.py",
+        "self.is_everywhere = not self._shards.any(not self.succeeded.all())",
+        "self.is_everywhere = self._shards.any(self.succeeded.all())",
+        TOGETHER + "test_train.py::test_all_have_succeeded_where_those_of_all_processes_have",
     ),
     Mutant(
         "digests of a checkpoint not compared",
         "persistence/storage.py",
-        'if _digest(content[name]) != stated["sha256"]:',
+        'if _digest(content) != stated["sha256"]:',
         "if False:",
         PERSISTENCE + "test_faults.py::test_row_24_two_hundred_flipped_bits_are_all_noticed",
     ),
@@ -1455,7 +1531,7 @@ MUTANTS = [
     Mutant(
         "a run that learned nothing stays behind",
         "runs/train/command.py",
-        "if model._n_updates == 0:",
+        "if model._n_updates == 0 and group.rank == 0:",
         "if False:",
         ENVIRONMENT_ERRORS + "test_what_an_environment_raises_before_anything_was_learned_leaves_nothing_behind",
     ),
@@ -1698,6 +1774,95 @@ MUTANTS = [
         ") -> NotesPPO | NotesA2C:",
         ") -> object:",
         "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
+    ),
+    Mutant(
+        "vector environments adapted in the constructor only",
+        "algorithms/on_policy.py",
+        "OnPolicyAlgorithm._wrap_env(as_vec_env(env), verbose, monitor_wrapper)",
+        "OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)",
+        MAKE + "test_a_vector_environment_is_taken_wherever_a_model_takes_environments",
+    ),
+    Mutant(
+        "EnvPool's other interfaces taken for one environment",
+        "envs/make.py",
+        "    if is_envpool(env):",
+        "    if False:",
+        MAKE + "test_envpools_other_interfaces_are_refused_by_name",
+    ),
+    Mutant(
+        "a worker that knows no id says no more",
+        "envs/worker_errors.py",
+        """hint = f"; {OTHER_PROCESSES}" if kind in UNKNOWN_NAMES else \"\"""",
+        """hint = \"\"""",
+        MAKE + "test_a_worker_that_knows_no_such_id_tells_how_it_would",
+    ),
+    Mutant(
+        "an unknown id in a namespace tells no way to register it",
+        "envs/errors.py",
+        "UNKNOWN = (gym.error.NameNotFound, gym.error.NamespaceNotFound)",
+        "UNKNOWN = (gym.error.NameNotFound,)",
+        MAKE + "test_an_unknown_id_tells_both_ways_to_register_it[dm_control/cartpole-swingup-v0]",
+    ),
+    Mutant(
+        "last observations that tensors tell are not heard",
+        "envs/torch_vec_env.py",
+        'LAST_OBSERVATIONS = ("final_obs", "final_observation")',
+        'LAST_OBSERVATIONS = ("last_obs",)',
+        TENSORS + "test_tensors_train_to_the_weights_of_arrays[many in one-True]",
+    ),
+    Mutant(
+        "an end of tensors counts as a cut",
+        "envs/torch_vec_env.py",
+        "stops[1][index] > stops[0][index]",
+        "stops[0][index] > stops[1][index]",
+        TENSORS + "test_tensors_train_to_the_weights_of_arrays[many in one-True]",
+    ),
+    Mutant(
+        "truth values cross by themselves",
+        "envs/torch_vec_env.py",
+        "together = [tensor for tensor in tensors if tensor.dtype in (th.float32, th.bool)]",
+        "together = [tensor for tensor in tensors if tensor.cpu().dtype in (th.float32, th.bool)]",
+        TENSORS + "test_one_transfer_a_step",
+    ),
+    Mutant(
+        "tensors behind a normaliser told of by NumPy",
+        "rollouts/finite.py",
+        """        observations = self._reset()
+        refuse_tensors(observations)
+""",
+        """        observations = self._reset()
+""",
+        TENSORS + "test_without_the_adapter_the_error_names_it",
+    ),
+    Mutant(
+        "another process imports nothing",
+        "configs/build.py",
+        """    import_packages(imports)
+    made, wrap =""",
+        """    made, wrap =""",
+        OPTIONS + "test_a_function_that_makes_an_environment_imports_what_registers_it_in_another_process",
+    ),
+    Mutant(
+        "spaces asked before the wrappers",
+        "configs/build.py",
+        "made = make_env(plain if wrap is None else wrap(plain), verbose=0)",
+        "made = make_env(plain, verbose=0)",
+        OPTIONS + "test_a_model_is_built_and_evaluated_in_the_same_environments",
+    ),
+    Mutant(
+        "a configuration's packages are not imported",
+        "configs/run_config.py",
+        """    import_packages(run.imports)
+""",
+        "",
+        OPTIONS + "test_a_configuration_may_name_a_package_in_one_word",
+    ),
+    Mutant(
+        "a word that is there twice",
+        "configs/words.py",
+        "        if not isinstance(place, dict) or name in place:",
+        "        if not isinstance(place, dict):",
+        "tests/configs/test_words.py::test_a_name_has_one_value",
     ),
     Mutant(
         "vectors of processes lie in another order than their ranks",

@@ -48,6 +48,7 @@ PUBLIC_MODULES = {
     "sb3_ppo_notes.allocator",
     "sb3_ppo_notes.callbacks",
     "sb3_ppo_notes.configs.build",
+    "sb3_ppo_notes.configs.environments",
     "sb3_ppo_notes.configs.rules",  # rules in files, as train reads them
     "sb3_ppo_notes.configs.values",
     "sb3_ppo_notes.configs.zoo",

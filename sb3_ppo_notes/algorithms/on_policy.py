@@ -381,14 +381,16 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     # -- files --------------------------------------------------------------------------------------------------------
 
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Write the model to a zip file, see SB3's ``BaseAlgorithm.save``: whole, or not at all.
+        """Write the model to a zip file, see SB3's ``BaseAlgorithm.save``: whole, or not at all. Of several processes
+        the first one writes.
 
         :param path: the file; ``.zip`` is added to a name without a suffix.
         :param exclude: attributes to leave out beside those that always are.
         :param include: attributes to put in although they usually are not.
         :raises TypeError: if an attribute cannot be pickled, naming it; nothing was written.
         """
-        save_whole(self, super().save, path, exclude, include)
+        if self._shards is None or self._shards.is_writer:
+            save_whole(self, super().save, path, exclude, include)
 
     @classmethod
     def load(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import (
+    BaseCallback,
     CallbackList,
     CheckpointCallback,
     EvalCallback,
@@ -146,7 +147,7 @@ def silence(model: Any) -> None:
 
 
 def without_reports(callback: Any) -> Any:
-    """A callback without those inside it that only report, or write files.
+    """A callback without those inside it that only report, or write files; the others print nothing.
 
     :param callback: what ``learn`` was given.
     :return: the same kind of thing, possibly ``None``.
@@ -161,6 +162,8 @@ def without_reports(callback: Any) -> Any:
         return None
     if type(callback).__module__.startswith("stable_baselines3.") and isinstance(callback, EventCallback):
         return None if without_reports(callback.callback) is None else callback
+    if isinstance(callback, BaseCallback):
+        callback.verbose = 0
     return callback
 
 

@@ -136,7 +136,7 @@ class StopWhenAllSucceeded(BaseCallback):
             self.succeeded[index] = bool(self.locals["infos"][index].get("is_success", False))
         if not (self.succeeded.all() if self._shards is None else self.is_everywhere):
             return True
-        if self.verbose >= 1 and (self._shards is None or self._shards.is_writer):
+        if self.verbose >= 1:
             n_envs = len(self.succeeded) * (1 if self._shards is None else self._shards.group.size)
             print(f"all {n_envs} environments succeeded after {self.num_timesteps} steps")
         return False

@@ -100,5 +100,5 @@ class ExactCheckpoint(BaseCallback):
                 stacklevel=2,
             )
             return
-        if self.verbose >= 1 and self._group.rank == 0:
+        if self.verbose >= 1:
             print(f"checkpoint: {self.last_path}")

@@ -41,8 +41,8 @@ def capture_shards(model: NotesOnPolicyAlgorithm, callback: BaseCallback | None)
     for index, number in enumerate(shards.own):
         snapshot, part = Snapshot(), rows[index]
         parts = {
-            # First: read a second time by themselves.
-            "random": random_states(model),
+            # First: read a second time by themselves. Spaces belong to the environments of one shard or another.
+            "random": {name: state for name, state in random_states(model).items() if name not in spaces_of(model)},
             "generator": shards.generators[index].state_dict(),
             "attributes": {name: _select(getattr(model, name, None), part) for name in OF_ENVIRONMENTS},
             "states": None if model._last_states is None else tuple(each[:, part] for each in model._last_states),
@@ -74,9 +74,8 @@ def restore_shards(model: NotesOnPolicyAlgorithm, contents: list[Content], reviv
     read, problems = [], []
     for index, ((document, _), revival) in enumerate(zip(contents, revivals, strict=True)):
         # In the order in which they were written: what comes twice is told at its first place.
-        present = {"random": spaces_of(model)}
         names = ("random", "generator", "attributes", "states", "exploration", "rollout", "episodes")
-        read.append({name: revival.read(document[name], present.get(name), name) for name in names})
+        read.append({name: revival.read(document[name], None, name) for name in names})
         model._shards.generators[index].load_state_dict(read[-1]["generator"])
         env = _bare(shards_of(model.env)[index])
         problems += restore_environments(env, document["environments"], revival, None)

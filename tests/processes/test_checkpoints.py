@@ -52,21 +52,23 @@ def spaces_of_their_own(name):
     return make_vec_env(lambda: SpaceEnv(*copy.deepcopy(SPACES[name])), 2)
 
 
-def cut_pendulums():
-    return make_vec_env("Pendulum-v1", 2, wrapper_class=lambda env: gym.wrappers.TimeLimit(env, 11))
+def cut_pendulums(length):
+    return make_vec_env("Pendulum-v1", 2, wrapper_class=lambda env: gym.wrappers.TimeLimit(env, length))
 
 
 #: Environments of a shard, policy and arguments.
 CASES = {
     "mlp": (cart_poles, "MlpPolicy", NET),
-    "normalize": (lambda: VecNormalize(make_vec_env("Pendulum-v1", 2)), "MlpPolicy", NET),
+    "normalize": (lambda: VecNormalize(cart_poles()), "MlpPolicy", NET),
     "streaming": (lambda: StreamingNormalize(make_vec_env("Pendulum-v1", 2)), "MlpPolicy", NET),
-    "stacked": (lambda: VecFrameStack(cart_poles(), 2), "MlpPolicy", NET),
+    "stacked": (lambda: VecFrameStack(make_vec_env("Pendulum-v1", 2), 2), "MlpPolicy", NET),
     "lstm": (cart_poles, "MlpLstmPolicy", dict(policy_kwargs=dict(lstm_hidden_size=8))),
     "masked": (lambda: make_vec_env(Doors, 2), "MlpPolicy", NET | dict(action_masking=True)),
     "dict": (lambda: spaces_of_their_own("dict"), "MultiInputPolicy", NET),
     "image": (lambda: spaces_of_their_own("image"), "CnnPolicy", {}),
-    "every_epoch": (cut_pendulums, "MlpPolicy", NET | dict(rule=UpdateRule(computed="every_epoch"))),
+    # Episodes end at the very steps at which the processes ask each other.
+    "short": (lambda: cut_pendulums(8), "MlpPolicy", NET),
+    "every_epoch": (lambda: cut_pendulums(11), "MlpPolicy", NET | dict(rule=UpdateRule(computed="every_epoch"))),
 }
 
 
@@ -187,7 +189,7 @@ def test_a_checkpoint_after_the_last_rollout_goes_on_exactly(tmp_path):
 
 def stopped_by_a_callback(group, folder):
     """The step at which a callback ends the run is in the checkpoint."""
-    model = new_model("normalize", group)
+    model = new_model("short", group)
     checkpoint = ExactCheckpoint(10**6, path=folder)
     stop = _StopAt(1500, group)
     model.learn(TOTAL, [checkpoint, stop])
@@ -207,9 +209,9 @@ class _StopAt(BaseCallback):
 
 
 def test_a_callback_of_one_process_that_stops_leaves_a_checkpoint_of_all(tmp_path):
-    expected = of_all(values(straight, 1, "normalize"))
+    expected = of_all(values(straight, 1, "short"))
     values(stopped_by_a_callback, 2, tmp_path)
-    assert of_all(values(run, 1, "normalize", tmp_path, ())) == expected
+    assert of_all(values(run, 1, "short", tmp_path, ())) == expected
 
 
 def written(group, folder, n_shards=V):
@@ -380,6 +382,31 @@ def test_a_saved_model_loads_without_processes(tmp_path):
     assert digest_of(again.policy) == digest_of(model.policy)
     assert (again.processes, again.shards, again._shards) == (None, None, None)
     again.learn(384)
+
+
+def saved(group, folder):
+    path = folder / f"rank-{group.rank}"
+    new_model("mlp", group).save(path)
+    return path.with_suffix(".zip").exists()
+
+
+def test_the_first_process_alone_writes_a_model(tmp_path):
+    assert values(saved, 2, tmp_path) == [True, False]
+
+
+class Says(BaseCallback):
+    def _on_step(self):
+        return True
+
+
+def verbosity(group, folder):
+    callback = Says(verbose=1)
+    new_model("mlp", group).learn(1024, [callback])
+    return callback.verbose
+
+
+def test_callbacks_print_in_the_first_process_alone(tmp_path):
+    assert values(verbosity, 2, tmp_path) == [1, 0]
 
 
 def a2c(group, folder, is_new):

@@ -8,13 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import yaml
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.__main__ import main
 from sb3_ppo_notes.algorithms.processes import digest_of
+from sb3_ppo_notes.callbacks import StopWhenAllSucceeded
 from sb3_ppo_notes.configs.build import build_model
 from sb3_ppo_notes.configs.run_config import RunConfig
 from sb3_ppo_notes.envs.sharded_vec_env import shards_of
@@ -155,6 +158,31 @@ def test_a_recipe_wraps_the_environments_of_each_shard():
     assert [type(shard).__name__ for shard in shards_of(model.env)] == ["StreamingNormalize"] * 2
     alone = build_model(RunConfig(name="x", env="Pendulum-v1", recipe="batch_ppo", n_envs=4))
     assert (model.batch_size, alone.batch_size) == (132, 133)
+
+
+class Succeeds(gym.Wrapper):
+    """Short episodes, successful from one of them on."""
+
+    def __init__(self, env, first):
+        super().__init__(env)
+        self.first, self.episodes = first, 0
+
+    def step(self, action):
+        observation, reward, _, _, info = self.env.step(action)
+        self.episodes += 1
+        return observation, reward, True, False, info | {"is_success": self.episodes >= self.first}
+
+
+def until_all_succeed(group):
+    first = 10 if group.rank == 0 else 200
+    env = make_vec_env("CartPole-v1", 2, wrapper_class=lambda env: Succeeds(env, first))
+    model = NotesPPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu", processes=group)
+    return model.learn(10_000, StopWhenAllSucceeded(verbose=1)).num_timesteps
+
+
+def test_all_have_succeeded_where_those_of_all_processes_have():
+    # After 200 steps of each, and then at the end of that rollout: the next one is left after its 64 steps.
+    assert values(until_all_succeed, 2) == [5 * 64 * 4] * 2
 
 
 # -- under torchrun ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -207,6 +208,20 @@ def test_a_folder_that_could_not_be_filled_does_not_appear(cartpole, tmp_path, m
     for folder in (tmp_path / "new" / "hub", tmp_path / "empty"):
         assert main(["hub", str(cartpole), "--outdir", str(folder), "--film-steps", "0"]) == 2
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_sigterm_in_the_evaluation_leaves_nothing_behind(cartpole, tmp_path, monkeypatch):
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    step = CartPoleEnv.step
+
+    def stopped(self, action):
+        signal.raise_signal(signal.SIGTERM)
+        return step(self, action)
+
+    monkeypatch.setattr(CartPoleEnv, "step", stopped)
+    assert main(["hub", str(cartpole), "--outdir", str(tmp_path / "hub")]) == 143
+    assert not list(tmp_path.iterdir())
 
 
 def test_normalised_environments_are_not_made_without_what_was_learned(tmp_path):

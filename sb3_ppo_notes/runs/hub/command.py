@@ -15,14 +15,14 @@ from rich.console import Console
 
 from sb3_ppo_notes._atomic import sync_folder, temporary_beside, write_text
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.callbacks import EVALUATION_SEED_OFFSET, Episodes, evaluate_episodes
+from sb3_ppo_notes.callbacks import EVALUATION_SEED_OFFSET, Episodes, EvaluationStoppedError, evaluate_episodes
 from sb3_ppo_notes.callbacks.video import Stage, file_name, render_headless
 from sb3_ppo_notes.configs.build import environment_factory, trained_environments
 from sb3_ppo_notes.configs.rules import rule_as_data, rule_from_data
 from sb3_ppo_notes.configs.run_config import RunConfig
 from sb3_ppo_notes.files import write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
-from sb3_ppo_notes.persistence import load_safe
+from sb3_ppo_notes.persistence import GracefulStop, load_safe
 from sb3_ppo_notes.runs.hub.card import Card
 from sb3_ppo_notes.runs.train.folder import CONFIG, EVALUATIONS, MODEL, NORMALIZER, check_folders, deepest_folder
 from sb3_ppo_notes.runs.train.log import CSV
@@ -55,7 +55,7 @@ class Hub:
     def __call__(self) -> int:
         """Make the folder.
 
-        :return: 0.
+        :return: 0; 130 after Ctrl-C and 143 after SIGTERM in its evaluation, with nothing written.
         :raises ValueError: for an option out of range or a folder that holds no run, before anything is written.
         """
         if self.episodes is not None:
@@ -70,6 +70,22 @@ class Hub:
                 f"best must be left out for a run without {BEST}{MODEL} (train --eval-every writes it)"
             )
         th.set_num_threads(1)
+        with GracefulStop() as stop:
+            try:
+                card = self._make(config)
+            except EvaluationStoppedError:
+                return stop.exit_code
+        console = Console()
+        for sentence in card.missing:
+            console.print(f"note: {sentence}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{config.env}: return {card.result} ({len(card.episodes.returns)} episodes)", soft_wrap=True)
+        console.print(f"written: {self.outdir}", soft_wrap=True, markup=False, highlight=False)
+        line = f"upload it with: hf upload {card.repository} {self.outdir} ."
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        return 0
+
+    def _make(self, config: RunConfig) -> Card:
+        """All files in a folder beside their place, which takes it when it is complete."""
         parent = self.outdir.absolute().parent
         beside = temporary_beside(deepest_folder(parent) / self.outdir.name)
         beside.mkdir()
@@ -83,14 +99,7 @@ class Hub:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         sync_folder(parent)
-        console = Console()
-        for sentence in card.missing:
-            console.print(f"note: {sentence}", soft_wrap=True, markup=False, highlight=False)
-        console.print(f"{config.env}: return {card.result} ({len(card.episodes.returns)} episodes)", soft_wrap=True)
-        console.print(f"written: {self.outdir}", soft_wrap=True, markup=False, highlight=False)
-        line = f"upload it with: hf upload {card.repository} {self.outdir} ."
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-        return 0
+        return card
 
     def _fill(self, folder: Path, config: RunConfig) -> Card:
         """Every file; the model is evaluated as whoever downloads the folder would."""
