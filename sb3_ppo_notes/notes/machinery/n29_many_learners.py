@@ -281,9 +281,9 @@ def _two_processes(seed: int) -> tuple[list[_Trained], str]:
     # A fork needs no second import; but GPUs' threads do not survive one.
     method = "fork" if sys.platform == "linux" and not th.cuda.is_available() else "spawn"
     try:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()  # or they would look for each other long
         with ProcessPoolExecutor(N_PROCESSES, multiprocessing.get_context(method)) as pool:
             ranks = range(N_PROCESSES)
             two = list(pool.map(_train_as_rank, ranks, [port] * N_PROCESSES, [seed] * N_PROCESSES))
