@@ -545,7 +545,7 @@ NOTE_MUTANTS = [
     NoteMutant(
         "note 27: a step of all environments counts once",
         "rollouts/collector.py",
-        "model.num_timesteps += env.num_envs",
+        "model.num_timesteps += all_processes.n_envs",
         "model.num_timesteps += 1",
     ),
     NoteMutant(
@@ -653,8 +653,8 @@ NOTE_MUTANTS = [
     NoteMutant(
         "note 30: moments merged without the shift",
         "formulas/normalization.py",
-        "moments.deviations + deviations + shift**2 * moments.n * n_new / count,",
-        "moments.deviations + deviations,",
+        "moments.deviations + others.deviations + shift**2 * moments.n * others.n / count,",
+        "moments.deviations + others.deviations,",
     ),
     NoteMutant(
         "note 30: the deviation of a single row",
