@@ -40,7 +40,8 @@ the episodes that have ended. How to start all this is in `docs/scale.md`.
 
 What if each decided by itself? Here an update ends above a KL of {limit:g}. After {before} steps of update {update} one
 process has a KL of {above:.4f} in its own rows and the other {below:.4f}. The first would stop; the other would go on
-to the next exchange, and wait there for a vector that nobody sends. The rows of both have {together:.4f}, whoever asks.
+to the next exchange, and wait there for a vector that nobody sends. The rows of both have {together:.4f}, whoever asks;
+so both stop, or both go on.
 
 And if each normalised its advantages by itself? One that is a deviation above the mean of all counts as 1; alone the
 first process would take it for {alone[0]:.2f} and the other for {alone[1]:.2f}. Nobody hangs and nobody complains; the
@@ -378,11 +379,11 @@ def picture(result: Result, figure: Figure) -> None:
     axes.barh(list(bars), [error for error, _ in bars.values()], color=[color for _, color in bars.values()])
     axes.set(xscale="log", xlabel="relative error of the gradient", xlim=(1e-8, 3))
     axes.invert_yaxis()
-    for rank, kl in enumerate(result.kls):
-        lower.plot(kl, color=PALETTE[(0, 1)[rank]], marker=".", label=f"rows of process {rank}")
-    lower.plot(result.kls.mean(0), color=PALETTE[2], linestyle="--", label="all rows")
-    lower.axhline(result.limit, color=PALETTE[5], linestyle=":", label="limit")
-    lower.set(xlabel=f"step of update {result.update}", ylabel="KL", ylim=(0, None))
+    for rank, kl in enumerate(1e3 * result.kls):
+        lower.plot(kl, color=PALETTE[rank], marker=".", label=f"rows of process {rank}")
+    lower.plot(1e3 * result.kls.mean(0), color=PALETTE[2], linestyle="--", label="all rows")
+    lower.axhline(1e3 * result.limit, color=PALETTE[5], linestyle=":", label="limit")
+    lower.set(xlabel=f"step of update {result.update}", ylabel="KL / 0.001", ylim=(0, None))
     lower.legend()
 
 
