@@ -616,13 +616,13 @@ NOTE_MUTANTS = [
     ),
     NoteMutant(
         "note 29: nobody is near the limit",
-        "notes/machinery/n29_many_learners.py",
+        "notes/two_processes.py",
         "TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 0.003, 0.5, 3e-3",
         "TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 3.0, 0.5, 3e-3",
     ),
     NoteMutant(
         "note 29: nothing is clipped",
-        "notes/machinery/n29_many_learners.py",
+        "notes/two_processes.py",
         "TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 0.003, 0.5, 3e-3",
         "TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 0.003, 1e9, 3e-3",
     ),

@@ -56,13 +56,7 @@ Would it run on another kind of device? On any on which PyTorch can make a tenso
 here and that there is not is refused by name: `{refusal}`.
 """
 
-import multiprocessing
-import os
-import socket
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -74,15 +68,15 @@ from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes.charts import PALETTE
 from sb3_ppo_notes.engine.descent import clip_coefficient
 from sb3_ppo_notes.engine.reduced import ReducedStepper
-from sb3_ppo_notes.engine.vectors import FlatVector
-from sb3_ppo_notes.envs import LeanVecEnv, ShardedVecEnv
+from sb3_ppo_notes.envs import LeanVecEnv
 from sb3_ppo_notes.formulas.divergences import kl_k3
 from sb3_ppo_notes.formulas.objectives import normalize_advantages
+from sb3_ppo_notes.notes import two_processes as training
 from sb3_ppo_notes.notes.note import Claim, Note
 from sb3_ppo_notes.notes.rollout import gather
 from sb3_ppo_notes.policies.actor_critic import evaluate_minibatch
 from sb3_ppo_notes.policies.parameters import split_parameters
-from sb3_ppo_notes.processes import Alone, join_group
+from sb3_ppo_notes.processes import Alone
 from sb3_ppo_notes.processes.shards import sum_in_order
 from sb3_ppo_notes.rollouts.minibatches import Minibatch
 from sb3_ppo_notes.rules import UpdateRule
@@ -108,14 +102,6 @@ NOTE = Note(
 N_ENVS, N_STEPS = 4, 64
 PARTS, SMALL = (160, 96), 1e-8
 COEFFICIENTS = LossCoefficients(ent_coef=0.01, vf_coef=0.5)
-#: The training of two processes, with as many environments in each as there are processes.
-N_PROCESSES, N_UPDATES, STEPS_EACH, N_EPOCHS, BATCH_SIZE = 2, 5, 32, 10, 32
-N_SAMPLES = N_PROCESSES**2 * STEPS_EACH
-#: Of the optimiser, in an update that nothing ends early.
-MOST_STEPS = N_EPOCHS * N_SAMPLES // BATCH_SIZE
-TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 0.003, 0.5, 3e-3
-#: Seconds after which a process that waits for the other gives up.
-PATIENCE = 60.0
 
 
 class Result(NamedTuple):
@@ -135,7 +121,7 @@ class Result(NamedTuple):
     refusal: str
     two: str
     differences: list[float]  # largest, of the weights of each of the two processes from those of one
-    steps_taken: list[int]  # of the optimiser, or refused: by one process, and by each of two
+    lengths_of_two: list[list[int]]  # of the updates of each of the two, in steps
     n_numbers: int
     n_weights: int
     order: float
@@ -148,7 +134,7 @@ class Result(NamedTuple):
     above: float
     below: float
     together: float
-    lengths: list[int]  # of the updates, in steps
+    lengths: list[int]  # the same of one process with both parts
     due: list[int]  # by the KL of all rows
     kls: np.ndarray  # [2, n], of an update
     alone: list[float]
@@ -159,6 +145,32 @@ def experiment(seed: int = 0) -> Result:
     """The gradient of one rollout, whole and put together from parts; a small gradient in float16; a device. One
     training by one process, and by two.
     """
+    one = training.train(Alone(), seed)
+    two, why_none = training.train_in_two_processes(seed)
+    small, scale = th.tensor(SMALL), th.amp.GradScaler("cpu").get_scale()
+    return Result(
+        n_samples=N_ENVS * N_STEPS,
+        parts=PARTS,
+        **_errors(seed),
+        small=SMALL,
+        smallest=2.0**-24,
+        unscaled=small.half().item(),
+        scale=scale,
+        rescaled=((small * scale).half().float() / scale).item(),
+        refusal=_refusal(),
+        two=_said(two, why_none),
+        differences=[float(np.abs(each.weights - one.weights).max()) for each in two],
+        lengths_of_two=[[len(steps) for steps in each.updates] for each in two],
+        n_weights=len(one.weights),
+        **_exchanged(one),
+        **_decisions(one),
+        alone=_normalized_alone(one.advantages),
+        environment_steps=N_ENVS * N_STEPS + training.N_UPDATES * training.N_SAMPLES * (2 if two else 1),
+    )
+
+
+def _errors(seed: int) -> dict[str, Any]:
+    """Of the gradient of one rollout, put together from parts in several ways."""
     env = LeanVecEnv([lambda: gym.make("CartPole-v1")] * N_ENVS)
     model = NotesPPO("MlpPolicy", env, n_steps=N_STEPS, normalize_advantage=False, seed=seed, device="cpu")
     samples = gather(model)
@@ -166,34 +178,13 @@ def experiment(seed: int = 0) -> Result:
     raw, together = _Learners(model, samples, _as_it_is), _Learners(model, normalized, _as_it_is)
     apart = _Learners(model, samples, normalize_advantages)
     half, half_of = (N_ENVS * N_STEPS // 2,) * 2, (0.5, 0.5)
-    shares = tuple(part / sum(PARTS) for part in PARTS)
-    scale = th.amp.GradScaler("cpu").get_scale()
-    small = th.tensor(SMALL)
-    one = _train(Alone(), seed)
-    two, said = _two_processes(seed)
-    return Result(
-        n_samples=N_ENVS * N_STEPS,
-        parts=PARTS,
+    return dict(
         halves_raw=raw.error(half, half_of),
         halves_together=together.error(half, half_of),
         halves_apart=apart.error(half, half_of),
         halves_sum=together.error(half, (1.0, 1.0)),
         unequal_plain=together.error(PARTS, half_of),
-        unequal_weighted=together.error(PARTS, shares),
-        small=SMALL,
-        smallest=2.0**-24,
-        unscaled=small.half().item(),
-        scale=scale,
-        rescaled=((small * scale).half().float() / scale).item(),
-        refusal=_refusal(),
-        two=said,
-        differences=[float(np.abs(each.weights - one.weights).max()) for each in two],
-        steps_taken=[sum(map(len, each.updates)) for each in (one, *two)],
-        n_weights=len(one.weights),
-        **_exchanged(one),
-        **_decisions(one),
-        alone=_normalized_alone(one.advantages),
-        environment_steps=N_ENVS * N_STEPS + N_UPDATES * N_SAMPLES * (2 if two else 1),
+        unequal_weighted=together.error(PARTS, tuple(part / sum(PARTS) for part in PARTS)),
     )
 
 
@@ -223,99 +214,23 @@ def _as_it_is(advantages: th.Tensor) -> th.Tensor:
     return advantages
 
 
-class _Listening:
-    """A group of processes, and all that was exchanged in it."""
-
-    def __init__(self, group: Any) -> None:
-        self.group, self.rank, self.size = group, group.rank, group.size
-        self.exchanged: list[th.Tensor] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.group, name)
-
-    def gather_vectors(self, vector: th.Tensor) -> th.Tensor:
-        vectors: th.Tensor = self.group.gather_vectors(vector)
-        self.exchanged.append(vectors.flatten().clone())
-        return vectors
-
-
-class _Trained(NamedTuple):
-    weights: np.ndarray
-    updates: list[np.ndarray]  # [n, 2, k] each: in n steps two parts have told k numbers
-    advantages: np.ndarray  # [2, n], of both parts' first minibatch
-    n_gradient: int  # as many of the k numbers, the padding included
-
-
-def _train(group: Any, seed: int) -> _Trained:
-    """CartPole in two parts, of which this process holds one or both."""
-    listening = _Listening(group)
-    parts = [LeanVecEnv([lambda: gym.make("CartPole-v1")] * N_PROCESSES) for _ in range(N_PROCESSES // group.size)]
-    model = NotesPPO(
-        "MlpPolicy",
-        ShardedVecEnv(parts),
-        n_steps=STEPS_EACH,
-        batch_size=BATCH_SIZE,
-        n_epochs=N_EPOCHS,
-        learning_rate=LEARNING_RATE,
-        target_kl=TARGET_KL,
-        max_grad_norm=MAX_GRAD_NORM,
-        seed=seed,
-        device="cpu",
-        processes=listening,
-        shards=N_PROCESSES,
-    )
-    updates, advantages = [], []
-    for _ in range(N_UPDATES):
-        listening.exchanged.clear()
-        model.learn(N_SAMPLES, reset_num_timesteps=False)
-        advantages += [each.view(N_PROCESSES, -1) for each in listening.exchanged if len(each) == N_SAMPLES]
-        steps = [each.view(N_PROCESSES, -1) for each in listening.exchanged if len(each) > N_SAMPLES]
-        updates.append(th.stack(steps).numpy())
-    weights = list(model.policy.parameters())
-    first = advantages[0][:, : BATCH_SIZE // N_PROCESSES].numpy()
-    n_gradient = len(FlatVector(weights).vector)
-    return _Trained(th.nn.utils.parameters_to_vector(weights).detach().numpy(), updates, first, n_gradient)
-
-
-def _two_processes(seed: int) -> tuple[list[_Trained], str]:
-    """What each of two processes has learned, and a sentence; if this machine starts none, the sentence says why."""
-    # A fork needs no second import; but GPUs' threads do not survive one.
-    method = "fork" if sys.platform == "linux" and not th.cuda.is_available() else "spawn"
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()  # or they would look for each other long
-        with ProcessPoolExecutor(N_PROCESSES, multiprocessing.get_context(method)) as pool:
-            ranks = range(N_PROCESSES)
-            two = list(pool.map(_train_as_rank, ranks, [port] * N_PROCESSES, [seed] * N_PROCESSES))
-    except (OSError, ImportError, NotImplementedError, BrokenProcessPool) as error:
-        return [], f"(Here no two processes could be started, so one does the work of both: {error}.)"
-    return two, (
+def _said(two: list[training.Trained], why_none: str) -> str:
+    if not two:
+        return f"(Here no two processes could be started, so one does the work of both: {why_none}.)"
+    return (
         f"Two processes have just trained one model on this machine, with {sum(map(len, two[0].updates))} exchanges of "
         "a gradient, and both have the weights, to the last bit, of one process that does the work of both."
     )
 
 
-def _train_as_rank(rank: int, port: int, seed: int) -> _Trained:
-    """In a process of its own, by the variables that torchrun sets."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": N_PROCESSES, "LOCAL_WORLD_SIZE": N_PROCESSES}
-    os.environ |= {name: str(value) for name, value in {**place, "MASTER_PORT": port}.items()}
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    th.set_num_threads(1)
-    group = join_group("auto", PATIENCE)
-    trained = _train(group, seed)
-    group.close()
-    return trained
-
-
-def _exchanged(one: _Trained) -> dict[str, Any]:
+def _exchanged(one: training.Trained) -> dict[str, Any]:
     """Of the first steps' vectors: their length, what their order in a sum matters, and what clipping each would."""
     steps = th.from_numpy(one.updates[0])
     gradients = steps[:, :, : one.n_gradient]
     three = gradients[:2].flatten(0, 1)[:3]
     differ = sum_in_order(three) != sum_in_order(three.flip(0))
-    whole, each = sum_in_order(gradients[0]), N_PROCESSES * gradients[0]
-    apart = sum_in_order(th.stack([_clipped(gradient) / N_PROCESSES for gradient in each]))
+    whole, each = sum_in_order(gradients[0]), training.N_PARTS * gradients[0]
+    apart = sum_in_order(th.stack([_clipped(gradient) / training.N_PARTS for gradient in each]))
     return dict(
         n_numbers=steps.shape[-1],
         order=float(differ.sum() / (three != 0).any(0).sum()),
@@ -326,12 +241,12 @@ def _exchanged(one: _Trained) -> dict[str, Any]:
 
 
 def _clipped(gradient: th.Tensor) -> th.Tensor:
-    return gradient * clip_coefficient(gradient.norm(), MAX_GRAD_NORM)
+    return gradient * clip_coefficient(gradient.norm(), training.MAX_GRAD_NORM)
 
 
-def _decisions(one: _Trained) -> dict[str, Any]:
+def _decisions(one: training.Trained) -> dict[str, Any]:
     """The KL of each part's own rows and of both parts', where the parts first disagree on the limit."""
-    limit, n_rows = 1.5 * TARGET_KL, BATCH_SIZE // N_PROCESSES
+    limit, n_rows = 1.5 * training.TARGET_KL, training.BATCH_SIZE // training.N_PARTS
     kls = [kl_k3(th.from_numpy(steps[:, :, -n_rows:])).mean(-1).numpy() for steps in one.updates]  # [n, 2] each
     places = [(u, s) for u, kl in enumerate(kls) for s in np.flatnonzero((kl > limit).sum(1) == 1)]
     update, step = places[0] if places else (0, 0)
@@ -344,7 +259,7 @@ def _decisions(one: _Trained) -> dict[str, Any]:
         below=float(kls[update][step].min()),
         together=float(joint[update][step]),
         lengths=[len(kl) for kl in joint],
-        due=[next((step for step, each in enumerate(kl, 1) if each > limit), MOST_STEPS) for kl in joint],
+        due=[next((step for step, each in enumerate(kl, 1) if each > limit), training.MOST_STEPS) for kl in joint],
         kls=kls[update].T,
     )
 
@@ -433,8 +348,8 @@ def claims(result: Result) -> Iterator[Claim]:
         )
         yield Claim(
             "One process and two end each update after the same step.",
-            result.steps_taken[1:],
-            [result.steps_taken[0]] * N_PROCESSES,
+            result.lengths_of_two,
+            [result.lengths] * training.N_PARTS,
             mutant="note 29: each process stops by its own KL",
         )
     yield Claim(
