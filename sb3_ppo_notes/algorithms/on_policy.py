@@ -39,7 +39,9 @@ from sb3_ppo_notes.algorithms.normalizers import Normalizers
 from sb3_ppo_notes.algorithms.processes import (
     UPDATES_BETWEEN_COMPARISONS,
     Episodes,
+    ProgressBarCallback,
     check_division,
+    check_evaluations,
     check_same_arguments,
     digest_of,
     make_shards,
@@ -268,6 +270,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         check_same_arguments(group, arguments)
         self._shards = shards = make_shards(group, arguments["shards"], arguments["seed"])
         arguments |= {"seed": shards.seed, "shards": shards.n_shards, "env": share_of(arguments["env"], shards)}
+        if not shards.is_writer:
+            arguments["verbose"] = 0
 
     @property
     def n_envs_of_all(self) -> int:
@@ -280,7 +284,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param seed: of all; ``None`` for nothing.
         """
         super().set_random_seed(seed)
-        if self._shards is not None:
+        if self._shards is not None and seed is not None:
+            self._shards.set_seed(seed)
             seed_share(self.env, self._shards)
 
     @classmethod
@@ -502,7 +507,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)  # type: ignore[call-arg]
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        before = self._last_obs
+        before, episodes = self._last_obs, self.ep_info_buffer
         try:
             result = super()._setup_learn(total_timesteps, *args, **kwargs)
         except ValueError as error:
@@ -514,8 +519,18 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             # The environments were reset: nothing is left to remember, and no rollout to take up.
             self._last_states = None
             self._paused_at = None
+        if self._shards is not None and self.ep_info_buffer is not episodes:
+            self._episodes = Episodes(self._shards)
+        check_evaluations(self, result[1])
         self.watchers = Watchers(result[1])
         return result
+
+    def _init_callback(self, callback: Any, progress_bar: bool = False) -> BaseCallback:
+        whole: Any = super()._init_callback(callback, progress_bar)
+        if progress_bar and self._shards is not None:
+            whole.callbacks[-1] = ProgressBarCallback(self._shards.group.size)
+            whole.callbacks[-1].init_callback(self)
+        return whole  # type: ignore[no-any-return]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -549,7 +564,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self._episodes is None:
             super()._update_info_buffer(infos, dones)
         else:
-            self._episodes.add(infos, dones)
+            self._episodes.add(infos, dones, self.num_timesteps)
 
     def train(self) -> None:
         """Learn from the rollout in ``rollout_buffer``."""
@@ -655,9 +670,14 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             Phase(self.critic_optimizer, critic, separate.critic.max_grad_norm, separate.critic.n_epochs, "critic"),
         ]
 
-    def _together(self) -> AbstractContextManager[None]:
+    def _together(self, **arguments: Any) -> AbstractContextManager[None]:
         """A context in which several processes learn one model; nothing of one process alone."""
-        return nullcontext() if self._shards is None else self._shards.learning(digest_of(self.policy))
+        if self._shards is None:
+            return nullcontext()
+        # Those of the constructor again: attributes may have been changed since.
+        present = {name: getattr(self, name, None) for name in self.constructor_parameters()}
+        check_same_arguments(self._shards.group, present | arguments)
+        return self._shards.learning(lambda: digest_of(self.policy))
 
     def learn(
         self: SelfAlgorithm,
@@ -687,7 +707,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self._shards is not None and not self._shards.is_writer:
             callback, progress_bar = without_reports(callback), False
             silence(self)
-        with _naming_checkpoint(self), self._together():
+        counts = {"num_timesteps": self.num_timesteps, "reset_num_timesteps": reset_num_timesteps}
+        with _naming_checkpoint(self), self._together(total_timesteps=total_timesteps, **counts):
             total_timesteps, callback = self._setup_learn(
                 total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
             )

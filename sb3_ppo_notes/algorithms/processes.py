@@ -5,21 +5,24 @@ only one of them does.
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import torch as th
+from stable_baselines3.common import callbacks as of_sb3
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
     CheckpointCallback,
     EvalCallback,
     EventCallback,
-    ProgressBarCallback,
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_notes.algorithms.watchers import family_of
 from sb3_ppo_notes.envs import ShardedVecEnv
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.processes import Group, Shards
@@ -30,7 +33,7 @@ UPDATES_BETWEEN_COMPARISONS = 100
 #: Arguments that may differ from process to process.
 OF_ONE_PROCESS = {"env", "processes", "verbose", "tensorboard_log", "device", "policy", "_init_setup_model"}
 #: SB3's callbacks that only report, or write files: the first process has them alone.
-REPORTING = (CheckpointCallback, EvalCallback, ProgressBarCallback)
+REPORTING = (CheckpointCallback, EvalCallback, of_sb3.ProgressBarCallback)
 
 
 def check_processes(name: str, value: Any) -> None:
@@ -105,6 +108,8 @@ def check_division(model: Any, shards: Shards) -> None:
     :param shards: of the training.
     :raises ValueError: naming the argument.
     """
+    if model.env is not None:
+        share_of(model.env, shards)
     n_envs = shards.group.gather(model.n_envs)
     if len(set(n_envs)) > 1:
         raise InvalidValueError(f"env must have equally many environments in all processes, got {n_envs}")
@@ -129,9 +134,10 @@ def seed_share(env: VecEnv | None, shards: Shards) -> None:
     :param shards: of the training.
     """
     first = shards.own.start
-    numpy_seed, python_seed = np.random.SeedSequence(shards.seed, spawn_key=(first, 1)).generate_state(2)
+    numpy_seed, python_seed, cuda_seed = np.random.SeedSequence(shards.seed, spawn_key=(first, 1)).generate_state(3)
     np.random.seed(int(numpy_seed))  # noqa: NPY002 (wrappers of somebody's own draw from it)
     random.seed(int(python_seed))
+    th.cuda.manual_seed_all(int(cuda_seed))  # a policy on a GPU draws its actions there
     if env is not None:
         env.seed(shards.seed + first * (env.num_envs // len(shards.own)))
 
@@ -144,6 +150,37 @@ def silence(model: Any) -> None:
     model.verbose = 0
     model.tensorboard_log = None
     model.set_logger(Logger(folder=None, output_formats=[]))
+
+
+def check_evaluations(model: Any, callback: Any) -> None:
+    """Refuse SB3's ``EvalCallback`` where it would not find the statistics of a normaliser.
+
+    :param model: that learns.
+    :param callback: as SB3 has wrapped it.
+    :raises ValueError: if a process has several shards, and normalisers inside them.
+    """
+    if not isinstance(model.env.unwrapped, ShardedVecEnv) or model.get_vec_normalize_env() is None:
+        return
+    if any(getattr(type(each), "_on_step", None) is EvalCallback._on_step for each in family_of(callback)):
+        raise InvalidValueError(
+            "callback must have MaskableEvalCallback of sb3_ppo_notes.callbacks for an evaluation, where a process has "
+            "several shards with VecNormalize, whose statistics SB3's does not find; got EvalCallback"
+        )
+
+
+class ProgressBarCallback(of_sb3.ProgressBarCallback):
+    """SB3's bar, which goes on by the steps of all processes.
+
+    :param size: number of processes.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def _on_step(self) -> bool:
+        self.pbar.update((self.size - 1) * self.training_env.num_envs)
+        return super()._on_step()
 
 
 def without_reports(callback: Any) -> Any:
@@ -188,7 +225,8 @@ class Episodes:
 
     def __init__(self, shards: Shards):
         self.shards = shards
-        self.pending: list[list[tuple[str, Any]]] = [[] for _ in shards.own]
+        #: Of each shard: the step of the training at which one ended, and what of it is kept.
+        self.pending: list[list[tuple[int, str, Any]]] = [[] for _ in shards.own]
 
     def copy(self) -> "Episodes":
         """The same episodes, to which others can be added.
@@ -199,26 +237,28 @@ class Episodes:
         others.pending = [list(each) for each in self.pending]
         return others
 
-    def add(self, infos: Sequence[Mapping[str, Any]], dones: Any) -> None:
+    def add(self, infos: Sequence[Mapping[str, Any]], dones: Any, step: int) -> None:
         """Note what ended in a step, as SB3's ``_update_info_buffer`` does.
 
         :param infos: of each environment.
         :param dones: ``[B]``, where an episode ended.
+        :param step: of the training.
         """
         for pending, part in zip(self.pending, self.shards.split(len(infos)), strict=True):
             for index in range(part.start, part.stop):
                 if (episode := infos[index].get("episode")) is not None:
-                    pending.append(("episode", episode))
+                    pending.append((step, "episode", episode))
                 if (success := infos[index].get("is_success")) is not None and dones is not None and dones[index]:
-                    pending.append(("success", success))
+                    pending.append((step, "success", success))
 
     def merge_into(self, model: Any) -> None:
-        """Put the episodes of all shards into a model's statistics; all processes call this together.
+        """Put the episodes of all shards into a model's statistics, in the order in which they ended: the statistics
+        are of the last ones. All processes call this together.
 
         :param model: whose ``ep_info_buffer`` and ``ep_success_buffer`` grow.
         """
         buffers = {"episode": model.ep_info_buffer, "success": model.ep_success_buffer}
-        for pending in self.shards.gather(self.pending):
-            for name, value in pending:
-                buffers[name].append(value)
+        ended = [each for pending in self.shards.gather(self.pending) for each in pending]
+        for _, name, value in sorted(ended, key=itemgetter(0)):
+            buffers[name].append(value)
         self.pending = [[] for _ in self.shards.own]

@@ -19,7 +19,7 @@ class Watchers:
     """
 
     def __init__(self, callback: Any = None):
-        self.all = [each for each in _inside(callback) if any(callable(getattr(each, hook, None)) for hook in HOOKS)]
+        self.all = [each for each in family_of(callback) if any(callable(getattr(each, hook, None)) for hook in HOOKS)]
         self._asking: list[Any] = []
         self._wanted: set[str] = set()
 
@@ -53,15 +53,19 @@ class Watchers:
                 method(report)
 
 
-def _inside(callback: Any) -> Iterator[Any]:
-    """A callback, and all that are inside it: lists and those that are called on an event."""
+def family_of(callback: Any) -> Iterator[Any]:
+    """A callback, and all that are inside it: lists and those that are called on an event.
+
+    :param callback: ``None`` for nothing.
+    :return: from the outside in.
+    """
     if callback is None:
         return
     yield callback
     for child in getattr(callback, "callbacks", None) or ():
-        yield from _inside(child)
+        yield from family_of(child)
     # EventCallback's own, and those of SB3's EvalCallback beside it.
     for name in ("callback", "callback_on_new_best"):
         child = getattr(callback, name, None)
         if hasattr(child, "on_step"):
-            yield from _inside(child)
+            yield from family_of(child)

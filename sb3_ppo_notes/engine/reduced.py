@@ -11,7 +11,7 @@ import torch as th
 from sb3_ppo_notes.engine.descent import Descent, Trains
 from sb3_ppo_notes.engine.step import EagerStepper, Part, Step, StepNotFinite, StepSettings, kl_beyond_limit
 from sb3_ppo_notes.engine.vectors import FlatVector
-from sb3_ppo_notes.formulas.checks import NonFiniteError
+from sb3_ppo_notes.formulas.checks import InvalidValueError, NonFiniteError
 from sb3_ppo_notes.processes.shards import Shards, sum_in_order
 from sb3_ppo_notes.rollouts.sharding import ShardedMinibatch
 from sb3_ppo_notes.rules.loss import LOSSES
@@ -51,6 +51,11 @@ class ReducedStepper:
 
     def step(self, minibatch: ShardedMinibatch, trains: Trains, place: str) -> Step:
         """Learn from one minibatch of all shards: the step of one process that has all the rows, to rounding."""
+        if not isinstance(minibatch, ShardedMinibatch):
+            raise InvalidValueError(
+                "rollout_buffer must be a NotesRolloutBuffer whose samples nobody has changed, with several processes, "
+                f"got minibatches of {type(minibatch).__name__}"
+            )
         before, flat = self._gradient_before(), self.descent.flat
         packed = []
         for part, generator in zip(minibatch.parts, self.shards.generators, strict=True):

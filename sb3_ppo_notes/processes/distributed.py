@@ -94,6 +94,9 @@ class Distributed:
             Distributed.open = None
         self._disconnect()
 
+    def __deepcopy__(self, memo: Any) -> "Distributed":
+        return self  # a copy of a model trains in the same group
+
     def _disconnect(self) -> None:
         """So that the others wait for nothing from here. What waits itself cannot be ended before they have answered,
         and NCCL would wait for what they never send.

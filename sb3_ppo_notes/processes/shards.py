@@ -2,7 +2,7 @@
 some of them. The number of shards decides what is computed, the number of processes only where.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,10 +33,17 @@ class Shards:
             raise InvalidValueError(
                 f"shards must be a multiple of the number of processes, which is {group.size}, got {n_shards}"
             )
-        self.seed = seed
         n_own = self.n_shards // group.size
         #: Numbers of the shards of this process.
         self.own = range(group.rank * n_own, (group.rank + 1) * n_own)
+        self.set_seed(seed)
+
+    def set_seed(self, seed: int) -> None:
+        """Begin the random numbers of this process's shards anew.
+
+        :param seed: of all shards, the same in all processes.
+        """
+        self.seed = seed
         self.generators = [Generator(seed, shard) for shard in self.own]
 
     @property
@@ -79,15 +86,16 @@ class Shards:
         check_equal(self.group, digest, what)
 
     @contextmanager
-    def learning(self, digest: str) -> Iterator[None]:
+    def learning(self, digest: Callable[[], str]) -> Iterator[None]:
         """A context in which all learn together; an exception in one process is one in all.
 
-        :param digest: of the weights that this process begins with.
+        :param digest: gives that of the weights, which all must begin and end with alike.
         :return: the context.
         """
         with self.group.telling_failures():
-            self.check_equal(digest, "weights")
+            self.check_equal(digest(), "weights")
             yield
+            self.check_equal(digest(), "weights at the end")
 
     def split(self, length: int) -> list[slice]:
         """The places of this process's shards in an array of its environments.

@@ -83,6 +83,9 @@ class ClippedSurrogate:
 class KLPenalty:
     """The unclipped surrogate minus β times the exact KL: :func:`~sb3_ppo_notes.formulas.divergences.kl_penalized`.
 
+    Its cut-off is no mean over samples: in a training on several processes each shard's part of a minibatch has a wall
+    at a mean KL of its own. All else, and all of it with ``cutoff_coef=0``, is what one process would compute.
+
     :param coefficient: β at the start, > 0.
     :param target: the KL(old ‖ new) an update aims at, > 0; nats.
     :param adaptation: how β follows the KL after each update: ``"fixed"``, ``"batch_ppo"`` (·1.5 above 1.3·target, /1.5
