@@ -375,4 +375,4 @@ def test_top_level_holds_nothing_else():
         "\n"
     )
     top = {name.split("/")[0] for name in tracked if name and not name.startswith(".")}
-    assert top <= {"pyproject.toml", "MANIFEST.in", "sb3_ppo_notes", "tests", "tuning", "README.md"}
+    assert top <= {"pyproject.toml", "sb3_ppo_notes", "tests", "tuning", "README.md"}
