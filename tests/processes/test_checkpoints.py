@@ -62,7 +62,7 @@ CASES = {
     "mlp": (cart_poles, "MlpPolicy", NET),
     "normalize": (lambda: VecNormalize(cart_poles()), "MlpPolicy", NET),
     "streaming": (lambda: StreamingNormalize(make_vec_env("Pendulum-v1", 2)), "MlpPolicy", NET),
-    "stacked": (lambda: VecFrameStack(make_vec_env("Pendulum-v1", 2), 2), "MlpPolicy", NET),
+    "stacked": (lambda: VecFrameStack(VecNormalize(make_vec_env("Pendulum-v1", 2)), 2), "MlpPolicy", NET),
     "lstm": (cart_poles, "MlpLstmPolicy", dict(policy_kwargs=dict(lstm_hidden_size=8))),
     "masked": (lambda: make_vec_env(Doors, 2), "MlpPolicy", NET | dict(action_masking=True)),
     "dict": (lambda: spaces_of_their_own("dict"), "MultiInputPolicy", NET),
