@@ -298,7 +298,7 @@ def picture(result: Result, figure: Figure) -> None:
         lower.plot(kl, color=PALETTE[rank], marker=".", label=f"rows of process {rank}")
     lower.plot(1e3 * result.kls.mean(0), color=PALETTE[2], linestyle="--", label="all rows")
     lower.axhline(1e3 * result.limit, color=PALETTE[5], linestyle=":", label="limit")
-    lower.set(xlabel=f"step of update {result.update}", ylabel="KL / 0.001", ylim=(0, None))
+    lower.set(xlabel=f"step of update {result.update}", ylabel="KL, thousandths", ylim=(0, None))
     lower.legend()
 
 
