@@ -52,6 +52,9 @@ ZOO = "tests/test_zoo.py::"
 TAKES = "tests/algorithms/test_what_stock_takes.py::"
 REACHED = "tests/parity/test_reached_into.py::"
 BUFFERS = "tests/rollouts/test_buffers.py::"
+MAKE = "tests/envs/test_make.py::"
+TENSORS = "tests/envs/test_torch_vec_env.py::"
+OPTIONS = "tests/runs/test_environment_options.py::"
 GROUP = "tests/processes/test_group.py::"
 SHARDING = "tests/processes/test_sharding.py::"
 FAILURES = "tests/processes/test_failures.py::"
@@ -1066,8 +1069,8 @@ MUTANTS = [
     Mutant(
         "generators not put back when learning begins",
         "persistence/checkpoint.py",
-        "    # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n    restore_random",
-        "    (lambda *_: None)",
+        "        # Whatever the program has drawn since it loaded the checkpoint, the run has not.\n        restore_random",
+        "        (lambda *_: None)",
         RESUME + "[mlp]",
     ),
     Mutant(
@@ -1090,6 +1093,13 @@ MUTANTS = [
         "model._normalizers.merged = merged",
         "merged.clear()",
         CUT_TWICE,
+    ),
+    Mutant(
+        "images of several shards are copied in another order",
+        "persistence/shards.py",
+        "return np.concatenate(parts, out=joined)",
+        "return np.concatenate([np.ascontiguousarray(part) for part in parts])",
+        TOGETHER + "test_checkpoints.py::test_images_of_several_shards_lie_in_memory_as_those_of_one",
     ),
     Mutant(
         "a shard's generator begins anew in a resumed run",
@@ -1132,6 +1142,13 @@ MUTANTS = [
         "if isinstance(size, int) and size % n_shards:",
         "if False:",
         TOGETHER + "test_train.py::test_what_cannot_be_divided_is_refused_before_anything_is_written",
+    ),
+    Mutant(
+        "a signal that one process heard does not end the others",
+        "runs/train/command.py",
+        "                code = max(group.gather(stop.exit_code))",
+        "                code = stop.exit_code",
+        TOGETHER + "test_train.py::test_a_signal_that_one_process_hears_ends_all_with_its_code",
     ),
     Mutant(
         "one process's environments have succeeded, and all stop",
@@ -1375,7 +1392,7 @@ MUTANTS = [
     Mutant(
         "digests of a checkpoint not compared",
         "persistence/storage.py",
-        'if _digest(content[name]) != stated["sha256"]:',
+        'if _digest(content) != stated["sha256"]:',
         "if False:",
         PERSISTENCE + "test_faults.py::test_row_24_two_hundred_flipped_bits_are_all_noticed",
     ),
@@ -1761,7 +1778,7 @@ MUTANTS = [
     Mutant(
         "a run that learned nothing stays behind",
         "runs/train/command.py",
-        "if model._n_updates == 0:",
+        "if model._n_updates == 0 and group.rank == 0:",
         "if False:",
         ENVIRONMENT_ERRORS + "test_what_an_environment_raises_before_anything_was_learned_leaves_nothing_behind",
     ),
@@ -1908,6 +1925,20 @@ MUTANTS = [
         "tests/parity/test_reached_into.py::test_who_listens_to_every_operation_is_heard[Halving-ppo]",
     ),
     Mutant(
+        "an evaluation waits for an end that the Monitor does not see",
+        "callbacks/evaluation.py",
+        "np.flatnonzero(np.asarray(dones) & ~finished)",
+        "()",
+        "tests/callbacks/test_evaluation.py::test_an_episode_that_a_wrapper_around_the_monitor_ends_is_one",
+    ),
+    Mutant(
+        "the loss of a life ends an episode",
+        "callbacks/evaluation.py",
+        'if self.venv.get_attr("rewards", [index])[0]:',
+        "if False:",
+        "tests/callbacks/test_evaluation.py::test_the_loss_of_a_life_ends_no_episode",
+    ),
+    Mutant(
         "a schedule is asked though it is not copied whole",
         "algorithms/schedules.py",
         "cells = [CellType(_deep(cell.cell_contents)) for cell in function.__closure__ or ()]",
@@ -2004,6 +2035,95 @@ MUTANTS = [
         ") -> NotesPPO | NotesA2C:",
         ") -> object:",
         "tests/test_typing.py::test_mypy_strict_accepts_what_the_pages_show[reliability.md]",
+    ),
+    Mutant(
+        "vector environments adapted in the constructor only",
+        "algorithms/on_policy.py",
+        "OnPolicyAlgorithm._wrap_env(as_vec_env(env), verbose, monitor_wrapper)",
+        "OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)",
+        MAKE + "test_a_vector_environment_is_taken_wherever_a_model_takes_environments",
+    ),
+    Mutant(
+        "EnvPool's other interfaces taken for one environment",
+        "envs/make.py",
+        "    if is_envpool(env):",
+        "    if False:",
+        MAKE + "test_envpools_other_interfaces_are_refused_by_name",
+    ),
+    Mutant(
+        "a worker that knows no id says no more",
+        "envs/worker_errors.py",
+        """hint = f"; {OTHER_PROCESSES}" if kind in UNKNOWN_NAMES else \"\"""",
+        """hint = \"\"""",
+        MAKE + "test_a_worker_that_knows_no_such_id_tells_how_it_would",
+    ),
+    Mutant(
+        "an unknown id in a namespace tells no way to register it",
+        "envs/errors.py",
+        "UNKNOWN = (gym.error.NameNotFound, gym.error.NamespaceNotFound)",
+        "UNKNOWN = (gym.error.NameNotFound,)",
+        MAKE + "test_an_unknown_id_tells_both_ways_to_register_it[dm_control/cartpole-swingup-v0]",
+    ),
+    Mutant(
+        "last observations that tensors tell are not heard",
+        "envs/torch_vec_env.py",
+        'LAST_OBSERVATIONS = ("final_obs", "final_observation")',
+        'LAST_OBSERVATIONS = ("last_obs",)',
+        TENSORS + "test_tensors_train_to_the_weights_of_arrays[many in one-True]",
+    ),
+    Mutant(
+        "an end of tensors counts as a cut",
+        "envs/torch_vec_env.py",
+        "stops[1][index] > stops[0][index]",
+        "stops[0][index] > stops[1][index]",
+        TENSORS + "test_tensors_train_to_the_weights_of_arrays[many in one-True]",
+    ),
+    Mutant(
+        "truth values cross by themselves",
+        "envs/torch_vec_env.py",
+        "together = [tensor for tensor in tensors if tensor.dtype in (th.float32, th.bool)]",
+        "together = [tensor for tensor in tensors if tensor.cpu().dtype in (th.float32, th.bool)]",
+        TENSORS + "test_one_transfer_a_step",
+    ),
+    Mutant(
+        "tensors behind a normaliser told of by NumPy",
+        "rollouts/finite.py",
+        """        observations = self._reset()
+        refuse_tensors(observations)
+""",
+        """        observations = self._reset()
+""",
+        TENSORS + "test_without_the_adapter_the_error_names_it",
+    ),
+    Mutant(
+        "another process imports nothing",
+        "configs/build.py",
+        """    import_packages(imports)
+    made, wrap =""",
+        """    made, wrap =""",
+        OPTIONS + "test_a_function_that_makes_an_environment_imports_what_registers_it_in_another_process",
+    ),
+    Mutant(
+        "spaces asked before the wrappers",
+        "configs/build.py",
+        "made = make_env(plain if wrap is None else wrap(plain), verbose=0)",
+        "made = make_env(plain, verbose=0)",
+        OPTIONS + "test_a_model_is_built_and_evaluated_in_the_same_environments",
+    ),
+    Mutant(
+        "a configuration's packages are not imported",
+        "configs/run_config.py",
+        """    import_packages(run.imports)
+""",
+        "",
+        OPTIONS + "test_a_configuration_may_name_a_package_in_one_word",
+    ),
+    Mutant(
+        "a word that is there twice",
+        "configs/words.py",
+        "        if not isinstance(place, dict) or name in place:",
+        "        if not isinstance(place, dict):",
+        "tests/configs/test_words.py::test_a_name_has_one_value",
     ),
     Mutant(
         "vectors of processes lie in another order than their ranks",

@@ -23,6 +23,7 @@ from sb3_ppo_notes.engine.step import EagerStepper
 from sb3_ppo_notes.notes.pages import site
 from sb3_ppo_notes.recipes import RECIPES
 from sb3_ppo_notes.rules.tables import markdown_table
+from tests.envs import families
 from tests.persistence import fault_matrix
 from tests.policies import combinations
 
@@ -144,6 +145,7 @@ def without_docstring(method):
         ("policies.md", combinations.markdown_table),
         ("diagnostics.md", symptoms.markdown_table),
         ("reliability.md", fault_matrix.markdown_table),
+        ("environments.md", families.markdown_table),
         ("read.md", site.markdown_table),
         ("README.md", site.front_page_table),
     ],

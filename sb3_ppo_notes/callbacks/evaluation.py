@@ -270,6 +270,10 @@ class FinishedEpisodes:
         """Go on in the middle of episodes."""
         self._sums = np.array(state)
 
+    def end(self, index: int) -> None:
+        """Begin anew in one environment, whose episode ended unseen."""
+        self._sums[index] = 0.0
+
     def step(
         self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -321,6 +325,8 @@ class BoundedEpisodes(VecEnvWrapper):
     def step_wait(self) -> Any:
         observations, rewards, dones, infos = self.venv.step_wait()
         returns, finished = self._episodes.step(rewards, dones, infos)
+        if self._is_monitored:
+            infos = self._with_ends_of_wrappers(dones, finished, returns, infos)
         self._lengths = np.where(finished, 0, self._lengths + 1)
         cut = self._lengths >= MAX_EPISODE_STEPS
         if self._has_limit or not cut.any():
@@ -334,6 +340,20 @@ class BoundedEpisodes(VecEnvWrapper):
             infos[index] = infos[index] | {"episode": {"r": float(paid), "l": MAX_EPISODE_STEPS}}
         self.n_cut += int(cut.sum())
         return self.reset(), rewards, np.ones_like(dones), infos
+
+    def _with_ends_of_wrappers(self, dones: Any, finished: np.ndarray, returns: np.ndarray, infos: Any) -> Any:
+        """Infos in which an episode that a wrapper around the Monitor has ended is one that ended.
+
+        The Monitor itself only sees that it is reset, and an evaluation would wait for its word for ever.
+        """
+        infos = list(infos)
+        for index in map(int, np.flatnonzero(np.asarray(dones) & ~finished)):
+            if self.venv.get_attr("rewards", [index])[0]:
+                continue  # not reset: the loss of a life
+            infos[index] = infos[index] | {"episode": {"r": float(returns[index]), "l": int(self._lengths[index]) + 1}}
+            self._episodes.end(index)
+            finished[index] = True
+        return infos
 
 
 # -- random generators, environments and normalisers of its own -------------------------------------------------------

@@ -3,10 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
-from sb3_ppo_notes.configs.values import with_numbers
-from sb3_ppo_notes.configs.zoo import NAMES, parse_dict
+from sb3_ppo_notes.configs.words import value_from_word
 from sb3_ppo_notes.envs.make import did_you_mean
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
@@ -43,7 +40,11 @@ def assign(
         name, *keys = path.split(".")
         if name not in known:
             raise InvalidValueError(_unknown(name, known, elsewhere))
-        _put(assigned if name in BESIDE else assigned["hyperparameters"], [name, *keys], _read(path, text))
+        _put(
+            assigned if name in BESIDE else assigned["hyperparameters"],
+            [name, *keys],
+            value_from_word("set", path, text),
+        )
     return assigned
 
 
@@ -63,14 +64,3 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
         inner = values.get(key)
         values[key] = values = dict(inner) if isinstance(inner, Mapping) else {}
     values[last] = value
-
-
-def _read(path: str, text: str) -> Any:
-    """A value as YAML has it or rl_zoo3: lin_3e-4, 1e-4, dict(...), nn.ReLU, None. Nothing is run."""
-    if text.startswith("dict("):
-        return parse_dict(text, path)
-    try:
-        value = with_numbers(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise InvalidValueError(f"set must have values as in YAML, got {path}={text}") from error
-    return {"None": None, **NAMES}.get(value, value) if isinstance(value, str) else value

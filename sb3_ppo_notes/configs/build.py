@@ -4,7 +4,8 @@ import dataclasses
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
+from sb3_ppo_notes.configs.environments import import_packages
 from sb3_ppo_notes.configs.normalizers import load_normalizer, normalizer_statistics
 from sb3_ppo_notes.configs.run_config import ALGORITHMS, RunConfig, resolve_config
 from sb3_ppo_notes.configs.tuned import is_atari
@@ -36,7 +38,7 @@ def build_model(config: RunConfig, processes: Group | None = None) -> NotesOnPol
     :return: NotesPPO or NotesA2C.
     :raises ValueError: for a value that cannot be, or a package that is not installed; named.
     """
-    check_environment(config.env, config.env_kwargs, config.env_wrapper)
+    check_environment(config.env, config.env_kwargs, config.env_wrapper, imports=config.imports)
     env = _share_of_environments(config, processes) if processes else _training_environments(config)
     policy = config.policy
     if policy is not None:
@@ -97,14 +99,8 @@ def _share_of_environments(config: RunConfig, processes: Group) -> VecEnv:
 
 
 def _training_environments(config: RunConfig) -> VecEnv:
-    env = make_vec_env(
-        config.env,
-        n_envs=config.n_envs or 1,
-        seed=config.seed,
-        wrapper_class=wrap_function(config.env_wrapper),
-        env_kwargs=config.env_kwargs,
-        vec_env_cls=LeanVecEnv,
-    )
+    own = (config.imports, config.env_kwargs, config.env_wrapper)
+    env = make_environments(config.env, config.n_envs or 1, config.seed, *own, vec_env_cls=LeanVecEnv)
     of_recipe = {} if config.recipe is None else RECIPES[config.recipe].hyperparameters
     normalize = normalizer_arguments(config.normalize or False, of_recipe | config.hyperparameters)
     if normalize is not None:
@@ -141,17 +137,56 @@ def environment_factory(config: RunConfig, render: bool = False) -> Callable[[],
     :return: a function; its environment counts raw rewards.
     """
     mode = {"render_mode": "rgb_array"} if render else {}
-    wrap = wrap_function(config.env_wrapper)
+    return partial(make_environment, config.env, config.imports, config.env_kwargs | mode, config.env_wrapper)
 
-    def make() -> gym.Env:
-        env = Monitor(gym.make(config.env, **config.env_kwargs | mode))
-        return env if wrap is None else wrap(env)
 
-    return make
+def make_environment(
+    env: str, imports: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None, env_wrapper: Any = ()
+) -> gym.Env:
+    """One environment, also in a process that has imported nothing yet.
+
+    :param env: id of a registered environment.
+    :param imports: packages to import first.
+    :param env_kwargs: its arguments.
+    :param env_wrapper: see :func:`.values.wrap_function`.
+    :return: the environment; under its wrappers raw rewards are counted.
+    """
+    import_packages(imports)
+    made, wrap = Monitor(gym.make(env, **env_kwargs or {})), wrap_function(list(env_wrapper))
+    return made if wrap is None else wrap(made)
+
+
+def make_environments(
+    env: str,
+    n_envs: int,
+    seed: int,
+    imports: Sequence[str] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
+    env_wrapper: Any = (),
+    **options: Any,
+) -> VecEnv:
+    """Several environments as SB3's ``make_vec_env`` makes them, seeded with ``seed`` and the numbers after it.
+
+    :param env: as the rest, see :func:`make_environment`.
+    :param n_envs: how many.
+    :param seed: of the first.
+    :param imports: packages to import first.
+    :param env_kwargs: arguments of each environment.
+    :param env_wrapper: see :func:`.values.wrap_function`.
+    :param options: of ``make_vec_env``.
+    :return: the environments.
+    """
+    import_packages(imports)
+    wrap = wrap_function(list(env_wrapper))
+    return make_vec_env(env, n_envs, seed, wrapper_class=wrap, env_kwargs=dict(env_kwargs or {}), **options)
 
 
 def check_environment(
-    env: str, env_kwargs: Mapping[str, Any] | None = None, env_wrapper: Any = (), render: bool = False
+    env: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    env_wrapper: Any = (),
+    render: bool = False,
+    imports: Sequence[str] = (),
 ) -> spaces.Space[Any]:
     """Refuse an environment that does not exist, or needs what is not installed.
 
@@ -159,10 +194,13 @@ def check_environment(
     :param env_kwargs: its arguments.
     :param env_wrapper: see :func:`.values.wrap_function`.
     :param render: whether it will have to render.
-    :return: the space of its observations, not wrapped.
+    :param imports: packages to import first.
+    :return: the space of its observations, behind the wrappers.
     :raises ValueError: in one line that says what to do.
     """
+    import_packages(imports)
     kwargs = dict(env_kwargs or {})
+    wrap = wrap_function(list(env_wrapper) if isinstance(env_wrapper, tuple) else env_wrapper)
     if is_atari(env) and importlib.util.find_spec("ale_py") is not None:
         gym.register_envs(importlib.import_module("ale_py"))
     elif is_atari(env):
@@ -170,7 +208,8 @@ def check_environment(
     if "atari_wrappers" in str(env_wrapper) and importlib.util.find_spec("cv2") is None:
         raise InvalidValueError(needs(env, "opencv-python"))
     try:
-        made = make_env(gym.make(env, **kwargs), verbose=0)
+        plain = gym.make(env, **kwargs)
+        made = make_env(plain if wrap is None else wrap(plain), verbose=0)
         made.close()
         if render:
             _check_rendering(env, kwargs)
@@ -188,7 +227,6 @@ def check_environment(
         raise InvalidValueError(
             f"env_kwargs must be arguments of {env}, got {kwargs} ({error.__cause__ or error})"
         ) from error
-    wrap_function(list(env_wrapper) if isinstance(env_wrapper, tuple) else env_wrapper)
     space: spaces.Space[Any] = made.observation_space
     return space
 

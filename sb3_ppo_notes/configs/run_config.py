@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ppo_notes import NotesA2C, NotesPPO
 from sb3_ppo_notes.configs.assignments import assign
+from sb3_ppo_notes.configs.environments import import_packages
 from sb3_ppo_notes.configs.rules import rule_from_data
 from sb3_ppo_notes.configs.values import with_numbers
 from sb3_ppo_notes.configs.zoo import parse_dict, zoo_config
@@ -49,6 +50,7 @@ class RunConfig:
     :param source: where the values come from.
     :param algo: a key of ``ALGORITHMS``.
     :param env: id of a registered environment.
+    :param imports: packages to import first, which register environments.
     :param recipe: a key of ``RECIPES``, whose values ``hyperparameters`` come on top of; ``None`` for stock SB3's.
     :param policy: name of a policy; ``None`` for the one that the observations suggest, or the recipe's.
     :param n_envs: environments stepped side by side; ``None`` for the recipe's, or 8.
@@ -75,6 +77,7 @@ class RunConfig:
     source: str = "SB3's defaults"
     algo: str = "ppo"
     env: str = "CartPole-v1"
+    imports: list[str] = field(default_factory=list)
     recipe: str | None = None
     policy: str | None = None
     n_envs: int | None = None
@@ -165,7 +168,7 @@ def resolve_config(
     :param config: a shipped name, a YAML file, or ``None``.
     :param options: of the command line, which take precedence; ``None`` where nothing was said.
     :param assignments: ``name=value`` for hyperparameters, which take precedence, too.
-    :return: the configuration, and what the user should be told about how it came about.
+    :return: the configuration, its packages imported, and what the user should be told about how it came about.
     :raises ValueError: if it cannot be.
     """
     options = {key: value for key, value in options.items() if value is not None}
@@ -192,6 +195,7 @@ def resolve_config(
     run = RunConfig(**values)
     if run.n_envs is None:
         run = dataclasses.replace(run, n_envs=8 if run.recipe is None else RECIPES[run.recipe].n_envs)
+    import_packages(run.imports)
     run, notes = _fit_batch_size(run)
     notes += [
         f"config was written with {name} {in_file['versions'][name]}, this is {present}: the numbers may be others"
@@ -251,8 +255,9 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
         values["normalize"] = parse_dict(values["normalize"], "normalize")
     if isinstance(values.get("env_kwargs"), str):
         values["env_kwargs"] = parse_dict(values["env_kwargs"], "env_kwargs")
-    if isinstance(values.get("env_wrapper"), str | dict):
-        values["env_wrapper"] = [values["env_wrapper"]]
+    for name in ("env_wrapper", "imports"):
+        if isinstance(values.get(name), str | dict):
+            values[name] = [values[name]]
     if isinstance(values.get("hyperparameters"), dict):
         hyperparameters = dict(values["hyperparameters"])
         if isinstance(hyperparameters.get("policy_kwargs"), str):

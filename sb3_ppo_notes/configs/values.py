@@ -94,7 +94,8 @@ def with_classes(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
 def wrap_function(paths: Any) -> Callable[[gym.Env], gym.Env] | None:
     """One function for all wrappers; a module is imported by its path, nothing else is run.
 
-    :param paths: import paths of ``gymnasium.Wrapper`` classes, the innermost first; with arguments as
+    :param paths: import paths (``module.Class`` or ``module:Class``) of ``gymnasium.Wrapper`` classes, the innermost
+        first; with arguments as
         ``{path: {name: value}}``.
     :return: a function that wraps an environment, ``None`` if there are no wrappers.
     :raises ValueError: for a path that leads to none.
@@ -113,7 +114,7 @@ def wrap_function(paths: Any) -> Callable[[gym.Env], gym.Env] | None:
 
 def _wrapper(item: Any) -> tuple[type[gym.Wrapper], dict[str, Any]]:
     path, kwargs = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
-    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    module, _, name = path.replace(":", ".").rpartition(".") if isinstance(path, str) else ("", "", "")
     try:
         wrapper = getattr(importlib.import_module(module), name) if module else None
     except (ImportError, AttributeError) as error:

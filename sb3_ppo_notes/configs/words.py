@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from sb3_ppo_notes.configs.zoo import parse_value
-from sb3_ppo_notes.formulas.checks import InvalidValueError
+import yaml
 
-#: Words that YAML and JSON have for what Python writes otherwise.
-CONSTANTS = {"true": True, "false": False, "null": None}
+from sb3_ppo_notes.configs.values import with_numbers
+from sb3_ppo_notes.configs.zoo import parse_dict, parse_value
+from sb3_ppo_notes.formulas.checks import InvalidValueError
 
 
 def data_from_words(option: str, words: Iterable[str]) -> dict[str, Any]:
@@ -33,29 +33,34 @@ def data_from_words(option: str, words: Iterable[str]) -> dict[str, Any]:
             place = place.setdefault(part, {}) if isinstance(place, dict) else None
         if not isinstance(place, dict) or name in place:
             raise InvalidValueError(f"{option} must give each name once, got another value for it in {word!r}")
-        place[name] = value_from_word(option, match.group(2))
+        place[name] = value_from_word(option, match.group(1), match.group(2))
     return data
 
 
-def value_from_word(option: str, word: str) -> Any:
-    """What a word stands for: a literal of Python's, ``dict(...)``, ``nn.Tanh``; else it is the text itself.
+def value_from_word(option: str, name: str, text: str) -> Any:
+    """What a text stands for: a literal of Python's, ``dict(...)``, ``nn.Tanh``, or a value as YAML has it.
 
     :param option: which option it was given to, for messages.
-    :param word: the word.
-    :return: plain data.
-    :raises ValueError: for one that begins as a list, a dictionary or a quotation and is none.
+    :param name: of the value, for messages.
+    :param text: the text.
+    :return: plain data; the text itself where it is a word.
+    :raises ValueError: for one that begins as a list or a dictionary and is none.
 
-    >>> [value_from_word("env_kwargs", word) for word in ("1e-3", "true", "(1, 2)", "lin_3e-4", "'3'")]
-    [0.001, True, [1, 2], 'lin_3e-4', '3']
+    >>> [value_from_word("set", "x", text) for text in ("1e-3", "true", "(1, 2)", "lin_3e-4", "'3'", "{a: 1}")]
+    [0.001, True, [1, 2], 'lin_3e-4', '3', {'a': 1}]
     """
-    if word in CONSTANTS:
-        return CONSTANTS[word]
+    if text.startswith("dict("):
+        return parse_dict(text, name)
     try:
-        return parse_value(word)
-    except ValueError as error:
-        if word[0] in "[({'\"" or word.startswith("dict("):
-            raise InvalidValueError(f"{option} must be plain values, got {word!r}: {error}") from error
-    return word
+        return parse_value(text)
+    except ValueError:
+        pass
+    try:
+        if text.startswith("("):
+            raise yaml.YAMLError
+        return with_numbers(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise InvalidValueError(f"{option} must have values as in YAML, got {name}={text}") from error
 
 
 def split_at_commas(text: str) -> list[str]:

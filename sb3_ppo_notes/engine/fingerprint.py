@@ -197,7 +197,8 @@ def sources(before: tuple[Any, ...] = ()) -> tuple[Any, ...]:
         at once.
     """
     names = tuple(f"sb3_ppo_notes.{part}" for part in PARTS)
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith(names)]
+    # A copy, because a list of pairs is garbage to collect while it is made, and a finalizer may import.
+    modules = [module for name, module in sys.modules.copy().items() if name.startswith(names)]
     functions = tuple(each for module in modules for value in list(vars(module).values()) for each in _functions(value))
     return before if before == functions else functions
 

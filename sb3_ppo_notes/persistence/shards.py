@@ -24,7 +24,7 @@ from sb3_ppo_notes.persistence.model_state import (
     spaces_of,
 )
 from sb3_ppo_notes.persistence.revival import Revival
-from sb3_ppo_notes.persistence.snapshot import Snapshot
+from sb3_ppo_notes.persistence.snapshot import Snapshot, is_dense
 from sb3_ppo_notes.rollouts.sharding import select
 
 #: A document and its arrays.
@@ -41,8 +41,8 @@ def capture_shards(model: NotesOnPolicyAlgorithm, callback: BaseCallback | None)
     for index, number in enumerate(shards.own):
         snapshot, part = Snapshot(), rows[index]
         parts = {
-            # First: read a second time by themselves.
-            "random": random_states(model),
+            # First: read a second time by themselves. Spaces belong to the environments of one shard or another.
+            "random": {name: state for name, state in random_states(model).items() if name not in spaces_of(model)},
             "generator": shards.generators[index].state_dict(),
             "attributes": {name: _select(getattr(model, name, None), part) for name in OF_ENVIRONMENTS},
             "states": None if model._last_states is None else tuple(each[:, part] for each in model._last_states),
@@ -74,9 +74,8 @@ def restore_shards(model: NotesOnPolicyAlgorithm, contents: list[Content], reviv
     read, problems = [], []
     for index, ((document, _), revival) in enumerate(zip(contents, revivals, strict=True)):
         # In the order in which they were written: what comes twice is told at its first place.
-        present = {"random": spaces_of(model)}
         names = ("random", "generator", "attributes", "states", "exploration", "rollout", "episodes")
-        read.append({name: revival.read(document[name], present.get(name), name) for name in names})
+        read.append({name: revival.read(document[name], None, name) for name in names})
         model._shards.generators[index].load_state_dict(read[-1]["generator"])
         env = _bare(shards_of(model.env)[index])
         problems += restore_environments(env, document["environments"], revival, None)
@@ -101,8 +100,17 @@ def _joined(parts: list[Any]) -> Any:
     if parts[0] is None:
         return None
     if isinstance(parts[0], dict):
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return np.concatenate(parts)
+        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
+    first: np.ndarray = parts[0]
+    row = first.nbytes // len(first)
+    if len(parts) == 1:
+        return first
+    if not (is_dense(first) and (len(first) == 1 or first.strides[0] == row)):
+        return np.concatenate(parts)
+    # In memory as before: an image that is a transposed view is convolved in another order than its copy.
+    flat = np.empty(sum(map(len, parts)) * first[0].size, first.dtype)
+    joined = np.lib.stride_tricks.as_strided(flat, (sum(map(len, parts)), *first.shape[1:]), (row, *first.strides[1:]))
+    return np.concatenate(parts, out=joined)
 
 
 def _rollout(model: NotesOnPolicyAlgorithm, part: slice) -> dict[str, Any]:

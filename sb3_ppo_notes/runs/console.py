@@ -26,16 +26,18 @@ def table_console(console: Console | None = None) -> Console:
 
 
 def command_line(command: str, options: Mapping[str, Any]) -> str:
-    """The command line that does the same again; ``None`` is left out.
+    """The command line that does the same again; ``None`` and ``()`` are left out.
 
-    >>> command_line("bench", {"n_envs": 8, "seed": None, "cold_compile": True, "outdir": "a b"})
-    "python -m sb3_ppo_notes bench --n-envs 8 --cold-compile --outdir 'a b'"
+    >>> command_line("bench", {"n_envs": 8, "seed": None, "cold_compile": True, "outdir": "a b", "imports": ("c", "d")})
+    "python -m sb3_ppo_notes bench --n-envs 8 --cold-compile --outdir 'a b' --import c d"
     """
     words = ["python", "-m", "sb3_ppo_notes", command]
     for option, value in options.items():
-        name = option.replace("_", "-")
+        name = "import" if option == "imports" else option.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, tuple):
+            words += [f"--{name}", *value] if value else []
         elif value is not None:
             words += [f"--{name}", str(value)]
     return shlex.join(words)

@@ -74,6 +74,36 @@ def test_a_time_limit_of_the_environments_own_counts(limit):
     assert evaluate_episodes(model_of(), env, 2) == ([50.0] * 2, [50] * 2)
 
 
+def test_an_episode_that_a_wrapper_around_the_monitor_ends_is_one():
+    """The Monitor does not see its end: an evaluation would wait for ever."""
+    env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(Monitor(CountingEnv(NEVER)), 7)] * 2)
+    assert evaluate_episodes(model_of(), env, 4) == ([7.0] * 4, [7] * 4)
+
+
+class Lives(gym.Wrapper):
+    """Says every fourth step that the episode is over, and is reset only when it is: SB3's EpisodicLifeEnv."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.is_over = True
+
+    def step(self, action):
+        observation, reward, self.is_over, truncated, info = self.env.step(action)
+        return observation, reward, self.is_over or self.unwrapped.steps % 4 == 0, truncated, info
+
+    def reset(self, **kwargs):
+        if self.is_over:
+            return self.env.reset(**kwargs)
+        observation, *_ = self.env.step(self.action_space.sample())
+        return observation, {}
+
+
+def test_the_loss_of_a_life_ends_no_episode():
+    returns, lengths = evaluate_episodes(model_of(), DummyVecEnv([lambda: Lives(Monitor(CountingEnv(10)))]), 3)
+    assert returns == [10.0] * 3
+    assert lengths == [10] * 3
+
+
 def test_episodes_beside_one_that_is_cut_begin_anew_and_those_that_end_count(limit):
     env = DummyVecEnv([lambda: Monitor(CountingEnv(NEVER)), lambda: Monitor(CountingEnv(7))])
     with pytest.warns(UserWarning, match="was cut after"):

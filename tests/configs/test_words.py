@@ -35,7 +35,7 @@ def test_a_name_has_one_value(words):
         data_from_words("env_kwargs", words)
 
 
-@pytest.mark.parametrize("word", ["a=[1,2", "a={'b': print()}", "a='x", "a=dict(__import__('os'))", "a=(1, f())"])
+@pytest.mark.parametrize("word", ["a=[1,2", "a={'b': 1", "a='x", "a=dict(__import__('os'))", "a=(1, f())"])
 def test_what_begins_as_data_and_is_none_is_no_text(word):
-    with pytest.raises(ValueError, match="^env_kwargs must be plain values, got "):
+    with pytest.raises(ValueError, match="^(env_kwargs must have values as in YAML, got a=|a must be dict)"):
         data_from_words("env_kwargs", [word])

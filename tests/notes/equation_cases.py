@@ -6,6 +6,7 @@ numbers for the symbols, and says which equation of the block gives which output
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -348,15 +349,35 @@ def drawn_lstm_gradient(rng):
     return Situation(bound, {number: Bound(numbers(part), "P") for number, part in parts.items()})
 
 
-def drawn_moments(rng):
-    before, samples = rng.normal(size=(5, 3)), rng.normal(size=(3, 3)) + 1
-    first = normalization.Moments(5, before.mean(0), ((before - before.mean(0)) ** 2).sum(0))
-    merged = normalization.merged_moments(first, samples)
-    values = {"n₁": 5.0, "n₂": 3.0, "μ₁": first.mean, "μ₂": samples.mean(0), "M₁": first.deviations}
-    values["M₂"] = ((samples - samples.mean(0)) ** 2).sum(0)
-    bound = {symbol: Bound(np.asarray(value), "P"[: np.ndim(value)]) for symbol, value in values.items()}
-    outputs = {0: Bound(np.asarray(float(merged.n))), 1: Bound(merged.mean, "P"), 2: Bound(merged.deviations, "P")}
-    return Situation({**bound, "n": outputs[0]}, outputs)
+def two_sets_of_moments(rng):
+    sets = rng.normal(size=(5, 3)), rng.normal(size=(3, 3)) + 1
+    first, second = (normalization.Moments(len(x), x.mean(0), ((x - x.mean(0)) ** 2).sum(0)) for x in sets)
+    return first, second, sets[1]
+
+
+def moments_situation(values, outputs):
+    """``values``: by symbol; ``outputs``: by the number of the equation."""
+    bound = {symbol: Bound(np.asarray(value, float), "P"[: np.ndim(value)]) for symbol, value in values.items()}
+    return Situation(bound, {n: Bound(np.asarray(value, float), "P"[: np.ndim(value)]) for n, value in outputs.items()})
+
+
+def drawn_moments(rng, is_pooled=False):
+    first, second, samples = two_sets_of_moments(rng)
+    n, mean, deviations = (
+        normalization.pooled_moments(first, second) if is_pooled else normalization.merged_moments(first, samples)
+    )
+    values = {"n₁": first.n, "n₂": second.n, "μ₁": first.mean, "μ₂": second.mean}
+    values |= {"M₁": first.deviations, "M₂": second.deviations, "n": n}
+    return moments_situation(values, {0: n, 1: mean, 2: deviations})
+
+
+def drawn_moments_since(rng):
+    first, second, _ = two_sets_of_moments(rng)
+    whole = normalization.pooled_moments(first, second)
+    n, mean, deviations = normalization.moments_since(whole, first)
+    values = {"n": whole.n, "n₁": first.n, "n₂": n, "μ": whole.mean, "μ₁": first.mean}
+    values |= {"M": whole.deviations, "M₁": first.deviations}
+    return moments_situation(values, {0: n, 2: mean, 3: deviations})
 
 
 def drawn_streaming_std(rng):
@@ -615,6 +636,16 @@ CASES = [
         drawn_lstm_gradient,
     ),
     special(normalization.merged_moments, MOMENTS, drawn_moments),
+    special(
+        normalization.pooled_moments,
+        MOMENTS | {"n₂": "others", "μ₂": "others", "M₂": "others"},
+        partial(drawn_moments, is_pooled=True),
+    ),
+    special(
+        normalization.moments_since,
+        {"n": "moments", "μ": "moments", "M": "moments", "n₁": "before", "μ₁": "before", "M₁": "before"},
+        drawn_moments_since,
+    ),
     special(normalization.streaming_std, {"n": "moments", "M": "moments"}, drawn_streaming_std),
     special(normalization.trajectory_z_scores, {"r": "rewards", "eps": "eps"}, drawn_z_scores),
     case(

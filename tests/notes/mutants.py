@@ -545,7 +545,7 @@ NOTE_MUTANTS = [
     NoteMutant(
         "note 27: a step of all environments counts once",
         "rollouts/collector.py",
-        "model.num_timesteps += env.num_envs",
+        "model.num_timesteps += all_processes.n_envs",
         "model.num_timesteps += 1",
     ),
     NoteMutant(
@@ -597,6 +597,48 @@ NOTE_MUTANTS = [
         "PARTS, SMALL = (160, 96), 0.01",
     ),
     NoteMutant(
+        "note 29: all parts draw the same numbers",
+        "processes/shards.py",
+        "[Generator(seed, shard) for shard in self.own]",
+        "[Generator(seed, shard - self.own.start) for shard in self.own]",
+    ),
+    NoteMutant(
+        "note 29: each process stops by its own KL",
+        "engine/reduced.py",
+        "log_ratio = log_ratios.flatten().clone()",
+        "log_ratio = log_ratios[self.shards.own.start].clone()",
+    ),
+    NoteMutant(
+        "note 29: the first process decides",
+        "engine/reduced.py",
+        "log_ratio = log_ratios.flatten().clone()",
+        "log_ratio = log_ratios[0].clone()",
+    ),
+    NoteMutant(
+        "note 29: nobody is near the limit",
+        "notes/two_processes.py",
+        "TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 0.003, 0.5, 3e-3",
+        "TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 3.0, 0.5, 3e-3",
+    ),
+    NoteMutant(
+        "note 29: nothing is clipped",
+        "notes/two_processes.py",
+        "TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 0.003, 0.5, 3e-3",
+        "TARGET_KL, MAX_GRAD_NORM, LEARNING_RATE = 0.003, 1e9, 3e-3",
+    ),
+    NoteMutant(
+        "note 29: sums are exact",
+        "processes/shards.py",
+        "    total = vectors[0].clone()\n",
+        "    total = vectors[0].double()\n",
+    ),
+    NoteMutant(
+        "note 29: each process knows the mean and deviation of all",
+        "notes/machinery/n29_many_learners.py",
+        "[float((example - own.mean()) / own.std(ddof=1)) for own in advantages]",
+        "[float((example - advantages.mean()) / advantages.std(ddof=1)) for own in advantages]",
+    ),
+    NoteMutant(
         "note 29: nobody looks at the device",
         "algorithms/arguments.py",
         '    "device": _check_device,\n',
@@ -611,8 +653,8 @@ NOTE_MUTANTS = [
     NoteMutant(
         "note 30: moments merged without the shift",
         "formulas/normalization.py",
-        "moments.deviations + deviations + shift**2 * moments.n * n_new / count,",
-        "moments.deviations + deviations,",
+        "moments.deviations + others.deviations + shift**2 * moments.n * others.n / count,",
+        "moments.deviations + others.deviations,",
     ),
     NoteMutant(
         "note 30: the deviation of a single row",

@@ -108,6 +108,38 @@ def test_what_somebody_puts_into_a_callback_of_sb3_is_somebodys_own(monkeypatch)
     assert_same(ours, stock)
 
 
+def more_for_what_is_new(callback):
+    """Intrinsic rewards as libraries of exploration add them: to advantages and returns, in place, once a rollout."""
+    buffer = callback.model.rollout_buffer
+    novelty = np.abs(buffer.observations).mean(axis=-1).reshape(buffer.advantages.shape)
+    buffer.advantages += 0.1 * novelty
+    buffer.returns += 0.1 * novelty
+
+
+def more_at_once(callback):
+    callback.locals["rewards"] += np.abs(callback.locals["new_obs"]).mean(axis=-1)
+
+
+INTRINSIC = pytest.mark.parametrize(("event", "add"), [("rollout_end", more_for_what_is_new), ("step", more_at_once)])
+
+
+@BOTH
+@INTRINSIC
+def test_intrinsic_rewards_of_a_callback_are_learned_from(pair, event, add):
+    stock, ours = (learned(model_of(algorithm), 3, At(event, add)) for algorithm in PAIRS[pair])
+    assert_same(ours, stock)
+    assert far(ours, learned(model_of(PAIRS[pair][1]), 3)) > 0
+
+
+@pytest.mark.slow
+@INTRINSIC
+def test_compiled_steps_learn_from_intrinsic_rewards(event, add):
+    steady = dict(learning_rate=1e-3, policy_kwargs=dict(net_arch=[8]) | STEADY)
+    theirs = learned(model_of(PPO, **steady), 3, At(event, add))
+    ours = learned(model_of(NotesPPO, **steady, compile=True), 3, At(event, add))
+    assert far(theirs, ours) < 1e-5
+
+
 def in_double_precision(buffer):
     buffer.advantages = buffer.advantages - buffer.advantages.astype(np.float64).mean()
 

@@ -39,7 +39,7 @@ def rule(*kl_controls, **choices):
 
 
 SEPARATE = SeparateOptimizers(
-    OptimizerSettings(n_epochs=3, learning_rate=1e-3), OptimizerSettings(n_epochs=5, learning_rate=1e-3)
+    OptimizerSettings(n_epochs=3, learning_rate=3e-4), OptimizerSettings(n_epochs=5, learning_rate=3e-4)
 )
 #: Their own numbers, and none of the model's.
 BOTH_ALONE = rule(optimization=Optimization(separate=SEPARATE)) | {"n_epochs": None, "learning_rate": None}
@@ -52,18 +52,18 @@ CASES = {
     "action masks": ("discrete", "MlpPolicy", {"action_masking": True}),
     "Dict observations": ("dict", "MultiInputPolicy", {}),
     "shared networks": ("multi_discrete", "MlpPolicy", {"policy_kwargs": {"share_features_extractor": False}}),
-    "early stop": ("box", "MlpPolicy", {"target_kl": 0.02, "learning_rate": 3e-3}),
+    "early stop": ("box", "MlpPolicy", {"target_kl": 0.001, "learning_rate": 1e-3}),
     "early stop of the policy, exact KL": (
         "box",
         "MlpPolicy",
-        rule(EarlyStop(0.01, estimator="exact", scope="policy")) | {"learning_rate": 3e-3},
+        rule(EarlyStop(0.001, estimator="exact", scope="policy")) | {"learning_rate": 1e-3},
     ),
     "early stop after an epoch": (
         "box",
         "MlpPolicy",
-        rule(EarlyStop(0.002, decided="epoch")),
+        rule(EarlyStop(0.0002, decided="epoch")),
     ),
-    "adaptive learning rate": ("box", "MlpPolicy", rule(AdaptiveLearningRate())),
+    "adaptive learning rate": ("box", "MlpPolicy", rule(AdaptiveLearningRate(bounds=(1e-6, 1e-3)))),
     "KL penalty": ("box", "MlpPolicy", rule(policy_objective=KLPenalty(cutoff_coef=0.0))),
     "separate optimisers": ("box", "MlpPolicy", BOTH_ALONE),
     "normalised over the rollout": (
@@ -93,7 +93,7 @@ def build(name, processes=None, shards=None, n_own=1, n_envs=N_ENVS):
     space, policy, arguments = CASES[name]
     algorithm = arguments.get("algorithm", NotesPPO)
     if algorithm is NotesPPO:
-        arguments = {"n_steps": N_STEPS, "n_epochs": 5, "learning_rate": 1e-3, "batch_size": BATCH_SIZE} | arguments
+        arguments = {"n_steps": N_STEPS, "n_epochs": 5, "learning_rate": 3e-4, "batch_size": BATCH_SIZE} | arguments
     arguments = {key: value for key, value in arguments.items() if key != "algorithm" and value is not None}
     parts = [environments(space, n_envs // n_own, "action_masking" in arguments) for _ in range(n_own)]
     env = parts[0] if n_own == 1 else ShardedVecEnv(parts)
@@ -146,6 +146,7 @@ def train(group, folder, names, n_shards, n_updates):
             "ran": str(model.engine.report()),
             "rollouts": recorder.rollouts,
             "said": str(model.last_report),
+            "stopped_in_epoch": model.last_report.stopped_in_epoch,
             "episodes": [(info["r"], info["l"]) for info in model.ep_info_buffer],
             "num_timesteps": model.num_timesteps,
         }

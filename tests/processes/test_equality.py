@@ -152,14 +152,22 @@ def two(tmp_path_factory):
     return cases.read(folder, 2)
 
 
-# gSDE's noise and float16's rounding are another number of rows' for one process.
-@pytest.mark.parametrize("name", [name for name in cases.CASES if name not in ("gSDE", "float16")])
+#: gSDE's noise and float16's rounding are those of another number of rows for one process.
+COMPARED = [name for name in cases.CASES if name not in ("gSDE", "float16")]
+
+
+@pytest.mark.parametrize("name", COMPARED)
 def test_two_processes_learn_what_one_learns_from_both_their_rollouts(two, name, monkeypatch):
     one, other = (each[name] for each in two)
     before = cases.build(name).policy.state_dict()
     after = learn_from_union(name, [one["rollouts"], other["rollouts"]], monkeypatch).policy.state_dict()
     assert largest_difference(after, before) > 1e-3
     assert largest_difference(after, one["weights"]) <= 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name in cases.CASES if name.startswith("early stop")])
+def test_who_is_to_stop_early_does(two, name):
+    assert two[0][name]["stopped_in_epoch"] == two[1][name]["stopped_in_epoch"] is not None
 
 
 @pytest.mark.parametrize("name", list(cases.CASES))
@@ -197,6 +205,12 @@ def test_shards_are_not_alike(four_shards):
     """Each has an experience of its own."""
     (arrays, _), *_ = four_shards[0]["PPO"]["rollouts"]
     assert len({arrays["rewards"][:, 2 * shard].tobytes() for shard in range(4)}) == 4
+
+
+def test_the_pages_table_has_a_row_for_every_training():
+    from tests.processes.table import PAGE, rows_of
+
+    assert rows_of(PAGE.read_text()) == list(cases.CASES)
 
 
 @pytest.mark.parametrize(("name", "executor"), [("PPO", "recorded"), ("compiled", "compiled"), ("memory", "eager")])

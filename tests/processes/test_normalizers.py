@@ -158,6 +158,7 @@ def test_frozen_normalisers_stay_as_they_are():
     normalizers.merge()
     assert_same(statistics_of(shards_of(env)[0]), before)
     assert_same(statistics_of(shards_of(env)[1]), changed)
+    assert_same(normalizers.merged[0], before)
 
 
 def test_a_rollout_that_is_left_half_way_is_not_merged():

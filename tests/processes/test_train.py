@@ -1,11 +1,13 @@
 """``train`` on several processes: what a user types, sees, stops and takes up again."""
 
 import csv
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import gymnasium as gym
@@ -158,6 +160,27 @@ def test_a_recipe_wraps_the_environments_of_each_shard():
     assert [type(shard).__name__ for shard in shards_of(model.env)] == ["StreamingNormalize"] * 2
     alone = build_model(RunConfig(name="x", env="Pendulum-v1", recipe="batch_ppo", n_envs=4))
     assert (model.batch_size, alone.batch_size) == (132, 133)
+
+
+def trained(group, file, folder, stopped):
+    """The command in one of several processes, of which one hears a signal."""
+    command.joined_group = lambda: nullcontext(group)
+    command._optional_callbacks = lambda *_: [StopAt(600)] if group.rank == stopped else []
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        code = main(["train", "--config", file, "--shards", "2", "--outdir", str(folder)])
+    return code, printed.getvalue()
+
+
+def test_a_signal_that_one_process_hears_ends_all_with_its_code(tmp_path):
+    file = config_file(tmp_path)
+    first, second = values(trained, 2, file, tmp_path / "run", 1)
+    assert (first[0], second) == (143, (143, ""))
+    assert f"interrupted after 768 steps, go on with: train --resume {tmp_path / 'run'}" in first[1]
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    ((code, _),) = values(trained, 1, file, tmp_path / "straight", None)
+    assert code == 0
+    assert_same_end(tmp_path / "run", tmp_path / "straight")
 
 
 class Succeeds(gym.Wrapper):

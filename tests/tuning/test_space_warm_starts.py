@@ -7,8 +7,9 @@ import pytest
 
 from sb3_ppo_notes import NotesPPO
 from tuning.space import Space
-from tuning.space.setup import baseline_setup, constructor_arguments
+from tuning.space.setup import baseline_setup, constructor_arguments, environment_of, make_setup
 from tuning.space.warm_starts import as_configuration, base_of, parse_entry, warm_starts, zoo_entry
+from tuning.worker.settings import baselines
 
 needs_zoo = pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3's YAML is not installed")
 SPACE = Space.default("notes_ppo")
@@ -109,9 +110,19 @@ def test_a_number_that_yaml_reads_as_a_word_is_no_schedule(tmp_path):
     assert start.configuration["ent_coef"] == 0.01
 
 
-def test_code_to_import_is_refused_in_a_base():
-    with pytest.raises(ValueError, match="^base must not hold 'env_wrapper', got 'a.b'"):
-        base_of({"env_wrapper": "a.b"})
+def test_what_a_run_of_ours_cannot_serve_is_refused_in_a_base():
+    with pytest.raises(ValueError, match="^base must not hold 'vec_env_wrapper', got 'a.b'"):
+        base_of({"vec_env_wrapper": "a.b"})
+
+
+def test_an_entrys_wrappers_and_arguments_are_those_of_its_environments():
+    entry = parse_entry({"env_wrapper": "a.b", "env_kwargs": "dict(goal=[1, 2])", "n_envs": 2})
+    environment = {"env_wrapper": ["a.b"], "env_kwargs": {"goal": [1, 2]}}
+    assert environment_of(base_of(entry)) == environment
+    assert make_setup("one", "notes_ppo", {}, base_of(entry)).environment == environment
+    assert {str(setup.environment) for setup in baselines("CartPole-v1", "notes_ppo", environment)} == {
+        str(environment)
+    }
 
 
 def test_without_an_entry_there_is_none():

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium as gym
 import tyro
 from optuna.storages import BaseStorage
 
+from sb3_ppo_notes.configs.build import check_environment
+from sb3_ppo_notes.configs.environments import EnvironmentOptions
 from tuning.commands.compare import comparison_table, optimism_line
 from tuning.commands.progress import StudyProgress
 from tuning.commands.verbs import StudyOptions, console, exit_code
@@ -21,6 +22,7 @@ from tuning.report import write_report
 from tuning.report.record import read_record
 from tuning.selection import Protocol
 from tuning.space import Space
+from tuning.space.setup import environment_of
 from tuning.space.warm_starts import base_of, warm_starts, zoo_entry
 from tuning.storage import open_storage
 from tuning.storage.database import Patience
@@ -38,7 +40,7 @@ LONGEST_TRIAL, SHORTEST_TRIAL = 100_000, 1_000
 
 
 @dataclass
-class Run(StudyOptions):
+class Run(StudyOptions, EnvironmentOptions):
     """Search for a configuration that holds up, alone or with other machines."""
 
     env: str = "CartPole-v1"
@@ -88,6 +90,7 @@ class Run(StudyOptions):
         """Run the study; the exit code is 1 if trials keep failing, 2 if their environment does."""
         silence_optuna()
         self.study = self.study or re.sub(r"[^A-Za-z0-9._-]+", "-", self.env)
+        self.environment()  # imports what registers the environment
         entry = zoo_entry(self.env, self.algo)
         self._check()
         address, name = self.address(), self.checked_name()
@@ -122,7 +125,9 @@ class Run(StudyOptions):
         ``stored`` is the identity of the study if it exists: what was chosen for it then is not chosen anew because the
         budget has grown.
         """
-        base = base_of(entry)
+        base = base_of(entry) | self.environment()
+        environment = environment_of(base)
+        check_environment(self.env, **environment)
         if self.n_envs is not None:
             base = {**base, "n_envs": self.n_envs}
         base.setdefault("n_envs", 8)
@@ -147,7 +152,7 @@ class Run(StudyOptions):
             sampler=self.sampler,
             n_eval_episodes=self.n_eval_episodes,
             compile=self.compile,
-            baselines=baselines(self.env, self.algo),
+            baselines=baselines(self.env, self.algo, environment),
             heartbeat=self.heartbeat,
             patience=self.patience,
         )
@@ -167,7 +172,6 @@ class Run(StudyOptions):
         if not self.patience >= 0:
             raise ValueError(f"patience must be >= 0 seconds, got {self.patience}")
         check_sampler(self.sampler)
-        gym.make(self.env).close()
 
     def _protocol(self, total: int, stored: Mapping[str, Any]) -> Protocol:
         first = SEEDS_PER_STUDY * self.seed

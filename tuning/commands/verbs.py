@@ -23,6 +23,7 @@ from tuning.report.export import write_best
 from tuning.report.record import open_study, protocol_of, read_record, stages_of, summary
 from tuning.selection import Protocol
 from tuning.space import Space
+from tuning.space.setup import environment_of
 from tuning.storage import Address, open_storage
 from tuning.storage.database import Patience
 from tuning.worker.identity import IDENTITY
@@ -214,5 +215,5 @@ class Compare(StudyOptions):
             timeout=float("1e9"),
             n_eval_episodes=identity["n_eval_episodes"],
             compile=identity["compile"],
-            baselines=baselines(identity["env"], identity["algo"]),
+            baselines=baselines(identity["env"], identity["algo"], environment_of(identity["base"])),
         )

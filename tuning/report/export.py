@@ -13,7 +13,13 @@ from sb3_ppo_notes.configs.values import ACTIVATIONS
 from sb3_ppo_notes.files import write_text
 from tuning.report.data import StudyRecord, without_passwords
 from tuning.report.numbers import arm_numbers, best_trial, optimism_of, tuned_arm
-from tuning.space.setup import RULE_ARGUMENTS, constructor_arguments, plain_arguments, zoo_algorithm
+from tuning.space.setup import (
+    RULE_ARGUMENTS,
+    constructor_arguments,
+    environment_of,
+    plain_arguments,
+    zoo_algorithm,
+)
 
 
 def best_entry(record: StudyRecord) -> dict[str, Any]:
@@ -32,6 +38,7 @@ def best_entry(record: StudyRecord) -> dict[str, Any]:
             {key: value for key, value in dict(normalize).items() if key != "gamma"} if normalize is not True else {}
         )
         entry["normalize"] = options or True
+    entry |= {name: value for name, value in environment_of(record.base).items() if name != "imports"}
     entry |= {name: value for name, value in arguments.items() if value is not None and name != "policy_kwargs"}
     if arguments.get("policy_kwargs"):
         entry["policy_kwargs"] = _expression(arguments["policy_kwargs"])
@@ -56,12 +63,14 @@ def best_yaml(record: StudyRecord) -> str:
             f"# test score {numbers.mean:.1f} over {len(numbers.scores)} seeds that nobody tuned on; "
             f"tuning score minus test score {difference:+.1f}"
         )
-    zoo = zoo_algorithm(record.algo)
-    lines.append(f"# train with: python -m sb3_ppo_notes train --algo {zoo} --config best.yml --env {record.env_id}")
+    zoo, packages = zoo_algorithm(record.algo), " ".join(record.base.get("imports") or ())
+    ours, theirs = (f" --import {packages}", f" --gym-packages {packages}") if packages else ("", "")
+    command = f"python -m sb3_ppo_notes train --algo {zoo} --config best.yml --env {record.env_id}"
+    lines.append(f"# train with: {command}{ours}")
     if "rule" in entry:
         lines.append("# 'rule' is NotesPPO's and NotesA2C's: stock SB3, and so rl_zoo3, refuses it")
     else:
-        lines.append(f"# or: python -m rl_zoo3.train --algo {zoo} --env {record.env_id} -conf best.yml")
+        lines.append(f"# or: python -m rl_zoo3.train --algo {zoo} --env {record.env_id} -conf best.yml{theirs}")
     document = yaml.safe_dump({record.env_id: entry}, sort_keys=False, allow_unicode=True, width=1000)
     return "\n".join(line.replace("\n", " ") for line in lines) + "\n" + document
 

@@ -19,7 +19,7 @@ ACTIVATIONS = {"tanh": "Tanh", "relu": "ReLU", "elu": "ELU", "leaky_relu": "Leak
 #: Here a range on the logarithm, which cannot hold 0, ends: the end stands for 0.
 ZERO_AT = {"ent_coef": 1e-8, "one_minus_gae_lambda": 1e-4}
 #: Keys of an entry that describe the environments and not the model.
-ENVIRONMENT_KEYS = ("n_envs", "normalize", "n_timesteps")
+ENVIRONMENT_KEYS = ("n_envs", "normalize", "n_timesteps", "imports", "env_kwargs", "env_wrapper")
 RULE_ARGUMENTS = ("clip_range", "clip_range_vf", "gae_lambda", "target_kl", "normalize_advantage")
 
 
@@ -29,7 +29,7 @@ class Setup:
 
     ``name`` is for tables (``"trial 12"``, ``"SB3 defaults"``, ``"rl_zoo3"``); ``arguments`` are the constructor's,
     with ``policy`` and without ``env`` and ``seed``; ``normalize`` holds arguments of ``VecNormalize``, with the gamma
-    that is trained with.
+    that is trained with; ``environment`` holds ``imports``, ``env_kwargs`` and ``env_wrapper``, as far as said.
     """
 
     name: str
@@ -37,6 +37,15 @@ class Setup:
     n_envs: int
     arguments: dict[str, Any] = field(default_factory=dict)
     normalize: dict[str, Any] | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+def environment_of(base: Mapping[str, Any]) -> dict[str, Any]:
+    """What a base says of the environment beside its id; rl_zoo3 writes one wrapper without a list around it."""
+    said = {key: base[key] for key in ("imports", "env_kwargs", "env_wrapper") if base.get(key)}
+    if isinstance(said.get("env_wrapper"), str | dict):
+        said["env_wrapper"] = [said["env_wrapper"]]
+    return said
 
 
 def constructor_arguments(
@@ -88,7 +97,7 @@ def make_setup(name: str, algo: str, configuration: Mapping[str, Any], base: Map
     if normalize is not None:
         # Whatever gamma the base has for it: the returns that it scales are discounted as the model discounts them.
         normalize["gamma"] = arguments.get("gamma", default_arguments(algo)["gamma"])
-    return Setup(name, algo, n_envs, arguments, normalize)
+    return Setup(name, algo, n_envs, arguments, normalize, environment_of(base))
 
 
 def baseline_setup(name: str, algo: str, entry: Mapping[str, Any]) -> Setup:

@@ -17,8 +17,8 @@ from tuning.space.defaults import CLASSES
 from tuning.space.dimensions import parse_number
 from tuning.space.setup import ACTIVATIONS, ENVIRONMENT_KEYS, NET_ARCHS, ZERO_AT, zoo_algorithm
 
-#: Keys that a run of ours cannot serve: they name code to import.
-UNSUPPORTED = ("env_wrapper", "vec_env_wrapper", "callback", "frame_stack", "env_kwargs", "monitor_kwargs")
+#: Keys that a run of ours cannot serve.
+UNSUPPORTED = ("vec_env_wrapper", "callback", "frame_stack", "monitor_kwargs")
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def parse_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry with its expressions, such as ``"dict(log_std_init=-2)"``, and words like ``1e-4`` as plain values."""
     return {
         key: parse_dict(value, key)
-        if key in ("normalize", "policy_kwargs") and isinstance(value, str)
+        if key in ("normalize", "policy_kwargs", "env_kwargs") and isinstance(value, str)
         else parse_number(value)
         for key, value in entry.items()
     }
 
 
 def base_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of an entry that is not searched. Keys that name code to import are refused."""
+    """The part of an entry that is not searched."""
     for key in UNSUPPORTED:
         if key in entry:
             raise ValueError(

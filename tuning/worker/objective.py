@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ppo_notes.callbacks import (
@@ -19,7 +19,7 @@ from sb3_ppo_notes.callbacks import (
     EvaluationStoppedError,
     Evaluator,
 )
-from sb3_ppo_notes.configs.build import make_model
+from sb3_ppo_notes.configs.build import make_environment, make_environments, make_model
 from sb3_ppo_notes.formulas.checks import NonFiniteError
 from tuning.space.defaults import CLASSES
 from tuning.space.setup import Setup
@@ -91,7 +91,8 @@ def train(run: TrainingRun, control: Control) -> None:
         env = training_environments(run.env_id, run.setup, run.seed)
         resources.callback(env.close)
         n_envs = min(run.n_eval_episodes, MOST_ENVIRONMENTS)
-        evaluator = Evaluator(run.env_id, env, seed=run.eval_seed, n_episodes=run.n_eval_episodes, n_envs=n_envs)
+        make = partial(make_environment, run.env_id, **run.setup.environment)
+        evaluator = Evaluator(make, env, seed=run.eval_seed, n_episodes=run.n_eval_episodes, n_envs=n_envs)
         resources.callback(evaluator.close)
         model, progress = control.checkpoints.restore(env) or (build(run, env), Progress())
         control.resume(progress)
@@ -111,7 +112,7 @@ def train(run: TrainingRun, control: Control) -> None:
 
 def training_environments(env_id: str, setup: Setup, seed: int) -> VecEnv:
     """Environments to learn in, with the normaliser of the setup."""
-    env = make_vec_env(env_id, n_envs=setup.n_envs, seed=seed)
+    env = make_environments(env_id, setup.n_envs, seed, **setup.environment)
     return env if setup.normalize is None else VecNormalize(env, **setup.normalize)
 
 
@@ -183,9 +184,9 @@ def evaluation_seed(stage: int, seed: int) -> int:
     return (SEED_BLOCK * (stage + 1) + SEEDS_PER_RUN * seed) % 2**32
 
 
-def random_floor(env_id: str, seed: int = 0) -> float:
+def random_floor(env_id: str, environment: Mapping[str, Any] = MappingProxyType({}), seed: int = 0) -> float:
     """The lowest return of a policy that acts at random: a run that diverged is worth no more than this."""
-    env = gym.make(env_id)
+    env = make_environment(env_id, **environment)
     env.action_space.seed(seed)
     returns = []
     for episode in range(RANDOM_EPISODES):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,9 @@ def setup_of(settings: Settings, number: int, configuration: Configuration) -> S
     return make_setup(f"trial {number}", settings.algo, configuration, settings.base)
 
 
-def baselines(env_id: str, algo: str) -> tuple[Setup, ...]:
-    """The setups that a winner is tested against: SB3's defaults, and rl_zoo3's values if it has any."""
+def baselines(env_id: str, algo: str, environment: Mapping[str, Any] | None = None) -> tuple[Setup, ...]:
+    """The setups that a winner is tested against, in the study's ``environment``: SB3's defaults, rl_zoo3's if any."""
     entry = zoo_entry(env_id, algo)
     entries: dict[str, dict[str, Any]] = {"SB3 defaults": {}} | ({"rl_zoo3": entry} if entry else {})
-    return tuple(baseline_setup(name, algo, content) for name, content in entries.items())
+    setups = (baseline_setup(name, algo, content) for name, content in entries.items())
+    return tuple(replace(setup, environment=dict(environment or {})) for setup in setups)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tuning.selection import finalist_round
 from tuning.selection.trials import arm_of, candidates, choose_winner, key_of
 from tuning.space.names import optuna_names
-from tuning.space.setup import Setup
+from tuning.space.setup import Setup, environment_of
 from tuning.storage import Address, open_storage
 from tuning.storage.database import GRACE_BEATS, Patience
 from tuning.worker.budget import steps_used
@@ -256,6 +256,6 @@ class Worker:
         """The score of a run that diverged: no better than acting at random, and than any run so far."""
         floor = self.search.user_attrs.get("floor")
         if floor is None:
-            floor = random_floor(self.settings.env_id)
+            floor = random_floor(self.settings.env_id, environment_of(self.settings.base))
             self.search.set_user_attr("floor", floor)
         return min(floor, lowest_evaluation(self.search.get_trials(deepcopy=False)))

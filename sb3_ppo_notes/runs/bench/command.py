@@ -14,7 +14,8 @@ from sb3_ppo_notes import NotesPPO
 from sb3_ppo_notes._atomic import write_whole
 from sb3_ppo_notes.algorithms.construction import check_policy
 from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET
-from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.configs.build import check_environment
+from sb3_ppo_notes.configs.environments import EnvironmentOptions
 from sb3_ppo_notes.files import machine, write_json
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.persistence import GracefulStop
@@ -38,7 +39,7 @@ TURNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
 
 
 @dataclass
-class Bench:
+class Bench(EnvironmentOptions):
     """Measure how fast ours and the peers train here, in turn, one thread each."""
 
     env: str = "CartPole-v1"
@@ -106,15 +107,21 @@ class Bench:
         check_policy(self.policy, NotesPPO.policy_aliases, None)
         ours, peers = parse_names("ours", self._ours(), list(OURS)), parse_names("peers", self.peers, list(PEERS))
         self._check_hyperparameters()
+        vectors = [name for name in ours if OURS[name][1] == "vector"]
+        if self.wrapper and vectors:
+            raise InvalidValueError(
+                f"wrapper must be left out with ours {', '.join(vectors)}, which wraps nothing, got {self.wrapper[0]!r}"
+            )
         folder = next(path for path in (self.outdir.absolute(), *self.outdir.absolute().parents) if path.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             what = "read-only folder" if folder.is_dir() else "file"
             raise InvalidValueError(f"outdir must be a folder to write to, got {self.outdir}: {folder} is a {what}")
         if self.peer_python is not None and not os.access(self.peer_python, os.X_OK):
             raise InvalidValueError(f"peer_python must be a Python interpreter, got {self.peer_python}")
-        make_env(self.env, verbose=0).close()
+        environment = self.environment()
+        check_environment(self.env, **environment)
         common: dict[str, Any] = {"env": self.env, "n_envs": self.n_envs, "policy": self.policy, "seed": self.seed}
-        common["device"] = self.device
+        common |= {"device": self.device, "imports": [], "env_kwargs": {}, "env_wrapper": []} | environment
         common["arguments"] = self._hyperparameters()
         kind = kind_of(self.algo, self.policy)
         return [

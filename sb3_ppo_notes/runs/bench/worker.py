@@ -56,7 +56,8 @@ class Subject:
 
     :param spec: ``module`` and ``class`` of the algorithm, its ``policy`` and further ``arguments``, ``env``,
         ``n_envs``, ``vec_env`` (``"dummy"``, ``"lean"`` or ``"vector"``), ``seed``, ``device``, ``import_from``: a
-        folder to find packages in, or ``None``, and ``processes``, which train it together.
+        folder to find packages in, or ``None``; ``imports``, ``env_kwargs`` and ``env_wrapper`` as in configurations;
+        and ``processes``, which train it together.
     """
 
     def __init__(self, spec: dict[str, Any]):
@@ -74,7 +75,8 @@ class Subject:
         import torch
 
         torch.set_num_threads(1)
-        importlib.import_module(self.spec["module"])
+        for module in (self.spec["module"], *self.spec["imports"]):
+            importlib.import_module(module)
         if self.spec.get("processes", 1) > 1:
             self._join()
         versions = {"python": sys.version.split()[0]}
@@ -165,26 +167,33 @@ class Subject:
     def evaluate(self, episodes: int, seed: int) -> dict[str, Any]:
         """Mean and deviation of the return of deterministic episodes in a fresh environment."""
         import numpy as np
-        from stable_baselines3.common.env_util import make_vec_env
 
         from sb3_ppo_notes.callbacks.evaluation import play_episodes
 
-        env = make_vec_env(self.spec["env"], n_envs=1, seed=seed)
+        env = self._environments(n_envs=1, seed=seed, vec_env="dummy")
         returns, _ = play_episodes(self.model, env, episodes)
         env.close()
         return {"mean": float(np.mean(returns)), "std": float(np.std(returns)), "episodes": episodes}
 
-    def _environments(self) -> Any:
+    def _environments(self, **others: Any) -> Any:
         from stable_baselines3.common.env_util import make_vec_env
 
-        env, n_envs, seed = self.spec["env"], self.n_envs, self.spec["seed"]
-        if self.spec["vec_env"] == "vector":
+        spec = {**self.spec, "n_envs": self.n_envs, **others}
+        env, n_envs, seed, env_kwargs = spec["env"], spec["n_envs"], spec["seed"], spec["env_kwargs"]
+        if spec["vec_env"] == "vector":
             module = importlib.import_module("sb3_ppo_notes.envs.vector_env")
-            return module.make_gymnasium_vec(env, n_envs, seed)
-        if self.spec["vec_env"] == "lean":
-            module = importlib.import_module("sb3_ppo_notes.envs.lean_vec_env")
-            return make_vec_env(env, n_envs=n_envs, seed=seed, vec_env_cls=module.LeanVecEnv)
-        return make_vec_env(env, n_envs=n_envs, seed=seed)
+            return module.make_gymnasium_vec(env, n_envs, seed, **env_kwargs)
+        options = {"wrapper_class": self._wrap, "env_kwargs": env_kwargs}
+        if spec["vec_env"] == "lean":
+            options["vec_env_cls"] = importlib.import_module("sb3_ppo_notes.envs.lean_vec_env").LeanVecEnv
+        return make_vec_env(env, n_envs=n_envs, seed=seed, **options)
+
+    def _wrap(self, env: Any) -> Any:
+        for item in self.spec["env_wrapper"]:
+            [(path, kwargs)] = item.items() if isinstance(item, dict) else [(item, {})]
+            module, _, name = path.rpartition(".")
+            env = getattr(importlib.import_module(module), name)(env, **kwargs)
+        return env
 
 
 def main() -> None:

@@ -4,14 +4,13 @@ import ast
 import contextlib
 import importlib
 import inspect
-import os
 import re
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_ppo_notes.configs.environments import look_here
 from sb3_ppo_notes.configs.run_config import ALGORITHMS
 from sb3_ppo_notes.configs.words import split_at_commas
 from sb3_ppo_notes.envs.make import did_you_mean
@@ -111,8 +110,7 @@ def arm_class(arm: Arm) -> type[BaseAlgorithm]:
         ours: type[BaseAlgorithm] = ALGORITHMS[RECIPES[arm.recipe].algorithm]
         return ours
     module, _, name = arm.target.rpartition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as ``python -m`` has it, and a console script has not
+    look_here()
     try:
         candidate = getattr(importlib.import_module(module), name, None)
     except ImportError as error:

@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from sb3_ppo_notes.callbacks.evaluation import CUT
+from sb3_ppo_notes.configs.environments import EnvironmentOptions
 from sb3_ppo_notes.files import machine, usable_processors
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.formulas.statistics import SEEDS_TO_REPORT
@@ -31,13 +32,16 @@ from sb3_ppo_notes.runs.console import INTERRUPTED, command_line
 #: Defaults of a comparison with a verdict.
 DEFAULTS: dict[str, Any] = {"arms": "sb3,notes", "seeds": 10, "n_eval_episodes": 100}
 #: Options of which the command that repeats it is made.
-REPEATED = ("envs", "arms", "algo", "seeds", "total_timesteps", "n_envs", "n_eval_episodes", "a_a")
+REPEATED = (
+    *("envs", "arms", "algo", "seeds", "total_timesteps", "n_envs", "n_eval_episodes", "a_a"),
+    *("imports", "env_kwargs", "wrapper"),
+)
 #: Without one.
 SIDE_BY_SIDE = {"total_timesteps": 50_000, "seeds": 3, "n_envs": 8, "n_eval_episodes": 20}
 
 
 @dataclass
-class Compare:
+class Compare(EnvironmentOptions):
     """Train algorithms with the same seeds and compare them, in one of three ways:
     1. As it is: stock SB3 and ours, and whether each of their weights is equal.
     2. --recipes: seed systems side by side.
@@ -97,7 +101,8 @@ class Compare:
                 raise InvalidValueError(f"{name} needs --envs or --arms, got neither")
         numbers = {name: getattr(self, name) for name in SIDE_BY_SIDE}
         numbers = SIDE_BY_SIDE | {name: value for name, value in numbers.items() if value is not None}
-        return SideBySide(env=self.env, algo=self.algo, recipes=self.recipes, outdir=self.outdir, **numbers)()
+        options = {"env": self.env, "environment": self.environment(), "algo": self.algo, **numbers}
+        return SideBySide(recipes=self.recipes, outdir=self.outdir, **options)()
 
     def _experiment(self, stop: GracefulStop) -> int:
         if self.recipes is not None:
@@ -107,10 +112,10 @@ class Compare:
         options = {name: value for name, value in asdict(self).items() if name not in ("env", "recipes", "outdir")}
         options["envs"] = self.env if self.envs is None else self.envs
         options = {name: DEFAULTS.get(name) if value is None else value for name, value in options.items()}
-        return experiment(options, self.outdir, stop)
+        return experiment(options, self.environment(), self.outdir, stop)
 
 
-def experiment(options: dict[str, Any], outdir: Path, stop: GracefulStop) -> int:
+def experiment(options: dict[str, Any], environment: dict[str, Any], outdir: Path, stop: GracefulStop) -> int:
     """Train every arm on every task with every seed, and judge them.
 
     :return: 0; 1 if an arm is worse than the first or the A/A check fails; 130 after Ctrl-C, 143 after SIGTERM.
@@ -119,7 +124,7 @@ def experiment(options: dict[str, Any], outdir: Path, stop: GracefulStop) -> int
     th.set_num_threads(1)
     _check(options, outdir)
     names = ("arms", "envs", "algo", "seeds", "a_a", "total_timesteps", "n_envs", "n_eval_episodes")
-    plan = make_plan(**{name: options[name] for name in names})
+    plan = make_plan(environment=environment, **{name: options[name] for name in names})
     runs = plan.runs()
     # What an earlier attempt has left is read before anything is begun, so that it is refused before, too.
     done_before = count_done(runs, outdir)

@@ -1,16 +1,21 @@
 """Settings of an arm on a task, and the model that is made from them."""
 
 import inspect
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_ppo_notes.configs.build import check_environment, make_model, normalizer_arguments, suggest_policy
+from sb3_ppo_notes.configs.build import (
+    check_environment,
+    make_environments,
+    make_model,
+    normalizer_arguments,
+    suggest_policy,
+)
 from sb3_ppo_notes.configs.tuned import is_atari, zoo_entry
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
@@ -30,6 +35,7 @@ class Settings:
     :param arguments: of the constructor.
     :param normalize: arguments of ``VecNormalize``, ``None`` for none.
     :param atari: arguments of ``AtariWrapper``, ``None`` for none; four frames are stacked with it.
+    :param environment: ``imports``, ``env_kwargs`` and ``env_wrapper``, the same for all arms.
     """
 
     source: str
@@ -38,9 +44,10 @@ class Settings:
     arguments: dict[str, Any]
     normalize: dict[str, Any] | None = None
     atari: dict[str, Any] | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
 
 
-def settings_of(arm: Arm, env: str) -> Settings:
+def settings_of(arm: Arm, env: str, environment: Mapping[str, Any] = MappingProxyType({})) -> Settings:
     """Settings of an arm on a task: rl_zoo3's tuned values, else SB3's defaults; a recipe's own.
 
     The arm's own options come on top; one that cannot be is refused.
@@ -60,7 +67,7 @@ def settings_of(arm: Arm, env: str) -> Settings:
     # Stock SB3 takes what there is instead of a larger batch, and ours refuses it: the same for both.
     if {"batch_size", "n_steps"} <= tuned.keys() and "batch_size" not in arm.overrides:
         values["batch_size"] = min(values["batch_size"], values["n_steps"] * n_envs)
-    atari, policy = values.pop("atari", {}), values.pop("policy", None) or _policy_for(env, family_of(arm))
+    atari, policy = values.pop("atari", {}), values.pop("policy", None) or _policy_for(env, family_of(arm), environment)
     values.pop("n_timesteps", None)
     return Settings(
         source=source,
@@ -69,6 +76,7 @@ def settings_of(arm: Arm, env: str) -> Settings:
         arguments=values,
         normalize=normalizer_arguments(normalize, values),
         atari=atari if is_atari(env) else None,
+        environment=dict(environment),
     )
 
 
@@ -82,9 +90,8 @@ def _values_of(arm: Arm, env: str) -> tuple[str, dict[str, Any]]:
     return f"rl_zoo3 2.9.2, {family}.yml, {entry[0]}", entry[1]
 
 
-@cache
-def _policy_for(env: str, family: str | None) -> str:
-    policy = suggest_policy(check_environment(env))
+def _policy_for(env: str, family: str | None, environment: Mapping[str, Any]) -> str:
+    policy = suggest_policy(check_environment(env, **environment))
     return policy.replace("Policy", "LstmPolicy") if family == "ppo_lstm" else policy
 
 
@@ -102,13 +109,15 @@ def describe_settings(arm: Arm, settings: Settings) -> dict[str, str]:
 
 def environments(env: str, settings: Settings, n_envs: int, seed: int) -> VecEnv:
     """Fresh environments, not normalised; the first has the seed, the others count on."""
+    own = settings.environment
     if settings.atari is None:
-        return make_vec_env(env, n_envs=n_envs, seed=seed)
-    check_environment(env)
+        return make_environments(env, n_envs, seed, **own)
+    check_environment(env, **own)
     # The v5 names skip frames and repeat actions by themselves; the wrappers do so in the zoo.
     plain = dict(frameskip=1, repeat_action_probability=0.0) if env.startswith("ALE/") else {}
-    wrapper: dict[str, Any] = dict(wrapper_class=AtariWrapper, wrapper_kwargs=settings.atari)
-    return VecFrameStack(make_vec_env(env, n_envs, seed, env_kwargs=plain, **wrapper), 4)
+    wrapper = [*own.get("env_wrapper", ()), {"stable_baselines3.common.atari_wrappers.AtariWrapper": settings.atari}]
+    atari = {**own, "env_kwargs": plain | own.get("env_kwargs", {}), "env_wrapper": wrapper}
+    return VecFrameStack(make_environments(env, n_envs, seed, **atari), 4)
 
 
 def build(arm: Arm, env: str, settings: Settings, seed: int) -> BaseAlgorithm:
@@ -121,13 +130,13 @@ def build(arm: Arm, env: str, settings: Settings, seed: int) -> BaseAlgorithm:
     return model
 
 
-def check_buildable(arm: Arm, env: str) -> Settings:
+def check_buildable(arm: Arm, env: str, environment: Mapping[str, Any] = MappingProxyType({})) -> Settings:
     """The arm's settings on a task, with which its model was built once: a mistake shows before anything is trained.
 
     :raises ValueError: if it cannot be trained there, in the class's own words.
     """
     check_options(arm)
-    settings = settings_of(arm, env)
+    settings = settings_of(arm, env, environment)
     try:
         model = build(arm, env, settings, seed=0)
         vec_env: Any = model.env

@@ -57,6 +57,7 @@ class SideBySide:
     """Stock SB3 and ours, or recipes with their own numbers of environments; options as the command's."""
 
     env: str
+    environment: dict[str, Any]
     algo: Literal["ppo", "a2c"]
     total_timesteps: int
     seeds: int
@@ -86,7 +87,7 @@ class SideBySide:
             check_choice("recipes", name, tuple(RECIPES))
         if self.outdir.exists() and not self.outdir.is_dir():
             raise InvalidValueError(f"outdir must be a folder, got the file {self.outdir}")
-        check_environment(self.env)
+        check_environment(self.env, **self.environment)
 
     def _recipe_names(self) -> list[str]:
         return [name.strip() for name in (self.recipes or "").split(",") if name.strip()]
@@ -131,7 +132,7 @@ class SideBySide:
 
     def _train(self, arm: Arm, n_envs: int, seed: int, progress: ProgressBar) -> Trained:
         progress.describe(f"seed {seed}, {arm.name}")
-        settings = Settings("the class's defaults", n_envs, "MlpPolicy", {})
+        settings = Settings("the class's defaults", n_envs, "MlpPolicy", {}, environment=self.environment)
         run = Run(arm, self.env, seed, self.total_timesteps, self.n_eval_episodes, settings)
         return train(run, arm, progress.callback(), n_eval_envs=1)
 

@@ -81,6 +81,8 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """All that its result depends on, as plain data."""
         document = asdict(self) | {"versions": versions()}
+        if not self.settings.environment:  # runs are gone on with that were begun before there were such options
+            del document["settings"]["environment"]
         loaded: dict[str, Any] = json.loads(json.dumps(document, default=str))
         return loaded
 

@@ -21,6 +21,7 @@ from sb3_ppo_notes.callbacks import StopWhenAllSucceeded, VideoCallback
 from sb3_ppo_notes.callbacks.evaluation import EVALUATION_SEED_OFFSET, EvaluationStoppedError
 from sb3_ppo_notes.callbacks.video import render_headless
 from sb3_ppo_notes.configs.build import build_model, check_environment, environment_factory
+from sb3_ppo_notes.configs.environments import EnvironmentOptions
 from sb3_ppo_notes.configs.run_config import KEYS, RunConfig, config_yaml, resolve_config
 from sb3_ppo_notes.envs.errors import environment_error
 from sb3_ppo_notes.formulas.checks import InvalidValueError
@@ -53,7 +54,7 @@ KEPT = 3
 
 
 @dataclass
-class Train:
+class Train(EnvironmentOptions):
     """Train one model and evaluate it. Options take precedence over the configuration."""
 
     env: str | None = None
@@ -159,7 +160,8 @@ class Train:
             raise
 
     def _config(self) -> tuple[RunConfig, list[str]]:
-        options = {name: value for name, value in vars(self).items() if name in KEYS}
+        said = vars(self) | {"imports": None, "env_kwargs": None} | self.environment()
+        options = {name: value for name, value in said.items() if name in KEYS}
         assignments = [word for words in self.set for word in words]  # --set may be given more than once
         assignments += [] if self.compile is None else [f"compile={self.compile}"]
         return resolve_config(self.config, options, assignments)
