@@ -1932,6 +1932,13 @@ MUTANTS = [
         "tests/callbacks/test_evaluation.py::test_an_episode_that_a_wrapper_around_the_monitor_ends_is_one",
     ),
     Mutant(
+        "all weights are stepped at once, by pieces of memory that are given back",
+        "engine/optimizers.py",
+        "BLOCK = 32_768",
+        "BLOCK = 10**9",
+        "tests/formulas/test_optimizers.py::test_what_a_step_leaves_behind_is_small_enough_for_the_allocator_to_keep[adam]",
+    ),
+    Mutant(
         "the loss of a life ends an episode",
         "callbacks/evaluation.py",
         'if self.venv.get_attr("rewards", [index])[0]:',

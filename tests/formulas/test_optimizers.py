@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_ppo_notes.engine.descent import clip_coefficient, clip_number
 from sb3_ppo_notes.engine.optimizers import ELEMENTWISE, FlatOptimizer, elementwise_of
 from sb3_ppo_notes.formulas import optimizers as formulas
 
 #: Lengths on both sides of every vector register's width: a tail is computed by other instructions than the body.
-SHAPES = [(64, 4), (64,), (3, 7), (1,), (17,), (2, 33), (5,)]
+SHAPES = [(64, 4), (64,), (3, 7), (1,), (17,), (2, 33), (5,), (257, 301)]  # the last in three blocks
 OPTIMIZERS = {
     "adam": (th.optim.Adam, dict(lr=3e-4, eps=1e-5)),
     "adam_other_betas": (th.optim.Adam, dict(lr=1e-2, betas=(0.8, 0.95))),
@@ -55,6 +56,28 @@ def test_a_flat_step_is_torchs_own_bit_for_bit(name):
             their_state, our_state = their_optimizer.state[a], our_optimizer.state[b]
             assert their_state.keys() == our_state.keys()
             assert all(th.equal(th.as_tensor(their_state[key]), th.as_tensor(our_state[key])) for key in their_state)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that an operation has made."""
+
+    n_elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, th.Tensor) and not any(result is each for each in args):
+            self.n_elements = max(self.n_elements, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_what_a_step_leaves_behind_is_small_enough_for_the_allocator_to_keep(name):
+    optimizer_class, options = OPTIMIZERS[name]
+    weights = parameters()
+    flat = FlatOptimizer(optimizer_class(weights, **options), ELEMENTWISE[optimizer_class], weights)
+    with th.no_grad(), Largest() as largest:
+        flat.step()
+    assert 0 < 4 * largest.n_elements <= 128 * 1024
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
