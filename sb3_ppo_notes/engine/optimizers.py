@@ -151,7 +151,7 @@ class FlatOptimizer:
         self.gradient = FlatVector(parameters)
         self.state = tuple(self._load_state(name, fill) for name, fill in zip(rule.names, rule.initial, strict=True))
         vectors = self.weights.vector, self.gradient.vector, *self.state
-        self._blocks = list(zip(*(vector.split(BLOCK) for vector in vectors), strict=True))
+        self._blocks = list(zip(*(th.split(vector, BLOCK) for vector in vectors), strict=True))
         first = optimizer.state.get(parameters[0])
         self.n_steps = int(first["step"]) if first else 0
         self._counts = th.zeros(len(parameters))
