@@ -78,7 +78,8 @@ def _is_refusal(error: Exception) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     if not isinstance(error, ValueError | TypeError | AssertionError | OSError):
         return False
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("rl_zoo3", "sb3_ppo_notes")
+    name = str(frame.f_globals.get("__name__"))  # of this file, run by python -m, it is __main__
+    return frame.f_globals is globals() or name.partition(".")[0] in ("rl_zoo3", "sb3_ppo_notes")
 
 
 def _run(command: str, words: list[str]) -> None:

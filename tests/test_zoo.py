@@ -138,6 +138,13 @@ def fake_zoo(monkeypatch):
     return modules
 
 
+def test_a_wrong_command_is_one_line_where_python_runs_the_module():
+    command = [sys.executable, "-m", "sb3_ppo_notes.zoo", "enjoi"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("error: command must be one of train, optimize")
+
+
 @pytest.mark.parametrize("command", ["train", "enjoy", "record_video", "optimize"])
 def test_without_rl_zoo3_one_line_says_how_to_get_it(command, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rl_zoo3", None)
