@@ -1925,10 +1925,10 @@ MUTANTS = [
         "tests/parity/test_reached_into.py::test_who_listens_to_every_operation_is_heard[Halving-ppo]",
     ),
     Mutant(
-        "an evaluation waits for an end that the Monitor does not see",
+        "an episode whose end the Monitor does not see is a step too short",
         "callbacks/evaluation.py",
-        "np.flatnonzero(np.asarray(dones) & ~finished)",
-        "()",
+        '"l": int(self._lengths[index]) + 1}',
+        '"l": int(self._lengths[index])}',
         "tests/callbacks/test_evaluation.py::test_an_episode_that_a_wrapper_around_the_monitor_ends_is_one",
     ),
     Mutant(
