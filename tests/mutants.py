@@ -1138,8 +1138,8 @@ MUTANTS = [
     ),
     Mutant(
         "environments that cannot be divided among shards",
-        "runs/train/together.py",
-        "if isinstance(size, int) and size % n_shards:",
+        "processes/shards.py",
+        "if isinstance(total, int) and total % n_shards:",
         "if False:",
         TOGETHER + "test_train.py::test_what_cannot_be_divided_is_refused_before_anything_is_written",
     ),
@@ -1223,8 +1223,8 @@ MUTANTS = [
     Mutant(
         "each shard normalises its own rollout",
         "rollouts/sharding.py",
-        "whole = self.buffer.rule.advantage_normalization.normalize(th.cat(gathered))",
-        "whole = th.cat([self.buffer.rule.advantage_normalization.normalize(each) for each in gathered])",
+        "whole: th.Tensor = self.buffer.rule.advantage_normalization.normalize(gathered.flatten())",
+        "whole = self.buffer.rule.advantage_normalization.normalize(gathered)",
         SHARDING
         + "test_two_shards_learn_and_say_what_one_process_does_from_both_their_rollouts[normalised over the rollout]",
     ),
@@ -1937,6 +1937,20 @@ MUTANTS = [
         "BLOCK = 32_768",
         "BLOCK = 10**9",
         "tests/formulas/test_optimizers.py::test_what_a_step_leaves_behind_is_small_enough_for_the_allocator_to_keep[adam]",
+    ),
+    Mutant(
+        "training in shards takes everybody's random numbers along",
+        "processes/shards.py",
+        "            self._torch = th.get_rng_state()\n            th.set_rng_state(before)",
+        "            self._torch = th.get_rng_state()",
+        SHARDING + "test_everybodys_random_numbers_go_on_as_if_nobody_had_trained",
+    ),
+    Mutant(
+        "a refused step of many shards leaves a gradient behind",
+        "engine/reduced.py",
+        "                    flat.gradient.vector.copy_(before)  # type: ignore[union-attr]",
+        "                    pass",
+        SHARDING + "test_a_step_that_is_refused_leaves_the_gradient_of_the_last_one_that_was_taken[PPO]",
     ),
     Mutant(
         "the loss of a life ends an episode",

@@ -97,7 +97,7 @@ def check_imports_only_from_rooms_above(path):
     )
     for module in imports_of(path):
         if module.startswith("sb3_ppo_notes."):
-            front = {"_version", "_atomic", "allocator", "charts", "files", "pages"}
+            front = {"_version", "_atomic", "_remarks", "allocator", "charts", "files", "pages"}
             assert module.split(".")[1] in allowed | front, f"{path}: {module}"
         elif module == "sb3_ppo_notes":
             assert room in ("configs", "notes", "runs", "zoo"), f"{path}: only they may use the front door"

@@ -15,7 +15,6 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ppo_notes.algorithms.construction import check_something_is_left
-from sb3_ppo_notes.algorithms.processes import check_processes
 from sb3_ppo_notes.algorithms.schedules import as_schedule, plain
 from sb3_ppo_notes.envs.spaces import check_spaces
 from sb3_ppo_notes.formulas.checks import (
@@ -30,6 +29,7 @@ from sb3_ppo_notes.formulas.checks import (
 )
 from sb3_ppo_notes.policies.masks import check_masking
 from sb3_ppo_notes.policies.precision import PRECISIONS
+from sb3_ppo_notes.processes.group import check_processes
 from sb3_ppo_notes.rules import UpdateRule
 from sb3_ppo_notes.rules.schedules import check_schedule
 
@@ -160,7 +160,7 @@ CHECKS: dict[str, Check] = {
     "compile": check_flag,
     "precision": lambda name, value: check_choice(name, value, tuple(PRECISIONS)),
     "on_nonfinite": lambda name, value: check_choice(name, value, ("raise", "skip_update")),
-    "processes": check_processes,
+    "processes": _or_none(check_processes),
     "shards": _or_none(lambda name, value: check_integer(name, value, minimum=1)),
 }
 #: Those that describe the same choices as a rule, and those that a rule with separate optimisers gives to each of them.

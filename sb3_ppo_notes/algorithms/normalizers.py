@@ -8,7 +8,7 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv, shards_of, wrappers_of
+from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv, shards_of, wrappers_around, wrappers_of
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.normalization import Moments, moments_since, pooled_moments
@@ -31,14 +31,14 @@ class Normalizers:
 
     def __init__(self, env: VecEnv, shards: Shards):
         self.shards = shards
-        outside = _normalizers_around(env) if isinstance(env.unwrapped, ShardedVecEnv) else []
+        outside = _normalizers(wrappers_around(env)) if isinstance(env.unwrapped, ShardedVecEnv) else []
         if outside:
             raise InvalidValueError(
                 f"env must have its normalisers inside ShardedVecEnv, one around the environments of each shard, got "
                 f"{type(outside[0]).__name__} around it"
             )
         #: Of each of this process's shards, from the outermost in.
-        self.of_shards = [_normalizers(shard) for shard in shards_of(env)]
+        self.of_shards = [_normalizers(wrappers_of(shard)) for shard in shards_of(env)]
         #: What all shards had in common when last they were merged.
         self.merged = [statistics_of(wrapper) for wrapper in self.of_shards[0]]
         alike = shards.gather([_comparable(list(map(statistics_of, wrappers))) for wrappers in self.of_shards])
@@ -59,16 +59,8 @@ class Normalizers:
                     set_statistics(wrappers[number], merged)
 
 
-def _normalizers(env: VecEnv) -> list[Any]:
-    return [each for each in wrappers_of(env) if isinstance(each, VecNormalize | StreamingNormalize)]
-
-
-def _normalizers_around(env: VecEnv) -> list[Any]:
-    around = []
-    while isinstance(env, VecEnvWrapper):
-        around.append(env)
-        env = env.venv
-    return [each for each in around if isinstance(each, VecNormalize | StreamingNormalize)]
+def _normalizers(wrappers: list[VecEnvWrapper]) -> list[Any]:
+    return [each for each in wrappers if isinstance(each, VecNormalize | StreamingNormalize)]
 
 
 def _merged(before: Moments, learned: list[Statistics], name: str) -> Moments:

@@ -24,8 +24,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.algorithms.watchers import family_of
 from sb3_ppo_notes.envs import ShardedVecEnv
-from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
+from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.processes import Group, Shards
+from sb3_ppo_notes.processes.shards import check_total
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer
 
 #: Updates between two comparisons of the weights.
@@ -34,17 +35,6 @@ UPDATES_BETWEEN_COMPARISONS = 100
 OF_ONE_PROCESS = {"env", "processes", "verbose", "tensorboard_log", "device", "policy", "_init_setup_model"}
 #: SB3's callbacks that only report, or write files: the first process has them alone.
 REPORTING = (CheckpointCallback, EvalCallback, of_sb3.ProgressBarCallback)
-
-
-def check_processes(name: str, value: Any) -> None:
-    """Refuse what is no group of processes.
-
-    :param name: of the argument.
-    :param value: of the argument.
-    :raises TypeError: if it is neither ``None``, nor ``"auto"``, nor a group.
-    """
-    if value is not None and value != "auto" and not all(hasattr(value, each) for each in ("rank", "size", "gather")):
-        raise InvalidTypeError(f"{name} must be None, 'auto' or a Group, got {type(value).__name__} {value!r}")
 
 
 def make_shards(group: Group, n_shards: int | None, seed: int | None) -> Shards:
@@ -56,11 +46,10 @@ def make_shards(group: Group, n_shards: int | None, seed: int | None) -> Shards:
     :return: those of this process.
     :raises ValueError: if the processes were given different seeds.
     """
-    drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-    seeds = group.gather((seed, drawn))
-    if len({given for given, _ in seeds}) > 1:
-        raise InvalidValueError(f"seed must be the same in all processes, got {[given for given, _ in seeds]}")
-    return Shards(group, n_shards, seeds[0][1])
+    check_same_arguments(group, {"seed": seed})
+    if seed is None:
+        seed = group.gather(int(np.random.SeedSequence().generate_state(1)[0]))[0]
+    return Shards(group, n_shards, seed)
 
 
 def check_same_arguments(group: Group, arguments: Mapping[str, Any]) -> None:
@@ -72,9 +61,9 @@ def check_same_arguments(group: Group, arguments: Mapping[str, Any]) -> None:
     """
     plain = (bool, int, float, str, type(None))
     mine = {name: value for name, value in arguments.items() if name not in OF_ONE_PROCESS and isinstance(value, plain)}
-    everybodys = group.gather(mine)
+    arguments_of_all = group.gather(mine)
     for name in mine:
-        values = [each.get(name) for each in everybodys]
+        values = [each.get(name) for each in arguments_of_all]
         if any(value != values[0] for value in values):
             raise InvalidValueError(f"{name} must be the same in all processes, got {values}")
 
@@ -116,11 +105,7 @@ def check_division(model: Any, shards: Shards) -> None:
         raise InvalidValueError(f"env must have equally many environments in all processes, got {list(n_envs)}")
     if len(set(all_spaces)) > 1:
         raise InvalidValueError(f"env must have the same spaces in all processes, got {'; '.join(all_spaces)}")
-    if model.batch_size is not None and model.batch_size % shards.n_shards:
-        raise InvalidValueError(
-            f"batch_size must be a multiple of the number of shards, which is {shards.n_shards}, got {model.batch_size}"
-            " (it is that of the whole training)"
-        )
+    check_total("batch_size", model.batch_size, shards.n_shards)
     if model.use_sde and len(shards.own) > 1:
         raise InvalidValueError("use_sde must be False where a process holds several shards, got True")
     kind = model.rollout_buffer_class

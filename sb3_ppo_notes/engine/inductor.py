@@ -7,16 +7,14 @@ and the list is handed to TorchInductor, the compiler behind ``torch.compile``. 
 same shapes. Compiled code is kept on disk by Inductor and found there by the next process.
 """
 
-import logging
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch as th
 from torch import fx
 
+from sb3_ppo_notes._remarks import without_remarks
 from sb3_ppo_notes.engine.gradient import Traceable
 
 #: How Inductor compiles. Random numbers come from torch's generators, as in eager code.
@@ -35,13 +33,18 @@ def compiled(function: Callable[..., Any], arguments: Sequence[th.Tensor]) -> Ca
     :return: takes the same arguments. Whatever else the function has read is fixed as it was.
     :raises CannotCompile: if the function reads weights that are not among its arguments, or Inductor fails.
     """
-    with _quiet():
+    with without_remarks("torch._inductor.ir"):
         from torch._inductor import compile as inductor_compile
 
     try:
-        with th.no_grad(), _quiet(), Traceable(), th.random.fork_rng(devices=_cuda_devices(arguments)):
+        with (
+            th.no_grad(),
+            without_remarks("torch._inductor.ir"),
+            Traceable(),
+            th.random.fork_rng(devices=_cuda_devices(arguments)),
+        ):
             graph, fakes = _traced(function, arguments)
-        with th.no_grad(), _quiet():
+        with th.no_grad(), without_remarks("torch._inductor.ir"):
             return inductor_compile(graph, fakes, options=options_for(arguments[0].device))  # type: ignore[no-any-return]
     except CannotCompile:
         raise
@@ -89,7 +92,7 @@ def missing_for(device: th.device) -> str | None:
         from torch.utils._triton import has_triton
 
         return None if has_triton() else "Triton (PyTorch's builds for a GPU bring it along)"
-    with _quiet():
+    with without_remarks("torch._inductor.ir"):
         from torch._inductor import config
 
     candidates = config.cpp.cxx if isinstance(config.cpp.cxx, list | tuple) else [config.cpp.cxx]
@@ -99,22 +102,6 @@ def missing_for(device: th.device) -> str | None:
 
 def _cuda_devices(arguments: Sequence[th.Tensor]) -> list[int]:
     return sorted({argument.device.index or 0 for argument in arguments if argument.is_cuda})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Inductor from telling users what is between it and PyTorch: deprecated calls, and which operations it leaves
-    to eager code (a Beta's samples, for one).
-    """
-    logger = logging.getLogger("torch._inductor.ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _check_constants(graph: fx.GraphModule) -> None:

@@ -86,8 +86,8 @@ class ReducedStepper:
         return None if self.settings.kl_limit is None or flat is None else flat.gradient.vector.clone()
 
     def _packed(self, minibatch: Any, whole: ShardedMinibatch, trains: Trains) -> th.Tensor:
-        """All that the others are told of a shard's rows: gradient and losses by their share of the whole, which
-        weights have a gradient, the log-ratios. A shard whose rows have run out adds nothing.
+        """What a shard sends to all others, in one vector: its gradient and losses times its share of the rows, which
+        weights have a gradient, and its log-ratios. Zeros from a shard that has no rows left.
         """
         n_longest = max(whole.sizes)
         if minibatch is None:
@@ -111,7 +111,7 @@ class ReducedStepper:
         return self._ones.new_tensor([float(gradient is not None) for gradient in part.gradients])
 
     def _sum(self, parts: th.Tensor, minibatch: ShardedMinibatch, trains: Trains) -> Part:
-        """The whole minibatch's loss and gradient, from what all shards have told."""
+        """Loss and gradient of the whole minibatch, from the vectors of all shards."""
         sums = sum_in_order(parts[:, : self.n_sums])
         n_weights = self.layout.vector.shape[0]
         vector, losses, loss = sums[:n_weights], sums[n_weights : n_weights + len(LOSSES)], sums[-self.n_present - 1]

@@ -123,11 +123,20 @@ def wrappers_of(env: VecEnv | None) -> list[VecEnvWrapper]:
     :param env: of a process, ``None`` for none.
     :return: from the outermost in; of several shards the first one's count.
     """
+    if env is None:
+        return []
+    base = env.unwrapped
+    return wrappers_around(env) + (wrappers_around(base.shards[0]) if isinstance(base, ShardedVecEnv) else [])
+
+
+def wrappers_around(env: VecEnv) -> list[VecEnvWrapper]:
+    """The wrappers of environments, without those inside their shards.
+
+    :param env: of a process.
+    :return: from the outermost in.
+    """
     wrappers = []
-    while isinstance(env, VecEnvWrapper | ShardedVecEnv):
-        if isinstance(env, ShardedVecEnv):
-            env = env.shards[0]
-        else:
-            wrappers.append(env)
-            env = env.venv
+    while isinstance(env, VecEnvWrapper):
+        wrappers.append(env)
+        env = env.venv
     return wrappers

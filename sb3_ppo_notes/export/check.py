@@ -9,9 +9,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_ppo_notes.envs.sharded_vec_env import wrappers_around
 from sb3_ppo_notes.export.actor import BATCH, MASKS, START, Actor
 from sb3_ppo_notes.export.formats import Run
-from sb3_ppo_notes.export.observations import FrameBuffer, Observation, wrappers_of
+from sb3_ppo_notes.export.observations import FrameBuffer, Observation
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.policies.actor_critic import evaluate, values_of
 from sb3_ppo_notes.policies.masks import collect_masks
@@ -154,7 +155,7 @@ class _Play:
 def _play(model: Any, observations: list[Observation]) -> Iterator[_Play]:
     """The model's own environments with normalisers that do not learn. They begin anew, now and afterwards."""
     env = model.get_env()
-    wrappers: list[Any] = list(wrappers_of(env))
+    wrappers: list[Any] = wrappers_around(env)[::-1]
     training = [(wrapper, wrapper.training) for wrapper in wrappers if hasattr(wrapper, "training")]
     recorder = _Recorder(wrappers[0].venv if wrappers else env)
     try:

@@ -2,16 +2,14 @@
 
 import importlib.metadata
 import importlib.util
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
 
+from sb3_ppo_notes._remarks import without_remarks
 from sb3_ppo_notes.export.actor import BATCH, EXAMPLE, Actor
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 
@@ -44,7 +42,7 @@ def write(actor: Actor, path: Path) -> None:
     inputs = {name: th.as_tensor(array) for name, array in arrays.items()}
     batch = th.export.Dim(BATCH, min=1)
     free = {each.name: {each.shape.index(BATCH): batch} for each in actor.inputs}
-    with th.no_grad(), _silence():
+    with th.no_grad(), without_remarks("torch.onnx"):
         try:
             program = th.export.export(actor, (inputs,), dynamic_shapes=(free,))
             if path.suffix == PT2:
@@ -55,20 +53,6 @@ def write(actor: Actor, path: Path) -> None:
         except RuntimeError as error:  # of which torch's own errors are
             line = " ".join(str(error).split())
             raise InvalidValueError(f"model must have a policy that torch.export can trace ({line[:300]})") from error
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Without the exporters' remarks: on packages that are not there and on weights that an LSTM lists twice."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def load(path: Path, names: tuple[str, ...]) -> tuple[Run, str]:

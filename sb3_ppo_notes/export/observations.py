@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import (
 )
 from torch import nn
 
+from sb3_ppo_notes.envs.sharded_vec_env import wrappers_around
 from sb3_ppo_notes.envs.wrappers import StreamingNormalize
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.formulas.normalization import streaming_std
@@ -87,18 +88,9 @@ class Normalize(nn.Module):
         return (centred / self.std).clamp(-self.clip, self.clip).float()
 
 
-def wrappers_of(env: VecEnv) -> list[VecEnvWrapper]:
-    """From the inside to the outside."""
-    wrappers = []
-    while isinstance(env, VecEnvWrapper):
-        wrappers.append(env)
-        env = env.venv
-    return wrappers[::-1]
-
-
 def observations_of(env: VecEnv) -> list[Observation]:
     """The inputs of a policy that learned in these environments."""
-    wrappers = wrappers_of(env)
+    wrappers = wrappers_around(env)[::-1]  # from the inside to the outside
     for wrapper in wrappers:
         is_known = isinstance(wrapper, VecTransposeImage | VecNormalize | StreamingNormalize | VecFrameStack)
         if not is_known and wrapper.observation_space != wrapper.venv.observation_space:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv, shards_of
+from sb3_ppo_notes.envs.sharded_vec_env import ShardedVecEnv, shards_of, wrappers_around
 from sb3_ppo_notes.persistence.callback_state import capture_callbacks
 from sb3_ppo_notes.persistence.environments import capture_environments, check_environments, restore_environments
 from sb3_ppo_notes.persistence.model_state import (
@@ -25,7 +25,7 @@ from sb3_ppo_notes.persistence.model_state import (
 )
 from sb3_ppo_notes.persistence.revival import Revival
 from sb3_ppo_notes.persistence.snapshot import Snapshot, is_dense
-from sb3_ppo_notes.rollouts.sharding import select
+from sb3_ppo_notes.rollouts.minibatches import select
 
 #: A document and its arrays.
 Content = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -141,10 +141,5 @@ def _problems_around(env: VecEnv) -> list[str]:
     """Wrappers around several shards, whose memory would belong to the process."""
     if not isinstance(env.unwrapped, ShardedVecEnv):
         return []
-    problems = []
-    while isinstance(env, VecEnvWrapper):
-        if type(env) is not VecTransposeImage:
-            name = type(env).__name__
-            problems.append(f"{name} is around several shards: put it around the environments of each")
-        env = env.venv
-    return problems
+    names = [type(each).__name__ for each in wrappers_around(env) if type(each) is not VecTransposeImage]
+    return [f"{name} is around several shards: put it around the environments of each" for name in names]

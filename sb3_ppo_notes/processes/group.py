@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch as th
 
-from sb3_ppo_notes.formulas.checks import InvalidValueError
+from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
 from sb3_ppo_notes.processes.failures import TIMEOUT, ProcessesDivergedError, ranks_in_words
 
 #: Environment variables by which torchrun tells a process its place.
@@ -95,6 +95,17 @@ def _all_but(ranks: list[int], group: Group) -> list[int]:
     return [rank for rank in range(group.size) if rank not in ranks]
 
 
+def check_processes(name: str, value: Any) -> None:
+    """Refuse what is no group of processes.
+
+    :param name: of the argument.
+    :param value: of the argument.
+    :raises TypeError: if it is neither ``"auto"`` nor a group.
+    """
+    if value != "auto" and not all(hasattr(value, each) for each in ("rank", "size", "gather_vectors", "gather")):
+        raise InvalidTypeError(f"{name} must be None, 'auto' or a group, got {type(value).__name__} {value!r}")
+
+
 def join_group(processes: Any, timeout: float = TIMEOUT) -> Group:
     """The group that an argument ``processes`` stands for.
 
@@ -102,10 +113,10 @@ def join_group(processes: Any, timeout: float = TIMEOUT) -> Group:
     :param timeout: of a group that is new: seconds after which a process that waits gives up.
     :return: of which this process is one; for ``"auto"`` one and the same until it is closed.
     :raises ValueError: for ``"auto"`` without torchrun's environment variables.
+    :raises TypeError: for what is neither ``"auto"`` nor a group.
     """
+    check_processes("processes", processes)
     if processes != "auto":
-        if not all(hasattr(processes, name) for name in ("rank", "size", "gather_vectors", "gather")):
-            raise InvalidValueError(f"processes must be None, 'auto' or a group, got {processes!r}")
         return processes  # type: ignore[no-any-return]
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:

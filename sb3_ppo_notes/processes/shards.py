@@ -29,10 +29,7 @@ class Shards:
     def __init__(self, group: Group, n_shards: int | None, seed: int):
         self.group = group
         self.n_shards = group.size if n_shards is None else n_shards
-        if self.n_shards % group.size:
-            raise InvalidValueError(
-                f"shards must be a multiple of the number of processes, which is {group.size}, got {n_shards}"
-            )
+        check_shards(self.n_shards, group)
         n_own = self.n_shards // group.size
         #: Numbers of the shards of this process.
         self.own = range(group.rank * n_own, (group.rank + 1) * n_own)
@@ -105,6 +102,34 @@ class Shards:
         """
         each = length // len(self.own)
         return [slice(number * each, (number + 1) * each) for number in range(len(self.own))]
+
+
+def check_shards(n_shards: int, group: Group) -> None:
+    """Refuse shards that cannot be divided among processes.
+
+    :param n_shards: of the whole training.
+    :param group: of the processes.
+    :raises ValueError: if their number is no multiple.
+    """
+    if n_shards % group.size:
+        raise InvalidValueError(
+            f"shards must be a multiple of the number of processes, which is {group.size}, got {n_shards}"
+        )
+
+
+def check_total(name: str, total: Any, n_shards: int) -> None:
+    """Refuse a size of the whole training that cannot be divided among shards.
+
+    :param name: of the argument.
+    :param total: of the argument; what is no number passes.
+    :param n_shards: of the whole training.
+    :raises ValueError: if it is no multiple.
+    """
+    if isinstance(total, int) and total % n_shards:
+        raise InvalidValueError(
+            f"{name} must be a multiple of the number of shards, which is {n_shards} (one a process unless --shards or "
+            f"shards= says another), got {total} (it is that of the whole training)"
+        )
 
 
 def sum_in_order(vectors: th.Tensor) -> th.Tensor:

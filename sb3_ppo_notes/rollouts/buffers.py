@@ -21,8 +21,8 @@ from sb3_ppo_notes.policies.memory import SequenceLayout, States
 from sb3_ppo_notes.policies.shipped import original
 from sb3_ppo_notes.processes import Shards
 from sb3_ppo_notes.processes.shards import sum_in_order
-from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler, SampledMinibatches
-from sb3_ppo_notes.rollouts.sharding import ShardedSampler, select
+from sb3_ppo_notes.rollouts.minibatches import MinibatchSampler, SampledMinibatches, select
+from sb3_ppo_notes.rollouts.sharding import ShardedSampler
 from sb3_ppo_notes.rules import GAE, RolloutArrays, UpdateRule
 
 SCALARS = ("env_rewards", "rewards", "returns", "episode_starts", "advantages", "values", "log_probs")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -255,16 +256,12 @@ class MinibatchSampler:
             is_aligned = not isinstance(sizes, int) or sizes * row_bytes % 64 == 0
             if is_small and is_aligned:
                 return _split(observations[index], sizes)
-        return map(self._rows, _split(index, sizes))
+        return map(partial(select, observations), _split(index, sizes))
 
     def _portion(self, rows: th.Tensor, recurrence: Recurrence | None = None) -> Portion:
-        return Portion(rows, self._rows(rows), None if self._masks is None else self._masks[rows], recurrence)
-
-    def _rows(self, rows: th.Tensor) -> Any:
-        observations = self._observations
-        if isinstance(observations, dict):
-            return {key: part[rows] for key, part in observations.items()}
-        return observations[rows]
+        return Portion(
+            rows, select(self._observations, rows), None if self._masks is None else self._masks[rows], recurrence
+        )
 
     def _as_samples(self, minibatch: Minibatch) -> RolloutBufferSamples | DictRolloutBufferSamples:
         """SB3's samples: all actions are rows of float32."""
@@ -305,3 +302,15 @@ class SampledMinibatches:
 def _split(tensor: th.Tensor, sizes: int | list[int]) -> Sequence[th.Tensor]:
     """``th.split``, and nothing where there is nothing to split."""
     return (tensor,) if isinstance(sizes, int) and len(tensor) <= sizes else th.split(tensor, sizes)
+
+
+def select(observations: Any, rows: Any) -> Any:
+    """Some rows of observations.
+
+    :param observations: array or tensor ``[N, ...]``, or a dict of them.
+    :param rows: a slice, or indices.
+    :return: a view of a slice, a copy of indices.
+    """
+    if isinstance(observations, dict):
+        return {key: part[rows] for key, part in observations.items()}
+    return observations[rows]

@@ -8,7 +8,7 @@ import torch as th
 from sb3_ppo_notes.policies.actor_critic import Action
 from sb3_ppo_notes.policies.memory import Recurrence
 from sb3_ppo_notes.processes import Shards
-from sb3_ppo_notes.rollouts.minibatches import Minibatch, MinibatchSampler, Order
+from sb3_ppo_notes.rollouts.minibatches import Minibatch, MinibatchSampler, Order, select
 
 
 class ShardedMinibatch(NamedTuple):
@@ -94,12 +94,10 @@ class ShardedSampler(MinibatchSampler):
         return [[part.to(self.buffer.device) for part in gathered[number]] for number in self.shards.own], sizes
 
     def _normalize_rollout(self, advantages: th.Tensor) -> th.Tensor:
-        n_shards = len(self.shards.own)
-        gathered = self.shards.gather(list(advantages.cpu().view(n_shards, -1)))
-        whole = self.buffer.rule.advantage_normalization.normalize(th.cat(gathered))
-        own = whole.view(self.shards.n_shards, -1)[self.shards.own.start : self.shards.own.stop]
-        normalized: th.Tensor = own.reshape(-1).to(self.buffer.device)
-        return normalized
+        own = self.shards.own
+        gathered = self.shards.gather_vectors(list(advantages.cpu().view(len(own), -1)))
+        whole: th.Tensor = self.buffer.rule.advantage_normalization.normalize(gathered.flatten())
+        return whole.view(gathered.shape)[own.start : own.stop].flatten().to(self.buffer.device)
 
 
 class ShardedActor:
@@ -177,15 +175,3 @@ class ShardedChoice(NamedTuple):
 
     actions: th.Tensor
     choices: list[Any]
-
-
-def select(observations: Any, rows: slice) -> Any:
-    """Some rows of observations.
-
-    :param observations: array or tensor ``[N, ...]``, or a dict of them.
-    :param rows: which.
-    :return: a view.
-    """
-    if isinstance(observations, dict):
-        return {key: part[rows] for key, part in observations.items()}
-    return observations[rows]

@@ -144,7 +144,8 @@ def test_without_torchrun_one_clear_error(missing, monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["always", 2, None])
 def test_processes_is_auto_or_a_group(wrong):
-    with pytest.raises(ValueError, match=f"^processes must be None, 'auto' or a group, got {re.escape(repr(wrong))}"):
+    words = f"^processes must be None, 'auto' or a group, got {type(wrong).__name__} {re.escape(repr(wrong))}"
+    with pytest.raises(TypeError, match=words):
         join_group(wrong)
 
 

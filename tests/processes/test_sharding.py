@@ -98,6 +98,28 @@ def test_nobody_elses_random_numbers_change_a_training_in_shards(name):
     assert digest_of(learn(Alone(), name, Draws()).policy) == digest_of(learn(Alone(), name).policy)
 
 
+def test_everybodys_random_numbers_go_on_as_if_nobody_had_trained():
+    model = learn(Alone(), "PPO", n_updates=1)
+    th.manual_seed(5)
+    expected = th.rand(3)
+    th.manual_seed(5)
+    model.train()
+    assert th.equal(th.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", ["PPO", "compiled"])
+def test_a_step_that_is_refused_leaves_the_gradient_of_the_last_one_that_was_taken(name, monkeypatch):
+    """As without shards, and as in SB3: a callback may look at it."""
+    monkeypatch.setitem(cases.CASES, name, (*cases.CASES[name][:2], cases.CASES[name][2] | {"target_kl": 1e-6}))
+    recorder = cases.Recorder()
+    model = learn(Alone(), name, recorder, n_updates=24)  # of two minibatches each, so that the last are recorded
+    assert model.last_report.stopped_in_epoch == 0
+    union = learn_from_union(name, [recorder.rollouts], monkeypatch)
+    for one, other in zip(model.policy.parameters(), union.policy.parameters(), strict=True):
+        assert other.grad.abs().max() > 0
+        np.testing.assert_allclose(one.grad, other.grad, atol=1e-5)
+
+
 # -- what one process alone does --------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from sb3_ppo_notes.configs.run_config import RunConfig
 from sb3_ppo_notes.formulas.checks import InvalidValueError
 from sb3_ppo_notes.processes import Alone, Group, join_group
+from sb3_ppo_notes.processes.shards import check_shards, check_total
 
 
 def is_under_torchrun() -> bool:
@@ -38,17 +39,9 @@ def with_shards(config: RunConfig, group: Group) -> RunConfig:
     n_shards = config.shards or (group.size if is_under_torchrun() else None)
     if n_shards is None:
         return config
-    if n_shards % group.size:
-        raise InvalidValueError(
-            f"shards must be a multiple of the number of processes, which is {group.size}, got {n_shards}"
-        )
-    sizes = {"n_envs": config.n_envs, "batch_size": config.hyperparameters.get("batch_size")}
-    for name, size in sizes.items():
-        if isinstance(size, int) and size % n_shards:
-            raise InvalidValueError(
-                f"{name} must be a multiple of the number of shards, which is {n_shards}, got {size} (it is that of "
-                "the whole training)"
-            )
+    check_shards(n_shards, group)
+    check_total("n_envs", config.n_envs, n_shards)
+    check_total("batch_size", config.hyperparameters.get("batch_size"), n_shards)
     return dataclasses.replace(config, shards=n_shards)
 
 
