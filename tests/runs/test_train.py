@@ -140,13 +140,14 @@ def test_hyperparameters_without_a_file(tmp_path):
         ([], {"n_steps": 16}),
     ],
 )
-def test_compile_is_a_hyperparameter_with_an_option_of_its_own(words, expected, monkeypatch, tmp_path):
-    def build(config):
+def test_compile_is_a_hyperparameter_with_an_option_of_its_own(words, expected, monkeypatch, tmp_path, capsys):
+    def build(config, processes):
         assert config.hyperparameters == expected
         raise InvalidValueError("that was all")
 
     monkeypatch.setattr(train, "build_model", build)
     assert main(["train", "--set", "n_steps=16", *words, "--outdir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == "error: that was all\n"
 
 
 def test_compile_is_said_once(tmp_path, capsys):
