@@ -635,8 +635,8 @@ MUTANTS = [
     Mutant(
         "in C the fifth row of a step is left out",
         "kernels/_lstm_kernel.h",
-        "case 5: NAME(block)(5, n, w, x, y); break;",
-        "case 5: NAME(block)(4, n, w, x, y); break;",
+        "case 5: NAME(block)(5, &p, row, b); break;",
+        "case 5: NAME(block)(4, &p, row, b); break;",
         LSTM + "test_it_is_pytorchs_forward_and_back",
     ),
     Mutant(
@@ -698,8 +698,8 @@ MUTANTS = [
     Mutant(
         "in C a bias has no gradient",
         "kernels/_lstm_kernel.h",
-        "for (Index k = 0; k <= K; k++)",
-        "for (Index k = 0; k < K; k++)",
+        "batch->features[row * (K - 1) + k] : 1.0f;",
+        "batch->features[row * (K - 1) + k] : 0.0f;",
         LSTM + "test_it_is_pytorchs_forward_and_back",
     ),
     Mutant(

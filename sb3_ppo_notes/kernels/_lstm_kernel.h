@@ -50,50 +50,49 @@ INLINE VEC NAME(hyperbolic)(VEC x) {
     return NAME(choose)(square < 0.04f, series, whole);
 }
 
-/* y[s] += sum over k of x[s][k] w[k], for one block of columns and `rows` rows at once. */
-INLINE void NAME(block)(const int rows, Index n, const float *w, const float *const *x, float *const *y) {
+/* Y (+)= X W with the rows of X and Y anywhere in memory and W [n, m], whose rows are `apart` from each other: COLUMNS if
+ * it is packed in blocks of columns, which then lie one after the other. `adds`: to what stands in Y. */
+typedef struct {
+    Index rows, n, m, apart;
+    const float *w, *const *x;
+    float *const *y;
+    int adds;
+} NAME(Product);
+
+/* One block of columns of it, of `rows` rows at once. */
+INLINE void NAME(block)(const int rows, const NAME(Product) *p, Index row, Index b) {
+    const float *w = p->w + b * COLUMNS * (p->apart == COLUMNS ? p->n : 1), *const *x = p->x + row;
+    float *const *y = p->y + row;
     VEC sums[ROWS][VECTORS];
     UNROLL for (int s = 0; s < rows; s++) UNROLL for (int v = 0; v < VECTORS; v++)
-        sums[s][v] = NAME(load)(y[s] + v * LANES);
-    for (Index k = 0; k < n; k++) {
+        sums[s][v] = p->adds ? NAME(load)(y[s] + b * COLUMNS + v * LANES) : (VEC){0};
+    for (Index k = 0; k < p->n; k++, w += p->apart) {
         VEC weights[VECTORS];
-        UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = NAME(load)(w + k * COLUMNS + v * LANES);
+        UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = NAME(load)(w + v * LANES);
         UNROLL for (int s = 0; s < rows; s++) {
             const VEC input = (VEC){0} + x[s][k];
             UNROLL for (int v = 0; v < VECTORS; v++) sums[s][v] += input * weights[v];
         }
     }
     UNROLL for (int s = 0; s < rows; s++) UNROLL for (int v = 0; v < VECTORS; v++)
-        NAME(store)(y[s] + v * LANES, sums[s][v]);
+        NAME(store)(y[s] + b * COLUMNS + v * LANES, sums[s][v]);
 }
 
-TARGET static void NAME(some_rows)(Index rows, Index n, const float *w, const float *const *x, float *const *y) {
-    switch (rows) {
-        case 1: NAME(block)(1, n, w, x, y); break;
-        case 2: NAME(block)(2, n, w, x, y); break;
-        case 3: NAME(block)(3, n, w, x, y); break;
-        case 4: NAME(block)(4, n, w, x, y); break;
-        case 5: NAME(block)(5, n, w, x, y); break;
-        default: NAME(block)(6, n, w, x, y); break;
-    }
-}
-
-/* Y += X W with the rows of X and Y anywhere in memory and W [n, m] packed in blocks of columns.
- *
- * From one step to the next the blocks are gone through in the opposite direction: those used last are still in the
+/* From one step to the next the blocks are gone through in the opposite direction: those used last are still in the
  * cache next to the core, which is as large as the weights, and just too small for them and all else. */
-TARGET static void NAME(product)(
-    Index rows, Index n, Index m, const float *packed, const float *const *x, float *const *y, int is_backwards) {
-    const Index n_blocks = m / COLUMNS, n_groups = (rows + ROWS - 1) / ROWS;
+TARGET static void NAME(product)(NAME(Product) p, int is_backwards) {
+    const Index n_blocks = p.m / COLUMNS, n_groups = (p.rows + ROWS - 1) / ROWS;
     for (Index i = 0; i < n_blocks; i++) {
         const Index b = is_backwards ? n_blocks - 1 - i : i;
-        for (Index group = 0, row = 0; group < n_groups; group++) {
-            const Index size = (rows - row + n_groups - group - 1) / (n_groups - group);
-            float *out[ROWS];
-            for (Index s = 0; s < size; s++) out[s] = y[row + s] + b * COLUMNS;
-            NAME(some_rows)(size, n, packed + b * n * COLUMNS, x + row, out);
-            row += size;
-        }
+        for (Index group = 0, row = 0, size; group < n_groups; group++, row += size)
+            switch (size = (p.rows - row + n_groups - group - 1) / (n_groups - group)) {
+                case 1: NAME(block)(1, &p, row, b); break;
+                case 2: NAME(block)(2, &p, row, b); break;
+                case 3: NAME(block)(3, &p, row, b); break;
+                case 4: NAME(block)(4, &p, row, b); break;
+                case 5: NAME(block)(5, &p, row, b); break;
+                default: NAME(block)(6, &p, row, b); break;
+            }
     }
 }
 
@@ -111,9 +110,14 @@ TARGET static void NAME(pack)(Index n, Index m, const float *w, float *packed) {
  * because they lie powers of two apart. */
 TARGET static void NAME(pack_transposed)(Index n, Index m, const float *w, float *packed) {
     for (Index b = 0; b < m / COLUMNS; b++, packed += n * COLUMNS)
-        for (Index first = 0; first < COLUMNS; first += TILE)
-            for (Index k = 0; k < n; k++)
-                for (int j = 0; j < TILE; j++) packed[k * COLUMNS + first + j] = w[(b * COLUMNS + first + j) * n + k];
+        for (Index first = 0; first < COLUMNS; first += TILE) {
+            const float *from = w + (b * COLUMNS + first) * n;
+            for (Index k = 0; k < n - n % 4; k += 4)
+                UNROLL for (int j = 0; j < TILE; j += 4)
+                    transpose(from + j * n + k, n, packed + k * COLUMNS + first + j, COLUMNS);
+            for (Index k = n - n % 4; k < n; k++)
+                for (int j = 0; j < TILE; j++) packed[k * COLUMNS + first + j] = from[j * n + k];
+        }
 }
 
 /* Which row lies at each place, -1 for none; 0 or OUTSIDE. */
@@ -150,7 +154,7 @@ TARGET static void NAME(project)(const Batch *batch, float *packed, const float 
     }
     if (!batch->features) return;
     NAME(pack_transposed)(batch->n_inputs, width, batch->w_ih, packed);
-    NAME(product)(batch->n_rows, batch->n_inputs, width, packed, x, y, 0);
+    NAME(product)((NAME(Product)){batch->n_rows, batch->n_inputs, width, COLUMNS, packed, x, y, 1}, 0);
 }
 
 /* From the gates' sums and what was remembered to what is remembered now. */
@@ -199,7 +203,7 @@ INLINE void NAME(dots)(const int rows, Index n, const float *w, const float *x, 
 /* One step of every lane; row r is lane r. */
 TARGET static int NAME(step)(const Batch *batch) {
     const Index H = batch->n_hidden, N = batch->n_rows;
-    float *packed = malloc(sizeof(float) * 4 * H * batch->n_inputs);
+    float *packed = floats(4 * H * batch->n_inputs);
     const float **x = malloc(sizeof(float *) * N);
     float **y = malloc(sizeof(float *) * N);
     const int failed = !packed || !x || !y;
@@ -227,7 +231,7 @@ TARGET static int NAME(step)(const Batch *batch) {
 
 TARGET static int NAME(forward)(const Batch *batch) {
     const Index H = batch->n_hidden, K = batch->n_inputs, N = batch->n_rows, S = batch->n_lanes;
-    float *packed = malloc(sizeof(float) * 4 * H * (K > H ? K : H));
+    float *packed = floats(4 * H * (K > H ? K : H));
     Index *row_at = malloc(sizeof(Index) * batch->n_steps * S);
     const float **x = malloc(sizeof(float *) * N);
     float **y = malloc(sizeof(float *) * N);
@@ -242,7 +246,7 @@ TARGET static int NAME(forward)(const Batch *batch) {
                 const float *h = NAME(remembered)(batch, row_at, step, lane, batch->hiddens, batch->h_0);
                 if (row >= 0 && h) x[rows] = h, y[rows++] = batch->gates + row * 4 * H;
             }
-            NAME(product)(rows, H, 4 * H, packed, x, y, step & 1);
+            NAME(product)((NAME(Product)){rows, H, 4 * H, COLUMNS, packed, x, y, 1}, step & 1);
             for (Index lane = 0; lane < S; lane++) {
                 const Index row = row_at[step * S + lane];
                 if (row < 0) continue;
@@ -276,77 +280,49 @@ TARGET static void NAME(cell_gradient)(
     }
 }
 
-/* out [width, m] = sum over n rows of left[rows[q]]' x right[q], for m = blocks of `vectors` vectors, right [m / block,
- * n, block] packed. The left side is packed panel by panel, so that the innermost loop reads memory in its order. */
-INLINE void NAME(outer)(
-    const int vectors, Index width, const float *left, Index n, const Index *rows, Index m, const float *right,
-    float *panel, float *out) {
-    const Index block = vectors * LANES;
-    for (Index first = 0; first < width; first += PANEL) {
-        for (Index q = 0; q < n; q++)
-            memcpy(panel + q * PANEL, left + rows[q] * width + first, sizeof(float) * PANEL);
-        for (Index b = 0; b < m / block; b++)
-            for (Index j = 0; j < PANEL; j += 4) {
-                VEC sums[4][VECTORS];
-                UNROLL for (int s = 0; s < 4; s++) UNROLL for (int v = 0; v < vectors; v++) sums[s][v] = (VEC){0};
-                for (Index q = 0; q < n; q++) {
-                    VEC values[VECTORS];
-                    UNROLL for (int v = 0; v < vectors; v++)
-                        values[v] = NAME(load)(right + (b * n + q) * block + v * LANES);
-                    UNROLL for (int s = 0; s < 4; s++) {
-                        const VEC slope = (VEC){0} + panel[q * PANEL + j + s];
-                        UNROLL for (int v = 0; v < vectors; v++) sums[s][v] += slope * values[v];
-                    }
-                }
-                UNROLL for (int s = 0; s < 4; s++) UNROLL for (int v = 0; v < vectors; v++)
-                    NAME(store)(out + (first + j + s) * m + b * block + v * LANES, sums[s][v]);
-            }
+/* The gradient at the weights: for W_hh the product of d_gates, turned over, with what each row remembers; if wanted for
+ * W_ih and the biases, the weights of one more input that is always 1, that of the inputs, turned over, with d_gates. */
+TARGET static int NAME(weight_gradients)(const Batch *batch, const float *const *before) {
+    const Index H = batch->n_hidden, N = batch->n_rows, width = 4 * H, K = batch->d_w_ih ? batch->n_inputs + 1 : 0;
+    float *turned = floats((width + K) * N), *remembered = floats(N * H), *slopes = floats(width * K);
+    const float **x = malloc(sizeof(float *) * (width + K));
+    float **y = malloc(sizeof(float *) * (width + K));
+    const int failed = !turned || !remembered || !slopes || !x || !y;
+    if (!failed) {
+        for (Index j = 0; j < width; j += 4) {
+            for (Index row = 0; row < N - N % 4; row += 4)
+                transpose(batch->d_gates + row * width + j, width, turned + j * N + row, N);
+            for (Index row = N - N % 4; row < N; row++)
+                for (int t = 0; t < 4; t++) turned[(j + t) * N + row] = batch->d_gates[row * width + j + t];
+        }
+        for (Index row = 0; row < N; row++) {
+            for (Index k = 0; k < H; k += LANES)
+                NAME(store)(remembered + (k / COLUMNS * N + row) * COLUMNS + k % COLUMNS,
+                            before[row] ? NAME(load)(before[row] + k) : (VEC){0});
+            for (Index k = 0; k < K; k++)
+                turned[(width + k) * N + row] = k < K - 1 ? batch->features[row * (K - 1) + k] : 1.0f;
+        }
+        for (Index j = 0; j < width + K; j++) {
+            x[j] = turned + j * N;
+            y[j] = j < width ? batch->d_w_hh + j * H : slopes + (j - width) * width;
+        }
+        NAME(product)((NAME(Product)){width, N, H, COLUMNS, remembered, x, y, 0}, 0);
+        NAME(product)((NAME(Product)){K, N, width, width, batch->d_gates, x + width, y + width, 0}, 0);
+        for (Index k = 0; k < K - 1; k++)
+            for (Index j = 0; j < width; j++) batch->d_w_ih[j * (K - 1) + k] = slopes[k * width + j];
+        if (K && batch->d_bias) memcpy(batch->d_bias, slopes + (K - 1) * width, sizeof(float) * width);
     }
-}
-
-/* The gradient at W_hh: only rows that remember something have a part in it. */
-TARGET static void NAME(hidden_gradient)(
-    const Batch *batch, const float *const *before, Index *rows, float *columns, float *panel) {
-    const Index H = batch->n_hidden;
-    Index n = 0;
-    for (Index row = 0; row < batch->n_rows; row++)
-        if (before[row]) rows[n++] = row;
-    for (Index b = 0; b < H / COLUMNS; b++)
-        for (Index q = 0; q < n; q++)
-            NAME(copy_block)(before[rows[q]] + b * COLUMNS, columns + (b * n + q) * COLUMNS);
-    NAME(outer)(VECTORS, 4 * H, batch->d_gates, n, rows, H, columns, panel, batch->d_w_hh);
-}
-
-/* The gradient at W_ih and at the biases, which are the weights of one more input that is always 1; the inputs padded
- * to whole vectors. */
-TARGET static int NAME(input_gradient)(const Batch *batch, Index *rows, float *panel) {
-    const Index N = batch->n_rows, K = batch->n_inputs, m = (K / LANES + 1) * LANES, width = 4 * batch->n_hidden;
-    float *columns = calloc(N * m, sizeof(float)), *found = malloc(sizeof(float) * width * m);
-    const int failed = !columns || !found;
-    for (Index row = 0; !failed && row < N; row++) {
-        rows[row] = row;
-        for (Index k = 0; k <= K; k++)
-            columns[((k / LANES) * N + row) * LANES + k % LANES] = k < K ? batch->features[row * K + k] : 1.0f;
-    }
-    if (!failed) NAME(outer)(1, width, batch->d_gates, N, rows, m, columns, panel, found);
-    for (Index j = 0; !failed && j < width; j++) {
-        memcpy(batch->d_w_ih + j * K, found + j * m, sizeof(float) * K);
-        if (batch->d_bias) batch->d_bias[j] = found[j * m + K];
-    }
-    free(columns), free(found);
+    free(turned), free(remembered), free(slopes), free(x), free(y);
     return failed;
 }
 
 TARGET static int NAME(backward)(const Batch *batch) {
     const Index H = batch->n_hidden, N = batch->n_rows, S = batch->n_lanes;
-    float *packed = malloc(sizeof(float) * 4 * H * H), *d_cells = calloc(N * H, sizeof(float));
-    float *columns = malloc(sizeof(float) * N * H), *panel = malloc(sizeof(float) * N * PANEL);
-    Index *rows_used = malloc(sizeof(Index) * N);
+    float *packed = floats(4 * H * H), *d_cells = calloc(N * H, sizeof(float));
     Index *row_at = malloc(sizeof(Index) * batch->n_steps * S);
     const float **x = malloc(sizeof(float *) * N);
     float **y = malloc(sizeof(float *) * N);
-    int failed = !packed || !d_cells || !columns || !panel || !rows_used || !row_at || !x || !y ? NO_MEMORY
-                                                                                               : NAME(find_rows)(batch, row_at);
+    int failed = !packed || !d_cells || !row_at || !x || !y ? NO_MEMORY : NAME(find_rows)(batch, row_at);
     if (!failed) {
         NAME(pack)(4 * H, H, batch->w_hh, packed);
         for (Index step = batch->n_steps - 1; step >= 0; step--) {
@@ -360,17 +336,15 @@ TARGET static int NAME(backward)(const Batch *batch) {
                                     d_cells + row * H, d_gates, last < 0 ? NULL : d_cells + last * H);
                 if (last >= 0) x[rows] = d_gates, y[rows++] = batch->d_hiddens + last * H;
             }
-            NAME(product)(rows, 4 * H, H, packed, x, y, step & 1);
+            NAME(product)((NAME(Product)){rows, 4 * H, H, COLUMNS, packed, x, y, 1}, step & 1);
         }
         for (Index step = 0; step < batch->n_steps; step++)
             for (Index lane = 0; lane < S; lane++) {
                 const Index row = row_at[step * S + lane];
                 if (row >= 0) x[row] = NAME(remembered)(batch, row_at, step, lane, batch->hiddens, batch->h_0);
             }
-        NAME(hidden_gradient)(batch, x, rows_used, columns, panel);
-        if (batch->d_w_ih) failed = NAME(input_gradient)(batch, rows_used, panel);
+        failed = NAME(weight_gradients)(batch, x);
     }
-    free(columns), free(panel), free(rows_used);
     free(packed), free(d_cells), free(row_at), free(x), free(y);
     return failed;
 }

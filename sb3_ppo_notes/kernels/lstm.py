@@ -41,7 +41,7 @@ FUNCTIONS = ("forward", "backward", "step")
 OUTSIDE = 2
 
 #: Of the source in ``_lstm.c``: what was built from another one is not called.
-REVISION = 4
+REVISION = 5
 
 
 class Memory(NamedTuple):
