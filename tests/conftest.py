@@ -6,6 +6,7 @@ its own such variables.
 
 import os
 
+import gymnasium as gym
 import hypothesis
 import pytest
 import torch as th
@@ -26,6 +27,17 @@ def one_thread():
 def checked_distributions():
     """Importing skrl switches the checks of PyTorch's distributions off for everybody."""
     th.distributions.Distribution.set_default_validate_args(True)
+
+
+#: Where Gymnasium's class stands by name, and rl_zoo3 puts another one, for everybody, when it is imported.
+TIME_LIMITS = (gym.wrappers, gym.wrappers.common, gym.envs.registration)
+TIME_LIMIT = gym.wrappers.TimeLimit
+
+
+@pytest.fixture(autouse=True)
+def gymnasiums_own_time_limit():
+    for module in TIME_LIMITS:
+        module.TimeLimit = TIME_LIMIT
 
 
 def pytest_configure():

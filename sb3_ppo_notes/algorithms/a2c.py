@@ -7,11 +7,12 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from sb3_ppo_notes.algorithms.arguments import check_arguments
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SomeCallback
 from sb3_ppo_notes.algorithms.report import UpdateReport
+from sb3_ppo_notes.envs.make import AnyEnv
 from sb3_ppo_notes.processes import Group
 from sb3_ppo_notes.rules import GAE, AdvantageNormalization, PolicyGradient, UpdateRule
 
@@ -81,7 +82,7 @@ class NotesA2C(NotesOnPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
+        env: AnyEnv | str,
         learning_rate: float | str | Schedule = 7e-4,
         n_steps: int = 5,
         gamma: float = 0.99,

@@ -17,7 +17,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -55,7 +55,7 @@ from sb3_ppo_notes.algorithms.schedules import AnsweredOnce, ask_schedules
 from sb3_ppo_notes.algorithms.update import Update
 from sb3_ppo_notes.algorithms.watchers import Watchers
 from sb3_ppo_notes.engine import Engine, Phase
-from sb3_ppo_notes.envs.make import as_vec_env, make_env
+from sb3_ppo_notes.envs.make import AnyEnv, as_vec_env, make_env
 from sb3_ppo_notes.envs.restarts import restarts_of
 from sb3_ppo_notes.envs.sharded_vec_env import wrappers_of
 from sb3_ppo_notes.envs.spaces import SUPPORTED, check_spaces
@@ -290,7 +290,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @classmethod
     def from_recipe(
-        cls: type[SelfAlgorithm], name: str, env: GymEnv | str, *, n_envs: int | None = None, **overrides: Any
+        cls: type[SelfAlgorithm], name: str, env: AnyEnv | str, *, n_envs: int | None = None, **overrides: Any
     ) -> SelfAlgorithm:
         """A seed system's algorithm, network and wrappers, on your environment.
 
@@ -359,13 +359,13 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
                 stacklevel=2,
             )
 
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+    def set_env(self, env: AnyEnv, force_reset: bool = True) -> None:
         """Learn in other environments, see SB3's ``BaseAlgorithm.set_env``.
 
         :param env: as many as before, of the same spaces; on several processes this one's share.
         :param force_reset: whether they begin anew.
         """
-        super().set_env(env, force_reset)
+        super().set_env(as_vec_env(env), force_reset)
         if self._shards is not None and self.env is not None:
             share_of(self.env, self._shards)
             self._normalizers = Normalizers(self.env, self._shards)
@@ -380,7 +380,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         return next((each for each in wrappers_of(self.env) if isinstance(each, VecNormalize)), None)
 
     @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+    def _wrap_env(env: AnyEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         return guard_environments(OnPolicyAlgorithm._wrap_env(as_vec_env(env), verbose, monitor_wrapper))
 
     # -- files --------------------------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
     def load(
         cls: type[SelfAlgorithm],
         path: Any,
-        env: GymEnv | None = None,
+        env: AnyEnv | None = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
@@ -430,7 +430,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             file.attributes | kwargs | {"_explicit": {*kwargs}},
         )
         with file.naming_missing_packages():
-            model = super().load(path, env, device, replacements, print_system_info, force_reset, **attributes)
+            vec_env = as_vec_env(env)
+            model = super().load(path, vec_env, device, replacements, print_system_info, force_reset, **attributes)
         if "learning_rate" in kwargs:
             model.rule_state = dataclasses.replace(model.rule_state, learning_rate=None)
         return model

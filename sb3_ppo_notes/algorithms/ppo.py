@@ -5,11 +5,12 @@ from typing import Any, Literal, TypeVar
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SomeCallback
 from sb3_ppo_notes.algorithms.report import UpdateReport
+from sb3_ppo_notes.envs.make import AnyEnv
 from sb3_ppo_notes.processes import Group
 from sb3_ppo_notes.rules import (
     GAE,
@@ -91,7 +92,7 @@ class NotesPPO(NotesOnPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
+        env: AnyEnv | str,
         learning_rate: float | str | Schedule = 3e-4,
         n_steps: int = 2048,
         batch_size: int | None = 64,

@@ -291,7 +291,8 @@ class CompiledStepper(EagerStepper):
         if flat is None:
             return flattened(self.descent.parameters).vector, self.gradient.vector, self.numbers.new_empty(0)
         # By way of NumPy: th.tensor() of two numbers takes three times as long.
-        scalars = np.array(flat.rule.scalars(flat.options, flat.n_steps + 1), dtype=np.float32)
+        with np.errstate(over="ignore"):  # as th.tensor(): an endless learning rate is the guard's to tell
+            scalars = np.array(flat.rule.scalars(flat.options, flat.n_steps + 1), dtype=np.float32)
         numbers = th.from_numpy(scalars).to(self.numbers.device)
         return flat.weights.vector, flat.gradient.vector, *flat.state, numbers
 

@@ -2,11 +2,12 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_notes.envs.autoreset import is_envpool
@@ -15,6 +16,9 @@ from sb3_ppo_notes.envs.spaces import check_spaces
 from sb3_ppo_notes.envs.torch_vec_env import steps_many
 from sb3_ppo_notes.envs.vector_env import GymnasiumVecEnv
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError
+
+#: Environments that an algorithm takes: SB3's kinds, and several of Gymnasium's at once.
+AnyEnv: TypeAlias = GymEnv | VectorEnv[Any, Any, Any]
 
 
 class UnknownEnvironmentError(*UNKNOWN, ValueError):  # type: ignore[misc]

@@ -15,13 +15,12 @@ from typing import Any, overload
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm, SelfAlgorithm
 from sb3_ppo_notes.algorithms.processes import share_of
 from sb3_ppo_notes.algorithms.schedules import plain
-from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.envs.make import AnyEnv, make_env
 from sb3_ppo_notes.files import versions
 from sb3_ppo_notes.formulas.checks import InvalidTypeError, InvalidValueError, check_integer
 from sb3_ppo_notes.kernels import lstm
@@ -161,7 +160,7 @@ def _document(model: NotesOnPolicyAlgorithm, callback: BaseCallback | None) -> C
 @overload
 def load_checkpoint(
     path: str | Path,
-    env: GymEnv | str,
+    env: AnyEnv | str,
     *,
     algorithm: type[SelfAlgorithm],
     device: th.device | str = "auto",
@@ -173,7 +172,7 @@ def load_checkpoint(
 @overload
 def load_checkpoint(
     path: str | Path,
-    env: GymEnv | str,
+    env: AnyEnv | str,
     *,
     algorithm: None = None,
     device: th.device | str = "auto",
@@ -184,7 +183,7 @@ def load_checkpoint(
 
 def load_checkpoint(
     path: str | Path,
-    env: GymEnv | str,
+    env: AnyEnv | str,
     *,
     algorithm: type[NotesOnPolicyAlgorithm] | None = None,
     device: th.device | str = "auto",
@@ -339,7 +338,7 @@ def _n_envs(document: dict[str, Any]) -> int:
 def _build(
     model_class: type[NotesOnPolicyAlgorithm],
     document: dict[str, Any],
-    env: GymEnv | str,
+    env: AnyEnv | str,
     n_envs: int,
     device: th.device | str,
     arguments: dict[str, Any],

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ppo_notes.algorithms import NotesA2C, NotesPPO
 from sb3_ppo_notes.algorithms.arguments import check_arguments, plain_arguments
 from sb3_ppo_notes.algorithms.model_files import BUFFERS, POLICIES, class_named_in, is_masked
 from sb3_ppo_notes.algorithms.on_policy import NotesOnPolicyAlgorithm
-from sb3_ppo_notes.envs.make import make_env
+from sb3_ppo_notes.envs.make import AnyEnv, make_env
 from sb3_ppo_notes.formulas.checks import InvalidValueError, check_integer
 from sb3_ppo_notes.persistence.archive import UnsafeModelError, json_in, read_archive, tensors_in
 from sb3_ppo_notes.persistence.configuration import UnreadableError, find_class, parse
@@ -31,7 +30,7 @@ PICKLED, TYPE = ":serialized:", ":type:"
 
 def load_safe(
     path: str | Path,
-    env: GymEnv | str,
+    env: AnyEnv | str,
     *,
     device: th.device | str = "auto",
     most_bytes: int = 2**31,

@@ -29,6 +29,7 @@ def main(how, failing, folder):
             if how == "never" or (how == "once" and attempt != "0"):
                 group.gather_vectors(th.zeros(10))
             elif how == "agent":
+                group.gather_vectors(th.zeros(10))  # all have come: who meets nobody has no group to be told by
                 if int(rank) == failing:
                     os.kill(os.getppid(), signal.SIGKILL)
                 ranks.fail(group, "leaves", -1, 0, 10**6)

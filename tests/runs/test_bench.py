@@ -27,6 +27,11 @@ TINY = ["--n-envs", "2", "--n-steps", "16", "--batch-size", "16", "--n-epochs", 
 TINY += ["--rounds", "3", "--n-eval-episodes", "2", "--ours", "notes"]
 
 # CartPole that prints, with Python and behind Python's back, and breaks after BREAKS_AFTER steps.
+#: What the command tells every program of an environment and a model.
+COMMON = {
+    **{"env": "CartPole-v1", "n_envs": 2, "policy": "MlpPolicy", "seed": 0, "device": "cpu"},
+    **{"imports": [], "env_kwargs": {}, "env_wrapper": []},
+}
 ENVIRONMENTS = """
 import os
 import gymnasium as gym
@@ -160,8 +165,8 @@ def test_the_table_fits_and_the_command_is_complete(benchmark):
     ],
 )
 def test_an_environments_error_is_one_line_and_any_other_shows_its_traceback(steps, said, environments):
-    common = {"env": "chatty_environments:Breaking-v0", "n_envs": 1, "policy": "MlpPolicy", "seed": 0, "device": "cpu"}
-    arm = peer_arm("sb3", "ppo", None, common | {"arguments": {"n_steps": 64}})
+    common = COMMON | {"env": "chatty_environments:Breaking-v0", "n_envs": 1, "arguments": {"n_steps": 64}}
+    arm = peer_arm("sb3", "ppo", None, common)
     with start_workers([arm], {}) as workers:
         workers["sb3"].receive()
         workers["sb3"].ask("build")
@@ -200,14 +205,7 @@ def test_what_compiles_is_trained_with_an_empty_cache_and_again_from_it(tmp_path
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     arguments = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "compile": True}
-    common = {
-        "env": "CartPole-v1",
-        "n_envs": 2,
-        "policy": "MlpPolicy",
-        "seed": 0,
-        "device": "cpu",
-        "arguments": arguments,
-    }
+    common = COMMON | {"arguments": arguments}
     spec = {"module": "pretended_library", "class": "PPO", "vec_env": "dummy", "import_from": None, **common}
     arm = Arm("pretended", sys.executable, spec)
     assert arm.compiles

@@ -280,9 +280,9 @@ def test_a_signal_before_the_first_step_leaves_a_run_that_can_be_resumed(tmp_pat
     assert begin(tmp_path / "straight", CASES["cartpole"]) == 0
     own = train.build_model
 
-    def slowly(config):
+    def slowly(*arguments):
         signal.raise_signal(signal.SIGINT)
-        return own(config)
+        return own(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "build_model", slowly)
