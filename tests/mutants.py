@@ -1974,6 +1974,20 @@ MUTANTS = [
         "tests/configs/test_assignments.py::test_a_configuration_is_the_ground_on_which_words_stand",
     ),
     Mutant(
+        "who says that processes train apart is warned all the same",
+        "algorithms/on_policy.py",
+        'if is_new and "processes" not in explicit:',
+        "if is_new:",
+        SHARDING + "test_processes_that_train_apart_without_a_word_are_warned_of",
+    ),
+    Mutant(
+        "an unknown option leads to the help of all commands",
+        "runs/options.py",
+        'prog=f"{prog} {words[0]}", args=words[1:]',
+        "prog=prog, args=words[1:]",
+        "tests/runs/test_options.py::test_an_unknown_option_leads_to_the_help_of_its_command",
+    ),
+    Mutant(
         "--compile is taken and not used",
         "runs/train/command.py",
         'assignments += [] if self.compile is None else [f"compile={self.compile}"]',

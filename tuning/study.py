@@ -25,10 +25,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "tuning/study.py") -> int:
     """Run one command; exit code 0 done, 1 stopped by failures, 2 bad input, 130 or 143 after a signal."""
     # Each command is a dataclass: its fields are the options, their docstrings the help, calling it does the work.
-    command = parse_command(COMMANDS, "tuning/study.py", arguments)
+    command = parse_command(COMMANDS, prog, arguments)
     try:
         return int(command())
     except (Exception, SystemExit) as error:  # an environment may end the program, too

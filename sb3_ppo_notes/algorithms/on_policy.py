@@ -48,6 +48,7 @@ from sb3_ppo_notes.algorithms.processes import (
     seed_share,
     share_of,
     silence,
+    warn_of_processes_apart,
     without_reports,
 )
 from sb3_ppo_notes.algorithms.report import UpdateReport
@@ -236,6 +237,8 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             rule.at(1.0)
         warn_of_doubtful_arguments(arguments)
         check_policy(arguments["policy"], self.policy_aliases, arguments["policy_kwargs"])
+        if is_new and "processes" not in explicit:
+            warn_of_processes_apart()
         self._join(arguments)
         if is_new:
             arguments["env"] = make_env(arguments["env"], arguments["verbose"])

@@ -3,7 +3,9 @@ only one of them does.
 """
 
 import hashlib
+import os
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -35,6 +37,18 @@ UPDATES_BETWEEN_COMPARISONS = 100
 OF_ONE_PROCESS = {"env", "processes", "verbose", "tensorboard_log", "device", "policy", "_init_setup_model"}
 #: SB3's callbacks that only report, or write files: the first process has them alone.
 REPORTING = (CheckpointCallback, EvalCallback, of_sb3.ProgressBarCallback)
+
+
+def warn_of_processes_apart() -> None:
+    """Warn if torchrun has started several processes, and nobody has said whether they train one model."""
+    n_processes = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
+    if n_processes != "1":
+        warnings.warn(
+            f"each of {n_processes} processes (WORLD_SIZE) trains a model of its own: processes='auto' trains one "
+            "together, processes=None says that this is meant",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def make_shards(group: Group, n_shards: int | None, seed: int | None) -> Shards:

@@ -18,11 +18,15 @@ UNSAID = (None, "", ())
 
 def parse_command(commands: Mapping[str, Callable[..., Any]], prog: str, arguments: Sequence[str] | None) -> Any:
     """The command of a command line (``None`` for the process's own), ready to be called."""
-    shown = {name: _as_shown(command) for name, command in commands.items()}
+    words = sys.argv[1:] if arguments is None else list(arguments)
     # An option that is not given is None; nobody has to be told that "None" can be typed for it.
     config = (tyro.conf.DisallowNone,)
     with contextlib.redirect_stdout(_Folded(sys.stdout)):
-        return tyro.extras.subcommand_cli_from_dict(shown, prog=prog, args=arguments, config=config)
+        if words and words[0] in commands:  # an error then leads to the help of the command
+            shown: Any = _as_shown(commands[words[0]])
+            return tyro.cli(shown, prog=f"{prog} {words[0]}", args=words[1:], config=config)
+        all_shown = {name: _as_shown(command) for name, command in commands.items()}
+        return tyro.extras.subcommand_cli_from_dict(all_shown, prog=prog, args=words, config=config)
 
 
 class _Folded:

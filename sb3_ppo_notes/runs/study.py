@@ -37,7 +37,7 @@ class Study:
             study = importlib.import_module("tuning.study")
         except ModuleNotFoundError as error:
             raise InvalidValueError(f"study needs {error.name}, which is not installed: {NEEDS}") from error
-        return int(study.main(self.words))
+        return int(study.main(self.words, "sb3_ppo_notes study"))
 
 
 def study_words(arguments: Sequence[str] | None) -> Sequence[str] | None:

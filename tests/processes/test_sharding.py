@@ -466,3 +466,16 @@ def test_a_checkpoints_generators_can_be_pickled():
     generator.load_state_dict(before)
     with generator.drawing():
         assert th.equal(th.rand(3), first)
+
+
+def test_processes_that_train_apart_without_a_word_are_warned_of(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    NotesPPO("MlpPolicy", "CartPole-v1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    NotesPPO("MlpPolicy", "CartPole-v1", processes=None)
+    with pytest.warns(UserWarning, match="each of 2 processes .* processes='auto' trains one") as warned:
+        NotesPPO("MlpPolicy", "CartPole-v1")
+    assert warned[0].filename == __file__
+    monkeypatch.delenv("RANK")  # of somebody else's launcher
+    NotesPPO("MlpPolicy", "CartPole-v1")

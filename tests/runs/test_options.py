@@ -32,6 +32,13 @@ def test_help_fits_a_terminal_and_speaks_of_no_types_of_ours(name, commands, cap
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_an_unknown_option_leads_to_the_help_of_its_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_command(COMMANDS, "prog", ["train", "--n-step", "3"])
+    assert end.value.code == 2
+    assert "run prog train --help" in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_three_ways_of_compare_are_told_apart(capsys, monkeypatch):
     text = help_of("compare", COMMANDS, capsys, monkeypatch)
     assert [line[:2] for line in text.splitlines() if line[:2] in ("1.", "2.", "3.")] == ["1.", "2.", "3."]

@@ -15,7 +15,7 @@ from sb3_ppo_notes.runs import study
 @pytest.mark.parametrize("words", [["status", "--study", "none"], ["run", "--help"], []])
 def test_every_word_is_tunings(words, monkeypatch):
     seen = []
-    monkeypatch.setattr(tuning.study, "main", lambda words: seen.append(list(words)) or 3)
+    monkeypatch.setattr(tuning.study, "main", lambda words, prog: seen.append(list(words)) or 3)
     assert main(["study", *words]) == 3
     assert seen == [words]
 

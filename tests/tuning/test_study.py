@@ -109,6 +109,7 @@ def test_a_warm_start_outside_the_space_is_refused(capsys):
 @pytest.mark.parametrize("verb", ["status", "report", "export", "compare"])
 def test_a_study_that_is_not_there_is_refused(capsys, verb):
     assert refused(capsys, [verb, "--study", "s"]).startswith("storage must be a file that exists")
+    assert refused(capsys, [verb]).startswith("study must be given: --study NAME")
     assert refused(capsys, [verb]).startswith("study must be a name")
 
 

@@ -64,6 +64,8 @@ class StudyOptions:
 
     def checked_name(self) -> str:
         """The study's name, checked: files are called by it."""
+        if not self.study:
+            raise ValueError("study must be given: --study NAME, as run said it (without one the environment's id)")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.study) or self.study.endswith((FINALISTS, TEST)):
             raise ValueError(
                 f"study must be a name of letters, digits, dots and dashes that does not end in {FINALISTS} or {TEST}, "
