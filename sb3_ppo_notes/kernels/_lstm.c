@@ -122,16 +122,5 @@ EXPORT int lstm_forward(const Batch *batch, int level) { return BEST(forward, ba
 EXPORT int lstm_backward(const Batch *batch, int level) { return BEST(backward, batch, level); }
 EXPORT int lstm_step(const Batch *batch, int level) { return BEST(step, batch, level); }
 
-/* For those who walk over all modules of a package: importing this file does nothing. */
-#if defined(__has_include)
-#if __has_include(<Python.h>)
-#include <pyconfig.h>
-#ifndef Py_GIL_DISABLED /* a free-threaded Python before 3.15 has no stable ABI */
-#define Py_LIMITED_API 0x030A0000
-#endif
-#include <Python.h>
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_lstm", "Called through ctypes, by kernels/lstm.py.", -1,
-                                    NULL, NULL, NULL, NULL, NULL};
-PyMODINIT_FUNC PyInit__lstm(void) { return PyModule_Create(&module); }
-#endif
-#endif
+#define MODULE _lstm
+#include "../_module.h"

@@ -285,8 +285,8 @@ TARGET static void NAME(cell_gradient)(
 TARGET static int NAME(weight_gradients)(const Batch *batch, const float *const *before) {
     const Index H = batch->n_hidden, N = batch->n_rows, width = 4 * H, K = batch->d_w_ih ? batch->n_inputs + 1 : 0;
     float *turned = floats((width + K) * N), *remembered = floats(N * H), *slopes = floats(width * K);
-    const float **x = malloc(sizeof(float *) * (width + K));
-    float **y = malloc(sizeof(float *) * (width + K));
+    const float **x = calloc(width + K, sizeof(float *));
+    float **y = calloc(width + K, sizeof(float *));
     const int failed = !turned || !remembered || !slopes || !x || !y;
     if (!failed) {
         for (Index j = 0; j < width; j += 4) {

@@ -84,16 +84,5 @@ EXPORT int shared_wait(Counter *counters, int n_ranks, uint32_t turn, int64_t sp
 }
 #endif
 
-/* For those who walk over all modules of a package: importing this file does nothing. */
-#if defined(__has_include)
-#if __has_include(<Python.h>)
-#include <pyconfig.h>
-#ifndef Py_GIL_DISABLED /* a free-threaded Python before 3.15 has no stable ABI */
-#define Py_LIMITED_API 0x030A0000
-#endif
-#include <Python.h>
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_shared", "Called through ctypes, by shared_memory.py.", -1,
-                                    NULL, NULL, NULL, NULL, NULL};
-PyMODINIT_FUNC PyInit__shared(void) { return PyModule_Create(&module); }
-#endif
-#endif
+#define MODULE _shared
+#include "../_module.h"
