@@ -36,7 +36,7 @@ So much for the arithmetic. What is the block for that runs "if distributed"? {t
 
 A few things travel less often: the advantages once an epoch, because a shuffle has decided which of them meet in a
 minibatch; now and then during a rollout, whether somebody wants to stop; after it the statistics of normalisers and
-the episodes that have ended. How to start all this is in `docs/scale.md`.
+the episodes that have ended. How torchrun starts all this is in `docs/scale.md`.
 
 What if each decided by itself? Here an update ends above a KL of {limit:g}. After {before} steps of update {update} one
 process has a KL of {above:.4f} in its own rows and the other {below:.4f}. The first would stop; the other would go on
