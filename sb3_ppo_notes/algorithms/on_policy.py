@@ -368,7 +368,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
         :param env: as many as before, of the same spaces; on several processes this one's share.
         :param force_reset: whether they begin anew.
         """
-        super().set_env(as_vec_env(env), force_reset)
+        super().set_env(env, force_reset)  # type: ignore[arg-type]
         if self._shards is not None and self.env is not None:
             share_of(self.env, self._shards)
             self._normalizers = Normalizers(self.env, self._shards)
@@ -433,8 +433,7 @@ class NotesOnPolicyAlgorithm(OnPolicyAlgorithm):
             file.attributes | kwargs | {"_explicit": {*kwargs}},
         )
         with file.naming_missing_packages():
-            vec_env = as_vec_env(env)
-            model = super().load(path, vec_env, device, replacements, print_system_info, force_reset, **attributes)
+            model = super().load(path, env, device, replacements, print_system_info, force_reset, **attributes)  # type: ignore[arg-type]
         if "learning_rate" in kwargs:
             model.rule_state = dataclasses.replace(model.rule_state, learning_rate=None)
         return model
