@@ -2220,13 +2220,6 @@ MUTANTS = [
         FAILURES + "test_who_fails_waits_until_the_others_have_heard_of_it[gloo]",
     ),
     Mutant(
-        "processes that are started again meet where the first have failed",
-        "processes/distributed.py",
-        'token = f"sb3_ppo_notes/{uuid4().hex}"',
-        'token = f"sb3_ppo_notes/{rank}"',
-        TORCHRUN + "test_started_again_they_meet_again",
-    ),
-    Mutant(
         "nobody sees that torchrun's agent has ended",
         "processes/failures.py",
         "return self._agent not in (None, os.getppid())",
