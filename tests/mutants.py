@@ -640,6 +640,20 @@ MUTANTS = [
         LSTM + "test_it_is_pytorchs_forward_and_back",
     ),
     Mutant(
+        "in C the rows beyond a multiple of four have no part in the gradient",
+        "kernels/_lstm_kernel.h",
+        "for (Index row = N - N % 4; row < N; row++)",
+        "for (Index row = N; row < N; row++)",
+        LSTM + "test_it_is_pytorchs_forward_and_back",
+    ),
+    Mutant(
+        "in C a product's sums begin with nothing",
+        "kernels/_lstm_kernel.h",
+        "p->adds ? NAME(load)(y[s] + b * COLUMNS + v * LANES) : (VEC){0}",
+        "(VEC){0}",
+        LSTM + "test_it_is_the_formulas_step_by_step",
+    ),
+    Mutant(
         "in C tanh loses the digits of small numbers",
         "kernels/_lstm_kernel.h",
         "return NAME(choose)(square < 0.04f, series, whole);",
@@ -2218,6 +2232,13 @@ MUTANTS = [
         "while informed <= len(others) and",
         "while False and",
         FAILURES + "test_who_fails_waits_until_the_others_have_heard_of_it[gloo]",
+    ),
+    Mutant(
+        "processes that are started again meet where the first have failed",
+        "processes/distributed.py",
+        'token = f"sb3_ppo_notes/{uuid4().hex}"',
+        'token = f"sb3_ppo_notes/{rank}"',
+        "tests/processes/test_group.py::test_each_meeting_in_one_store_has_keys_of_its_own",
     ),
     Mutant(
         "nobody sees that torchrun's agent has ended",

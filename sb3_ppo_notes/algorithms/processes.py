@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ppo_notes.algorithms.watchers import family_of
 from sb3_ppo_notes.envs import ShardedVecEnv
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.processes import Group, Shards
+from sb3_ppo_notes.processes import Group, Shards, is_under_torchrun
 from sb3_ppo_notes.processes.shards import check_total
 from sb3_ppo_notes.rollouts import NotesRolloutBuffer
 
@@ -41,11 +41,10 @@ REPORTING = (CheckpointCallback, EvalCallback, of_sb3.ProgressBarCallback)
 
 def warn_of_processes_apart() -> None:
     """Warn if torchrun has started several processes, and nobody has said whether they train one model."""
-    n_processes = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
-    if n_processes != "1":
+    if is_under_torchrun() and os.environ["WORLD_SIZE"] != "1":
         warnings.warn(
-            f"each of {n_processes} processes (WORLD_SIZE) trains a model of its own: processes='auto' trains one "
-            "together, processes=None says that this is meant",
+            f"each of {os.environ['WORLD_SIZE']} processes (WORLD_SIZE) trains a model of its own: "
+            "processes='auto' trains one together, processes=None says that this is meant",
             UserWarning,
             stacklevel=4,
         )

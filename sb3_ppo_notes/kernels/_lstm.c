@@ -49,8 +49,8 @@ enum { NO_MEMORY = 1, OUTSIDE = 2 };
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
 
-/* Memory for at least so many numbers, which begins where a vector may: half of the vectors that are read from elsewhere
- * lie in two lines of the cache, and where the weights are read once a step that costs a third of it. */
+/* Memory for at least n numbers that begins on a line of the cache. From where malloc begins half of the vectors lie in
+ * two lines, and with few lanes, when a step is little more than reading the weights, that costs a third of it. */
 static float *floats(Index n) { return aligned_alloc(64, (n * sizeof(float) + 64) & ~(size_t)63); }
 
 #ifdef __clang__

@@ -50,8 +50,8 @@ INLINE VEC NAME(hyperbolic)(VEC x) {
     return NAME(choose)(square < 0.04f, series, whole);
 }
 
-/* Y (+)= X W with the rows of X and Y anywhere in memory and W [n, m], whose rows are `apart` from each other: COLUMNS if
- * it is packed in blocks of columns, which then lie one after the other. `adds`: to what stands in Y. */
+/* Y = X W, or with `adds` Y += X W. The rows of X and Y lie anywhere in memory, those of W [n, m] `apart` from each
+ * other: COLUMNS if W is packed in blocks of columns, which then lie one after the other. */
 typedef struct {
     Index rows, n, m, apart;
     const float *w, *const *x;
@@ -280,30 +280,30 @@ TARGET static void NAME(cell_gradient)(
     }
 }
 
-/* The gradient at the weights: for W_hh the product of d_gates, turned over, with what each row remembers; if wanted for
- * W_ih and the biases, the weights of one more input that is always 1, that of the inputs, turned over, with d_gates. */
+/* The gradient at the weights. W_hh: the transposed of d_gates times what each row remembers. If wanted, W_ih and the
+ * biases, which are the weights of one more input that is always 1: the transposed of the inputs times d_gates. */
 TARGET static int NAME(weight_gradients)(const Batch *batch, const float *const *before) {
     const Index H = batch->n_hidden, N = batch->n_rows, width = 4 * H, K = batch->d_w_ih ? batch->n_inputs + 1 : 0;
-    float *turned = floats((width + K) * N), *remembered = floats(N * H), *slopes = floats(width * K);
+    float *transposed = floats((width + K) * N), *remembered = floats(N * H), *slopes = floats(width * K);
     const float **x = calloc(width + K, sizeof(float *));
     float **y = calloc(width + K, sizeof(float *));
-    const int failed = !turned || !remembered || !slopes || !x || !y;
+    const int failed = !transposed || !remembered || !slopes || !x || !y;
     if (!failed) {
         for (Index j = 0; j < width; j += 4) {
             for (Index row = 0; row < N - N % 4; row += 4)
-                transpose(batch->d_gates + row * width + j, width, turned + j * N + row, N);
+                transpose(batch->d_gates + row * width + j, width, transposed + j * N + row, N);
             for (Index row = N - N % 4; row < N; row++)
-                for (int t = 0; t < 4; t++) turned[(j + t) * N + row] = batch->d_gates[row * width + j + t];
+                for (int t = 0; t < 4; t++) transposed[(j + t) * N + row] = batch->d_gates[row * width + j + t];
         }
         for (Index row = 0; row < N; row++) {
             for (Index k = 0; k < H; k += LANES)
                 NAME(store)(remembered + (k / COLUMNS * N + row) * COLUMNS + k % COLUMNS,
                             before[row] ? NAME(load)(before[row] + k) : (VEC){0});
             for (Index k = 0; k < K; k++)
-                turned[(width + k) * N + row] = k < K - 1 ? batch->features[row * (K - 1) + k] : 1.0f;
+                transposed[(width + k) * N + row] = k < K - 1 ? batch->features[row * (K - 1) + k] : 1.0f;
         }
         for (Index j = 0; j < width + K; j++) {
-            x[j] = turned + j * N;
+            x[j] = transposed + j * N;
             y[j] = j < width ? batch->d_w_hh + j * H : slopes + (j - width) * width;
         }
         NAME(product)((NAME(Product)){width, N, H, COLUMNS, remembered, x, y, 0}, 0);
@@ -312,7 +312,7 @@ TARGET static int NAME(weight_gradients)(const Batch *batch, const float *const 
             for (Index j = 0; j < width; j++) batch->d_w_ih[j * (K - 1) + k] = slopes[k * width + j];
         if (K && batch->d_bias) memcpy(batch->d_bias, slopes + (K - 1) * width, sizeof(float) * width);
     }
-    free(turned), free(remembered), free(slopes), free(x), free(y);
+    free(transposed), free(remembered), free(slopes), free(x), free(y);
     return failed;
 }
 

@@ -106,6 +106,14 @@ def check_processes(name: str, value: Any) -> None:
         raise InvalidTypeError(f"{name} must be None, 'auto' or a group, got {type(value).__name__} {value!r}")
 
 
+def is_under_torchrun() -> bool:
+    """Ask who has started this process.
+
+    :return: ``True`` for torchrun.
+    """
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
 def join_group(processes: Any, timeout: float = TIMEOUT) -> Group:
     """The group that an argument ``processes`` stands for.
 

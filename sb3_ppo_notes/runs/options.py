@@ -41,17 +41,17 @@ class _Folded:
     def write(self, text: str) -> int:
         width, lines = shutil.get_terminal_size().columns, []
         for line in text.split("\n"):
-            first, *words = line.split(" ") if _seen(line) > width else [line]
+            first, *words = line.split(" ") if _width_of(line) > width else [line]
             lines.append(first)
             for word in words:
-                if _seen(f"{lines[-1]} {word}") > width:
+                if _width_of(f"{lines[-1]} {word}") > width:
                     lines.append(word)
                 else:
                     lines[-1] += f" {word}"
         return int(self._stream.write("\n".join(lines)))
 
 
-def _seen(line: str) -> int:
+def _width_of(line: str) -> int:
     """Its length on a terminal, where bold and colours take no room."""
     return len(re.sub(r"\x1b\[[\d;]*m", "", line))
 

@@ -2,11 +2,14 @@
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch as th
+import torch.distributed as dist
 
 from sb3_ppo_notes.processes import Alone, ProcessesDivergedError, check_equal, join_group, shared_memory
+from sb3_ppo_notes.processes.distributed import _meet
 from sb3_ppo_notes.processes.group import KIND, VARIABLES
 from tests.processes import ranks
 from tests.processes.launch import both_kinds, built, run, values
@@ -153,3 +156,15 @@ def test_a_group_stays_itself():
     group = Alone()
     assert join_group(group) is group
     assert not [name for name in os.environ if name == "TORCHELASTIC_RUN_ID"]
+
+
+def test_each_meeting_in_one_store_has_keys_of_its_own():
+    """torchrun keeps the store when it starts processes again: what the first have left in it is nothing to the next."""
+    store = dist.HashStore()
+
+    def prefixes():
+        with ThreadPoolExecutor(3) as pool:
+            return {*pool.map(lambda rank: _meet(store, rank, 3, 10.0), range(3))}
+
+    (first,), (second,) = prefixes(), prefixes()
+    assert first != second

@@ -158,7 +158,7 @@ def experiment(seed: int = 0) -> Result:
         scale=scale,
         rescaled=((small * scale).half().float() / scale).item(),
         refusal=_refusal(),
-        two=_said(two, why_none),
+        two=_sentence_about(two, why_none),
         differences=[float(np.abs(each.weights - one.weights).max()) for each in two],
         lengths_of_two=[[len(steps) for steps in each.updates] for each in two],
         n_weights=len(one.weights),
@@ -214,7 +214,7 @@ def _as_it_is(advantages: th.Tensor) -> th.Tensor:
     return advantages
 
 
-def _said(two: list[training.Trained], why_none: str) -> str:
+def _sentence_about(two: list[training.Trained], why_none: str) -> str:
     if not two:
         return f"(Here no two processes could be started, so one does the work of both: {why_none}.)"
     return (

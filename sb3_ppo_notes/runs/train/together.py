@@ -1,19 +1,13 @@
 """``train`` on several processes: the group that torchrun has started, and what it asks of a configuration."""
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sb3_ppo_notes.configs.run_config import RunConfig
 from sb3_ppo_notes.formulas.checks import InvalidValueError
-from sb3_ppo_notes.processes import Alone, Group, join_group
+from sb3_ppo_notes.processes import Alone, Group, is_under_torchrun, join_group
 from sb3_ppo_notes.processes.shards import check_shards, check_total
-
-
-def is_under_torchrun() -> bool:
-    """``True`` if torchrun has started this process."""
-    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 @contextmanager
